@@ -1,0 +1,97 @@
+"""Which earlier rows each row of a token stream may see.
+
+A stream is a flat list of N tokens. A layout cuts it into *groups*; a group is a shared prefix followed by its
+branches. Rows of the prefix are causal among themselves; a row of a branch sees the whole of its prefix and
+the earlier rows (and itself) of its own branch, never another branch, never another group. Plain text is a prefix
+without branches.
+
+The keys of an attention may come from elsewhere than its queries (a key-value cache), so a layout is kept in its
+general form, as segments: a run of query rows, the span of key rows all of them see (the prefix), and the span of
+key rows they see causally (their own), aligned at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable, NamedTuple, Sequence
+
+import numpy as np
+
+
+class Segment(NamedTuple):
+    """Query rows [q0, q1) see key rows [p0, p1), and of key rows [k0, k1) row `q1 - 1 - i` sees all but the last i."""
+
+    q0: int
+    q1: int
+    p0: int
+    p1: int
+    k0: int
+    k1: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Segments that share keys: query rows [q0, q1) see key rows within [k0, k1) only."""
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+    segments: tuple[Segment, ...]
+
+    def mask(self) -> np.ndarray:
+        """(q1 - q0, k1 - k0) bool: may this query row see that key row?"""
+        seen = np.zeros((self.q1 - self.q0, self.k1 - self.k0), bool)
+        for s in self.segments:
+            rows = slice(s.q0 - self.q0, s.q1 - self.q0)
+            seen[rows, s.p0 - self.k0 : s.p1 - self.k0] = True
+            queries, keys = s.q1 - s.q0, s.k1 - s.k0
+            seen[rows, s.k0 - self.k0 : s.k1 - self.k0] = np.tri(queries, keys, keys - queries, dtype=bool)
+        return seen
+
+
+class Layout:
+    """The groups of one stream.
+
+    Args:
+        groups: in the order of their query rows, which they cover without a gap.
+    """
+
+    def __init__(self, groups: Iterable[Group]):
+        self.groups = tuple(groups)
+        self.rows = self.groups[-1].q1 if self.groups else 0
+
+    @classmethod
+    def of_lengths(cls, groups: Sequence[tuple[int, Sequence[int]]]) -> Layout:
+        """The layout of a stream that is its own keys (training, or a prompt read at once).
+
+        Args:
+            groups: for each group the length of its prefix (0 if none) and the lengths of its branches, in the
+                order of the rows: prefix, first branch, second branch, …
+
+        Raises:
+            ValueError: a negative length, or an empty branch.
+        """
+        made, row = [], 0
+        for prefix, branches in groups:
+            if prefix < 0 or any(length < 1 for length in branches):
+                raise ValueError(f"a prefix has 0 or more rows and a branch 1 or more, not {prefix} and {branches}")
+            start, p1, segments = row, row + prefix, []
+            if prefix:
+                segments.append(Segment(start, p1, start, start, start, p1))
+            row = p1
+            for length in branches:
+                segments.append(Segment(row, row + length, start, p1, row, row + length))
+                row += length
+            if segments:
+                made.append(Group(start, row, start, row, tuple(segments)))
+        return cls(made)
+
+    @classmethod
+    def plain(cls, *lengths: int) -> Layout:
+        """Separate texts of these lengths, one after the other."""
+        return cls.of_lengths([(length, ()) for length in lengths])
+
+    def segments(self) -> np.ndarray:
+        """(S, 6) int32: q0, q1, p0, p1, k0, k1 of every segment."""
+        return np.array([s for g in self.groups for s in g.segments], np.int32).reshape(-1, 6)
