@@ -1,0 +1,222 @@
+"""What a training run leaves behind: loss logs, metrics, TensorBoard scalars, a text log, and the progress shown.
+
+    train_loss.txt   one number a line, line s is optimizer step s
+    val_loss.txt     one number a line, one line a validation
+    metrics.jsonl    {"step": s, "train_loss": …, …} and {"step": s, "val_loss": …, …}
+    tensorboard/     the same as scalars
+    run.log          system information and what happened, with times
+    config.yaml      the resolved settings
+    summary.json     written at the end
+
+Numbers are written with Python's `repr`: they read back to the very same floats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import yaml
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import atomic_write, write_json
+from jittor_lora.training.progress import Progress
+from jittor_lora.training.tensorboard import EventWriter
+
+
+class RunLog:
+    """The log of one run in `folder`. Every step is handed to the operating system before `step` returns.
+
+    A run that resumes from the checkpoint of step s calls `truncate_to(s)` first; the loss logs are then those of
+    a run that was never interrupted. For that, `step(s)` and `validation(s)` must come before the checkpoint of
+    step s is written, with `sync()` between them if the log has to survive a power cut too.
+
+    Args:
+        folder: the run folder, made if missing.
+        total_steps: optimizer steps of the whole run, for the percentage and the ETA.
+        stream: where progress is shown, standard error by default.
+        quiet: show nothing.
+
+    Raises (all methods):
+        UserError: a file cannot be written or, when appending, holds something else than this run's earlier steps.
+    """
+
+    def __init__(self, folder: str | os.PathLike, total_steps: int | None = None,
+                 stream: TextIO | None = None, quiet: bool = False):
+        self.folder = Path(folder)
+        self._progress = Progress(total_steps, None if quiet else stream or sys.stderr)
+        self._files: dict[str, BinaryIO] = {}
+        self._events: EventWriter | None = None
+        self._last_step: int | None = None  # None: nothing written or cut yet
+        self._resumed_at: int | None = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def truncate_to(self, step: int) -> None:
+        """Cut the logs back to what was known after optimizer step `step`; a half-written last line is dropped.
+
+        Raises:
+            UserError: a line is damaged, or the logs hold fewer steps than the checkpoint.
+        """
+        if self._files:
+            raise ValueError("truncate_to comes before the first line is written")
+        rows = _whole_lines(self.folder / "metrics.jsonl")
+        steps = [_row_step(self.folder / "metrics.jsonl", number, row) for number, row in enumerate(rows, 1)]
+        kept = [row for row, (at, _) in zip(rows, steps) if at <= step]
+        validations = sum(1 for at, is_validation in steps if is_validation and at <= step)
+
+        losses = _whole_lines(self.folder / "train_loss.txt")
+        validation_losses = _whole_lines(self.folder / "val_loss.txt")
+        short = [f"{name}: {len(lines)} whole lines, expected at least {expected}"
+                 for name, lines, expected in (("train_loss.txt", losses, step),
+                                               ("val_loss.txt", validation_losses, validations))
+                 if len(lines) < expected]
+        if short:
+            raise UserError(f"{self.folder}: the logs end before the checkpoint of step {step} ({'; '.join(short)}). "
+                            "Put the logs of this run back, or start a new run in another folder.")
+        for name, lines in (("train_loss.txt", losses[:step]), ("val_loss.txt", validation_losses[:validations]),
+                            ("metrics.jsonl", kept)):
+            with atomic_write(self.folder / name, "wb") as stream:
+                stream.writelines(line + b"\n" for line in lines)
+        self._resumed_at = step
+        self._progress.start_at(step)
+
+    def step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int, questions: int,
+             seconds: float) -> None:
+        """Log optimizer step `step` (counted from 1): its mean loss in nats a token, what it processed and how long."""
+        self._start(expected_steps=step - 1)
+        loss, learning_rate, grad_norm = float(loss), float(learning_rate), float(grad_norm)
+        self._append("metrics.jsonl", _json({"step": step, "train_loss": loss, "learning_rate": learning_rate,
+                                             "grad_norm": grad_norm, "tokens": int(tokens),
+                                             "questions": int(questions), "seconds": round(float(seconds), 6)}))
+        self._append("train_loss.txt", repr(loss))
+        self._last_step = step
+        self._scalars(step, {"loss/train": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,
+                             "speed/tokens_per_second": tokens / max(seconds, 1e-9),
+                             "speed/questions_per_second": questions / max(seconds, 1e-9)})
+        self._progress.step(step, loss, tokens, questions, seconds)
+
+    def validation(self, step: int, *, loss: float, **metrics: float) -> None:
+        """Log the validation loss after optimizer step `step` (0: before training), and other `metrics` by name."""
+        self._start(expected_steps=step)
+        loss, metrics = float(loss), {name: float(value) for name, value in metrics.items()}
+        self._append("metrics.jsonl", _json({"step": step, "val_loss": loss, **metrics}))
+        self._append("val_loss.txt", repr(loss))
+        self._scalars(step, {"loss/validation": loss,
+                             **{f"validation/{name}": value for name, value in metrics.items()}})
+        others = "".join(f", {name} {value:.4g}" for name, value in metrics.items())
+        self.message(f"step {step}: validation loss {loss:.4f}{others}")
+
+    def message(self, text: str) -> None:
+        """A line for run.log, with the time, and for the screen, above the progress bar."""
+        self._append("run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        self._progress.write(text)
+
+    def system(self, information: Mapping[str, Any]) -> None:
+        """Put `information` (name -> value) at this point of run.log."""
+        width = max(map(len, information), default=0)
+        lines = [f"  {name:<{width}}  {value}" for name, value in information.items()]
+        self._append("run.log", "\n".join([f"{time.strftime('%Y-%m-%d %H:%M:%S')} system", *lines]))
+
+    def config(self, settings: Mapping[str, Any]) -> None:
+        """Write the resolved settings (plain values only) to config.yaml, in the form of a recipe."""
+        with atomic_write(self.folder / "config.yaml") as stream:
+            yaml.safe_dump(dict(settings), stream, sort_keys=False, allow_unicode=True)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write summary.json; numbers that are not finite become null."""
+        write_json(self.folder / "summary.json", _finite(dict(values)))
+
+    def sync(self) -> None:
+        """Force what was logged so far onto the disk."""
+        for name, stream in self._files.items():
+            with self._writing(name):
+                os.fsync(stream.fileno())
+
+    def close(self) -> None:
+        """End the progress bar and close the files. Calling it twice does no harm."""
+        self._progress.close()
+        for name, stream in self._files.items():
+            with self._writing(name):
+                stream.close()
+        self._files = {}
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _start(self, expected_steps: int) -> None:
+        first = self._last_step is None
+        if first:
+            self._last_step = len(_whole_lines(self.folder / "train_loss.txt"))
+        if self._last_step != expected_steps:
+            raise UserError(f"{self.folder / 'train_loss.txt'}: holds {self._last_step} steps, expected "
+                            f"{expected_steps}. Resume the run that is there, or choose another output folder.")
+        if first:
+            with self._writing("tensorboard"):
+                self._events = EventWriter(self.folder / "tensorboard", purge_after=self._resumed_at)
+
+    def _append(self, name: str, line: str) -> None:
+        with self._writing(name):
+            if name not in self._files:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._files[name] = open(self.folder / name, "ab")
+            self._files[name].write(line.encode() + b"\n")
+            self._files[name].flush()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        with self._writing("tensorboard"):
+            self._events.scalars(step, values)
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.folder / name}: cannot be written ({error.strerror or error}). Free space on the "
+                            "disk or name a folder that can be written; --resume goes on from the last checkpoint."
+                            ) from error
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of `path` that end in a line feed, without it; none if there is no such file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return content.split(b"\n")[:-1]
+
+
+def _row_step(path: Path, number: int, row: bytes) -> tuple[int, bool]:
+    """(step, is a validation) of line `number` of metrics.jsonl."""
+    try:
+        values = json.loads(row)
+        return int(values["step"]), "val_loss" in values
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}, line {number}: expected a JSON object with a step, found {row[:80]!r}. "
+                        "Put the file of this run back, or start a new run in another folder.") from error
+
+
+def _json(row: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(row), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with numbers that JSON cannot hold replaced by null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,87 @@
+"""Progress of a run: a bar on a terminal, a plain line every so often elsewhere."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import deque
+from typing import TextIO
+
+from tqdm import tqdm
+
+_WINDOW = 20  # steps over which the shown loss and rates are averaged
+_PLAIN_LINE_SECONDS = 30.0
+
+
+class Progress:
+    """Shows loss, tokens/s, questions/s, ETA and peak memory; loss and rates are means over the last 20 steps.
+
+    Args:
+        total_steps: steps of the whole run, None if unknown.
+        stream: where to write; None writes nothing.
+    """
+
+    def __init__(self, total_steps: int | None, stream: TextIO | None):
+        self._total = total_steps
+        self._stream = stream
+        self._first = 0
+        self._bar: tqdm | None = None
+        self._recent: deque[tuple[float, int, int, float]] = deque(maxlen=_WINDOW)
+        self._started = time.monotonic()
+        self._shown = float("-inf")
+
+    def start_at(self, step: int) -> None:
+        """The run goes on after `step`."""
+        self._first = step
+
+    def step(self, step: int, loss: float, tokens: int, questions: int, seconds: float) -> None:
+        """Optimizer step `step` is done; it had `tokens` and `questions` and took `seconds`."""
+        if self._stream is None:
+            return
+        if not self._recent:
+            self._started = time.monotonic() - seconds
+        self._recent.append((loss, tokens, questions, seconds))
+        if self._stream.isatty():
+            self._show_bar()
+        elif step == self._total or time.monotonic() - self._shown >= _PLAIN_LINE_SECONDS:
+            self._show_line(step)
+
+    def write(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        if self._stream is not None:
+            tqdm.write(text, file=self._stream)
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _figures(self) -> str:
+        losses, tokens, questions, seconds = zip(*self._recent)
+        seconds = max(sum(seconds), 1e-9)
+        return (f"loss {sum(losses) / len(losses):.4g}, {sum(tokens) / seconds:,.0f} tokens/s, "
+                f"{sum(questions) / seconds:.1f} questions/s, peak {peak_memory_bytes() / 1e9:.1f} GB")
+
+    def _show_bar(self) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=self._total, initial=self._first, file=self._stream, dynamic_ncols=True, miniters=1,
+                             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+                             if self._total else "{n_fmt} steps [{elapsed}{postfix}]")
+        self._bar.set_postfix_str(self._figures(), refresh=False)
+        self._bar.update()
+
+    def _show_line(self, step: int) -> None:
+        self._shown = time.monotonic()
+        of_total = left = ""
+        if self._total:
+            remaining = (self._shown - self._started) / (step - self._first) * (self._total - step)
+            of_total, left = f"/{self._total}", f", {tqdm.format_interval(remaining)} left"
+        self.write(f"step {step}{of_total}: {self._figures()}{left}")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far (`getrusage` counts in KiB, on macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
