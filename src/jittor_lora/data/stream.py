@@ -1,0 +1,257 @@
+"""From tokenised examples to token streams: what one step of training, or one prefill, reads.
+
+A stream's rows are the *inputs*. The last token of a completion (end of text) is only ever a label, so it has no
+row; a prefix has its rows once, however many branches go on from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jittor_lora.data.examples import Branch, TokenGroup, separate
+from jittor_lora.model.layout import Layout
+
+# How far ahead `batches` looks for a paragraph that fills a batch without being cut.
+LOOK_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One flat run of N tokens with M scored next tokens.
+
+    Attributes:
+        tokens: (N,) int32.
+        positions: (N,) int32, from 0 at each prefix, going on from its end in each of its branches.
+        layout: which earlier rows each row may see; N rows.
+        label_rows: (M,) int32, rows whose next token is scored. The last row of a prefix can occur once for each
+            of its branches.
+        labels: (M,) int32, that next token.
+        label_weights: (M,) float32.
+        ids: the examples in it, in order.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    layout: Layout
+    label_rows: np.ndarray
+    labels: np.ndarray
+    label_weights: np.ndarray
+    ids: list[str]
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the label weights, in double precision: the divisor of a mean loss over several streams."""
+        return float(self.label_weights.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts to be continued.
+
+    Attributes:
+        tokens: (N,) int32.
+        positions: (N,) int32.
+        layout: prefixes with their branches, every branch of one row or more; N rows.
+        last_rows: (B,) int32, the row of each prompt's last token, distinct.
+        ids: the B examples, in the order of `last_rows`.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    layout: Layout
+    last_rows: np.ndarray
+    ids: list[str]
+
+
+def rows(prefix: Sequence[int], branches: Sequence[Branch]) -> int:
+    """Rows that these branches on this prefix take in a stream."""
+    return len(prefix) + sum(_branch_rows(branch) for branch in branches)
+
+
+def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, share_prefixes: bool = True) -> Stream:
+    """The stream of these examples with their labels.
+
+    Completion tokens weigh 1. Prompt and prefix tokens weigh `prompt_loss_weight` in each example: as a prefix of k
+    branches stands for k copies, its tokens weigh k times that. The first token of an example is never a label.
+
+    Args:
+        groups: examples, each with a completion.
+        prompt_loss_weight: 0 to 1; at 0 the prompt has no label rows at all.
+        share_prefixes: False gives each example its own copy of the prefix (same losses, more rows).
+
+    Raises:
+        ValueError: no group, or an example without a completion.
+    """
+    if not groups:
+        raise ValueError("a stream needs at least one example")
+    tokens, positions, lengths, ids = [], [], [], []
+    label_rows, labels, weights = [], [], []
+    for group in groups if share_prefixes else separate(groups):
+        start, prefix = len(tokens), group.prefix
+        tokens += prefix
+        positions += range(len(prefix))
+        if prompt_loss_weight and len(prefix) > 1:
+            label_rows += range(start, start + len(prefix) - 1)
+            labels += prefix[1:]
+            weights += [len(group.branches) * prompt_loss_weight] * (len(prefix) - 1)
+        branch_lengths = []
+        for branch in group.branches:
+            if not branch.completion:
+                raise ValueError(f"example {branch.id} has no completion to learn")
+            text = branch.prompt + branch.completion
+            first = len(tokens)
+            count = len(text) - 1
+            tokens += text[:-1]
+            positions += range(len(prefix), len(prefix) + count)
+            # predictor[i] is the row that predicts text[i]; the prefix's last row predicts the first token.
+            predictor = [start + len(prefix) - 1 if prefix else -1, *range(first, first + count)]
+            scored = len(branch.prompt)
+            if prompt_loss_weight:
+                scored = 0 if prefix else 1
+            label_rows += predictor[scored:]
+            labels += text[scored:]
+            in_prompt = len(branch.prompt) - scored
+            weights += [prompt_loss_weight] * in_prompt + [1.0] * len(branch.completion)
+            if count:
+                branch_lengths.append(count)
+            ids.append(branch.id)
+        lengths.append((len(prefix), branch_lengths))
+    return Stream(
+        tokens=np.array(tokens, np.int32),
+        positions=np.array(positions, np.int32),
+        layout=Layout.of_lengths(lengths),
+        label_rows=np.array(label_rows, np.int32),
+        labels=np.array(labels, np.int32),
+        label_weights=np.array(weights, np.float32),
+        ids=ids,
+    )
+
+
+def prompt_stream(*groups: TokenGroup) -> PromptBatch:
+    """The prompts of these groups, without their completions, for generation.
+
+    Where a branch adds nothing to its prefix, the prefix's last token is moved into each branch of the group, so
+    that every prompt ends in a row of its own.
+    """
+    tokens, positions, lengths, last_rows, ids = [], [], [], [], []
+    for group in groups:
+        prefix, tail = group.prefix, []
+        if not all(branch.prompt for branch in group.branches):
+            prefix, tail = prefix[:-1], prefix[-1:]
+        tokens += prefix
+        positions += range(len(prefix))
+        for branch in group.branches:
+            prompt = tail + branch.prompt
+            tokens += prompt
+            positions += range(len(prefix), len(prefix) + len(prompt))
+            last_rows.append(len(tokens) - 1)
+            ids.append(branch.id)
+        lengths.append((len(prefix), [len(tail) + len(branch.prompt) for branch in group.branches]))
+    return PromptBatch(
+        tokens=np.array(tokens, np.int32),
+        positions=np.array(positions, np.int32),
+        layout=Layout.of_lengths(lengths),
+        last_rows=np.array(last_rows, np.int32),
+        ids=ids,
+    )
+
+
+def shuffled(count: int, random: np.random.Philox) -> np.ndarray:
+    """A random order of 0…count-1, the same on every machine and numpy version (only raw bits are used)."""
+    return np.argsort(random.random_raw(count), kind="stable")
+
+
+def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenGroup]]:
+    """One epoch: every example once, `batch_size` of them to an optimiser step (fewer in the last).
+
+    Groups are shuffled, and the branches within each. A group is cut only where it is larger than a batch or where
+    nothing within the next `LOOK_AHEAD` groups fills the batch whole: a cut prefix is computed twice.
+
+    Args:
+        seed, epoch: 0 or more; the order is a function of them and the sizes of the groups alone.
+
+    Raises:
+        ValueError: batch_size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is 1 or more, not {batch_size}")
+    random = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    pieces = []
+    for group in groups:
+        branches = [group.branches[i] for i in shuffled(len(group.branches), random)]
+        pieces += [
+            group.with_branches(branches[i : i + batch_size]) for i in range(0, len(branches), batch_size)
+        ]
+    waiting = deque(pieces[i] for i in shuffled(len(pieces), random))
+    made = []
+    while waiting:
+        batch, room = [], batch_size
+        while room and waiting:
+            taken = _best_fit(waiting, room) if batch else waiting.popleft()
+            size = len(taken.branches)
+            if size > room:
+                waiting.appendleft(taken.with_branches(taken.branches[room:]))
+                taken = taken.with_branches(taken.branches[:room])
+                size = room
+            batch.append(taken)
+            room -= size
+        made.append(batch)
+    return made
+
+
+def micro_batches(
+    batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float = 0.0, share_prefixes: bool = True
+) -> list[Stream]:
+    """Cut one optimiser batch into streams of at most `max_tokens` rows each; the sum of their weights is kept.
+
+    A group is cut only if it is larger than `max_tokens`; an example larger than that alone gets a stream alone.
+    """
+    if not share_prefixes:
+        batch = separate(batch)
+    streams: list[list[TokenGroup]] = []
+    room = 0
+    for piece in _pieces(batch, max_tokens):
+        size = rows(piece.prefix, piece.branches)
+        if not streams or size > room:
+            streams.append([])
+            room = max_tokens
+        streams[-1].append(piece)
+        room -= size
+    return [build_stream(groups, prompt_loss_weight) for groups in streams]
+
+
+def _branch_rows(branch: Branch) -> int:
+    return len(branch.prompt) + max(len(branch.completion) - 1, 0)
+
+
+def _best_fit(waiting: deque[TokenGroup], room: int) -> TokenGroup:
+    """Take the group that leaves the least room, the earliest of equals; the first if none fits."""
+    best, best_size = 0, 0
+    for i in range(min(len(waiting), LOOK_AHEAD)):
+        size = len(waiting[i].branches)
+        if best_size < size <= room:
+            best, best_size = i, size
+            if size == room:
+                break
+    taken = waiting[best]
+    del waiting[best]
+    return taken
+
+
+def _pieces(batch: Sequence[TokenGroup], max_tokens: int) -> Iterator[TokenGroup]:
+    for group in batch:
+        if rows(group.prefix, group.branches) <= max_tokens:
+            yield group
+            continue
+        part, size = [], len(group.prefix)
+        for branch in group.branches:
+            if part and size + _branch_rows(branch) > max_tokens:
+                yield group.with_branches(part)
+                part, size = [], len(group.prefix)
+            part.append(branch)
+            size += _branch_rows(branch)
+        yield group.with_branches(part)
