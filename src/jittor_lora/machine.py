@@ -1,0 +1,155 @@
+"""Facts about this machine: processor, memory, compiler, Python headers, CUDA. Nothing here imports Jittor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping
+
+CUDA_OLDEST = 11  # before CUDA 11 Jittor downloads the CUB headers at import
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What was found of CUDA. `nvcc` is empty if there is no compiler; `problem` says why it cannot be used."""
+
+    nvcc: str = ""
+    version: str = ""
+    problem: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return bool(self.nvcc) and not self.problem
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, or "unknown"."""
+    return _cpuinfo_field("model name", cpuinfo) or "unknown"
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Instruction sets such as "avx2", "avx512f", "avx512_bf16", "amx_bf16"; empty where they cannot be read."""
+    return frozenset(_cpuinfo_field("flags", cpuinfo).split())
+
+
+def _cpuinfo_field(name: str, cpuinfo: Path) -> str:
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.search(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else ""
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use: its affinity, further limited by a container's processor quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(cgroup)
+    return max(1, min(cores, int(quota + 0.5))) if quota else cores
+
+
+def _cpu_quota(cgroup: Path) -> float:
+    """Cores granted by the control group (version 2, then 1), 0.0 if unlimited."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            limit, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        return 0.0 if limit == "max" or int(limit) <= 0 else int(limit) / int(period)
+    except (OSError, ValueError):
+        return 0.0
+
+
+def total_memory() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def version_of(program: str) -> str:
+    """The last version number in the first output of `program --version`; empty if it does not run."""
+    try:
+        done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    if done.returncode:
+        return ""
+    numbers = re.findall(r"\d+\.\d+(?:\.\d+)*", done.stdout.decode(errors="replace"))
+    return numbers[0] if numbers else ""
+
+
+def compiler(environ: Mapping[str, str]) -> str:
+    """Path of the C++ compiler Jittor will use: its variable `cc_path`, else `g++` (`clang++` on macOS); "" if none."""
+    name = environ.get("cc_path") or ("clang++" if sys.platform == "darwin" else "g++")
+    return shutil.which(name, path=environ.get("PATH")) or ""
+
+
+def python_config_candidates() -> list[str]:
+    """Where Jittor itself looks for `python3.x-config`, in its order (jittor_utils.get_py3_config_path)."""
+    minor = sys.version_info.minor
+    beside = os.path.dirname(sys.executable)
+    return [f"{beside}/python3.{minor}-config", f"{sys.executable}-config", f"/usr/bin/python3.{minor}-config",
+            f"/usr/local/bin/python3.{minor}-config", f"{beside}/python3-config"]
+
+
+def base_python_config() -> str:
+    """`python3.x-config` of the interpreter a virtual environment was made from, where Jittor does not look."""
+    path = os.path.join(sysconfig.get_config_var("BINDIR") or "", f"python3.{sys.version_info.minor}-config")
+    return path if os.path.isfile(path) else ""
+
+
+def find_cuda(environ: Mapping[str, str]) -> Cuda:
+    """Look for an `nvcc` together with the runtime library Jittor loads beside it, a driver and a device.
+
+    An `nvcc` whose `lib64/libcudart.so` is missing makes Jittor's import crash, so all of them are asked for.
+    """
+    names = [environ["nvcc_path"]] if environ.get("nvcc_path") else [
+        "nvcc", "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]
+    found = [path for path in (shutil.which(name, path=environ.get("PATH")) for name in names) if path]
+    if not found:
+        return Cuda(problem="no nvcc found")
+    problem = driver_problem()
+    if problem:
+        return Cuda(found[0], problem=problem)
+    checked = [_check_nvcc(path) for path in found]
+    return next((cuda for cuda in checked if cuda.usable), checked[0])
+
+
+def _check_nvcc(nvcc: str) -> Cuda:
+    library = Path("/usr/lib/x86_64-linux-gnu") if nvcc == "/usr/bin/nvcc" else Path(nvcc).parent.parent / "lib64"
+    if not (library / "libcudart.so").is_file():
+        return Cuda(nvcc, problem=f"its runtime library {library / 'libcudart.so'} is missing")
+    version = _nvcc_version(nvcc)
+    if not version:
+        return Cuda(nvcc, problem="it does not run")
+    if int(version.split(".")[0]) < CUDA_OLDEST:
+        return Cuda(nvcc, version, f"CUDA {version} is older than {CUDA_OLDEST}")
+    return Cuda(nvcc, version)
+
+
+def _nvcc_version(nvcc: str) -> str:
+    try:
+        text = subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, timeout=20).stdout.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(r"release (\d+\.\d+)", text)
+    return found.group(1) if found else ""
+
+
+def driver_problem(library: str = "libcuda.so.1") -> str:
+    """Why the NVIDIA driver offers no device; empty if it offers one."""
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} cannot be loaded)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return "the NVIDIA driver does not start"
+    return "" if count.value else "the NVIDIA driver reports no device"

@@ -1,0 +1,225 @@
+"""Prepares this process for Jittor and imports it; everything else reaches Jittor as `from jittor_lora.runtime import jt`.
+
+`jt` is imported when first asked for, so that the plain functions here serve without Jittor. The only module that
+reads the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import platform
+import random
+import signal
+import ssl
+import sys
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from jittor_lora import first_compile, machine, onednn
+from jittor_lora.errors import UserError
+
+PYTHON = ((3, 9), (3, 12))  # oldest and newest served: Jittor needs numpy<2, which has no wheels for 3.13
+JITTOR_SIGNALS = ("SIGINT", "SIGCHLD", "SIGQUIT")
+
+# Jittor's switches, read by it at import. A value the user exported wins.
+DEFAULTS = {
+    "log_silent": "1",
+    "use_parallel_op_compiler": "0",
+    "cache_name": "jittor_lora",  # else the git branch around the virtual environment is in the cache key
+    "FIX_TORCH_ERROR": "0",  # else Jittor imports torch where it is installed
+    "gdb_path": "",  # else gdb is started at each import to ask for its version
+    "use_cutt": "0",  # these are downloaded at import where CUDA is found
+    "use_cutlass": "0",
+    "use_nccl": "0",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "jt":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["jt"] = _import_jittor()
+    return globals()["jt"]
+
+
+def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
+    """The folder whose `.cache/jittor` Jittor uses: JITTOR_HOME, else the one it noted in its config.json, else HOME."""
+    home = Path.home() if home is None else home
+    if environ.get("JITTOR_HOME"):
+        return Path(environ["JITTOR_HOME"]).absolute()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        noted = json.loads((home / ".cache" / "jittor" / "config.json").read_text()).get("JITTOR_HOME")
+        if noted:
+            return Path(noted).absolute()
+    return home
+
+
+def switches(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables to set before Jittor is imported, from what the user set and what the machine has.
+
+    Raises:
+        UserError: the user named an `nvcc_path` that cannot be used.
+    """
+    chosen = {name: environ.get(name, value) for name, value in DEFAULTS.items()}
+    chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
+    if environ.get("nvcc_path") != "":
+        cuda = machine.find_cuda(environ)
+        if environ.get("nvcc_path") and not cuda.usable:
+            raise UserError(f"nvcc_path={environ['nvcc_path']}: CUDA cannot be used, {cuda.problem}. "
+                            "Correct it, or set it empty to compute on the CPU: export nvcc_path=")
+        chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
+    else:
+        chosen["nvcc_path"] = ""
+    if "python_config_path" not in environ and not any(map(os.path.isfile, machine.python_config_candidates())):
+        chosen["python_config_path"] = machine.base_python_config()
+    if "OMP_NUM_THREADS" not in environ and machine.available_cores() < (os.cpu_count() or 1):
+        chosen["OMP_NUM_THREADS"] = str(machine.available_cores())
+    return chosen
+
+
+def _import_jittor() -> Any:
+    _check_python()
+    _check_numpy()
+    if not machine.compiler(os.environ):
+        raise UserError("No C++ compiler: Jittor compiles its operators with g++. Install it with\n"
+                        "  Debian, Ubuntu:  sudo apt-get install g++\n"
+                        "  CentOS, Fedora:  sudo yum install gcc-c++\n"
+                        "  conda:           conda install -c conda-forge gxx_linux-64, and set cc_path to its g++")
+    chosen = switches(os.environ)
+    if chosen.get("python_config_path") == "":
+        minor = sys.version_info.minor
+        raise UserError(f"No python3.{minor}-config: Jittor needs the headers of Python 3.{minor}. Install them with\n"
+                        f"  Debian, Ubuntu:  sudo apt-get install python3.{minor}-dev\n"
+                        f"  CentOS, Fedora:  sudo yum install python3.{minor}-devel\n"
+                        "or set python_config_path to the file.")
+    os.environ.update(chosen)
+    _provide_onednn()
+    try:
+        with _as_before():
+            return _import_compiled()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"Jittor cannot be imported: {type(error).__name__}: {error}\n"
+                        "Run the same command again; if that does not help, `jittor-lora doctor --deep`.") from error
+
+
+def _check_python() -> None:
+    if not PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
+        raise UserError(f"Python {platform.python_version()} is not supported: Jittor needs numpy<2, so Python "
+                        f"3.{PYTHON[0][1]} to 3.{PYTHON[1][1]}. Make a virtual environment with one of those.")
+
+
+def _check_numpy() -> None:
+    version = metadata.version("numpy")
+    if int(version.split(".")[0]) >= 2:
+        raise UserError(f'numpy {version} is installed, Jittor needs numpy<2: pip install "numpy<2"')
+
+
+def _provide_onednn() -> None:
+    if os.environ.get("use_mkl", "1") != "1":
+        return
+    if sys.platform.startswith("linux") and platform.machine() == "x86_64":
+        onednn.place(jittor_home())
+    elif "use_mkl" not in os.environ:
+        # Jittor would download it. Who sets use_mkl=1 wants that.
+        os.environ["use_mkl"] = "0"
+        print(f"oneDNN has no package for {platform.system()} {platform.machine()}: matrices are multiplied without "
+              "it, several times slower. Set use_mkl=1 to let Jittor download it.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Undo what importing Jittor changes in this process.
+
+    It seeds `random` and `np.random`, turns off the check of HTTPS certificates, raises the recursion limit, replaces
+    `sys.exit` and `sys.excepthook`, and ends the process from its handlers on Ctrl-C and on any child that is killed.
+    """
+    import numpy as np
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    # Where Jittor came before us the checks are off already.
+    https = ssl.create_default_context if "jittor_utils" in sys.modules else ssl._create_default_https_context
+    limit, leave, hook = sys.getrecursionlimit(), sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        ssl._create_default_https_context = https
+        sys.setrecursionlimit(limit)
+        sys.exit, sys.excepthook = leave, hook
+        if threading.current_thread() is threading.main_thread():
+            for name in JITTOR_SIGNALS:
+                number = getattr(signal, name)
+                handler = signal.getsignal(number)
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+def _import_compiled() -> Any:
+    utils = importlib.import_module("jittor_utils")
+    mark = first_compile.marker(Path(utils.cache_path), {
+        "jittor": metadata.version("jittor"), "file": utils.__file__, "python": sys.prefix, "compiler": utils.cc_path,
+        **{name: os.environ.get(name, "") for name in ("nvcc_path", "use_mkl", "cc_flags", "kernel_flags", "debug",
+                                                       "enable_lto", "python_config_path")},
+    })
+    if not first_compile.is_warm(mark):
+        # Under mpirun the child must not join the ranks; the few MPI operators are compiled in this process.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        first_compile.compile_jittor(mark, {**environ, "use_mpi": "0"}, sys.stderr)
+    jittor = importlib.import_module("jittor")
+    jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
+    return jittor
+
+
+def threads() -> int:
+    """Threads that the next operator on the CPU may use."""
+    return _openmp().omp_get_max_threads()
+
+
+def set_threads(count: int) -> None:
+    """Let operators on the CPU, oneDNN's included, use `count` threads from now on. Call it from the main thread.
+
+    Raises:
+        UserError: `count` is not positive.
+    """
+    if count < 1:
+        raise UserError(f"threads: expected 1 or more, found {count}.")
+    _openmp().omp_set_num_threads(count)
+
+
+def _openmp() -> ctypes.CDLL:
+    importlib.import_module("jittor_lora.runtime").jt  # Jittor first: it loads the library its operators use
+    return ctypes.CDLL("libgomp.so.1")
+
+
+def system_info() -> dict[str, Any]:
+    """Versions and the machine, for the log of a run; `memory_gib` is the physical memory."""
+    cuda = os.environ.get("nvcc_path", "")
+    compiler = machine.compiler(os.environ)
+    return {
+        "jittor_lora": _version("jittor-lora"),
+        "jittor": _version("jittor"),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "onednn": _version(onednn.LIBRARY),
+        "platform": platform.platform(),
+        "cpu": machine.cpu_model(),
+        "cores": machine.available_cores(),
+        "memory_gib": round(machine.total_memory() / 2**30, 1),
+        "compiler": f"{compiler} {machine.version_of(compiler)}".strip() if compiler else None,
+        "cuda": cuda or None,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
