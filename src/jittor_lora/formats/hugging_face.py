@@ -1,0 +1,260 @@
+"""Base models as Hugging Face directories: config.json and safetensors, one file or shards with an index.
+
+Read are the files that `save_pretrained` of GPT2Model, GPT2LMHeadModel, LlamaModel and LlamaForCausalLM leaves, at
+any age of transformers. Written is the form of the model with its head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import atomic_write
+from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
+from jittor_lora.model.config import ModelConfig, tensor_shapes
+
+_PREFIXES = {"gpt2": "transformer.", "llama": "model."}
+_ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
+# Constants that older versions of transformers kept among the weights
+_BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+
+@dataclass
+class Checkpoint:
+    """A base model as it comes from a file.
+
+    Attributes:
+        config: its sizes.
+        tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
+            loaded when it is asked for; float32 weights are read-only views of the mapped file.
+        generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
+    """
+
+    config: ModelConfig
+    tensors: Mapping[str, np.ndarray]
+    generation_config: dict | None = None
+
+
+def read_checkpoint(folder: str | PathLike) -> Checkpoint:
+    """Open the model in `folder`; weights stay in the file until they are used.
+
+    Raises:
+        UserError: no such folder, no model in it, another architecture, files that are malformed, or tensors that
+            are missing, unexpected, of the wrong shape or not floating point (all of them in one error).
+    """
+    folder = Path(folder)
+    try:
+        return _read_folder(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+
+
+def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: bool = False) -> None:
+    """Write a directory that transformers loads: config.json, model.safetensors (float32), generation_config.json.
+
+    config.json is the one that was read, with `architectures` and the dtype set to what is written. Files get their
+    names when all of them are on the disk, config.json last. The tokenizer is saved by `Tokenizer.save`.
+
+    Args:
+        overwrite: allow that `folder` holds a model, which is replaced. An adapter is never overwritten.
+
+    Raises:
+        UserError: the folder holds a model or an adapter, or cannot be written.
+    """
+    folder = Path(folder)
+    old = sorted(path.name for path in _model_files(folder))
+    if "adapter_config.json" in old:  # PEFT and transformers would apply that adapter to this model
+        raise UserError(f"{folder}: already holds an adapter. Name another folder.")
+    if old and not overwrite:
+        raise UserError(f"{folder}: already holds a model ({shorten(old, 5)}). "
+                        "Name another folder, or ask for it to be overwritten.")
+    config = {**checkpoint.config.source, "architectures": [_ARCHITECTURES[checkpoint.config.family]]}
+    for key in ("torch_dtype", "dtype"):  # transformers loads in the type that is named here
+        if key in config:
+            config[key] = "float32"
+    with contextlib.ExitStack() as files:  # closed in reverse order
+        files.enter_context(atomic_write(folder / "config.json")).write(_json_text(config))
+        if checkpoint.generation_config is not None:
+            stream = files.enter_context(atomic_write(folder / "generation_config.json"))
+            stream.write(_json_text(checkpoint.generation_config))
+        stream = files.enter_context(atomic_write(folder / "model.safetensors", "wb"))
+        write_safetensors(stream, checkpoint.tensors, tensor_shapes(checkpoint.config), {"format": "pt"})
+    # Nothing of the model that was replaced may be taken for a part of this one.
+    for name in old:
+        if _SHARD.fullmatch(name) or name == "model.safetensors.index.json":
+            (folder / name).unlink()
+    if checkpoint.generation_config is None:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8 JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON; found something else ({error}).") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; found {type(value).__name__}.")
+    return value
+
+
+def shorten(items: Iterable[str], most: int, separator: str = ", ") -> str:
+    """The first `most` items in one text, and how many more there are."""
+    items = list(items)
+    rest = [f"… and {len(items) - most} more"] if len(items) > most else []
+    return separator.join(items[:most] + rest)
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    if not folder.is_dir():
+        raise UserError(_not_a_folder(folder))
+    if not (folder / "config.json").is_file():
+        raise UserError(_no_config(folder))
+    config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
+    files = [SafetensorsFile(path) for path in _weight_files(folder)]
+    generation = folder / "generation_config.json"
+    return Checkpoint(
+        config=config,
+        tensors=_Weights(folder, config, files),
+        generation_config=read_json(generation) if generation.is_file() else None,
+    )
+
+
+class _Weights(Mapping[str, np.ndarray]):
+    """The tensors of all files under their canonical names."""
+
+    def __init__(self, folder: Path, config: ModelConfig, files: list[SafetensorsFile]):
+        self._shapes = tensor_shapes(config)
+        self._places: dict[str, tuple[SafetensorsFile, str]] = {}
+        problems = []
+        for file in files:
+            for name in file.entries:
+                canonical = _canonical(name, config.family)
+                if _BUFFERS.fullmatch(name):
+                    continue
+                if canonical in self._places:
+                    first = self._places[canonical][0].path.name
+                    problems.append(f"{name}: found twice, in {first} and {file.path.name}")
+                self._places[canonical] = file, name
+        head = self._places.pop("lm_head.weight", None) if config.tied_head else None
+        problems += self._check(config)
+        if not problems and head is not None and not self._equals_embedding(head, config.family):
+            problems.append("lm_head.weight: differs from the embedding though config.json says tie_word_embeddings: "
+                            "true. Set it to false there if the model has a head of its own")
+        if problems:
+            raise UserError(f"{folder}: the weights are not those of the {config.family} model in config.json:\n  "
+                            + shorten(problems, 20, "\n  "))
+
+    def _check(self, config: ModelConfig) -> Iterator[str]:
+        for name, shape in self._shapes.items():
+            if name not in self._places:
+                yield f"{name}: missing, expected shape {shape}"
+                continue
+            file, stored = self._places[name]
+            entry = file.entries[stored]
+            if entry.shape != shape:
+                yield f"{stored}: expected shape {shape}; found {entry.shape}"
+            if entry.dtype not in FLOAT_TYPES:
+                yield f"{stored}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}"
+        for name, (file, stored) in self._places.items():
+            if name not in self._shapes:
+                yield f"{stored}: unexpected, of shape {file.entries[stored].shape}"
+
+    def _equals_embedding(self, head: tuple[SafetensorsFile, str], family: str) -> bool:
+        file, stored = self._places["transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"]
+        a, b = file.entries[stored], head[0].entries[head[1]]
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(file.raw(stored), head[0].raw(head[1]))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        file, stored = self._places[name]
+        return file[stored]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _canonical(name: str, family: str) -> str:
+    """GPT2Model's `h.0…` is GPT2LMHeadModel's `transformer.h.0…`; LlamaModel's `layers.0…` is `model.layers.0…`."""
+    prefix = _PREFIXES[family]
+    return name if name.startswith((prefix, "lm_head.")) else prefix + name
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise UserError(_no_weights(folder))
+    parts = read_json(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
+        raise UserError(f"{index}: weight_map: expected the names of files by tensor; found {str(parts)[:80]}.")
+    names = sorted(set(parts.values()))
+    strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    if strange:
+        raise UserError(f"{index}: weight_map: expected .safetensors files in the same folder; "
+                        f"found {shorten(strange, 5)}.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: files named in {index.name} are missing: {shorten(missing, 10)}. Fetch them too.")
+    return [folder / name for name in names]
+
+
+def _model_files(folder: Path) -> list[Path]:
+    patterns = ("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def _not_a_folder(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: no such folder."
+    if path.suffix == ".safetensors":
+        return f"{path}: expected a folder; found a file. Name its folder, which must hold config.json too."
+    return f"{path}: expected a folder with config.json and model.safetensors; found a file."
+
+
+def _no_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return (f"{folder}: expected a base model; found an adapter. "
+                "Name its base model as the base and this folder as the adapter.")
+    models = sorted(path.name for path in folder.glob("*.gguf"))
+    if models:
+        return f"{folder}: no config.json, but {shorten(models, 3)}. Name the .gguf file itself."
+    found = sorted(path.name for path in folder.iterdir())
+    return (f"{folder}: expected config.json, model.safetensors and tokenizer files; "
+            f"found {shorten(found, 8) if found else 'an empty folder'}.")
+
+
+def _no_weights(folder: Path) -> str:
+    if any(folder.glob("pytorch_model*.bin")):
+        path = str(folder)
+        convert = ("from transformers import AutoModelForCausalLM as M; "
+                   f"M.from_pretrained({path!r}).save_pretrained({path!r})")
+        return (f"{folder}: expected model.safetensors; found PyTorch's pickle format (pytorch_model.bin), which is "
+                "never loaded because it can run any program. "
+                f"Convert it once, where torch and transformers are installed:\n  python -c {shlex.quote(convert)}")
+    found = sorted(path.name for path in folder.iterdir())
+    return (f"{folder}: expected model.safetensors, or model.safetensors.index.json with its parts; "
+            f"found {shorten(found, 8)}.")
+
+
+def _json_text(value: dict) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

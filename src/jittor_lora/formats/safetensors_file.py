@@ -1,0 +1,168 @@
+"""Safetensors files: the header checked before anything is believed, the tensors mapped, not read.
+
+Layout (https://github.com/huggingface/safetensors#format): eight bytes with the header's length, little-endian;
+the header, JSON: name -> dtype, shape, [begin, end) in the data; the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from pathlib import Path
+from typing import IO, Any, Iterator, Mapping, NamedTuple
+
+import numpy as np
+
+from jittor_lora.errors import UserError
+
+_LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
+_ITEM_SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
+}  # fmt: skip
+FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+
+
+class Entry(NamedTuple):
+    """Where one tensor lies: bytes [begin, end) of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class SafetensorsFile(Mapping[str, np.ndarray]):
+    """The tensors of one file, as float32.
+
+    F32 tensors are read-only views of the mapped file; F16, BF16 and F64 are converted afresh at each access, so
+    nothing but what the caller keeps stays in memory.
+
+    Attributes:
+        entries: name -> Entry, also of tensors that are not floating point.
+        metadata: the header's `__metadata__`, text to text.
+
+    Raises:
+        UserError: the file cannot be opened, or is truncated or malformed.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                self.entries, self.metadata = _read_header(self.path, stream, size)
+                self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self.entries[name]
+        if entry.dtype not in FLOAT_TYPES:
+            raise UserError(f"{self.path}: {name}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}.")
+        return _to_float32(self.raw(name), entry.dtype).reshape(entry.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor's bytes as they lie in the file, (bytes,) uint8, read-only."""
+        entry = self.entries[name]
+        return np.frombuffer(self._bytes, np.uint8, entry.end - entry.begin, entry.begin)
+
+
+def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
+                      metadata: Mapping[str, str]) -> None:
+    """Write `tensors` as float32 in the order of `shapes`, reading one at a time.
+
+    Raises:
+        ValueError: a tensor has not the shape that `shapes` announces.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight
+    stream.write(len(encoded).to_bytes(8, "little") + encoded)
+    for name, shape in shapes.items():
+        tensor = np.asarray(tensors[name], "<f4", order="C")
+        if tensor.shape != tuple(shape):
+            raise ValueError(f"{name}: expected shape {tuple(shape)}; found {tensor.shape}")
+        stream.write(memoryview(tensor.reshape(-1)).cast("B") if tensor.size else b"")
+
+
+def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "BF16":  # the upper half of a float32
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+    if dtype != "F32":
+        return values.astype(np.float32)
+    # Files of other writers need not align their data; kernels want it aligned.
+    return values if values.flags.aligned else values.copy()
+
+
+def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    again = "The download may have broken off: fetch the file again."
+    if size < 8:
+        raise UserError(f"{path}: expected a safetensors file; found only {size} bytes. {again}")
+    length = int.from_bytes(stream.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise UserError(f"{path}: not a safetensors file (its first bytes announce a header of {length} bytes).")
+    if 8 + length > size:
+        raise UserError(f"{path}: truncated: expected a header of {length} bytes; found {size - 8}. {again}")
+    try:
+        header = json.loads(stream.read(length).decode("utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a safetensors file (its header is not JSON: {error}).") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: not a safetensors file (its header is not a JSON object).")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UserError(f"{path}: header: __metadata__: expected text by name; found {str(metadata)[:80]}.")
+
+    start = 8 + length
+    entries = {name: _read_entry(path, name, value, start) for name, value in header.items()}
+    last = max((entry.end for entry in entries.values()), default=start)
+    if last > size:
+        raise UserError(f"{path}: truncated: expected {last} bytes; found {size}. {again}")
+    position, previous = start, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin < position:
+            raise UserError(f"{path}: malformed: the data of {name} overlaps that of {previous}.")
+        position, previous = entry.end, name
+    return entries, metadata
+
+
+def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
+    def whole(numbers: Any) -> bool:
+        return isinstance(numbers, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+
+    fields = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2):
+        raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found {str(value)[:80]}.")
+    if dtype not in _ITEM_SIZES:
+        raise UserError(f"{path}: header: {name}: expected a known dtype; found {dtype[:40]}.")
+    begin, end = offsets
+    size = _ITEM_SIZES[dtype] * math.prod(shape)
+    if end - begin != size:
+        raise UserError(f"{path}: header: {name}: expected {size} bytes for {dtype} of shape {tuple(shape)}; "
+                        f"found {end - begin}.")
+    return Entry(dtype, tuple(shape), start + begin, start + end)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
