@@ -1,0 +1,172 @@
+"""The settings of a training run. One recipe (a YAML file) is one RunConfig."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Iterator, List, Literal, Mapping, Optional, Union
+
+from pydantic import field_validator
+
+from jittor_lora import recipe
+from jittor_lora.settings import Problem, Settings, setting
+
+MODEL, DATA, LORA, TRAINING, OPTIMISER = "Model", "Data", "LoRA", "Training", "Optimiser"
+VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
+
+DEFAULT_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer:"
+LARGEST_SEED = 2**63 - 1
+
+
+class RunConfig(Settings):
+    """Every setting of a training run, checked at construction (see `Settings`)."""
+
+    exclusive = (("max_steps", "epochs"), ("warmup_steps", "warmup_ratio"))
+
+    base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
+                        min_length=1)
+
+    data: Optional[str] = setting(None, DATA, "training data: SQuAD v1.1 JSON, or JSON Lines of prompt and completion",
+                                  min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data, of the same kinds", min_length=1)
+    max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions", ge=1)
+    max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions", ge=1)
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}; the answer follows it",
+                            min_length=1)
+    prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
+                                        ge=0, le=1)
+    share_prefixes: bool = setting(True, DATA, "compute a paragraph once for all its questions in a batch")
+    max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
+                                        ge=8)
+
+    lora_r: int = setting(8, LORA, "rank of the update", ge=1, le=65536)
+    lora_alpha: float = setting(16.0, LORA, "the update is scaled by alpha / r", gt=0)
+    lora_dropout: float = setting(0.1, LORA, "dropout on the input of the update", ge=0, lt=1)
+    target_modules: Optional[Union[List[str], str]] = setting(
+        None, LORA, "modules that get an update: names by suffix, a regular expression over whole names, or "
+        "all-linear; by default c_attn,c_proj,c_fc (GPT-2) or all seven projections (Llama)",
+        expected="module names (c_attn,c_proj), a regular expression, or all-linear")
+    lora_init: Literal["gaussian", "kaiming"] = setting(
+        "gaussian", LORA, "how A begins: gaussian (standard deviation 1/r) or kaiming (uniform, as in PEFT); B is zero")
+    qv_only: bool = setting(False, LORA, "in GPT-2's fused c_attn update queries and values only, not keys")
+
+    epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
+    max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of epochs", ge=1)
+    batch_size: int = setting(8, TRAINING, "questions in a batch", ge=1)
+    gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
+    max_tokens_per_stream: int = setting(4096, TRAINING, "most tokens in one forward pass; a larger batch takes several "
+                                         "passes, with the same loss and gradients", ge=8)
+    seed: int = setting(42, TRAINING, "seed of subset, order, initial weights and dropout", ge=0, le=LARGEST_SEED)
+
+    # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
+    learning_rate: float = setting(2e-4, OPTIMISER, "peak learning rate", gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", OPTIMISER, "learning rate after the warmup")
+    warmup_steps: Optional[int] = setting(None, OPTIMISER, "steps of linear warmup, in place of warmup_ratio", ge=0)
+    warmup_ratio: Optional[float] = setting(0.05, OPTIMISER, "share of all steps that is linear warmup", ge=0, le=1)
+    min_learning_rate_ratio: float = setting(0.0, OPTIMISER, "the schedule ends at this share of the peak", ge=0, le=1)
+    weight_decay: float = setting(0.0, OPTIMISER, "decoupled weight decay of AdamW", ge=0)
+    adam_beta1: float = setting(0.9, OPTIMISER, "decay of AdamW's mean of gradients", ge=0, lt=1)
+    adam_beta2: float = setting(0.999, OPTIMISER, "decay of AdamW's mean of squared gradients", ge=0, lt=1)
+    adam_epsilon: float = setting(1e-8, OPTIMISER, "term added to AdamW's denominator", gt=0)
+    max_grad_norm: float = setting(1.0, OPTIMISER, "clip the norm of the whole gradient to this; 0 turns clipping off",
+                                   ge=0)
+
+    eval_every: Optional[int] = setting(None, VALIDATION, "validation loss after every so many steps; by default at "
+                                        "the end only", ge=1)
+    eval_questions: int = setting(0, VALIDATION, "also answer so many validation questions for EM and F1; 0 turns it "
+                                  "off", ge=0)
+    patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss",
+                                      ge=1)
+
+    output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", min_length=1)
+    save_every: int = setting(200, OUTPUTS, "checkpoint after every so many steps; 0 saves at the end only", ge=0)
+    keep_checkpoints: int = setting(2, OUTPUTS, "checkpoints kept, the best aside", ge=1)
+    log_every: int = setting(10, OUTPUTS, "a line of metrics after every so many steps", ge=1)
+    tensorboard: bool = setting(True, OUTPUTS, "write TensorBoard event files")
+
+    @classmethod
+    def resolve(cls, file: Optional[str] = None, overrides: Optional[Mapping[str, Any]] = None,
+                origins: Optional[Mapping[str, str]] = None) -> RunConfig:
+        """Settings with the precedence overrides > recipe > defaults.
+
+        Args:
+            file: path of a recipe or name of a shipped one.
+            overrides: field name -> value or its text.
+            origins: field name -> where the override came from; by default its flag.
+
+        Raises:
+            UserError: the recipe cannot be read, or a setting is unknown, wrong or in conflict; all are listed.
+        """
+        layers = []
+        if file is not None:
+            layers.append(recipe.read(recipe.find(file)))
+        overrides = dict(overrides or {})
+        layers.append((overrides, origins or {name: flag(name) for name in overrides}))
+        return cls.layered(layers)
+
+    def to_yaml(self) -> str:
+        """The settings as a recipe with a line of explanation each, which `resolve` reads back to an equal object."""
+        lines = []
+        for name, field in type(self).model_fields.items():
+            lines += [f"# {field.description}", f"{name}: {recipe.scalar(getattr(self, name))}"]
+        return "\n".join(lines) + "\n"
+
+    def warmup(self, total_steps: int) -> int:
+        """Warmup steps of a run of `total_steps`."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(total_steps * (self.warmup_ratio or 0.0))
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_or_expression(cls, value: Optional[Union[List[str], str]]) -> Optional[Union[List[str], str]]:
+        if isinstance(value, str) and value != "all-linear":
+            names = [name.strip() for name in value.split(",")]
+            if not all(re.fullmatch(r"[\w.]+", name) for name in names):
+                return _expression(value)
+            value = names
+        if value is not None and (not value or not all(isinstance(name, str) and name.strip() for name in value)):
+            raise ValueError("no names")
+        return value
+
+    @field_validator("base", "data", "dev", "output")
+    @classmethod
+    def _no_null_character(cls, value: Optional[str]) -> Optional[str]:
+        if value is not None and "\0" in value:
+            raise ValueError("a file name holds no null character")
+        return value
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.epochs is None and self.max_steps is None:
+            yield Problem(("epochs", "max_steps"), "epochs and max_steps are both unset; give one of them")
+        if self.max_tokens is not None and self.max_tokens > self.max_tokens_per_stream:
+            yield Problem(("max_tokens", "max_tokens_per_stream"),
+                          f"{self.max_tokens} is above max_tokens_per_stream, {self.max_tokens_per_stream}: "
+                          "an example must fit into one forward pass")
+        if self.schedule == "constant" and self.min_learning_rate_ratio > 0:
+            yield Problem(("min_learning_rate_ratio", "schedule"),
+                          "a constant schedule stays at the peak; leave this out or take linear or cosine")
+        if self.patience is not None and self.eval_every is None:
+            yield Problem(("patience", "eval_every"), "early stopping needs validations on the way; give eval_every")
+        if self.qv_only and isinstance(self.target_modules, list) \
+                and not any(name.split(".")[-1] == "c_attn" for name in self.target_modules):
+            yield Problem(("qv_only", "target_modules"),
+                          "it is about GPT-2's c_attn, which is not among target_modules")
+        if self.dev is None:
+            # A recipe may hold more than a run without validation data uses; what is typed must have an effect.
+            for name in ("max_dev", "eval_every", "eval_questions", "patience"):
+                if getattr(self, name) and self.origin(name) == flag(name):
+                    yield Problem((name, "dev"), "needs validation data; give dev, or leave this out")
+
+
+def flag(field: str) -> str:
+    """The command line's flag of a field: "--lora-r"."""
+    return "--" + field.replace("_", "-")
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text

@@ -1,0 +1,33 @@
+"""The learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(step: int, *, total_steps: int, peak: float, warmup_steps: int, schedule: str,
+                  min_ratio: float = 0.0) -> float:
+    """The rate at which optimiser step number `step` is taken, the first being step 0.
+
+    It rises linearly from 0 to `peak` in `warmup_steps` (with warmup, step 0 therefore changes nothing), then falls
+    to `min_ratio * peak` at `total_steps`, or stays. With `min_ratio` 0 it is what transformers'
+    `get_{linear,cosine,constant}_schedule_with_warmup` give when stepped once after each optimiser step.
+
+    Args:
+        step: 0 to total_steps - 1 in a run; from `total_steps` on the rate stays at its end value.
+        schedule: "linear", "cosine" (half a wave) or "constant".
+
+    Raises:
+        ValueError: unknown schedule, or a negative step.
+    """
+    if step < 0:
+        raise ValueError(f"step {step} is negative")
+    if schedule not in ("linear", "cosine", "constant"):
+        raise ValueError(f"unknown schedule {schedule!r}: expected linear, cosine or constant")
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    if schedule == "constant":
+        return peak
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    remaining = 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * (min_ratio + (1.0 - min_ratio) * remaining)
