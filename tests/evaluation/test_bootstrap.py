@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import tracemalloc
+from itertools import product
+
+import numpy as np
+import pytest
+
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.bootstrap import mean_interval, paired_difference
+
+
+def test_interval_of_a_share_is_close_to_the_normal_one():
+    values = np.repeat([1.0, 0.0], [120, 280])
+    estimate = mean_interval(values)
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 400)
+    assert estimate.mean == pytest.approx(0.3)
+    assert (estimate.low, estimate.high) == pytest.approx((0.3 - half, 0.3 + half), abs=0.004)
+
+
+def test_interval_covers_the_true_mean_about_95_times_in_100():
+    generator = np.random.default_rng(5)
+    covered = 0
+    for trial in range(200):
+        estimate = mean_interval(generator.random(60) < 0.4, resamples=1000, seed=trial)
+        covered += estimate.low <= 0.4 <= estimate.high
+    assert 180 <= covered <= 198
+
+
+def test_same_seed_same_interval_other_seed_another():
+    values = np.random.default_rng(0).random(37)
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
+    assert mean_interval(values, seed=1) != mean_interval(values, seed=2)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    values = np.random.default_rng(0).random(50)
+    whole = mean_interval(values, resamples=500), paired_difference(values, values**2, resamples=500)
+    monkeypatch.setattr("jittor_lora.evaluation.bootstrap._CHUNK_ELEMENTS", 700)
+    chunked = mean_interval(values, resamples=500), paired_difference(values, values**2, resamples=500)
+    assert [estimate.mean for estimate in chunked] == [estimate.mean for estimate in whole]
+    np.testing.assert_allclose([chunked[0].low, chunked[0].high], [whole[0].low, whole[0].high], atol=0.03)
+    assert chunked[1].p_value == pytest.approx(whole[1].p_value, abs=0.05)
+
+
+def test_memory_is_bounded_for_many_questions():
+    values = np.random.default_rng(0).random(20_000)
+    tracemalloc.start()
+    mean_interval(values, resamples=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # drawn at once it would be 240 MB
+
+
+@pytest.mark.parametrize("values", [[0.1], [0.1] * 7, [0.0] * 3, [1.0]])
+def test_one_or_equal_values_are_their_own_interval(values):
+    estimate = mean_interval(values)
+    assert (estimate.low, estimate.high) == (values[0], values[0])
+    assert estimate.mean == pytest.approx(values[0])
+
+
+def test_difference_finds_a_real_one_and_its_sign():
+    generator = np.random.default_rng(3)
+    first = generator.random(300)
+    second = first + generator.normal(0.1, 0.3, 300)
+    difference = paired_difference(first, second)
+    assert 0 < difference.low < difference.mean < difference.high
+    assert difference.p_value < 0.001
+    swapped = paired_difference(second, first)
+    assert (swapped.mean, swapped.p_value) == (-difference.mean, difference.p_value)
+
+
+def test_p_value_equals_full_enumeration():
+    first = np.array([0.2, 0.9, 0.4, 0.0, 0.5, 0.3, 0.8, 0.1])
+    second = np.array([0.7, 1.0, 0.3, 0.6, 0.5, 0.9, 1.0, 0.0])
+    differences = second - first
+    sums = np.array(list(product((-1, 1), repeat=8))) @ differences
+    exact = np.mean(np.abs(sums) >= abs(differences.sum()) - 1e-9)
+    assert paired_difference(first, second, resamples=40_000).p_value == pytest.approx(exact, abs=0.01)
+
+
+def test_p_value_without_evidence_is_one():
+    assert paired_difference([0.3] * 5, [0.3] * 5).p_value == 1.0
+    assert paired_difference([0.0], [1.0]).p_value == 1.0  # one question proves nothing
+
+
+def test_empty_and_unequal_inputs_are_refused():
+    with pytest.raises(UserError, match="No questions"):
+        mean_interval([])
+    with pytest.raises(UserError, match="found 2 and 3"):
+        paired_difference([0, 1], [0, 1, 1])
