@@ -1,0 +1,75 @@
+"""What a language model of either family can do with a token stream."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.errors import UserError
+from jittor_lora.model.cache import KeyValueCache
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.model.layout import Layout
+from jittor_lora.model.modules import Pass
+from jittor_lora.runtime import jt
+
+
+class CausalLM(jt.Module):
+    """Base of the networks; a family defines `_rows`, `_final_norm` and `head`.
+
+    All weights are frozen: a module that trains brings parameters of its own.
+    """
+
+    config: ModelConfig
+
+    def hidden(self, tokens: np.ndarray, positions: np.ndarray, layout: Layout, rows: np.ndarray | None = None,
+               cache: KeyValueCache | None = None, cache_rows: np.ndarray | None = None):
+        """Final states, after the last norm, of the rows that are asked for.
+
+        Args:
+            tokens, positions: (N,) int32.
+            layout: which keys each row sees.
+            rows: (M,) the rows wanted, all if None; repeats are allowed.
+            cache, cache_rows: where this stream's keys and values go, if it is read in several runs; the layout's
+                key rows are then rows of the cache.
+
+        Returns: (M, D).
+
+        Raises:
+            UserError: a token or a position that the model does not have.
+        """
+        check_range("token id", tokens, self.config.vocab_size)
+        check_range("position", positions, self.config.max_positions)
+        where = None if cache_rows is None else jt.array(np.asarray(cache_rows, np.int32))
+        x = self._rows(tokens, Pass(positions, layout, cache, where))
+        if rows is not None:
+            x = x[jt.array(np.asarray(rows, np.int32))]
+        return self._final_norm(x)
+
+    def logits(self, hidden):
+        """(M, D) → (M, V)."""
+        return ops.linear(hidden, self.head())
+
+    def new_cache(self, capacity: int) -> KeyValueCache:
+        c = self.config
+        return KeyValueCache(c.layers, capacity, c.kv_heads, c.head_dim)
+
+    def head(self):
+        """The (V, D) matrix that turns final states into logits."""
+        raise NotImplementedError
+
+    def _rows(self, tokens: np.ndarray, run: Pass):
+        """Embedding and blocks: (N, D)."""
+        raise NotImplementedError
+
+    def _final_norm(self, x):
+        raise NotImplementedError
+
+
+def check_range(what: str, values: np.ndarray, limit: int) -> None:
+    """Jittor reads past the end of a table without a word, so ids are checked before they reach it."""
+    if len(values) == 0:
+        raise UserError(f"{what}: the stream is empty; at least one token is needed.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= limit:
+        raise UserError(f"{what} {low if low < 0 else high} is out of range: the model has 0 to {limit - 1}. "
+                        "Use the tokenizer that belongs to the model, and shorter texts than its longest.")

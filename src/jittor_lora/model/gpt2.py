@@ -1,0 +1,98 @@
+"""GPT-2 (Radford et al. 2019) on a token stream, with the module names of its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.model.modules import Pass, Weights
+from jittor_lora.runtime import jt
+
+ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu}
+
+
+class LayerNorm(jt.Module):
+    def __init__(self, weights: Weights, eps: float):
+        super().__init__()
+        self.weight, self.bias, self.eps = weights["weight"], weights["bias"], eps
+
+    def execute(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Attention(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.heads, self.head_dim = layer, config.heads, config.head_dim
+        self.c_attn = weights.conv1d("c_attn")
+        self.c_proj = weights.conv1d("c_proj")
+
+    def execute(self, x, run: Pass):
+        n, width = x.shape
+        qkv = self.c_attn(x)  # (N, 3 D)
+        q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, self.heads, self.head_dim)) for i in range(3))
+        return self.c_proj(run.attend(self.layer, q, k, v))
+
+
+class FeedForward(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.c_fc = weights.conv1d("c_fc")
+        self.c_proj = weights.conv1d("c_proj")
+
+    def execute(self, x):
+        return self.c_proj(self.activation(self.c_fc(x)))  # (N, D) → (N, F) → (N, D)
+
+
+class Block(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig, layer: int):
+        super().__init__()
+        self.ln_1 = LayerNorm(weights.at("ln_1"), config.norm_eps)
+        self.attn = Attention(weights.at("attn"), config, layer)
+        self.ln_2 = LayerNorm(weights.at("ln_2"), config.norm_eps)
+        self.mlp = FeedForward(weights.at("mlp"), config)
+
+    def execute(self, x, run: Pass):
+        x = x + self.attn(self.ln_1(x), run)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2Model(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig):
+        super().__init__()
+        self.wte = weights["wte.weight"]  # (V, D)
+        self.wpe = weights["wpe.weight"]  # (positions, D)
+        self.h = [Block(weights.at(f"h.{layer}"), config, layer) for layer in range(config.layers)]
+        self.ln_f = LayerNorm(weights.at("ln_f"), config.norm_eps)
+
+
+class GPT2LMHeadModel(CausalLM):
+    """GPT-2 with its output head, which is the token embedding unless the checkpoint has one of its own.
+
+    Args:
+        config: of family "gpt2".
+        tensors: the checkpoint's tensors by canonical name.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
+        super().__init__()
+        self.config = config
+        self.transformer = GPT2Model(Weights(tensors).at("transformer"), config)
+        self.lm_head = None if config.tied_head else Weights(tensors).linear("lm_head")
+
+    def head(self):
+        return self.transformer.wte if self.lm_head is None else self.lm_head.weight
+
+    def _rows(self, tokens: np.ndarray, run: Pass):
+        x = ops.embedding(self.transformer.wte, tokens) + ops.embedding(self.transformer.wpe, run.positions)
+        for block in self.transformer.h:
+            x = block(x, run)
+        return x
+
+    def _final_norm(self, x):
+        return self.transformer.ln_f(x)

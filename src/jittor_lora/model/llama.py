@@ -1,0 +1,100 @@
+"""The Llama family (Touvron et al. 2023), as far as SmolLM2 needs it, on a token stream."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.model.modules import Pass, Weights
+from jittor_lora.runtime import jt
+
+
+class RMSNorm(jt.Module):
+    def __init__(self, weight, eps: float):
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def execute(self, x):
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.config = layer, config
+        self.q_proj = weights.linear("q_proj")
+        self.k_proj = weights.linear("k_proj")
+        self.v_proj = weights.linear("v_proj")
+        self.o_proj = weights.linear("o_proj")
+
+    def execute(self, x, run: Pass, rotation):
+        n, c = x.shape[0], self.config
+        q = ops.rotary(self.q_proj(x).reshape((n, c.heads, c.head_dim)), *rotation)
+        k = ops.rotary(self.k_proj(x).reshape((n, c.kv_heads, c.head_dim)), *rotation)
+        v = self.v_proj(x).reshape((n, c.kv_heads, c.head_dim))
+        return self.o_proj(run.attend(self.layer, q, k, v))
+
+
+class FeedForward(jt.Module):
+    def __init__(self, weights: Weights):
+        super().__init__()
+        self.gate_proj = weights.linear("gate_proj")
+        self.up_proj = weights.linear("up_proj")
+        self.down_proj = weights.linear("down_proj")
+
+    def execute(self, x):
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))  # (N, D) → (N, F) → (N, D)
+
+
+class Block(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(weights["input_layernorm.weight"], config.norm_eps)
+        self.self_attn = Attention(weights.at("self_attn"), config, layer)
+        self.post_attention_layernorm = RMSNorm(weights["post_attention_layernorm.weight"], config.norm_eps)
+        self.mlp = FeedForward(weights.at("mlp"))
+
+    def execute(self, x, run: Pass, rotation):
+        x = x + self.self_attn(self.input_layernorm(x), run, rotation)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(jt.Module):
+    def __init__(self, weights: Weights, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = weights["embed_tokens.weight"]  # (V, D)
+        self.layers = [Block(weights.at(f"layers.{layer}"), config, layer) for layer in range(config.layers)]
+        self.norm = RMSNorm(weights["norm.weight"], config.norm_eps)
+
+
+class LlamaForCausalLM(CausalLM):
+    """Llama with its output head, which is the token embedding where the checkpoint ties them.
+
+    Args:
+        config: of family "llama".
+        tensors: the checkpoint's tensors by canonical name.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
+        super().__init__()
+        self.config = config
+        self.model = LlamaModel(Weights(tensors).at("model"), config)
+        self.lm_head = None if config.tied_head else Weights(tensors).linear("lm_head")
+
+    def head(self):
+        return self.model.embed_tokens if self.lm_head is None else self.lm_head.weight
+
+    def _rows(self, tokens: np.ndarray, run: Pass):
+        c = self.config
+        rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
+        x = ops.embedding(self.model.embed_tokens, tokens)
+        for block in self.model.layers:
+            x = block(x, run, rotation)
+        return x
+
+    def _final_norm(self, x):
+        return self.model.norm(x)

@@ -1,0 +1,108 @@
+"""What both families of networks are built from: frozen weights, the linear layer, the pass over a stream."""
+
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.model.cache import KeyValueCache
+from jittor_lora.model.layout import Layout
+from jittor_lora.runtime import jt
+
+
+class Weights:
+    """The tensors of a checkpoint below one name, as frozen Jittor arrays.
+
+    Args:
+        tensors: canonical name → array in the checkpoint's orientation.
+        prefix: "" or a name that ends in a dot.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], prefix: str = ""):
+        self._tensors, self._prefix = tensors, prefix
+
+    def at(self, name: str) -> Weights:
+        return Weights(self._tensors, f"{self._prefix}{name}.")
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def __getitem__(self, name: str):
+        return frozen(self._tensors[self._prefix + name])
+
+    def linear(self, name: str) -> Linear:
+        """A layer whose weight is stored (out, in)."""
+        w = self.at(name)
+        return Linear(w["weight"], w["bias"] if "bias" in w else None)
+
+    def conv1d(self, name: str) -> Linear:
+        """A layer whose weight is stored (in, out), as GPT-2's are; kept (out, in) here like every other."""
+        w = self.at(name)
+        weight = self._tensors[w._prefix + "weight"]
+        return Linear(frozen(weight.T), w["bias"] if "bias" in w else None, stored_transposed=True)
+
+
+def frozen(array: np.ndarray):
+    """A float32 Jittor array that gets no gradient."""
+    return jt.array(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+
+
+class Linear(jt.Module):
+    """x · weightᵀ + bias.
+
+    Args:
+        weight: (out, in). bias: (out,) or None.
+        stored_transposed: the checkpoint holds the weight as (in, out).
+    """
+
+    def __init__(self, weight, bias=None, stored_transposed: bool = False):
+        super().__init__()
+        self.weight, self.bias, self.stored_transposed = weight, bias, stored_transposed
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    def execute(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Pass:
+    """One run of the network over a stream: what each layer's attention needs besides its queries, keys and values.
+
+    Args:
+        positions: (N,) int32.
+        layout: which keys each row sees: rows of the stream, or rows of the cache if there is one.
+        cache, rows: the cache that this run's keys and values are written to, and its rows for them, (N,) int32.
+    """
+
+    def __init__(self, positions: np.ndarray, layout: Layout, cache: KeyValueCache | None = None, rows=None):
+        self.positions = positions
+        self._plan = ops.attention_plan(layout)
+        self._cache, self._rows = cache, rows
+
+    def attend(self, layer: int, q, k, v):
+        """q (N, H, d), k and v (N, G, d) of this layer: attended values, (N, H · d)."""
+        if self._cache is not None:
+            k, v = self._cache.write(layer, self._rows, k, v)
+        return ops.attention(q, k, v, self._plan)
+
+
+def linear_layers(module: jt.Module, prefix: str = "") -> Iterator[tuple[str, jt.Module, str, Linear]]:
+    """Every `Linear` below `module`: its dotted name, the module that holds it, under which attribute, and itself."""
+    for attribute, child in list(vars(module).items()):
+        name = f"{prefix}{attribute}"
+        if isinstance(child, Linear):
+            yield name, module, attribute, child
+        elif isinstance(child, (list, tuple)):
+            for index, item in enumerate(child):
+                if isinstance(item, jt.Module):
+                    yield from linear_layers(item, f"{name}.{index}.")
+        elif isinstance(child, jt.Module):
+            yield from linear_layers(child, f"{name}.")

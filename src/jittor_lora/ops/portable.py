@@ -1,0 +1,199 @@
+"""Every operation of the networks in stock Jittor: the definition, on any device.
+
+Activations are rows: `(N, D)`, or `(N, H, d)` where heads matter. Nothing is padded. The functions compute in
+float32; two-pass statistics are used for the norms, because the one-pass form loses digits on rows with a large mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import numpy as np
+
+from jittor_lora.model.layout import Layout
+from jittor_lora.runtime import jt
+
+# Logits of this many rows are held at a time by `token_cross_entropy`.
+CROSS_ENTROPY_ROWS = 256
+
+
+def layer_norm(x, weight, bias, eps: float):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016, eq. 4).
+
+    x (N, D), weight and bias (D,); returns (N, D).
+    """
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred / jt.sqrt(variance + eps) * weight + bias
+
+
+def rms_norm(x, weight, eps: float):
+    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang and Sennrich 2019, eq. 4). x (N, D)."""
+    return x / jt.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+
+def gelu_tanh(x):
+    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the form GPT-2 was trained with (Hendrycks and Gimpel 2016)."""
+    return 0.5 * x * (1.0 + jt.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def gelu_erf(x):
+    """x · Φ(x) with the exact normal distribution function (Hendrycks and Gimpel 2016, eq. 1)."""
+    return 0.5 * x * (1.0 + jt.erf(x * math.sqrt(0.5)))
+
+
+def relu(x):
+    """max(x, 0)."""
+    return jt.maximum(x, jt.zeros_like(x))
+
+
+def silu(x):
+    """x · sigmoid(x)."""
+    return x * jt.sigmoid(x)
+
+
+def swiglu(gate, up):
+    """silu(gate) · up (Shazeer 2020, eq. 6). Both (N, F)."""
+    return silu(gate) * up
+
+
+def linear(x, weight, bias=None):
+    """x · weightᵀ + bias. x (N, in), weight (out, in), bias (out,); returns (N, out)."""
+    y = jt.nn.matmul_transpose(x, weight)
+    return y if bias is None else y + bias
+
+
+def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None):
+    """x · Wᵀ + bias + scaling · dropout(x) · Aᵀ · Bᵀ (Hu et al. 2021, eq. 3).
+
+    Args:
+        x: (N, in). weight: (out, in), frozen. bias: (out,) or None.
+        lora_a: (r, in). lora_b: (out, r).
+        scaling: alpha / r.
+        dropout: the share of the elements of x that the adapter does not see.
+        dropout_seed: which mask (see `dropout_mask`); None for no dropout.
+    """
+    seen = x
+    if dropout > 0.0 and dropout_seed is not None:
+        seen = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed)
+    update = jt.nn.matmul_transpose(jt.nn.matmul_transpose(seen, lora_a), lora_b)
+    return linear(x, weight, bias) + scaling * update
+
+
+def dropout_mask(rows: int, columns: int, p: float, seed: int):
+    """(rows, columns) float32: 0 with probability p, else 1 / (1 - p); a pure function of its arguments.
+
+    Element (i, j) hashes the counter i · columns + j with two keys made of the seed, by the finaliser of
+    MurmurHash3 with Wellons' constants, all in 32-bit integers that wrap around, so that every device and number of
+    threads draws the same mask and a resumed run goes on with the same ones.
+    """
+    first, second = (int(k) for k in np.random.SeedSequence(seed).generate_state(2, np.uint32).astype(np.int32))
+    counter = jt.index((rows, columns), 0) * columns + jt.index((rows, columns), 1)
+    bits = _mix(_mix(counter ^ first) ^ second) & 0x7FFFFFFF
+    kept = bits >= int(round(p * 2.0**31))
+    return kept.float32() * (1.0 / (1.0 - p))
+
+
+def _mix(h):
+    """A bijection of 32-bit integers in which every input bit moves every output bit (Wellons 2018, "lowbias32")."""
+    h = (h ^ ((h >> 16) & 0xFFFF)) * 0x7FEB352D
+    h = (h ^ ((h >> 15) & 0x1FFFF)) * (0x846CA68B - 2**32)
+    return h ^ ((h >> 16) & 0xFFFF)
+
+
+def rotary(x, cos, sin):
+    """Rotate the pairs (x_i, x_{i + d/2}) by the angles of their position (Su et al. 2021, eq. 34; halves layout).
+
+    x (N, H, d); cos and sin (N, d/2), see `rotary_tables`; returns (N, H, d).
+    """
+    half = x.shape[2] // 2
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = x[:, :, :half], x[:, :, half:]
+    return jt.concat([first * cos - second * sin, second * cos + first * sin], 2)
+
+
+def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
+    """cos and sin (N, d/2) of position · theta^(-2i/d), in float32 as the checkpoints were trained."""
+    frequency = (1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
+    angle = positions.astype(np.float32)[:, None] * frequency[None, :]
+    return jt.array(np.cos(angle)), jt.array(np.sin(angle))
+
+
+def attention_plan(layout: Layout):
+    """What `attention` needs of a layout, made once for all layers: the groups with their additive masks."""
+    return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32))) for group in layout.groups]
+
+
+def attention(q, k, v, plan):
+    """softmax(q · kᵀ / √d) · v, where each row sees the keys that its layout shows (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        q: (N, H, d). k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
+            (Ainslie et al. 2023).
+        plan: `attention_plan(layout)`.
+
+    Returns: (N, H · d).
+    """
+    heads, head_dim = q.shape[1], q.shape[2]
+    share = heads // k.shape[1]
+    q = q * (1.0 / math.sqrt(head_dim))
+    outputs = []
+    for group, mask in plan:
+        rows, keys = slice(group.q0, group.q1), slice(group.k0, group.k1)
+        # Two-dimensional products, one head at a time: the only ones that reach oneDNN on a CPU.
+        kv = [(k[keys, g, :], v[keys, g, :]) for g in range(k.shape[1])]
+        seen = [_softmax(jt.nn.matmul_transpose(q[rows, h, :], kv[h // share][0]) + mask) for h in range(heads)]
+        outputs.append(jt.concat([jt.matmul(seen[h], kv[h // share][1]) for h in range(heads)], 1))
+    return outputs[0] if len(outputs) == 1 else jt.concat(outputs, 0)
+
+
+def _softmax(scores):
+    """softmax over the last axis of (N, M)."""
+    weights = jt.exp(scores - scores.max(1, keepdims=True).stop_grad())
+    return weights / weights.sum(1, keepdims=True)
+
+
+def token_cross_entropy(hidden, head, labels, weights):
+    """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · head_labels_i).
+
+    The gradient for `hidden` is computed together with the value, some rows at a time, so that the (M, V) logits are
+    never held; `head` is frozen and gets none.
+
+    Args:
+        hidden: (M, D). head: (V, D). labels: (M,) int32, each in [0, V). weights: (M,) float32.
+
+    Returns: (1,) float32.
+    """
+    return _TokenCrossEntropy.apply(hidden, head, labels, weights)
+
+
+class _TokenCrossEntropy(jt.Function):
+    def execute(self, hidden, head, labels, weights):
+        losses, gradients = [], []
+        for start in range(0, hidden.shape[0], CROSS_ENTROPY_ROWS):
+            rows = slice(start, start + CROSS_ENTROPY_ROWS)
+            h, w, truth = hidden[rows], weights[rows], head[labels[rows]]
+            logits = jt.nn.matmul_transpose(h, head)
+            top = logits.max(1, keepdims=True)
+            odds = jt.exp(logits - top)
+            total = odds.sum(1, keepdims=True)
+            nll = (jt.log(total) + top)[:, 0] - (h * truth).sum(1)
+            losses.append((w * nll).sum())
+            gradients.append((jt.matmul(odds / total, head) - truth) * w.unsqueeze(1))
+        self.gradient = gradients[0] if len(gradients) == 1 else jt.concat(gradients, 0)
+        return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
+
+    def grad(self, upstream):
+        return self.gradient * upstream, None, None, None
+
+
+def log_probabilities(logits):
+    """(M, V) → log softmax over the vocabulary."""
+    top = logits.max(1, keepdims=True)
+    return logits - top - jt.log(jt.exp(logits - top).sum(1, keepdims=True))
+
+
+def embedding(table, ids: Sequence[int] | np.ndarray):
+    """table (V, D) at ids (N,): (N, D). The ids must have been checked: Jittor reads past the end silently."""
+    return table[jt.array(np.asarray(ids, np.int32))]

@@ -1,0 +1,213 @@
+"""The training loop: read it from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable, Iterator, Protocol, Sequence
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.config import RunConfig
+from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.stream import Stream, batches, micro_batches
+from jittor_lora.errors import UserError
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.runtime import jt
+from jittor_lora.training.log import RunLog
+from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
+from jittor_lora.training.schedule import learning_rate
+
+
+class Trainable(Protocol):
+    """What the loop needs of an adapter."""
+
+    def parameters(self) -> dict[str, jt.Var]: ...
+
+    def set_dropout(self, *key: int) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a checkpoint holds besides the parameters and the optimiser's moments."""
+
+    step: int = 0
+    best_loss: float = math.inf  # lowest validation loss so far
+    best_step: int = 0
+    validations_since_best: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `reason` is "finished", "early stop" or "interrupted"."""
+
+    progress: Progress
+    reason: str
+    total_steps: int
+    last_loss: float | None
+    validation_loss: float | None
+
+
+def train(
+    model: CausalLM,
+    adapter: Trainable,
+    groups: Sequence[TokenGroup],
+    dev_groups: Sequence[TokenGroup],
+    config: RunConfig,
+    log: RunLog,
+    optimizer: AdamW,
+    progress: Progress,
+    save: Callable[[Progress], None],
+    save_best: Callable[[Progress], None],
+    answer_dev: Callable[[], dict[str, float]] | None = None,
+) -> Outcome:
+    """Train the adapter from where `progress` stands to the end of the run.
+
+    Args:
+        model: with the adapter's layers in it; frozen but for them.
+        groups, dev_groups: tokenised training and validation examples; the latter may be empty.
+        optimizer: over `adapter.parameters()`, with its moments restored if the run is resumed.
+        save: writes a checkpoint; called after every `save_every` steps, at an interruption, and at the end.
+        save_best: called when the validation loss is the lowest so far.
+        answer_dev: other validation metrics by name, such as EM and F1.
+
+    Raises:
+        UserError: the loss or the gradient is no longer a finite number.
+    """
+    total = total_steps(groups, config)
+    loss, validation_loss, reason = None, None, "finished"
+    names, parameters = zip(*adapter.parameters().items())
+
+    def validate(step: int) -> float:
+        validation = mean_loss(model, validation_streams)
+        log.validation(step, loss=validation, **(answer_dev() if answer_dev else {}))
+        if validation < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.validations_since_best = validation, step, 0
+            save_best(progress)
+        else:
+            progress.validations_since_best += 1
+        return validation
+
+    validation_streams = streams_of(dev_groups, config)
+    if validation_streams and progress.step == 0:
+        validation_loss = validate(0)
+
+    with interruption_noticed() as interrupted:
+        for step, batch in steps_from(progress.step, total, groups, config):
+            started = time.perf_counter()
+            streams = streams_of(batch, config)
+            weight = sum(stream.total_weight for stream in streams)
+            loss, gradients = 0.0, None
+            for number, stream in enumerate(streams):
+                if config.lora_dropout:
+                    adapter.set_dropout(config.seed, step, number)
+                part = stream_loss(model, stream) / weight
+                found = jt.grad(part, list(parameters))
+                gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
+                jt.sync([part, *gradients])
+                loss += part.item()
+            gradients = dict(zip(names, gradients))
+            norm = gradient_norm(gradients)
+            check_finite(step, loss, norm)
+            scale = clip_scale(norm, config.max_grad_norm)
+            if scale < 1.0:
+                gradients = {name: g * scale for name, g in gradients.items()}
+            rate = learning_rate(step, total_steps=total, peak=config.learning_rate,
+                                 warmup_steps=config.warmup(total), schedule=config.schedule,
+                                 min_ratio=config.min_learning_rate_ratio)
+            optimizer.step(gradients, rate)
+            progress.step = step + 1
+
+            log.step(progress.step, loss=loss, learning_rate=rate, grad_norm=norm,
+                     tokens=sum(len(s.tokens) for s in streams), questions=sum(len(s.ids) for s in streams),
+                     seconds=time.perf_counter() - started)
+            adapter.set_dropout()
+            last = progress.step == total
+            if validation_streams and (last or due(progress.step, config.eval_every)):
+                validation_loss = validate(progress.step)
+            if config.patience is not None and progress.validations_since_best >= config.patience:
+                reason = "early stop"
+            if interrupted():
+                reason = "interrupted"
+            if last or reason != "finished" or due(progress.step, config.save_every):
+                log.sync()
+                save(progress)
+            if reason != "finished":
+                break
+    return Outcome(progress, reason, total, loss, validation_loss)
+
+
+def stream_loss(model: CausalLM, stream: Stream):
+    """The weighted sum of the losses of a stream's labels, (1,) float32, in nats."""
+    hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
+    return ops.token_cross_entropy(hidden, model.head(), jt.array(stream.labels), jt.array(stream.label_weights))
+
+
+def mean_loss(model: CausalLM, streams: Sequence[Stream]) -> float:
+    """The weighted mean loss a label over these streams, in nats."""
+    total = 0.0
+    with jt.no_grad():
+        for stream in streams:
+            total += stream_loss(model, stream).item()
+    return total / sum(stream.total_weight for stream in streams)
+
+
+def streams_of(groups: Sequence[TokenGroup], config: RunConfig) -> list[Stream]:
+    return micro_batches(groups, config.max_tokens_per_stream, config.prompt_loss_weight, config.share_prefixes)
+
+
+def total_steps(groups: Sequence[TokenGroup], config: RunConfig) -> int:
+    """Optimiser steps of the whole run."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return max(1, round(config.epochs * steps_per_epoch(groups, config)))
+
+
+def steps_per_epoch(groups: Sequence[TokenGroup], config: RunConfig) -> int:
+    questions = sum(len(group.branches) for group in groups)
+    return math.ceil(questions / (config.batch_size * config.gradient_accumulation))
+
+
+def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
+               config: RunConfig) -> Iterator[tuple[int, list[TokenGroup]]]:
+    """(step, its examples) for the steps `start` to `total`; the order depends on the seed and the epoch alone."""
+    per_epoch, accumulated = steps_per_epoch(groups, config), config.gradient_accumulation
+    epoch, order = -1, []
+    for step in range(start, total):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = batches(groups, config.batch_size, config.seed, epoch)
+        first = step % per_epoch * accumulated
+        yield step, [group for batch in order[first : first + accumulated] for group in batch]
+
+
+def due(step: int, every: int | None) -> bool:
+    return bool(every) and step % every == 0
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        raise UserError(f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; training cannot go on. "
+                        "Start again from the last checkpoint with a lower learning_rate or a lower max_grad_norm.")
+
+
+@contextmanager
+def interruption_noticed() -> Iterator[Callable[[], bool]]:
+    """Within the block, Ctrl-C and SIGTERM are only noted, so that the step in hand ends; a second one interrupts."""
+    noted = []
+
+    def note(number, frame):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
