@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any, Iterator, List, Literal, Mapping, Optional, Union
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Optional, Union
 
 from pydantic import field_validator
 
@@ -28,9 +28,9 @@ class RunConfig(Settings):
 
     data: Optional[str] = setting(None, DATA, "training data: SQuAD v1.1 JSON, or JSON Lines of prompt and completion",
                                   min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data, of the same kinds", min_length=1)
-    max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions", ge=1)
-    max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions", ge=1)
+    dev: Optional[str] = setting(None, DATA, "validation data, of the same kinds; by default none", min_length=1)
+    max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all", ge=1)
+    max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all", ge=1)
     template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}; the answer follows it",
                             min_length=1)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
@@ -39,10 +39,10 @@ class RunConfig(Settings):
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
                                         ge=8)
 
-    lora_r: int = setting(8, LORA, "rank of the update", ge=1, le=65536)
+    lora_r: int = setting(8, LORA, "rank of the update", ge=1, le=4096)
     lora_alpha: float = setting(16.0, LORA, "the update is scaled by alpha / r", gt=0)
     lora_dropout: float = setting(0.1, LORA, "dropout on the input of the update", ge=0, lt=1)
-    target_modules: Optional[Union[List[str], str]] = setting(
+    target_modules: Optional[Union[list[str], str]] = setting(
         None, LORA, "modules that get an update: names by suffix, a regular expression over whole names, or "
         "all-linear; by default c_attn,c_proj,c_fc (GPT-2) or all seven projections (Llama)",
         expected="module names (c_attn,c_proj), a regular expression, or all-linear")
@@ -51,7 +51,7 @@ class RunConfig(Settings):
     qv_only: bool = setting(False, LORA, "in GPT-2's fused c_attn update queries and values only, not keys")
 
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
-    max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of epochs", ge=1)
+    max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch", ge=1)
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
     max_tokens_per_stream: int = setting(4096, TRAINING, "most tokens in one forward pass; a larger batch takes several "
@@ -61,7 +61,7 @@ class RunConfig(Settings):
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
     learning_rate: float = setting(2e-4, OPTIMISER, "peak learning rate", gt=0)
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", OPTIMISER, "learning rate after the warmup")
-    warmup_steps: Optional[int] = setting(None, OPTIMISER, "steps of linear warmup, in place of warmup_ratio", ge=0)
+    warmup_steps: Optional[int] = setting(None, OPTIMISER, "steps of linear warmup, in place of --warmup-ratio", ge=0)
     warmup_ratio: Optional[float] = setting(0.05, OPTIMISER, "share of all steps that is linear warmup", ge=0, le=1)
     min_learning_rate_ratio: float = setting(0.0, OPTIMISER, "the schedule ends at this share of the peak", ge=0, le=1)
     weight_decay: float = setting(0.0, OPTIMISER, "decoupled weight decay of AdamW", ge=0)
@@ -75,7 +75,8 @@ class RunConfig(Settings):
                                         "the end only", ge=1)
     eval_questions: int = setting(0, VALIDATION, "also answer so many validation questions for EM and F1; 0 turns it "
                                   "off", ge=0)
-    patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss",
+    patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss; by "
+                                      "default never",
                                       ge=1)
 
     output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", min_length=1)
@@ -85,8 +86,8 @@ class RunConfig(Settings):
     tensorboard: bool = setting(True, OUTPUTS, "write TensorBoard event files")
 
     @classmethod
-    def resolve(cls, file: Optional[str] = None, overrides: Optional[Mapping[str, Any]] = None,
-                origins: Optional[Mapping[str, str]] = None) -> RunConfig:
+    def resolve(cls, file: str | None = None, overrides: Mapping[str, Any] | None = None,
+                origins: Mapping[str, str] | None = None) -> RunConfig:
         """Settings with the precedence overrides > recipe > defaults.
 
         Args:
@@ -104,13 +105,6 @@ class RunConfig(Settings):
         layers.append((overrides, origins or {name: flag(name) for name in overrides}))
         return cls.layered(layers)
 
-    def to_yaml(self) -> str:
-        """The settings as a recipe with a line of explanation each, which `resolve` reads back to an equal object."""
-        lines = []
-        for name, field in type(self).model_fields.items():
-            lines += [f"# {field.description}", f"{name}: {recipe.scalar(getattr(self, name))}"]
-        return "\n".join(lines) + "\n"
-
     def warmup(self, total_steps: int) -> int:
         """Warmup steps of a run of `total_steps`."""
         if self.warmup_steps is not None:
@@ -119,7 +113,7 @@ class RunConfig(Settings):
 
     @field_validator("target_modules")
     @classmethod
-    def _names_or_expression(cls, value: Optional[Union[List[str], str]]) -> Optional[Union[List[str], str]]:
+    def _names_or_expression(cls, value: list[str] | str | None) -> list[str] | str | None:
         if isinstance(value, str) and value != "all-linear":
             names = [name.strip() for name in value.split(",")]
             if not all(re.fullmatch(r"[\w.]+", name) for name in names):
@@ -131,7 +125,7 @@ class RunConfig(Settings):
 
     @field_validator("base", "data", "dev", "output")
     @classmethod
-    def _no_null_character(cls, value: Optional[str]) -> Optional[str]:
+    def _no_null_character(cls, value: str | None) -> str | None:
         if value is not None and "\0" in value:
             raise ValueError("a file name holds no null character")
         return value

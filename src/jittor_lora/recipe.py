@@ -8,19 +8,19 @@ to interpret by the type of the field: `1e-4` is a number and a file called `no`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import yaml
 
 from jittor_lora.errors import UserError
-from jittor_lora.settings import did_you_mean
+from jittor_lora.settings import did_you_mean, nearest
 
 LARGEST_RECIPE = 64 * 1024  # bytes
 DEEPEST_NESTING = 3
 SHIPPED = Path(__file__).parent / "recipes"
 
 
-def names() -> List[str]:
+def names() -> list[str]:
     """The names of the recipes shipped with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
@@ -40,10 +40,10 @@ def find(name: str) -> Path:
     if name in names():
         return shipped
     raise UserError(f"--config {name}: no such file, and no shipped recipe of that name"
-                    f"{did_you_mean(name, names())}\nShipped recipes: {', '.join(names())}.")
+                    f"{did_you_mean(nearest(name, names()))}\nShipped recipes: {', '.join(names())}.")
 
 
-def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings of a recipe, and for each where it stands ("file, line n").
 
     Values are text, None (`null`, `~` or nothing), or lists and mappings of these.
@@ -77,17 +77,6 @@ def read(path: Path) -> Tuple[Dict[str, Any], Dict[str, str]]:
     return values, origins
 
 
-def scalar(value: Any) -> str:
-    """A value, or a list of values, as one line of YAML that `read` gives back as the same text."""
-    if isinstance(value, list):
-        return f"[{', '.join(scalar(item) for item in value)}]"
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=True).rstrip("\n")
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
 def _refuse_what_no_recipe_needs(path: Path, text: str) -> None:
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -111,14 +100,14 @@ def _plain(path: Path, node: yaml.Node) -> Any:
         return [_plain(path, item) for item in node.value]
     if isinstance(node, yaml.MappingNode):
         return _mapping(path, node)
-    if node.style is None and node.value in ("", "~", "null", "Null", "NULL", "none", "None"):
+    if node.style is None and node.value in ("", "~", "null", "Null", "NULL"):
         return None
     return node.value
 
 
-def _mapping(path: Path, node: yaml.MappingNode) -> Dict[str, Any]:
-    lines: Dict[str, int] = {}
-    values: Dict[str, Any] = {}
+def _mapping(path: Path, node: yaml.MappingNode) -> dict[str, Any]:
+    lines: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):

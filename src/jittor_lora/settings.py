@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, ClassVar, Dict, Iterable, Iterator, List, Literal, Mapping, NamedTuple, Optional, Tuple, Union
-from typing import get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
@@ -46,11 +46,11 @@ NAMES_ELSEWHERE = {
 class Problem(NamedTuple):
     """One reason to refuse the settings: the fields it is about (the first is named to the user), and why."""
 
-    fields: Tuple[str, ...]
+    fields: tuple[str, ...]
     text: str
 
 
-def setting(default: Any, group: str, description: str, *, expected: Optional[str] = None, **limits: Any) -> Any:
+def setting(default: Any, group: str, description: str, *, expected: str | None = None, **limits: Any) -> Any:
     """A field with its group and one-line description, which are also the command line's help.
 
     Args:
@@ -64,7 +64,7 @@ class Settings(BaseModel):
 
     Construction raises one `UserError` that lists every offender: unknown names (with the nearest known one), wrong
     types, values out of range, and what `conflicts` yields. Text is taken for numbers and booleans too ("1e-4",
-    "no"), since a command line and a recipe hold nothing else.
+    "no", and "none" where a setting may be unset), since a command line and a recipe hold nothing else.
 
     Args:
         origins: field name -> where its value came from, for messages and `origin`.
@@ -74,17 +74,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # Pairs of which one at most may be set: setting one puts the other's default aside.
-    exclusive: ClassVar[Tuple[Tuple[str, str], ...]] = ()
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
 
-    _origins: Dict[str, str] = PrivateAttr(default_factory=dict)
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    def __init__(self, origins: Optional[Mapping[str, str]] = None, /, **values: Any):
+    def __init__(self, origins: Mapping[str, str] | None = None, /, **values: Any):
         origins = dict(origins or {})
+        values = self._with_none(values)
         for name, other in self._exclusive_both_ways():
             if values.get(name) is not None and other not in values:
                 values[other] = None
                 origins[other] = f"unset, as {name} is given"
-        problems: List[Problem] = []
+        problems: list[Problem] = []
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -111,14 +112,15 @@ class Settings(BaseModel):
         return iter(())
 
     @classmethod
-    def layered(cls, layers: Iterable[Tuple[Mapping[str, Any], Mapping[str, str]]]) -> "Settings":
+    def layered(cls, layers: Iterable[tuple[Mapping[str, Any], Mapping[str, str]]]) -> Settings:
         """Settings from (values, origins) layers, the later over the earlier.
 
         A layer that sets one of an `exclusive` pair removes the other from the layers below it.
         """
-        values: Dict[str, Any] = {}
-        origins: Dict[str, str] = {}
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
         for layer_values, layer_origins in layers:
+            layer_values = cls._with_none(layer_values)
             for name, other in cls._exclusive_both_ways():
                 if layer_values.get(name) is not None and other not in layer_values:
                     values.pop(other, None)
@@ -127,10 +129,16 @@ class Settings(BaseModel):
         return cls(origins, **values)
 
     @classmethod
-    def _exclusive_both_ways(cls) -> Iterator[Tuple[str, str]]:
+    def _exclusive_both_ways(cls) -> Iterator[tuple[str, str]]:
         for one, other in cls.exclusive:
             yield one, other
             yield other, one
+
+    @classmethod
+    def _with_none(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: None if isinstance(value, str) and value.lower() in ("none", "null") and name in cls.model_fields
+                and type(None) in get_args(cls.model_fields[name].annotation) else value
+                for name, value in values.items()}
 
     def _all_conflicts(self) -> Iterator[Problem]:
         for one, other in self.exclusive:
@@ -147,21 +155,23 @@ class Settings(BaseModel):
                 continue
             seen.add(name)
             if entry["type"] == "extra_forbidden":
-                yield Problem((name,), "there is no such setting" + did_you_mean(name, cls.model_fields))
+                yield Problem((name,), "there is no such setting" + did_you_mean(nearest(name, cls.model_fields)))
             else:
                 expected = expectation(cls.model_fields[name])
                 yield Problem((name,), f"expected {expected}, found {_shown(values[name])}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """"; did you mean X?" for the name of `known` nearest to `name`, or an empty string if none is near."""
-    known = list(known)
-    elsewhere = NAMES_ELSEWHERE.get(name.replace("-", "_"))
-    dashed = {candidate.replace("_", "-").lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.replace("_", "-").lower(), dashed, n=1)
-    if elsewhere in known:
-        return f"; did you mean {elsewhere}?"
-    return f"; did you mean {dashed[near[0]]}?" if near else ""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name of `known` that `name` was probably meant to be, dashes and underscores being equal, or None."""
+    plain = {candidate.replace("_", "-").lower(): candidate for candidate in known}
+    name = name.replace("_", "-").lower()
+    near = [NAMES_ELSEWHERE.get(name.replace("-", "_"), "").replace("_", "-"), *difflib.get_close_matches(name, plain, n=1)]
+    return next((plain[candidate] for candidate in near if candidate in plain), None)
+
+
+def did_you_mean(name: str | None) -> str:
+    """The end of a message about an unknown name, given what `nearest` found."""
+    return f"; did you mean {name}?" if name else ""
 
 
 def expectation(field: FieldInfo) -> str:
@@ -192,7 +202,7 @@ def _limits(field: FieldInfo) -> str:
     return f", {both}" if both else ""
 
 
-def _report(problems: List[Problem], origins: Mapping[str, str]) -> str:
+def _report(problems: list[Problem], origins: Mapping[str, str]) -> str:
     lines = ["1 setting cannot be used:" if len(problems) == 1 else f"{len(problems)} settings cannot be used:"]
     for problem in problems[:SHOWN_PROBLEMS]:
         name = problem.fields[0]

@@ -1,0 +1,60 @@
+"""`jittor-lora evaluate`: answer the questions of a data set and score the answers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
+from jittor_lora.config import DATA, DEFAULT_TEMPLATE, LARGEST_SEED
+from jittor_lora.errors import UserError
+from jittor_lora.settings import Problem, setting
+
+DECODING = "Decoding"
+
+
+class EvaluateOptions(ModelOptions):
+    with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
+
+    data: Optional[str] = setting(None, DATA, "questions and reference answers, SQuAD v1.1 JSON", min_length=1)
+    limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}, as in training",
+                            min_length=1)
+    max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model can "
+                                        "take. The context is cut at its end", ge=8)
+    seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)
+
+    batch_size: int = setting(16, DECODING, "questions answered at a time", ge=1)
+    max_new_tokens: int = setting(32, DECODING, "longest answer in tokens", ge=1)
+
+    output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "
+                                    "question", min_length=1)
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.with_base and self.adapter is None:
+            yield Problem(("with_base", "adapter"), "without an adapter it is the base that is scored; give --adapter")
+        if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
+            yield Problem(("max_new_tokens", "max_tokens"),
+                          f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "evaluate", help="exact match and F1 on a data set",
+        usage="jittor-lora evaluate --base B [--adapter DIR] --data FILE [--limit N] --output DIR [any flag below]",
+        description="Answer the questions of a SQuAD v1.1 file and score the answers with its official exact match and "
+                    "F1, with 95 %% intervals.")
+    add_flags(parser, EvaluateOptions, required=("data", "output"))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, EvaluateOptions)
+    require(options, "data", "output")
+    if Path(options.output).exists() and not Path(options.output).is_dir():
+        raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
+    base, adapter = options.base_name(), options.adapter_folder()
+    from jittor_lora.evaluation.run import evaluate
+    evaluate(base=base, adapter=adapter, **options.model_dump(exclude={"base", "adapter"}))
+    return 0

@@ -1,0 +1,135 @@
+"""The command `jittor-lora`: finds the verb, runs it, and turns what goes wrong into one message and an exit code.
+
+Exit codes: 0 done; 1 a defect of this program (with a traceback); 2 a mistake of the user's or a fault of the
+machine; 130 interrupted (Ctrl-C); 141 the reader of standard output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jittor_lora import __version__
+from jittor_lora.errors import UserError
+
+# Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
+VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "merge", "inspect", "doctor")
+
+# Faults of the machine or of a path that was given, not of this program.
+MACHINE_FAULTS = frozenset((
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENFILE, errno.ENODEV, errno.ENOENT, errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS, errno.ESTALE, errno.ETXTBSY,
+))
+WHAT_TO_DO = {
+    errno.EDQUOT: "Free space within the quota, or name another folder.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENOSPC: "Free space on that disk, or name a folder on another one.",
+    errno.EROFS: "Name a folder that can be written.",
+    errno.EACCES: "Change its permissions, or name another path.",
+    errno.EPERM: "Change its permissions, or name another path.",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UserError`s, and that takes no abbreviated flags."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\nRun `{self.prog} --help` for all flags.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; by default the process's.
+
+    Returns: the exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Where standard output is not UTF-8, what it cannot show is escaped rather than fatal.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # What is still buffered would raise again when the interpreter closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _failed("the memory of this machine does not suffice. "
+                       "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
+    except OSError as error:
+        if error.errno not in MACHINE_FAULTS:
+            return _defect()
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        advice = WHAT_TO_DO.get(error.errno, "")
+        return _failed(f"{where}{error.strerror}. {advice}".rstrip())
+    except Exception:
+        return _defect()
+
+
+def _run(argv: list[str]) -> int:
+    parser = Parser(prog="jittor-lora", description="LoRA fine-tuning of GPT-2 and Llama-family models on Jittor.")
+    parser.add_argument("--version", action="version", version=f"jittor-lora {__version__}")
+    subparsers = parser.add_subparsers(metavar="VERB")
+    verb = next((argument for argument in argv if not argument.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only
+        raise UserError(f"there is no verb {verb!r}{did_you_mean(nearest(verb, VERBS))}\nVerbs: {', '.join(VERBS)}.")
+    # Only the verb that is asked for is imported: each brings what its flags need.
+    modules = {name: importlib.import_module(f"jittor_lora.cli.{name}") for name in VERBS if verb in (None, name)}
+    for module in modules.values():
+        module.add_parser(subparsers)
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except SystemExit as end:  # --help or --version
+        return end.code
+    if unknown:
+        raise UserError(_unknown(unknown, subparsers.choices.get(verb, parser)))
+    if verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return modules[verb].run(args)
+
+
+def _unknown(arguments: list[str], parser: argparse.ArgumentParser) -> str:
+    from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only
+    flags = {flag.lstrip("-"): flag for action in parser._actions for flag in action.option_strings}
+    lines = []
+    for before, argument in zip(["", *arguments], arguments):
+        name = argument.split("=")[0]
+        if argument.startswith("-"):
+            lines.append(f"there is no flag {name}{did_you_mean(flags.get(nearest(name.lstrip('-'), flags)))}")
+        elif not before.startswith("-"):  # else it is the value of the unknown flag
+            lines.append(f"{argument!r} belongs to no flag; text with spaces is put in quotes")
+    return "\n".join([*lines, f"Run `{parser.prog} --help` for all flags."])
+
+
+def _failed(message: str) -> int:
+    print(f"jittor-lora: {message}", file=sys.stderr)
+    return 2
+
+
+def _defect() -> int:
+    traceback.print_exc()
+    print("\njittor-lora: this is a defect of the program, not of your input. Please report it with the lines above "
+          "and the output of `jittor-lora doctor`.", file=sys.stderr)
+    return 1

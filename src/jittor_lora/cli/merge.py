@@ -1,0 +1,40 @@
+"""`jittor-lora merge`: a base with its adapter added in, as a model of its own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Optional
+
+from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
+from jittor_lora.errors import UserError
+from jittor_lora.settings import setting
+
+
+class MergeOptions(ModelOptions):
+    output: Optional[str] = setting(None, "Output", "folder of the merged model, in Hugging Face's layout", min_length=1)
+    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and merged model; "
+                               "above it nothing is written", gt=0)
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "merge", help="add an adapter into its base and save the whole model",
+        usage="jittor-lora merge --base B --adapter DIR --output DIR [--tolerance X]",
+        description="Add the adapter's update into the weights of the base and save a model that needs no adapter, in "
+                    "Hugging Face's layout. The largest difference of a logit is measured and printed.")
+    add_flags(parser, MergeOptions, required=("adapter", "output"))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, MergeOptions)
+    require(options, "adapter", "output")
+    output = Path(options.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: expected a new or empty folder, found "
+                        f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
+    base, adapter = options.base_name(), options.adapter_folder()
+    from jittor_lora.lora.merge import merge
+    difference = merge(base=base, adapter=adapter, output=output, tolerance=options.tolerance)
+    print(f"{output}: merged; largest difference of a logit {difference:.2e}.")
+    return 0

@@ -1,0 +1,160 @@
+"""Flags made from settings models, and the settings that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from jittor_lora.config import LARGEST_SEED, flag
+from jittor_lora.errors import UserError
+from jittor_lora.settings import Problem, Settings, setting
+
+ADAPTER_CONFIG = "adapter_config.json"
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+
+class ModelOptions(Settings):
+    """Which model: a base, with or without an adapter."""
+
+    base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or "
+                                  "auto; by default the one the adapter was trained on", min_length=1)
+    adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", min_length=1)
+
+    def adapter_folder(self) -> Path | None:
+        """The folder that holds the adapter's files: the one given, or `adapter/` in a run folder.
+
+        Raises:
+            UserError: there is no adapter.
+        """
+        if self.adapter is None:
+            return None
+        folders = [Path(self.adapter), Path(self.adapter, "adapter")]
+        for folder in folders:
+            if (folder / ADAPTER_CONFIG).is_file():
+                return folder
+        raise UserError(f"--adapter {self.adapter}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run folder "
+                        f"of a training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
+
+    def base_name(self) -> str:
+        """The base that was given, else the one the adapter names, else auto.
+
+        Raises:
+            UserError: there is no adapter where one was named, or it does not say its base.
+        """
+        if self.base is not None:
+            return self.base
+        folder = self.adapter_folder()
+        if folder is None:
+            return "auto"
+        from jittor_lora.formats.hugging_face import read_json
+        name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path does not name a base; give --base.")
+        return name
+
+
+class SamplingOptions(Settings):
+    """How the next token is chosen."""
+
+    temperature: float = setting(0.0, "Sampling", "0 takes the likeliest token; above 0 draws, the higher the wilder", ge=0)
+    top_k: int = setting(0, "Sampling", "draw from so many likeliest tokens only; 0 for all", ge=0)
+    top_p: float = setting(1.0, "Sampling", "draw from the likeliest tokens that together have this probability", gt=0,
+                           le=1)
+    repetition_penalty: float = setting(1.0, "Sampling", "above 1 makes tokens seen before less likely", gt=0)
+    seed: int = setting(42, "Sampling", "seed of the draws", ge=0, le=LARGEST_SEED)
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.temperature == 0:
+            for name, off in (("top_k", 0), ("top_p", 1.0)):
+                if getattr(self, name) != off:
+                    yield Problem((name, "temperature"),
+                                  "has no effect while temperature is 0; give a temperature above 0")
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], required: Iterable[str] = ()) -> None:
+    """A flag for each field, under the field's group; its help is the description with the default.
+
+    A flag that is not given leaves no attribute, so that `given` tells it from one given with the default's value.
+    Values stay text, for the settings model to check all at once.
+
+    Args:
+        required: fields whose help says that they are needed (whether they were given is `require`'s to check).
+    """
+    groups: dict[str, Any] = {}
+    for name, field in settings.model_fields.items():
+        title = field.json_schema_extra["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        kind, text = _kind(field.annotation), _help(field, name in required)
+        if kind is bool:
+            groups[title].add_argument(flag(name), "--no-" + flag(name)[2:], dest=name, action=_Switch, nargs=0,
+                                       default=argparse.SUPPRESS, help=text)
+        else:
+            groups[title].add_argument(flag(name), dest=name, metavar=_metavar(name, kind), default=argparse.SUPPRESS,
+                                       help=text)
+
+
+def given(args: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:
+    """The fields of `settings` that were given as flags, by name."""
+    return {name: getattr(args, name) for name in settings.model_fields if hasattr(args, name)}
+
+
+def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSettings:
+    """The settings given as flags.
+
+    Raises:
+        UserError: some are wrong; all are listed.
+    """
+    values = given(args, settings)
+    return settings({name: flag(name) for name in values}, **values)
+
+
+def require(settings: Settings, *fields: str) -> None:
+    """
+    Raises:
+        UserError: some of `fields` are unset; all are listed, with what they are.
+    """
+    missing = [name for name in fields if getattr(settings, name) is None]
+    if missing:
+        width = max(len(flag(name)) for name in missing)
+        lines = [f"  {flag(name):{width}}  {type(settings).model_fields[name].description}" for name in missing]
+        raise UserError("\n".join(["still needed:", *lines]))
+
+
+class _Switch(argparse.Action):
+    """`--x` and `--no-x`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, not option_string.startswith("--no-"))
+
+
+def _kind(annotation: Any) -> Any:
+    members = get_args(annotation) if get_origin(annotation) is Union else (annotation,)
+    return next(member for member in members if member is not type(None))
+
+
+def _metavar(name: str, kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    if get_origin(kind) is list:
+        return "NAMES"
+    if kind in (int, float):
+        return {int: "N", float: "X"}[kind]
+    return {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}.get(name, "TEXT")
+
+
+def _help(field: FieldInfo, required: bool) -> str:
+    value = field.default
+    if required:
+        text = f"{field.description} (required)"
+    elif value is None:  # the description says what then holds
+        text = field.description
+    elif isinstance(value, bool):
+        text = f"{field.description} (default: {'yes' if value else 'no'})"
+    else:
+        text = f"{field.description} (default: {repr(value) if isinstance(value, str) and ' ' in value else value})"
+    return text.replace("%", "%%")
