@@ -1,9 +1,19 @@
-"""Tokenised examples: a shared prefix and the branches that go on from it."""
+"""Tokenised examples: a shared prefix and the branches that go on from it, fitted into the model's length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Union
+
+from jittor_lora.data.encoding import Encoder, TokenizerLike
+from jittor_lora.data.jsonl import Prompt, PromptData
+from jittor_lora.data.squad import Answer, Paragraph, Question, SquadData
+from jittor_lora.data.template import Template
+from jittor_lora.data.window import Words
+from jittor_lora.errors import UserError
+
+Data = Union[SquadData, PromptData]
 
 
 @dataclass(frozen=True)
@@ -13,7 +23,7 @@ class Branch:
     Attributes:
         id: the example's name in the data (a SQuAD question id, a line number).
         prompt: token ids between the prefix and the completion.
-        completion: token ids to be learnt, end-of-text included; empty where there is nothing to learn from.
+        completion: token ids to be learnt, end of text included; empty where there is nothing to learn from.
     """
 
     id: str
@@ -48,3 +58,174 @@ class TokenGroup:
 def separate(groups: Iterable[TokenGroup]) -> list[TokenGroup]:
     """Each example in a group of its own, the prefix copied into its prompt."""
     return [TokenGroup([], [Branch(b.id, g.prefix + b.prompt, b.completion)]) for g in groups for b in g.branches]
+
+
+@dataclass
+class LengthReport:
+    """What became of the examples that are longer than the limit.
+
+    Attributes:
+        limit: tokens an example may have, its completion (or the room reserved for one) included.
+        examples: how many there were.
+        longest: tokens of the longest one, before anything was cut, and its id.
+        windowed: ids of those whose context was cut to a window around the answer (training).
+        cut: ids of those whose context was cut from its end (evaluation), or whose plain prompt lost its beginning.
+        dropped: id -> why it was left out.
+    """
+
+    limit: int
+    examples: int = 0
+    longest: tuple[int, str] = (0, "")
+    windowed: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        return self.examples - len(self.dropped)
+
+    def lines(self) -> list[str]:
+        """Sentences for the screen: one for what is always said, one more for each thing that was changed."""
+        lines = [
+            f"{self.kept:,} of {self.examples:,} examples, the longest {self.longest[0]:,} tokens "
+            f"({self.longest[1]}), limit {self.limit:,}"
+        ]
+        if self.windowed:
+            lines.append(f"{len(self.windowed):,} too long: context cut to a window around the answer")
+        if self.cut:
+            lines.append(f"{len(self.cut):,} too long: cut to the limit")
+        reasons = list(self.dropped.values())
+        lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]
+        return lines
+
+
+def training_groups(
+    data: Data, tokenizer: TokenizerLike, template: Template, limit: int
+) -> tuple[list[TokenGroup], LengthReport]:
+    """Examples to learn from: every completion whole and closed by end of text.
+
+    A SQuAD question that is too long keeps the part of its context around the answer that fits; a plain prompt
+    keeps its end. What does not fit even so is dropped.
+
+    Args:
+        limit: tokens of the longest example allowed, the smaller of the model's positions and the user's setting.
+
+    Raises:
+        UserError: no example is left.
+    """
+    return _groups(data, _Fitting(Encoder(tokenizer, template), LengthReport(limit), learning=True))
+
+
+def prompt_groups(
+    data: Data, tokenizer: TokenizerLike, template: Template, limit: int
+) -> tuple[list[TokenGroup], LengthReport]:
+    """Prompts to be continued; completions are empty.
+
+    A SQuAD context that is too long is cut from its end, a plain prompt keeps its end. Rows of JSON Lines with the
+    same prompt are one prompt.
+
+    Args:
+        limit: tokens of the longest prompt allowed: the model's positions less the tokens to be generated.
+
+    Raises:
+        UserError: no prompt is left.
+    """
+    return _groups(data, _Fitting(Encoder(tokenizer, template), LengthReport(limit), learning=False))
+
+
+def _groups(data: Data, fitting: _Fitting) -> tuple[list[TokenGroup], LengthReport]:
+    if isinstance(data, SquadData):
+        made = [group for paragraph in data.paragraphs for group in fitting.paragraph(paragraph)]
+    else:
+        made = [group for prompt in data.prompts for group in fitting.prompt(prompt)]
+    report = fitting.report
+    if not made:
+        raise UserError(
+            f"{data.path}: none of its {report.examples:,} examples fits into {report.limit} tokens "
+            f"(the longest has {report.longest[0]:,}). Raise the limit or shorten the texts."
+        )
+    return made, report
+
+
+class _Fitting:
+    """Tokenises examples, fits them into the limit and keeps the report.
+
+    Args:
+        learning: with completions, windows around answers; else prompts alone, contexts cut from the end.
+    """
+
+    def __init__(self, encoder: Encoder, report: LengthReport, learning: bool):
+        self.encoder, self.report, self.learning = encoder, report, learning
+
+    def paragraph(self, paragraph: Paragraph) -> list[TokenGroup]:
+        """One group, and one more for each other context that questions were cut to."""
+        found: dict[object, tuple[list[int], list[Branch]]] = {}
+        words = None
+        for question in paragraph.questions:
+            answer = question.training_answer() if self.learning else None
+            completion = self.encoder.answer(answer.text) if answer else []
+            prefix, prompt = self.encoder.prompt(paragraph.context, question.text)
+            if self._too_long(question.id, len(prefix) + len(prompt) + len(completion)):
+                words = words or Words(paragraph.context, self.encoder.tokenizer)
+                cut = self._cut(words, question, answer, len(completion))
+                if cut is None:
+                    continue
+                prefix, prompt = cut
+            key = tuple(prefix) or question.id
+            found.setdefault(key, (prefix, []))[1].append(Branch(question.id, prompt, completion))
+        return [TokenGroup(prefix, branches) for prefix, branches in found.values()]
+
+    def prompt(self, prompt: Prompt) -> list[TokenGroup]:
+        """One group, and one more for each example whose prompt was cut."""
+        prefix, last = self.encoder.plain_prompt(prompt.text)
+        whole, cut = [], []
+        if self.learning:
+            examples = [(c.id, self.encoder.completion(c.text)) for c in prompt.completions]
+        else:
+            examples = [(prompt.id, [])]
+        for name, completion in examples:
+            branch = Branch(name, last, completion)
+            too_long = self._too_long(name, len(prefix) + 1 + len(completion))
+            room = self.report.limit - 1 - len(completion)
+            if not last:
+                self.report.dropped[name] = "the prompt has no tokens"
+            elif not too_long:
+                whole.append(branch)
+            elif room < 0:
+                self.report.dropped[name] = "the completion alone is longer than the limit"
+            else:
+                self.report.cut.append(name)
+                cut.append(TokenGroup(prefix[len(prefix) - room :], [branch]))
+        return [TokenGroup(prefix, whole)] * bool(whole) + cut
+
+    def _too_long(self, name: str, tokens: int) -> bool:
+        self.report.examples += 1
+        self.report.longest = max(self.report.longest, (tokens, name), key=lambda longest: longest[0])
+        return tokens > self.report.limit
+
+    def _cut(
+        self, words: Words, question: Question, answer: Answer | None, reserved: int
+    ) -> tuple[list[int], list[int]] | None:
+        """Prefix and prompt with as much of the context as fits beside `reserved` tokens; None if that is too little.
+
+        Words are counted one by one, so a guess may be some tokens too long; it is then shortened.
+        """
+
+        def span(budget: int) -> tuple[int, int]:
+            if answer and answer.start >= 0:
+                return words.around(answer.start, answer.start + len(answer.text), budget)
+            return words.head(budget)
+
+        least, budget = span(0), min(self.report.limit, words.costs[-1])
+        while True:
+            kept = span(budget)
+            prefix, prompt = self.encoder.prompt(words.context[slice(*kept)], question.text)
+            excess = len(prefix) + len(prompt) + reserved - self.report.limit
+            if excess <= 0:
+                (self.report.windowed if answer else self.report.cut).append(question.id)
+                return prefix, prompt
+            if kept == least:
+                what = "the question with its answer" if answer else "the question"
+                self.report.dropped[question.id] = f"{what} alone is longer than the limit"
+                return None
+            budget -= excess

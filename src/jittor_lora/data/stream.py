@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jittor_lora.data.examples import Branch, TokenGroup, separate
+from jittor_lora.data.subset import shuffled
 from jittor_lora.model.layout import Layout
 
 # How far ahead `batches` looks for a paragraph that fills a batch without being cut.
@@ -158,11 +159,6 @@ def prompt_stream(*groups: TokenGroup) -> PromptBatch:
         last_rows=np.array(last_rows, np.int32),
         ids=ids,
     )
-
-
-def shuffled(count: int, random: np.random.Philox) -> np.ndarray:
-    """A random order of 0…count-1, the same on every machine and numpy version (only raw bits are used)."""
-    return np.argsort(random.random_raw(count), kind="stable")
 
 
 def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenGroup]]:

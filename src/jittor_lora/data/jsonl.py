@@ -1,0 +1,109 @@
+"""JSON Lines: one object with `prompt` and `completion` a line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.subset import choose
+from jittor_lora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows a prompt; `id` is the row's own `id` or its line number."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with everything that follows it in the file: branches in training, references in evaluation.
+
+    `id` is that of its first row.
+    """
+
+    id: str
+    text: str
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """The prompts of one file, equal ones merged, in order of first appearance."""
+
+    path: str
+    prompts: tuple[Prompt, ...]
+
+    def __len__(self) -> int:
+        """The number of completions."""
+        return sum(len(prompt.completions) for prompt in self.prompts)
+
+    def subset(self, count: int, seed: int) -> PromptData:
+        """Exactly `count` completions (all if there are fewer), of whole prompts as far as possible."""
+        kept = choose([[len(prompt.completions)] for prompt in self.prompts], count, seed)
+        chosen = sorted((i, n) for (i, _), n in kept.items())
+        prompts = [(self.prompts[i], n) for i, n in chosen]
+        return PromptData(self.path, tuple(Prompt(p.id, p.text, p.completions[:n]) for p, n in prompts))
+
+    def references(self) -> dict[str, list[str]]:
+        """Prompt id -> all its completions, without surrounding whitespace."""
+        return {prompt.id: [c.text.strip() for c in prompt.completions] for prompt in self.prompts}
+
+
+def read_jsonl(path: str | os.PathLike, purpose: str = "training") -> PromptData:
+    """Read a JSON Lines file; blank lines are skipped, keys other than `prompt`, `completion` and `id` ignored.
+
+    Args:
+        path: the file.
+        purpose: "training" and "evaluation" need a completion in each row, "prompts" does not.
+
+    Raises:
+        UserError: with the numbers of all lines that are not as expected, or if there is no row at all.
+    """
+    return parse_jsonl(read_text(path), path, purpose)
+
+
+def parse_jsonl(text: str, path: str | os.PathLike, purpose: str = "training") -> PromptData:
+    """`read_jsonl` of a text already read."""
+    offenders, optional = Offenders(path), purpose == "prompts"
+    merged: dict[str, list[Completion]] = {}
+    first_line: dict[str, int] = {}
+    # Not splitlines: a JSON string may hold U+2028 and its like.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            offenders.add(f"line {number}", f"a JSON object ({error})", line)
+            continue
+        if not isinstance(row, dict):
+            offenders.add(f"line {number}", 'an object with "prompt" and "completion"', row)
+            continue
+        name = _name(row, number)
+        prompt, completion = row.get("prompt", MISSING), row.get("completion", "" if optional else MISSING)
+        for key, value in (("prompt", prompt), ("completion", completion)):
+            if not is_text(value) or not (value or optional and key == "completion"):
+                found = row if value is MISSING else value
+                offenders.add(f"line {number}, {key}", f'"{key}" with a text that is not empty', found)
+        if name in first_line:
+            offenders.add(f"line {number}, id", f"an id not used before (it is in line {first_line[name]})", name)
+        elif not is_text(name):
+            offenders.add(f"line {number}, id", "a text or a number", row["id"])
+        else:
+            first_line[name] = number
+            if not offenders.count:
+                merged.setdefault(prompt, []).append(Completion(name, completion))
+    offenders.check('Each line is one object: {"prompt": "…", "completion": "…"}.')
+    if not merged:
+        raise UserError(f"{path}: no rows in it.")
+    return PromptData(str(path), tuple(Prompt(rows[0].id, text, tuple(rows)) for text, rows in merged.items()))
+
+
+def _name(row: dict, number: int) -> Any:
+    name = row.get("id", number)
+    return str(name) if type(name) is int else name if isinstance(name, str) else None

@@ -1,0 +1,201 @@
+"""SQuAD v1.1's JSON layout: articles of paragraphs of questions (Rajpurkar et al. 2016, arXiv:1606.05250)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.subset import choose
+from jittor_lora.errors import UserError
+
+PURPOSES = ("training", "evaluation", "prompts")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reference answer; `start` counts characters (code points) from the beginning of the context, -1 if unknown."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    text: str
+    answers: tuple[Answer, ...]
+
+    def training_answer(self) -> Answer:
+        """The reference that is trained on: the most frequent text, the first of equals.
+
+        The official training file has one answer a question; the development file has several, of which annotators
+        agreed most on the most frequent.
+        """
+        counts = Counter(answer.text for answer in self.answers)
+        return max(self.answers, key=lambda answer: counts[answer.text])
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    title: str
+    context: str
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class SquadData:
+    """The paragraphs of one file that have questions.
+
+    Attributes:
+        path: where they come from.
+        paragraphs: in the order of the file.
+        moved_answers: answers not found at their `answer_start` and taken from the nearest place they occur at.
+    """
+
+    path: str
+    paragraphs: tuple[Paragraph, ...]
+    moved_answers: int = 0
+
+    def __len__(self) -> int:
+        """The number of questions."""
+        return sum(len(paragraph.questions) for paragraph in self.paragraphs)
+
+    def subset(self, count: int, seed: int) -> SquadData:
+        """Exactly `count` questions (all if there are fewer), in the order of the file; see `subset.choose`."""
+        sizes: dict[str, list[int]] = {}
+        members: dict[str, list[int]] = {}
+        for i, paragraph in enumerate(self.paragraphs):
+            sizes.setdefault(paragraph.title, []).append(len(paragraph.questions))
+            members.setdefault(paragraph.title, []).append(i)
+        places = list(members.values())
+        kept = {places[a][p]: n for (a, p), n in choose(list(sizes.values()), count, seed).items()}
+        chosen = [(self.paragraphs[i], kept[i]) for i in sorted(kept)]
+        return SquadData(
+            self.path, tuple(Paragraph(p.title, p.context, p.questions[:n]) for p, n in chosen), self.moved_answers
+        )
+
+    def references(self) -> dict[str, list[str]]:
+        """Question id -> the texts of all its reference answers."""
+        return {q.id: [a.text for a in q.answers] for p in self.paragraphs for q in p.questions}
+
+
+def read_squad(path: str | os.PathLike, purpose: str = "training") -> SquadData:
+    """Read a SQuAD v1.1 file.
+
+    Args:
+        path: the JSON file.
+        purpose: "training" (each answer must occur in its context), "evaluation" (answers are only compared with) or
+            "prompts" (questions may have no answers).
+
+    Raises:
+        UserError: with all places that are not as expected, or if there is no question at all.
+    """
+    return parse_squad(read_text(path), path, purpose)
+
+
+def parse_squad(text: str, path: str | os.PathLike, purpose: str = "training") -> SquadData:
+    """`read_squad` of a text already read."""
+    if purpose not in PURPOSES:
+        raise ValueError(f"purpose is one of {PURPOSES}, not {purpose!r}")
+    try:
+        whole = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Expected SQuAD v1.1 JSON; copy or download the file again.") from error
+    reader = _Reader(path, purpose)
+    paragraphs = tuple(p for p in reader.paragraphs(whole) if p.questions)
+    reader.offenders.check(
+        "SQuAD 2.0's questions without an answer are not supported: use the v1.1 file, or leave out every question "
+        "with is_impossible." if reader.impossible else "Mend these places, or use the file as published."
+    )
+    if not paragraphs:
+        raise UserError(f"{path}: no questions in it.")
+    return SquadData(str(path), paragraphs, reader.moved)
+
+
+class _Reader:
+    """Checks as it reads; what it yields is whole only if there were no offenders."""
+
+    def __init__(self, path: str | os.PathLike, purpose: str):
+        self.offenders = Offenders(path)
+        self.purpose = purpose
+        self.moved = 0
+        self.impossible = False
+        self.first_seen: dict[str, str] = {}
+
+    def paragraphs(self, whole: Any) -> Iterator[Paragraph]:
+        if not isinstance(whole, dict):
+            self.offenders.add("the whole file", 'an object with the key "data"', whole)
+            return
+        for where, article in self._objects(whole, "data", ""):
+            title = article.get("title", "")
+            if not is_text(title):
+                self.offenders.add(f"{where}.title", "a text", title)
+                title = ""
+            for place, paragraph in self._objects(article, "paragraphs", where):
+                context = self._text(paragraph, "context", place)
+                questions = tuple(self._questions(paragraph, context, place))
+                yield Paragraph(title, context, questions)
+
+    def _questions(self, paragraph: dict, context: str, where: str) -> Iterator[Question]:
+        for place, entry in self._objects(paragraph, "qas", where):
+            name, text = self._text(entry, "id", place), self._text(entry, "question", place)
+            if name in self.first_seen and name:
+                self.offenders.add(f"{place}.id", f"an id not used before (it is at {self.first_seen[name]})", name)
+            self.first_seen.setdefault(name, place)
+            if entry.get("is_impossible", False) is not False:
+                self.impossible = True
+                self.offenders.add(f"{place}.is_impossible", "false or nothing", entry["is_impossible"])
+                continue
+            yield Question(name, text, tuple(self._answers(entry, context, place)))
+
+    def _answers(self, entry: dict, context: str, where: str) -> Iterator[Answer]:
+        if self.purpose == "prompts":
+            return
+        if entry.get("answers") == []:
+            self.offenders.add(f"{where}.answers", "at least one answer", "an empty list")
+        for place, answer in self._objects(entry, "answers", where):
+            text, start = self._text(answer, "text", place), answer.get("answer_start", MISSING)
+            if self.purpose == "training" and (type(start) is not int or start < 0):
+                self.offenders.add(f"{place}.answer_start", "a whole number, 0 or more", start)
+                continue
+            found = _nearest(context, text, start) if type(start) is int and start >= 0 and text and context else -1
+            if found < 0 and text and context and self.purpose == "training":
+                self.offenders.add(f"{place}.text", "a text that occurs in the paragraph's context", text)
+            self.moved += found not in (start, -1)
+            yield Answer(text, found)
+
+    def _objects(self, holder: dict, key: str, where: str) -> Iterator[tuple[str, dict]]:
+        """The objects in the list `holder[key]`, each with its path in the file."""
+        path = f"{where}.{key}" if where else key
+        values = holder.get(key, MISSING)
+        if not isinstance(values, list):
+            self.offenders.add(path, "a list", values)
+            return
+        for i, value in enumerate(values):
+            if isinstance(value, dict):
+                yield f"{path}[{i}]", value
+            else:
+                self.offenders.add(f"{path}[{i}]", "an object", value)
+
+    def _text(self, holder: dict, key: str, where: str) -> str:
+        value = holder.get(key, MISSING)
+        if is_text(value) and value:
+            return value
+        expected = "text that UTF-8 can hold" if isinstance(value, str) and value else "a text that is not empty"
+        self.offenders.add(f"{where}.{key}", expected, value)
+        return ""
+
+
+def _nearest(context: str, text: str, start: int) -> int:
+    """Where `text` occurs in `context` nearest to `start`, the earlier of equals; -1 if nowhere."""
+    if context.startswith(text, start):
+        return start
+    before = context.rfind(text, 0, min(start, len(context)) + len(text))
+    after = context.find(text, start)
+    if before < 0 or after < 0:
+        return max(before, after)
+    return before if start - before <= after - start else after

@@ -1,0 +1,107 @@
+"""How a context, a question and an answer become a text, and where that text is cut.
+
+The text is tokenised in pieces: a prefix that the questions of one context share, the rest of the prompt, and the
+completion. The same pieces are encoded in training, generation and evaluation, so a model is always asked with the
+token ids it was trained on. Moreover they are, for a byte-level BPE, the ids of the whole text encoded at once: it
+splits a text into words before it merges, no word reaches from a non-space into a space, and the pieces are cut at
+just such places. The default template becomes
+
+    Context: <context>\\nQuestion: | <question>\\nAnswer: | <answer>
+
+with the space at the beginning of the piece that follows it.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+from jittor_lora.errors import UserError
+
+DEFAULT_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer: {answer}"
+FIELDS = ("context", "question", "answer")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with the fields `{context}`, `{question}` and, at its end, `{answer}`; braces are written doubled.
+
+    If `{answer}` is left out it follows at the end, after a space. With the context before the question, questions
+    share the text up to and with the context; the other way round works too, but shares nothing.
+
+    Raises:
+        UserError: a field is missing, unknown, there twice or formatted, or something follows the answer.
+    """
+
+    text: str = DEFAULT_TEMPLATE
+
+    def __post_init__(self):
+        self._literals()
+
+    @property
+    def shares_context(self) -> bool:
+        """Do questions of one context share a prefix?"""
+        return self._literals()[1][0] == "context"
+
+    def prompt_pieces(self, context: str, question: str) -> tuple[str, str]:
+        """(prefix, branch): their concatenation is the prompt, which ends without whitespace of the template."""
+        (first, between, before_answer), (name, _) = self._literals()
+        end = before_answer.rstrip()
+        if name == "question":
+            return "", first + question + between + context + end
+        cut = _border(between)
+        return first + context + between[:cut], between[cut:] + question + end
+
+    def completion_text(self, answer: str) -> str:
+        """What follows the prompt, without end of text; whitespace around the answer is dropped."""
+        before_answer = self._literals()[0][2]
+        return before_answer[len(before_answer.rstrip()) :] + answer.strip()
+
+    def whole(self, context: str, question: str, answer: str) -> str:
+        """The text that the pieces make up."""
+        return "".join((*self.prompt_pieces(context, question), self.completion_text(answer)))
+
+    def _literals(self) -> tuple[tuple[str, str, str], tuple[str, str]]:
+        """The texts before the first and the second field and before the answer; names of the first two fields."""
+        literals, names, problems = [], [], []
+        literal = ""
+        try:
+            for text, name, form, conversion in string.Formatter().parse(self.text):
+                literal += text
+                if name is None:
+                    continue
+                if name not in FIELDS:
+                    problems.append(f"expected the fields {{context}}, {{question}} and {{answer}}, found {{{name}}}")
+                elif name in names:
+                    problems.append(f"{{{name}}} occurs twice")
+                if form or conversion:
+                    problems.append(f"{{{name}}} cannot be formatted: write it without ! and :")
+                literals.append(literal)
+                names.append(name)
+                literal = ""
+        except ValueError as error:
+            problems.append(f"{error}; write {{{{ and }}}} for braces that stand for themselves")
+        if "answer" not in names and not problems:
+            literals.append(literal if literal.endswith(tuple(string.whitespace)) else literal + " ")
+            names.append("answer")
+            literal = ""
+        problems += [f"{{{name}}} is missing" for name in FIELDS[:2] if name not in names]
+        if not problems and (names[-1] != "answer" or literal):
+            problems.append("nothing may follow {answer}")
+        if problems:
+            raise UserError(
+                f"template {self.text!r}: {'; '.join(problems)}. The default is {DEFAULT_TEMPLATE!r}."
+            )
+        return (literals[0], literals[1], literals[2]), (names[0], names[1])
+
+
+def _border(between: str) -> int:
+    """Where to cut the text between context and question.
+
+    The later the more is shared: before the last space that follows a non-space. Without such a place, before the
+    last of its leading spaces, because the context may itself end in spaces and all of them but the last are one word.
+    """
+    for i in range(len(between) - 1, 0, -1):
+        if between[i].isspace() and not between[i - 1].isspace():
+            return i
+    return max(len(between) - len(between.lstrip()) - 1, 0)
