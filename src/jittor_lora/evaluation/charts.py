@@ -1,0 +1,233 @@
+"""Pictures of a run: loss curves, and EM/F1 of several systems as bars.
+
+Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart. Only Matplotlib's objects are used,
+never pyplot: nothing here touches a display or another figure. Labels are drawn as outlines, so that an SVG needs no
+font where it is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from jittor_lora.evaluation.fonts import find_font
+from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
+from jittor_lora.evaluation.metrics import Metrics
+from jittor_lora.files import atomic_write
+
+_LABELS = {
+    "en": {
+        "loss title": "Loss during training",
+        "step": "Optimizer step",
+        "loss": "Loss (nats per token)",
+        "raw": "training",
+        "smoothed": "training, mean of {count} values",
+        "validation": "validation",
+        "best": "lowest: {loss} at step {step}",
+        "score title": "Question answering: exact match and F1",
+        "score": "Score (%)",
+        "exact_match": "Exact match",
+        "f1": "F1",
+        "base": "base model",
+        "adapter": "with adapter",
+        "interval": "{count} questions; whiskers: 95 % bootstrap interval",
+    },
+    "zh": {
+        "loss title": "训练过程中的损失",
+        "step": "优化步数（步）",
+        "loss": "损失（奈特/词元）",
+        "raw": "训练",
+        "smoothed": "训练，{count} 个值的移动平均",
+        "validation": "验证",
+        "best": "最低：{loss}（第 {step} 步）",
+        "score title": "问答评测：完全匹配（EM）与 F1",
+        "score": "得分（%）",
+        "exact_match": "完全匹配（EM）",
+        "f1": "F1",
+        "base": "基座模型",
+        "adapter": "加适配器",
+        "interval": "{count} 个问题；误差线：95% 自助法置信区间",
+    },
+}
+LANGUAGES = tuple(_LABELS)
+
+_INK, _FAINT = "#222222", "#777777"
+_BLUE, _PALE_BLUE, _VERMILION, _GREY = "#0072B2", "#9CC9E3", "#D55E00", "#A6A6A6"
+_SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+_SIZE, _DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
+_TITLE, _TEXT, _SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
+_SHOWN_POINTS = 4000  # more than the picture has columns
+
+
+def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str | None = None, language: str = "en",
+               font: str | os.PathLike | None = None) -> Figure:
+    """Training loss (raw, and its moving average) and validation loss, its lowest marked, over optimizer steps.
+
+    Args:
+        smoothing: losses in the moving average; 1 draws none, None takes a fiftieth of them.
+        language: "en" or "zh".
+        font: font file for the labels; None looks for one.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    labels = _LABELS[language]
+    train, validation = curves.train, curves.validation
+    title = labels["loss title"] if title is None else title
+    smoothing = max(1, len(train.losses) // 50) if smoothing is None else min(smoothing, len(train.losses))
+    figure, axes, face = _canvas(title, language, font)
+    if smoothing > 1:
+        _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=labels["raw"])
+        _line(axes, LossSeries(train.steps, moving_average(train.losses, smoothing)), color=_BLUE, linewidth=2.2,
+              label=labels["smoothed"].format(count=smoothing))
+    else:
+        _line(axes, train, color=_BLUE, linewidth=1.8, label=labels["raw"])
+    if validation is not None:
+        _line(axes, validation, color=_VERMILION, linewidth=1.8, marker="o", markersize=5, label=labels["validation"])
+        best = int(np.argmin(validation.losses))
+        axes.plot(validation.steps[best], validation.losses[best], linestyle="none", marker="*", markersize=17,
+                  color=_VERMILION, markeredgecolor="white", markeredgewidth=1.2, zorder=4,
+                  label=labels["best"].format(loss=f"{validation.losses[best]:.4g}",
+                                              step=f"{validation.steps[best]:,.0f}"))
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    axes.set_xlabel(labels["step"])
+    axes.set_ylabel(labels["loss"])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    _finish(axes, face, legend={"loc": "upper right"})
+    return figure
+
+
+def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = None, language: str = "en",
+                font: str | os.PathLike | None = None) -> Figure:
+    """EM and F1 of each of `systems` (name, metrics) as bars with their values and 95 % intervals.
+
+    The names "base" and "adapter" are written out in `language`. Other arguments as in `loss_chart`.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    labels = _LABELS[language]
+    names = [labels.get(name, name) if name in ("base", "adapter") else name for name, _ in systems]
+    title = labels["score title"] if title is None else title
+    figure, axes, face = _canvas(title, language, font, *names)
+    width = min(0.3, 0.84 / len(systems))
+    for index, (name, (_, metrics)) in enumerate(zip(names, systems)):
+        centres = np.arange(2) + (index - (len(systems) - 1) / 2) * width
+        values = np.array([metrics.exact_match, metrics.f1])
+        low, high = np.transpose([metrics.exact_match_interval, metrics.f1_interval])
+        axes.bar(centres, values, width * 0.94, color=_SYSTEM_COLOURS[index % len(_SYSTEM_COLOURS)], label=name)
+        axes.errorbar(centres, values, yerr=np.clip([values - low, high - values], 0, None), fmt="none", ecolor=_INK,
+                      elinewidth=1.4, capsize=5, capthick=1.4)
+        for centre, value, top in zip(centres, values, high):
+            axes.annotate(f"{value:.1f}", (centre, max(top, value)), xytext=(0, 4), textcoords="offset points",
+                          ha="center", va="bottom", size=_TEXT if len(systems) < 5 else _SMALL)
+    highest = max(max(metrics.exact_match_interval[1], metrics.f1_interval[1]) for _, metrics in systems)
+    axes.set_ylim(0, max(1.0, highest) * 1.14)
+    axes.set_xlim(-0.62, 1.62)
+    axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
+    axes.set_ylabel(labels["score"])
+    counts = sorted({metrics.count for _, metrics in systems})
+    axes.set_xlabel(labels["interval"].format(count=" / ".join(f"{count:,}" for count in counts)))
+    columns = 3 if len(systems) > 4 else len(systems)
+    axes.set_title(title, loc="left", size=_TITLE, pad=12 + 20 * math.ceil(len(systems) / columns))
+    _finish(axes, face, legend={"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderaxespad": 0.3,
+                                "borderpad": 0.3})
+    axes.xaxis.label.set(size=_SMALL, color=_FAINT)
+    for label in axes.get_xticklabels():
+        label.set_size(_TEXT)
+    return figure
+
+
+def save_chart(figure: Figure, path: str | os.PathLike, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write `figure` as `path`.png and `path`.svg, each atomically; the same figure gives the same bytes.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    written = []
+    for suffix in formats:
+        target = Path(f"{path}.{suffix}")
+        metadata = {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
+        with _matplotlib_defaults(), atomic_write(target, "wb") as stream:
+            figure.savefig(stream, format=suffix, dpi=_DPI, metadata=metadata)
+        written.append(target)
+    return written
+
+
+def moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Means (n,) of each of `values` (n,) and up to window − 1 before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _canvas(title: str, language: str, font: str | os.PathLike | None, *names: str) -> tuple[Figure, Axes,
+                                                                                           FontProperties]:
+    """An empty figure with its title, and the font for all its text."""
+    characters = [*_LABELS[language].values(), title, *names, "0123456789.,"]
+    face = find_font(characters, language, font)
+    with _matplotlib_defaults():
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title, loc="left", size=_TITLE, pad=12)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    return figure, axes, face
+
+
+def _line(axes: Axes, series: LossSeries, **style: object) -> None:
+    steps, losses = _thinned(series.steps, series.losses)
+    if len(steps) == 1 and "marker" not in style:
+        style.update(marker="o", markersize=6)
+    axes.plot(steps, losses, solid_joinstyle="round", **style)
+
+
+def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `_SHOWN_POINTS` points: of each stretch its lowest and its highest, which keeps the curve's outline."""
+    if len(steps) <= _SHOWN_POINTS:
+        return steps, losses
+    kept = {0, len(steps) - 1}
+    for stretch in np.array_split(np.arange(len(steps)), _SHOWN_POINTS // 2 - 1):
+        kept.update((stretch[np.argmin(losses[stretch])], stretch[np.argmax(losses[stretch])]))
+    order = np.array(sorted(kept))
+    return steps[order], losses[order]
+
+
+def _finish(axes: Axes, face: FontProperties, legend: dict[str, object]) -> None:
+    """Set fonts, colours, grid and legend, and put `face` on every text."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, labelsize=_SMALL)
+    box = axes.legend(frameon=True, framealpha=0.9, edgecolor="none", **legend)
+    sizes = {axes.xaxis.label: _TEXT, axes.yaxis.label: _TEXT, **dict.fromkeys(box.get_texts(), _SMALL),
+             **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), _SMALL)}
+    for text in axes.findobj(Text):
+        size = sizes.get(text, text.get_size())
+        text.set_fontproperties(face)
+        text.set(size=size, color=_INK, parse_math=False)
+
+
+@contextlib.contextmanager
+def _matplotlib_defaults() -> Iterator[None]:
+    """Matplotlib's own settings whatever the user's matplotlibrc says, for the block only."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["svg.hashsalt"] = "jittor-lora"
+        yield
