@@ -9,12 +9,13 @@ from typing import Any, Literal, Optional, Union
 from pydantic import field_validator
 
 from jittor_lora import recipe
+from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, Settings, setting
 
 MODEL, DATA, LORA, TRAINING, OPTIMISER = "Model", "Data", "LoRA", "Training", "Optimiser"
 VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
 
-DEFAULT_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer:"
 LARGEST_SEED = 2**63 - 1
 
 
@@ -29,10 +30,11 @@ class RunConfig(Settings):
     data: Optional[str] = setting(None, DATA, "training data: SQuAD v1.1 JSON, or JSON Lines of prompt and completion",
                                   min_length=1)
     dev: Optional[str] = setting(None, DATA, "validation data, of the same kinds; by default none", min_length=1)
-    max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all", ge=1)
-    max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}; the answer follows it",
-                            min_length=1)
+    max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all",
+                                       ge=1)
+    max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all",
+                                     ge=1)
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text made of {context}, {question} and, at its end, {answer}")
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
                                         ge=0, le=1)
     share_prefixes: bool = setting(True, DATA, "compute a paragraph once for all its questions in a batch")
@@ -54,8 +56,8 @@ class RunConfig(Settings):
     max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch", ge=1)
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
-    max_tokens_per_stream: int = setting(4096, TRAINING, "most tokens in one forward pass; a larger batch takes several "
-                                         "passes, with the same loss and gradients", ge=8)
+    max_tokens_per_stream: int = setting(4096, TRAINING, "most tokens in one forward pass; a larger batch takes "
+                                         "several passes, with the same loss and gradients", ge=8)
     seed: int = setting(42, TRAINING, "seed of subset, order, initial weights and dropout", ge=0, le=LARGEST_SEED)
 
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
@@ -75,9 +77,8 @@ class RunConfig(Settings):
                                         "the end only", ge=1)
     eval_questions: int = setting(0, VALIDATION, "also answer so many validation questions for EM and F1; 0 turns it "
                                   "off", ge=0)
-    patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss; by "
-                                      "default never",
-                                      ge=1)
+    patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss; "
+                                      "by default never", ge=1)
 
     output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", min_length=1)
     save_every: int = setting(200, OUTPUTS, "checkpoint after every so many steps; 0 saves at the end only", ge=0)
@@ -120,8 +121,13 @@ class RunConfig(Settings):
                 return _expression(value)
             value = names
         if value is not None and (not value or not all(isinstance(name, str) and name.strip() for name in value)):
-            raise ValueError("no names")
+            raise ValueError(f"expected at least one name and no empty ones, found {value}")
         return value
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        return checked_template(value)
 
     @field_validator("base", "data", "dev", "output")
     @classmethod
@@ -151,6 +157,18 @@ class RunConfig(Settings):
             for name in ("max_dev", "eval_every", "eval_questions", "patience"):
                 if getattr(self, name) and self.origin(name) == flag(name):
                     yield Problem((name, "dev"), "needs validation data; give dev, or leave this out")
+
+
+def checked_template(text: str) -> str:
+    """
+    Raises:
+        ValueError: with what is wrong with the template.
+    """
+    try:
+        Template(text)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return text
 
 
 def flag(field: str) -> str:

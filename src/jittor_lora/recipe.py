@@ -111,7 +111,8 @@ def _mapping(path: Path, node: yaml.MappingNode) -> dict[str, Any]:
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{path}, line {line}: expected the name of a setting before the colon, found {_kind(key)}.")
+            raise UserError(f"{path}, line {line}: expected the name of a setting before the colon, "
+                            f"found {_kind(key)}.")
         if key.value in values:
             raise UserError(f"{path}, line {line}: {key.value} is set twice, first in line {lines[key.value]}; "
                             "leave one of the two out.")

@@ -149,13 +149,15 @@ class Settings(BaseModel):
     @classmethod
     def _field_problems(cls, error: ValidationError, values: Mapping[str, Any]) -> Iterator[Problem]:
         seen = set()
-        for entry in error.errors(include_url=False, include_context=False):
+        for entry in error.errors(include_url=False):
             name = str(entry["loc"][0])
             if name in seen:  # a union reports each of its members
                 continue
             seen.add(name)
             if entry["type"] == "extra_forbidden":
                 yield Problem((name,), "there is no such setting" + did_you_mean(nearest(name, cls.model_fields)))
+            elif entry["type"] == "value_error":  # from a validator of the model's own
+                yield Problem((name,), str(entry["ctx"]["error"]))
             else:
                 expected = expectation(cls.model_fields[name])
                 yield Problem((name,), f"expected {expected}, found {_shown(values[name])}")
@@ -165,7 +167,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The name of `known` that `name` was probably meant to be, dashes and underscores being equal, or None."""
     plain = {candidate.replace("_", "-").lower(): candidate for candidate in known}
     name = name.replace("_", "-").lower()
-    near = [NAMES_ELSEWHERE.get(name.replace("-", "_"), "").replace("_", "-"), *difflib.get_close_matches(name, plain, n=1)]
+    elsewhere = NAMES_ELSEWHERE.get(name.replace("-", "_"), "").replace("_", "-")
+    near = [elsewhere, *difflib.get_close_matches(name, plain, n=1)]
     return next((plain[candidate] for candidate in near if candidate in plain), None)
 
 

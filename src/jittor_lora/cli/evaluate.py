@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
+from pydantic import field_validator
+
 from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
-from jittor_lora.config import DATA, DEFAULT_TEMPLATE, LARGEST_SEED
+from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, setting
 
@@ -20,10 +23,9 @@ class EvaluateOptions(ModelOptions):
 
     data: Optional[str] = setting(None, DATA, "questions and reference answers, SQuAD v1.1 JSON", min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}, as in training",
-                            min_length=1)
-    max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model can "
-                                        "take. The context is cut at its end", ge=8)
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on")
+    max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
+                                        "can take. The context is cut at its end", ge=8)
     seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)
 
     batch_size: int = setting(16, DECODING, "questions answered at a time", ge=1)
@@ -31,6 +33,11 @@ class EvaluateOptions(ModelOptions):
 
     output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "
                                     "question", min_length=1)
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        return checked_template(value)
 
     def conflicts(self) -> Iterator[Problem]:
         if self.with_base and self.adapter is None:
@@ -45,7 +52,7 @@ def add_parser(subparsers) -> None:
         "evaluate", help="exact match and F1 on a data set",
         usage="jittor-lora evaluate --base B [--adapter DIR] --data FILE [--limit N] --output DIR [any flag below]",
         description="Answer the questions of a SQuAD v1.1 file and score the answers with its official exact match and "
-                    "F1, with 95 %% intervals.")
+                    "F1, with 95 % intervals.")
     add_flags(parser, EvaluateOptions, required=("data", "output"))
 
 

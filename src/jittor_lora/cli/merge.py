@@ -12,9 +12,10 @@ from jittor_lora.settings import setting
 
 
 class MergeOptions(ModelOptions):
-    output: Optional[str] = setting(None, "Output", "folder of the merged model, in Hugging Face's layout", min_length=1)
-    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and merged model; "
-                               "above it nothing is written", gt=0)
+    output: Optional[str] = setting(None, "Output", "folder of the merged model, in Hugging Face's layout",
+                                    min_length=1)
+    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and merged "
+                               "model; above it nothing is written", gt=0)
 
 
 def add_parser(subparsers) -> None:
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {output}: expected a new or empty folder, found "
                         f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
     base, adapter = options.base_name(), options.adapter_folder()
-    from jittor_lora.lora.merge import merge
-    difference = merge(base=base, adapter=adapter, output=output, tolerance=options.tolerance)
+    from jittor_lora.merging import merge
+    difference = merge(base, adapter, output, options.tolerance)
     print(f"{output}: merged; largest difference of a logit {difference:.2e}.")
     return 0

@@ -14,14 +14,15 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, Settings, setting
 
 ADAPTER_CONFIG = "adapter_config.json"
+METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class ModelOptions(Settings):
     """Which model: a base, with or without an adapter."""
 
-    base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or "
-                                  "auto; by default the one the adapter was trained on", min_length=1)
+    base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, "
+                                  "or auto; by default the one the adapter was trained on", min_length=1)
     adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", min_length=1)
 
     def adapter_folder(self) -> Path | None:
@@ -36,8 +37,8 @@ class ModelOptions(Settings):
         for folder in folders:
             if (folder / ADAPTER_CONFIG).is_file():
                 return folder
-        raise UserError(f"--adapter {self.adapter}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run folder "
-                        f"of a training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
+        raise UserError(f"--adapter {self.adapter}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run "
+                        f"folder of a training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
 
     def base_name(self) -> str:
         """The base that was given, else the one the adapter names, else auto.
@@ -60,7 +61,8 @@ class ModelOptions(Settings):
 class SamplingOptions(Settings):
     """How the next token is chosen."""
 
-    temperature: float = setting(0.0, "Sampling", "0 takes the likeliest token; above 0 draws, the higher the wilder", ge=0)
+    temperature: float = setting(0.0, "Sampling", "0 takes the likeliest token; above 0 draws, the higher the wilder",
+                                 ge=0)
     top_k: int = setting(0, "Sampling", "draw from so many likeliest tokens only; 0 for all", ge=0)
     top_p: float = setting(1.0, "Sampling", "draw from the likeliest tokens that together have this probability", gt=0,
                            le=1)
@@ -144,7 +146,7 @@ def _metavar(name: str, kind: Any) -> str:
         return "NAMES"
     if kind in (int, float):
         return {int: "N", float: "X"}[kind]
-    return {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}.get(name, "TEXT")
+    return METAVARS.get(name, "TEXT")
 
 
 def _help(field: FieldInfo, required: bool) -> str:

@@ -24,10 +24,10 @@ def add_parser(subparsers) -> None:
               "[any setting below]",
         description="Fine-tune a LoRA adapter on question answering or on prompts and completions. A setting on the "
                     "command line goes before the recipe's, the recipe's before the default. \"none\" unsets one.",
-        epilog="The run folder holds adapter/ (PEFT's layout), checkpoints, train_loss.txt, val_loss.txt, metrics.jsonl, "
-               f"summary.json, and {SETTINGS_FILE}, a recipe of the settings used.")
-    parser.add_argument("--config", metavar="R.yaml", help="recipe: a YAML file of settings, or the name of a shipped one "
-                        f"({', '.join(recipe.names())})")
+        epilog="The run folder holds adapter/ (PEFT's layout), checkpoints, train_loss.txt, val_loss.txt, "
+               f"metrics.jsonl, summary.json, and {SETTINGS_FILE}, a recipe of the settings used.")
+    parser.add_argument("--config", metavar="R.yaml", help="recipe: a YAML file of settings, or the name of a shipped "
+                        f"one ({', '.join(recipe.names())})")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run in --output, "
                        "with its settings")

@@ -1,0 +1,180 @@
+"""`jittor-lora generate`: continue a prompt, or answer questions about a context."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Optional
+
+from pydantic import field_validator
+
+from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags
+from jittor_lora.config import checked_template
+from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.errors import UserError
+from jittor_lora.settings import Problem, setting
+
+if TYPE_CHECKING:
+    from jittor_lora.generation import Decoding, Generator
+
+PROMPT, GENERATION = "Prompt (one of --prompt, --context with --question, --file, --interactive)", "Generation"
+RECORDS_AT_A_TIME = 16  # questions of one context share its keys and values
+
+
+class GenerateOptions(SamplingOptions, ModelOptions):
+    prompt: Optional[str] = setting(None, PROMPT, "text to continue", min_length=1)
+    context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", min_length=1)
+    question: Optional[str] = setting(None, PROMPT, "question about --context", min_length=1)
+    file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, or context and question; each is printed as a "
+                                  "line of JSON with its continuation", min_length=1)
+    interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, line by line")
+    template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training")
+
+    max_new_tokens: int = setting(64, GENERATION, "longest continuation in tokens", ge=1)
+    stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, eos (nowhere else), "
+                                  "or a text; by default newline for questions, eos for prompts", min_length=1)
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        return checked_template(value)
+
+    def conflicts(self) -> Iterator[Problem]:
+        yield from super().conflicts()
+        ways = [name for name in ("prompt", "question", "file", "interactive") if getattr(self, name)]
+        if len(ways) > 1:
+            yield Problem(tuple(ways), f"cannot be given together with {' and '.join(ways[1:])}; give one of them")
+        if not ways:
+            yield Problem(("prompt", "question", "file", "interactive"),
+                          "give a text to continue: --prompt, --context with --question, --file or --interactive")
+        if self.question is not None and self.context is None:
+            yield Problem(("question", "context"), "needs the paragraph it is about; give --context, "
+                          "or --prompt for a text without one")
+        if self.context is not None and ways in (["prompt"], ["file"]):
+            yield Problem(("context", ways[0]), f"has no effect with --{ways[0]}; leave it out")
+
+    def stop_text(self, is_question: bool) -> str | None:
+        stop = self.stop or ("newline" if is_question else "eos")
+        return {"newline": "\n", "eos": None}.get(stop, stop)
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "generate", help="continue a prompt or answer questions",
+        usage="jittor-lora generate --base B [--adapter DIR] (--prompt TEXT | --context TEXT --question TEXT | "
+              "--file FILE | --interactive) [any flag below]",
+        description="Continue a prompt, or answer a question about a context. The continuation alone goes to standard "
+                    "output, everything else to standard error.")
+    parser.add_argument("--no-adapter", action="store_true",
+                        help="leave the adapter out, to see what the base alone says")
+    add_flags(parser, GenerateOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, GenerateOptions)
+    records = read_records(options.file) if options.file else []
+    base, adapter = options.base_name(), options.adapter_folder()
+    from jittor_lora.generation import Generator
+    from jittor_lora.loading import load_model
+    model, tokenizer = load_model(base, None if args.no_adapter else adapter)
+    generator = Generator(model, tokenizer, Template(options.template))
+    if options.file:
+        _continue_records(generator, options, records)
+    elif options.interactive:
+        _converse(generator, options)
+    else:
+        _print_one(generator, options, options.context, options.question or options.prompt)
+    return 0
+
+
+def read_records(path: str) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file; each has `prompt`, or `context` and `question`.
+
+    Raises:
+        UserError: the file cannot be read, or lines are not such records; all of them are counted.
+    """
+    offenders, records = Offenders(path), []
+    # Not splitlines: a JSON string may hold U+2028 and its like.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
+            continue
+        if not isinstance(record, dict):
+            offenders.add(f"line {number:,}", "a JSON object", record)
+            continue
+        needed = ("prompt",) if "prompt" in record else ("context", "question")
+        for key in needed:
+            if not is_text(record.get(key)) or not record[key].strip():
+                offenders.add(f"line {number:,}, {key}", "text that is not empty", record.get(key, MISSING))
+        records.append(record)
+    offenders.check('Each line is {"prompt": …} or {"context": …, "question": …}.')
+    return records
+
+
+def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:
+    from jittor_lora.generation import Decoding
+    from jittor_lora.model.sampling import Sampling
+    sampling = Sampling(**options.model_dump(include=set(SamplingOptions.model_fields)))
+    return Decoding(options.max_new_tokens, sampling, options.stop_text(is_question))
+
+
+def _print_one(generator: Generator, options: GenerateOptions, context: str | None, text: str) -> None:
+    """Print the continuation of a prompt, or the answer to a question about `context`; piece by piece on a terminal."""
+    decoding, pieces = _decoding(options, context is not None), sys.stdout.isatty()
+
+    def show(piece: str) -> None:
+        if pieces:
+            print(piece, end="", flush=True)
+
+    if context is None:
+        whole = generator.continue_text(text, decoding, show)
+    else:
+        whole = generator.answer(context, [text], decoding, lambda _, piece: show(piece))[0].rstrip()
+    print("" if pieces else whole, flush=True)
+
+
+def _converse(generator: Generator, options: GenerateOptions) -> None:
+    """A prompt, or a question about the context, a line, until the end of standard input."""
+    sys.stdin.reconfigure(errors="replace")
+    name = "Prompt" if options.context is None else "Question"
+    print("One a line; Ctrl-D ends.", file=sys.stderr)
+    while True:
+        print(f"{name}: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            print(file=sys.stderr)
+            return
+        if line.strip():
+            try:
+                _print_one(generator, options, options.context, line.rstrip("\n"))
+            except UserError as error:  # about this line only, a prompt too long
+                print(error, file=sys.stderr)
+
+
+def _context(record: dict[str, Any]) -> str | None:
+    return None if "prompt" in record else record["context"]
+
+
+def _continue_records(generator: Generator, options: GenerateOptions, records: list[dict[str, Any]]) -> None:
+    """Print each record as a line of JSON with its `continuation`."""
+    done = 0
+    for context, records_of_context in itertools.groupby(records, _context):
+        decoding, group = _decoding(options, context is not None), list(records_of_context)
+        for first in range(0, len(group), RECORDS_AT_A_TIME):
+            some = group[first : first + RECORDS_AT_A_TIME]
+            if context is None:
+                texts = [generator.continue_text(record["prompt"], decoding) for record in some]
+            else:
+                texts = [text.rstrip() for text in generator.answer(context, [r["question"] for r in some], decoding)]
+            for record, text in zip(some, texts):
+                print(json.dumps({**record, "continuation": text}, ensure_ascii=False), flush=True)
+            done += len(some)
+            print(f"{done:,} of {len(records):,}", file=sys.stderr)
