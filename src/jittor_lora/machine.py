@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping
 
+NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")  # as Jittor looks
+SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+CUDA_LIBRARIES = ("cublas", "curand")  # matrix products and random numbers; cuDNN is not used
 CUDA_OLDEST = 11  # before CUDA 11 Jittor downloads the CUB headers at import
 
 
@@ -50,7 +54,7 @@ def _cpuinfo_field(name: str, cpuinfo: Path) -> str:
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores this process may use: its affinity, further limited by a container's processor quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores()
     quota = _cpu_quota(cgroup)
     return max(1, min(cores, int(quota + 0.5))) if quota else cores
 
@@ -68,13 +72,21 @@ def _cpu_quota(cgroup: Path) -> float:
         return 0.0
 
 
+def all_cores() -> int:
+    return os.cpu_count() or 1
+
+
+def is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def total_memory() -> int:
     """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def version_of(program: str) -> str:
-    """The last version number in the first output of `program --version`; empty if it does not run."""
+    """The first version number in the first output of `program --version`; empty if it does not run."""
     try:
         done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -91,18 +103,32 @@ def compiler(environ: Mapping[str, str]) -> str:
     return shutil.which(name, path=environ.get("PATH")) or ""
 
 
-def python_config_candidates() -> list[str]:
-    """Where Jittor itself looks for `python3.x-config`, in its order (jittor_utils.get_py3_config_path)."""
+def python_config() -> str:
+    """`python3.x-config` for this interpreter: where Jittor looks, else of the interpreter a virtual environment was
+    made from, where it does not look; "" if there is none."""
+    return next(filter(os.path.isfile, [*jittor_python_configs(), _base_python_config()]), "")
+
+
+def jittor_python_configs() -> list[str]:
+    """Where Jittor itself looks, in its order (jittor_utils.get_py3_config_path)."""
     minor = sys.version_info.minor
     beside = os.path.dirname(sys.executable)
     return [f"{beside}/python3.{minor}-config", f"{sys.executable}-config", f"/usr/bin/python3.{minor}-config",
             f"/usr/local/bin/python3.{minor}-config", f"{beside}/python3-config"]
 
 
-def base_python_config() -> str:
-    """`python3.x-config` of the interpreter a virtual environment was made from, where Jittor does not look."""
-    path = os.path.join(sysconfig.get_config_var("BINDIR") or "", f"python3.{sys.version_info.minor}-config")
-    return path if os.path.isfile(path) else ""
+def _base_python_config() -> str:
+    return os.path.join(sysconfig.get_config_var("BINDIR") or "", f"python3.{sys.version_info.minor}-config")
+
+
+def has_python_header(config: str) -> bool:
+    """Whether one of the folders that `config --includes` names has Python.h."""
+    try:
+        done = subprocess.run([config, "--includes"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    flags = done.stdout.decode(errors="replace").split()
+    return any(os.path.isfile(os.path.join(flag[2:], "Python.h")) for flag in flags if flag.startswith("-I"))
 
 
 def find_cuda(environ: Mapping[str, str]) -> Cuda:
@@ -110,8 +136,7 @@ def find_cuda(environ: Mapping[str, str]) -> Cuda:
 
     An `nvcc` whose `lib64/libcudart.so` is missing makes Jittor's import crash, so all of them are asked for.
     """
-    names = [environ["nvcc_path"]] if environ.get("nvcc_path") else [
-        "nvcc", "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]
+    names = [environ["nvcc_path"]] if environ.get("nvcc_path") else NVCC_PLACES
     found = [path for path in (shutil.which(name, path=environ.get("PATH")) for name in names) if path]
     if not found:
         return Cuda(problem="no nvcc found")
@@ -123,9 +148,15 @@ def find_cuda(environ: Mapping[str, str]) -> Cuda:
 
 
 def _check_nvcc(nvcc: str) -> Cuda:
-    library = Path("/usr/lib/x86_64-linux-gnu") if nvcc == "/usr/bin/nvcc" else Path(nvcc).parent.parent / "lib64"
+    # The folders are those of Jittor's check_cuda and setup_cuda_lib.
+    home = Path(os.path.realpath(nvcc)).parent.parent
+    library = SYSTEM_LIBRARIES if nvcc == "/usr/bin/nvcc" else home / "lib64"
     if not (library / "libcudart.so").is_file():
         return Cuda(nvcc, problem=f"its runtime library {library / 'libcudart.so'} is missing")
+    for name in CUDA_LIBRARIES:
+        folders = (library, home / "targets" / "x86_64-linux" / "lib", SYSTEM_LIBRARIES)
+        if not any((folder / f"lib{name}.so").is_file() for folder in folders):
+            return Cuda(nvcc, problem=f"lib{name}.so is in none of {', '.join(map(str, folders))}")
     version = _nvcc_version(nvcc)
     if not version:
         return Cuda(nvcc, problem="it does not run")

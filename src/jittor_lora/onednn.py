@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shutil
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +27,11 @@ Find = Callable[[str], metadata.Distribution]
 def folder(jittor_home: Path) -> Path:
     """Where Jittor 1.3.11 expects oneDNN on Linux x86_64."""
     return jittor_home / ".cache" / "jittor" / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
+
+
+def is_served() -> bool:
+    """Whether the package index has oneDNN for this platform."""
+    return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 def is_placed(target: Path) -> bool:

@@ -1,13 +1,14 @@
-"""Prepares this process for Jittor and imports it; everything else reaches Jittor as `from jittor_lora.runtime import jt`.
+"""Prepares this process for Jittor and imports it. All else reaches Jittor as `from jittor_lora.runtime import jt`.
 
-`jt` is imported when first asked for, so that the plain functions here serve without Jittor. The only module that
-reads the environment.
+Jittor is imported when `jt` is first asked for, so that the plain functions here serve without it. This is the only
+module that reads the environment.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -21,11 +22,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
-from jittor_lora import first_compile, machine, onednn
+from jittor_lora import diagnostics, first_compile, machine, onednn
 from jittor_lora.errors import UserError
 
-PYTHON = ((3, 9), (3, 12))  # oldest and newest served: Jittor needs numpy<2, which has no wheels for 3.13
-JITTOR_SIGNALS = ("SIGINT", "SIGCHLD", "SIGQUIT")
+JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
 
 # Jittor's switches, read by it at import. A value the user exported wins.
 DEFAULTS = {
@@ -34,6 +34,7 @@ DEFAULTS = {
     "cache_name": "jittor_lora",  # else the git branch around the virtual environment is in the cache key
     "FIX_TORCH_ERROR": "0",  # else Jittor imports torch where it is installed
     "gdb_path": "",  # else gdb is started at each import to ask for its version
+    "conv_opt": "1",  # of the CUDA libraries only cuBLAS and cuRAND: no convolutions here, so cuDNN need not be there
     "use_cutt": "0",  # these are downloaded at import where CUDA is found
     "use_cutlass": "0",
     "use_nccl": "0",
@@ -41,14 +42,18 @@ DEFAULTS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name != "jt":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["jt"] = _import_jittor()
-    return globals()["jt"]
+    if name == "jt":
+        return _import_jittor()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, for those who may not read it themselves."""
+    return os.environ
 
 
 def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """The folder whose `.cache/jittor` Jittor uses: JITTOR_HOME, else the one it noted in its config.json, else HOME."""
+    """The folder whose `.cache/jittor` Jittor uses: JITTOR_HOME, else what it noted in its config.json, else HOME."""
     home = Path.home() if home is None else home
     if environ.get("JITTOR_HOME"):
         return Path(environ["JITTOR_HOME"]).absolute()
@@ -60,45 +65,27 @@ def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = Non
 
 
 def switches(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set before Jittor is imported, from what the user set and what the machine has.
-
-    Raises:
-        UserError: the user named an `nvcc_path` that cannot be used.
-    """
+    """The variables to set before Jittor is imported, from what the user set and what the machine has."""
     chosen = {name: environ.get(name, value) for name, value in DEFAULTS.items()}
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
-    if environ.get("nvcc_path") != "":
-        cuda = machine.find_cuda(environ)
-        if environ.get("nvcc_path") and not cuda.usable:
-            raise UserError(f"nvcc_path={environ['nvcc_path']}: CUDA cannot be used, {cuda.problem}. "
-                            "Correct it, or set it empty to compute on the CPU: export nvcc_path=")
-        chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
-    else:
-        chosen["nvcc_path"] = ""
-    if "python_config_path" not in environ and not any(map(os.path.isfile, machine.python_config_candidates())):
-        chosen["python_config_path"] = machine.base_python_config()
-    if "OMP_NUM_THREADS" not in environ and machine.available_cores() < (os.cpu_count() or 1):
+    cuda = machine.Cuda() if environ.get("nvcc_path") == "" else machine.find_cuda(environ)
+    chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
+    if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
+        chosen["python_config_path"] = machine.python_config()
+    if "OMP_NUM_THREADS" not in environ and machine.available_cores() < machine.all_cores():
         chosen["OMP_NUM_THREADS"] = str(machine.available_cores())
     return chosen
 
 
+@functools.lru_cache(maxsize=None)
 def _import_jittor() -> Any:
-    _check_python()
-    _check_numpy()
-    if not machine.compiler(os.environ):
-        raise UserError("No C++ compiler: Jittor compiles its operators with g++. Install it with\n"
-                        "  Debian, Ubuntu:  sudo apt-get install g++\n"
-                        "  CentOS, Fedora:  sudo yum install gcc-c++\n"
-                        "  conda:           conda install -c conda-forge gxx_linux-64, and set cc_path to its g++")
-    chosen = switches(os.environ)
-    if chosen.get("python_config_path") == "":
-        minor = sys.version_info.minor
-        raise UserError(f"No python3.{minor}-config: Jittor needs the headers of Python 3.{minor}. Install them with\n"
-                        f"  Debian, Ubuntu:  sudo apt-get install python3.{minor}-dev\n"
-                        f"  CentOS, Fedora:  sudo yum install python3.{minor}-devel\n"
-                        "or set python_config_path to the file.")
-    os.environ.update(chosen)
-    _provide_onednn()
+    home = jittor_home()
+    missing = [check for check in diagnostics.required(os.environ, home) if check.status == diagnostics.MISSING]
+    if missing:
+        lines = [f"  {check.name}: {check.found}\n      {check.mend}" for check in missing]
+        raise UserError("Jittor cannot run yet:\n" + "\n".join(lines) + "\n`jittor-lora doctor` checks the rest.")
+    os.environ.update(switches(os.environ))
+    _provide_onednn(home)
     try:
         with _as_before():
             return _import_compiled()
@@ -109,23 +96,11 @@ def _import_jittor() -> Any:
                         "Run the same command again; if that does not help, `jittor-lora doctor --deep`.") from error
 
 
-def _check_python() -> None:
-    if not PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
-        raise UserError(f"Python {platform.python_version()} is not supported: Jittor needs numpy<2, so Python "
-                        f"3.{PYTHON[0][1]} to 3.{PYTHON[1][1]}. Make a virtual environment with one of those.")
-
-
-def _check_numpy() -> None:
-    version = metadata.version("numpy")
-    if int(version.split(".")[0]) >= 2:
-        raise UserError(f'numpy {version} is installed, Jittor needs numpy<2: pip install "numpy<2"')
-
-
-def _provide_onednn() -> None:
+def _provide_onednn(home: Path) -> None:
     if os.environ.get("use_mkl", "1") != "1":
         return
-    if sys.platform.startswith("linux") and platform.machine() == "x86_64":
-        onednn.place(jittor_home())
+    if onednn.is_served():
+        onednn.place(home)
     elif "use_mkl" not in os.environ:
         # Jittor would download it. Who sets use_mkl=1 wants that.
         os.environ["use_mkl"] = "0"
@@ -155,8 +130,7 @@ def _as_before() -> Iterator[None]:
         sys.setrecursionlimit(limit)
         sys.exit, sys.excepthook = leave, hook
         if threading.current_thread() is threading.main_thread():
-            for name in JITTOR_SIGNALS:
-                number = getattr(signal, name)
+            for number in JITTOR_SIGNALS:
                 handler = signal.getsignal(number)
                 if handler is not None:
                     signal.signal(number, handler)
@@ -195,7 +169,7 @@ def set_threads(count: int) -> None:
 
 
 def _openmp() -> ctypes.CDLL:
-    importlib.import_module("jittor_lora.runtime").jt  # Jittor first: it loads the library its operators use
+    _import_jittor()  # loads the library its operators use
     return ctypes.CDLL("libgomp.so.1")
 
 

@@ -1,0 +1,60 @@
+# make quickstart   install into .venv and fine-tune a small model, start to end
+# make test         the tests, without torch          make parity   against torch, transformers and PEFT
+# make slow         the tests of minutes              make lint     ruff
+# Another interpreter: make PYTHON=/path/to/python3.12 ...
+
+SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3.9 python3 python; do \
+	if $$name -c "$(SUPPORTED)" 2>/dev/null; then echo $$name; break; fi; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+# An environment whose interpreter is gone is made anew.
+$(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
+
+.PHONY: quickstart test parity slow lint clean
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/installed
+	$(RUN) -m jittor_lora.cli.main quickstart $(QUICKSTART)
+
+test: $(VENV)/installed-test
+	$(RUN) -m pytest -q -m "not parity and not slow"
+
+parity: $(VENV)/installed-parity
+	$(RUN) -m pytest -q -m "parity"
+
+slow: $(VENV)/installed-test
+	$(RUN) -m pytest -q -m "slow and not parity"
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is written last: what was interrupted is done again.
+$(VENV)/made:
+	@test -n "$(PYTHON)" || { echo "No Python 3.9 to 3.12 with venv found (3.13 is not supported: Jittor needs numpy<2)."; \
+		echo "Debian, Ubuntu: sudo apt-get install python3 python3-venv python3-dev; or make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c "$(SUPPORTED)" || { echo "$(PYTHON): Python 3.9 to 3.12 with venv is needed (3.13 is not supported)."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/made pyproject.toml
+	$(PIP) install -q -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) install -q -e ".[test]"
+	touch $@
+
+$(VENV)/installed-parity: $(VENV)/installed-test requirements/parity.txt
+	$(PIP) install -q -e ".[test,parity]" -c requirements/parity.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/made pyproject.toml
+	$(PIP) install -q -e ".[dev]"
+	touch $@

@@ -1,0 +1,63 @@
+"""`jittor-lora doctor`: what this machine has, what it lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Sequence
+
+from jittor_lora import diagnostics, runtime
+from jittor_lora.diagnostics import Check
+
+SHOWN = {diagnostics.OK: "OK", diagnostics.WARNING: "warning", diagnostics.MISSING: "MISSING"}
+WIDTH = 120
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the verb to `subparsers`, what `ArgumentParser.add_subparsers` returns."""
+    parser = subparsers.add_parser(
+        "doctor", help="check this machine, and say how to mend what is missing",
+        description="Check what Jittor and a training run need. Exit status 0: can run; 1: something is missing.")
+    parser.add_argument("--deep", action="store_true",
+                        help="also import Jittor (compiles it for minutes the first time) and ask the model hub")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the checks; 0 if none is missing, else 1."""
+    environ = runtime.environment()
+    checks = diagnostics.machine_checks(environ, runtime.jittor_home(), Path.cwd())
+    if args.deep:
+        checks += diagnostics.deep_checks(environ)
+    can_run = all(check.status != diagnostics.MISSING for check in checks)
+    if args.json:
+        report = {"can_run": can_run, "checks": [asdict(check) for check in checks], "system": runtime.system_info()}
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print(table(checks))
+        print("Ready." if can_run else "Not ready: mend what is missing, then run this again.")
+    return 0 if can_run else 1
+
+
+def table(checks: Sequence[Check]) -> str:
+    """A line for each check, what mends it indented below."""
+    name_width = max(len(check.name) for check in checks)
+    indent = name_width + 11
+    lines = []
+    for check in checks:
+        head = f"{check.name:<{name_width}}  {SHOWN[check.status]:<7}  "
+        lines += _wrapped(head, check.found, indent)
+        if check.mend:
+            lines += _wrapped(" " * indent + "-> ", check.mend, indent + 3)
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str, indent: int) -> list[str]:
+    return [line for index, part in enumerate(text.splitlines())
+            for line in textwrap.wrap(part, WIDTH, initial_indent=" " * indent if index else head,
+                                      subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)]

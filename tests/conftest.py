@@ -1,0 +1,22 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The first call of a new operator compiles it for seconds.
+settings.register_profile("jittor_lora", deadline=None)
+settings.load_profile("jittor_lora")
+
+PARITY = Path(__file__).parent / "parity"
+collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if PARITY in item.path.parents:
+            item.add_marker(pytest.mark.parity)

@@ -1,0 +1,116 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jittor_lora import first_compile
+from jittor_lora.errors import UserError
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Puts a module `jittor` made of the given source before the real one, for child processes."""
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def write(source):
+        (tmp_path / "jittor.py").write_text(f"import os, sys, time\nCACHE = {str(tmp_path / 'cache')!r}\n{source}")
+        return first_compile.marker(tmp_path / "cache", {"compiler": "g++"})
+
+    return write
+
+
+WORKS = "open(CACHE + '/jittor_core.so', 'w').close()\n"
+
+
+def test_marker_depends_on_the_settings(tmp_path):
+    one, other = (first_compile.marker(tmp_path, {"use_mkl": value}) for value in "01")
+    assert one != other
+    assert one == first_compile.marker(tmp_path, {"use_mkl": "0"})
+
+
+def test_warm_needs_the_marker_and_the_library(tmp_path):
+    mark = first_compile.marker(tmp_path, {})
+    (tmp_path / "jittor_core.cpython.so").touch()
+    assert not first_compile.is_warm(mark)
+    mark.touch()
+    assert first_compile.is_warm(mark)
+    (tmp_path / "jittor_core.cpython.so").unlink()
+    assert not first_compile.is_warm(mark)
+
+
+def test_a_quick_import_says_nothing(fake):
+    mark, screen = fake(WORKS), io.StringIO()
+    first_compile.compile_jittor(mark, os.environ, screen)
+    assert first_compile.is_warm(mark)
+    assert screen.getvalue() == ""
+
+
+def test_a_long_import_shows_elapsed_seconds(fake, monkeypatch):
+    monkeypatch.setattr(first_compile, "QUIET_SECONDS", 0.1)
+    mark, screen = fake("time.sleep(1)\n" + WORKS), io.StringIO()
+    first_compile.compile_jittor(mark, os.environ, screen)
+    assert "once, about 2 to 4 minutes" in screen.getvalue()
+    assert "0 files compiled" in screen.getvalue()
+    assert "\r" not in screen.getvalue()
+
+
+def test_an_exit_after_rebuilding_the_helper_is_tried_again(fake):
+    mark = fake("tried = CACHE + '/tried'\nif not os.path.exists(tried):\n    open(tried, 'w').close()\n"
+                "    sys.exit(0)\n" + WORKS)
+    first_compile.compile_jittor(mark, os.environ, io.StringIO())
+    assert first_compile.is_warm(mark)
+
+
+def test_a_failure_shows_the_end_of_the_output(fake):
+    mark = fake("print('x\\n' * 100)\nraise RuntimeError('cc1plus: out of memory')")
+    with pytest.raises(UserError) as error:
+        first_compile.compile_jittor(mark, os.environ, io.StringIO())
+    assert "cc1plus: out of memory" in str(error.value)
+    assert "jittor-lora doctor" in str(error.value)
+    assert len(str(error.value).splitlines()) < 24
+
+
+PARENT = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from jittor_lora import first_compile
+try:
+    first_compile.compile_jittor(Path(sys.argv[1]) / "cache" / "compiled-x", os.environ, sys.stderr)
+except first_compile.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_child_ends_with_its_parent(fake, tmp_path, how):
+    fake("open(CACHE + '/pid', 'w').write(str(os.getpid()))\n"
+         "import subprocess; subprocess.run(['sleep', '60'])\n")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE)
+    pid = _wait_for(lambda: int((tmp_path / "cache" / "pid").read_text() or "x"))
+    parent.send_signal(how)
+    said = parent.communicate(timeout=20)[0].decode()
+    assert ("Nothing is broken" in said) == (how == signal.SIGINT)
+    _wait_for(lambda: not _group_alive(pid) or int("x"))
+
+
+def _wait_for(get, seconds=20):
+    """The value of `get` once it no longer raises ValueError or FileNotFoundError."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return get()
+        except (ValueError, FileNotFoundError):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def _group_alive(pid):
+    """Whether a process of the group runs; one that ended but was not reaped does not count."""
+    states = subprocess.run(["ps", "-o", "stat=", "-g", str(pid)], stdout=subprocess.PIPE).stdout.decode().split()
+    return any(not state.startswith("Z") for state in states)

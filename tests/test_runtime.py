@@ -1,0 +1,171 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jittor_lora import machine, runtime
+from jittor_lora.errors import UserError
+
+
+def python(code, environ=None, **options):
+    """Run `code` in a new interpreter with the warm cache; returns the finished process."""
+    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, **(environ or {})}, universal_newlines=True, timeout=600, **options)
+
+
+def plain_environ(**values):
+    return {"PATH": os.environ["PATH"], **values}
+
+
+def executable(path, text="#!/bin/sh\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_switches_are_the_tested_ones():
+    chosen = runtime.switches(plain_environ(nvcc_path=""))
+    expected = {"nvcc_path": "", "use_mpi": "0", "log_silent": "1", "use_parallel_op_compiler": "0",
+                "cache_name": "jittor_lora", "FIX_TORCH_ERROR": "0"}
+    assert {name: chosen[name] for name in expected} == expected
+
+
+def test_switches_keep_what_the_user_set():
+    assert runtime.switches(plain_environ(log_silent="0", cache_name="mine", use_mpi="1"))["cache_name"] == "mine"
+
+
+def test_switches_use_mpi_under_mpirun():
+    assert runtime.switches(plain_environ(nvcc_path="", OMPI_COMM_WORLD_SIZE="2"))["use_mpi"] == "1"
+
+
+def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "driver_problem", lambda: "")
+    monkeypatch.setattr(machine, "NVCC_PLACES", ("nvcc",))
+    executable(tmp_path / "bin" / "nvcc")
+    assert runtime.switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
+
+
+def test_switches_name_a_config_where_jittor_would_find_none(monkeypatch, tmp_path):
+    config = executable(tmp_path / "python3-config")
+    monkeypatch.setattr(machine, "jittor_python_configs", lambda: [str(tmp_path / "none")])
+    monkeypatch.setattr(machine, "_base_python_config", lambda: str(config))
+    assert runtime.switches(plain_environ())["python_config_path"] == str(config)
+
+
+def test_switches_limit_threads_to_a_containers_cores(monkeypatch):
+    monkeypatch.setattr(machine, "available_cores", lambda: 1)
+    monkeypatch.setattr(machine, "all_cores", lambda: 64)
+    assert runtime.switches(plain_environ())["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(OMP_NUM_THREADS="3"))
+
+
+def test_jittor_home_is_found_as_jittor_finds_it(tmp_path):
+    assert runtime.jittor_home({}, tmp_path) == tmp_path
+    config = tmp_path / ".cache" / "jittor" / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
+    assert runtime.jittor_home({}, tmp_path) == tmp_path / "noted"
+    assert runtime.jittor_home({"JITTOR_HOME": str(tmp_path / "set")}, tmp_path) == tmp_path / "set"
+
+
+def test_import_leaves_the_process_as_it_was():
+    done = python("""
+import random, signal, ssl, sys
+import numpy as np
+random.seed(7); np.random.seed(7)
+before = (random.getstate(), np.random.get_state()[1].tolist(), ssl._create_default_https_context,
+          sys.getrecursionlimit(), sys.exit, sys.excepthook)
+from jittor_lora.runtime import jt
+after = (random.getstate(), np.random.get_state()[1].tolist(), ssl._create_default_https_context,
+         sys.getrecursionlimit(), sys.exit, sys.excepthook)
+assert before == after, [one == other for one, other in zip(before, after)]
+assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+import subprocess
+child = subprocess.Popen(["sleep", "60"]); child.kill(); child.wait()
+print("alive", jt.flags.use_cuda)
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["interrupted", "alive 0"]
+    assert done.stderr == ""
+
+
+def test_https_checks_are_on_again_where_jittor_was_imported_first():
+    done = python("""
+import os, ssl
+import jittor_utils
+assert ssl._create_default_https_context is ssl._create_unverified_context
+from jittor_lora.runtime import jt
+assert ssl._create_default_https_context is ssl.create_default_context
+""", {"cache_name": "jittor_lora", "log_silent": "1"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stray_nvcc_does_not_crash_the_import(tmp_path):
+    executable(tmp_path / "bin" / "nvcc", "#!/bin/sh\necho 'Cuda compilation tools, release 12.2, V12.2.1'\n")
+    done = python("from jittor_lora.runtime import jt; print(jt.flags.use_cuda)",
+                  {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_everything_missing_is_named_in_one_error(tmp_path):
+    done = python("""
+import sys
+from jittor_lora import diagnostics, errors
+diagnostics._version = lambda name: {"numpy": "2.1.0", "jittor": "1.3.11.0"}[name]
+try:
+    from jittor_lora.runtime import jt
+except errors.UserError as error:
+    print(error)
+""", {"PATH": str(tmp_path), "nvcc_path": str(tmp_path / "nvcc"), "JITTOR_HOME": str(tmp_path)})
+    for part in ("numpy: 2.1.0", 'pip install "numpy<2"', "C++ compiler: no g++", "apt-get install g++",
+                 "yum install gcc-c++", "conda-forge", "CUDA: nvcc_path", "jittor-lora doctor"):
+        assert part in done.stdout, done.stdout + done.stderr
+    assert not list(tmp_path.glob(".cache/jittor/jt*"))
+
+
+def test_plain_functions_do_not_import_jittor():
+    done = python("import sys; from jittor_lora import runtime; runtime.jittor_home(); runtime.system_info()\n"
+                  "assert 'jittor' not in sys.modules and 'jittor_utils' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        runtime.nothing_like_this  # noqa: B018
+
+
+def test_threads_are_set_and_used():
+    before = runtime.threads()
+    try:
+        runtime.set_threads(1)
+        assert runtime.threads() == 1
+    finally:
+        runtime.set_threads(before)
+    assert runtime.threads() == before
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_threads_must_be_positive(count):
+    with pytest.raises(UserError, match=f"found {count}"):
+        runtime.set_threads(count)
+
+
+def test_matrix_products_are_right():
+    a, b = np.random.RandomState(0).randn(2, 64, 64).astype(np.float32)
+    np.testing.assert_allclose(runtime.jt.matmul(runtime.jt.array(a), runtime.jt.array(b)).numpy(), a @ b, atol=1e-4)
+
+
+def test_system_info_is_plain_data():
+    info = runtime.system_info()
+    assert json.loads(json.dumps(info)) == info
+    assert info["numpy"] == np.__version__
+    assert info["cores"] >= 1 and info["memory_gib"] > 0
