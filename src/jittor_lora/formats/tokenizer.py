@@ -1,0 +1,274 @@
+"""Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, or the metadata of a GGUF file.
+
+Text is data. Where it happens to contain a special token's spelling, such as <|endoftext|> in a paragraph, it is
+encoded as the characters it is made of; special tokens come into a stream by their ids alone.
+"""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any, Iterable, Mapping
+
+import tokenizers
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import atomic_write, write_json
+from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.hugging_face import read_json, shorten
+from jittor_lora.model.config import ModelConfig
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_GPT2_VOCABULARY = 50257
+# GGUF's tokenizer.ggml.pre: are digits cut off one by one?
+_GGUF_SINGLE_DIGITS = {"gpt-2": False, "gpt2": False, "default": False, "smollm": True}
+_GGUF_CONTROL, _GGUF_USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Attributes:
+        eos_id: the token that ends a text, None if there is none.
+        vocab_size: the highest id plus one.
+        origin: where it comes from, for messages.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, eos_id: int | None):
+        """
+        Args:
+            backend: its special tokens are those that no text produces.
+            config: what tokenizer_config.json holds.
+        """
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "encode their spelling", not "make them"
+        self._backend = backend
+        self.config = dict(config)
+        self.origin = origin
+        self.eos_id = eos_id
+        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. Nothing is added to it, and no special token comes out of it.
+
+        Raises:
+            UserError: the text has surrogates without a partner, which no UTF-8 text has.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            shown = text[:60].encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_text(self, token: int) -> str:
+        """One token for display: its text, with bytes that are no whole character written \\x... ."""
+        spelling = self._backend.id_to_token(int(token))
+        if spelling is None:
+            return f"<{token}>"
+        if not set(spelling) <= BYTES.keys():  # an added token, or not a byte-level vocabulary
+            return spelling
+        return bytes(BYTES[character] for character in spelling).decode("utf-8", "backslashreplace")
+
+    def save(self, folder: str | PathLike) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with atomic_write(Path(folder) / "tokenizer.json") as stream:
+            stream.write(self._backend.to_str(pretty=True))
+        write_json(Path(folder) / "tokenizer_config.json", self.config)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """
+    Raises:
+        UserError: the tokenizer has ids for which the model has no embedding.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{tokenizer.origin}: the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding "
+                        f"only {config.vocab_size} rows. Use the tokenizer that belongs to the model.")
+
+
+def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> Tokenizer:
+    """The tokenizer in a Hugging Face directory.
+
+    Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
+    if there is such a token (GPT-2's old files name none). A GPT-2 model whose folder has no tokenizer, which is
+    what saving the model alone leaves, has GPT-2's; `origin` then says so.
+
+    Raises:
+        UserError: no tokenizer, or files that are malformed or do not fit together.
+    """
+    folder = Path(folder)
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            config.update(read_json(folder / name))
+    if (folder / "tokenizer.json").is_file():
+        origin = str(folder / "tokenizer.json")
+        backend = _from_json(folder / "tokenizer.json", config, model)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        origin = str(folder / "vocab.json")
+        backend = _from_vocabulary(folder, config)
+    elif model is not None and model.family == "gpt2" and model.vocab_size == _GPT2_VOCABULARY:
+        origin = f"GPT-2's tokenizer (there is none in {folder})"
+        backend = gpt2_tokenizer()
+    else:
+        raise UserError(_no_tokenizer(folder))
+    eos_id = _end_of_text(backend, config, model, origin)
+    if eos_id is not None and backend.id_to_token(eos_id) is not None:
+        config.setdefault("eos_token", backend.id_to_token(eos_id))
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    return Tokenizer(backend, config, origin, eos_id)
+
+
+def gguf_tokenizer(file: GgufFile) -> Tokenizer:
+    """The tokenizer in a GGUF file: byte-level BPE with GPT-2's or SmolLM's way of cutting text.
+
+    Raises:
+        UserError: another kind of tokenizer, or metadata that are missing or do not fit together.
+    """
+    metadata = _GgufMetadata(file)
+    kind, pre = metadata["model"], metadata["pre"] or "default"
+    if kind != "gpt2" or pre not in _GGUF_SINGLE_DIGITS:
+        raise UserError(f"{file.path}: tokenizer.ggml.model and .pre: expected gpt2 with one of "
+                        f"{', '.join(_GGUF_SINGLE_DIGITS)}; found {str(kind)[:40]} with {str(pre)[:40]}. "
+                        "Use the model's Hugging Face directory.")
+    tokens = metadata.texts("tokens")
+    vocab = {token: index for index, token in enumerate(tokens)}
+    if len(vocab) != len(tokens):
+        raise UserError(f"{file.path}: tokenizer.ggml.tokens: expected no token twice; "
+                        f"found {len(tokens) - len(vocab)} repeated.")
+    kinds = metadata["token_type"]
+    if not isinstance(kinds, list) or len(kinds) != len(tokens):
+        raise UserError(f"{file.path}: tokenizer.ggml.token_type: expected {len(tokens)} numbers.")
+    special = [token for token, kind in zip(tokens, kinds) if kind == _GGUF_CONTROL]
+    ordinary = [token for token, kind in zip(tokens, kinds) if kind == _GGUF_USER_DEFINED]
+    try:
+        merges = parse_merges("\n".join(metadata.texts("merges")))
+        backend = byte_level_bpe(vocab, merges, special, single_digits=_GGUF_SINGLE_DIGITS[pre])
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"{file.path}: tokenizer.ggml.merges: {error}.") from error
+    backend.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in ordinary])
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        token = metadata.token(f"{key}_token_id", tokens)
+        if token is not None:
+            config[f"{name}_token"] = token
+    if isinstance(file.metadata.get("tokenizer.chat_template"), str):
+        config["chat_template"] = file.metadata["tokenizer.chat_template"]
+    eos = config.get("eos_token")
+    return Tokenizer(backend, config, str(file.path), None if eos is None else vocab[eos])
+
+
+class _GgufMetadata:
+    """The values under tokenizer.ggml."""
+
+    def __init__(self, file: GgufFile):
+        self.file = file
+
+    def __getitem__(self, name: str) -> Any:
+        return self.file.metadata.get(f"tokenizer.ggml.{name}")
+
+    def texts(self, name: str) -> list[str]:
+        value = self[name]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{self.file.path}: tokenizer.ggml.{name}: expected a list of texts; "
+                            f"found {type(value).__name__}.")
+        return value
+
+    def token(self, name: str, tokens: list[str]) -> str | None:
+        value = self[name]
+        if value is None:
+            return None
+        if type(value) is not int or not 0 <= value < len(tokens):
+            raise UserError(f"{self.file.path}: tokenizer.ggml.{name}: expected an id below {len(tokens)}; "
+                            f"found {str(value)[:40]}.")
+        return tokens[value]
+
+
+def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None) -> tokenizers.Tokenizer:
+    """tokenizer.json, with every token special that the other files name as such.
+
+    Only of a token marked special does the library know that no text may produce it.
+    """
+    content = read_json(path)
+    added = content.get("added_tokens")
+    ids = {model.eos_token_id, model.bos_token_id} if model else set()
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and (token.get("content") in _special_tokens(config) or token.get("id") in ids):
+            token["special"] = True
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"{path}: not a tokenizer that the tokenizers library (version {tokenizers.__version__}) "
+                        f"reads: {error}.") from error
+
+
+def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """GPT-2's older files. Tokens beyond vocab.json, in added_tokens.json, must have the ids that follow it."""
+    vocab, added = read_json(folder / "vocab.json"), {}
+    if (folder / "added_tokens.json").is_file():
+        added = read_json(folder / "added_tokens.json")
+    ids = [*vocab.values(), *added.values()]
+    if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise UserError(f"{folder}: vocab.json and added_tokens.json: expected the ids 0 to {len(ids) - 1}, each once.")
+    special = {*_special_tokens(config), END_OF_TEXT}
+    known = sorted(special & vocab.keys(), key=vocab.get)
+    try:
+        merges = parse_merges((folder / "merges.txt").read_text(encoding="utf-8"))
+        backend = byte_level_bpe(vocab, merges, known, prefix_space=config.get("add_prefix_space") is True)
+    except OSError as error:
+        raise UserError(f"{folder / 'merges.txt'}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"{folder / 'merges.txt'}: {error}.") from error
+    for token in sorted(added, key=added.get):
+        backend.add_tokens([tokenizers.AddedToken(token, special=token in special, normalized=False)])
+    return backend
+
+
+def _special_tokens(config: Mapping[str, Any]) -> set[str]:
+    """The spellings that tokenizer_config.json or special_tokens_map.json gives to special tokens."""
+    values = [config.get(name) for name in _SPECIAL_NAMES]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(name)
+        values += more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+    return {text for text in map(_spelling, values) if text}
+
+
+def _spelling(token: Any) -> str | None:
+    """A token in a configuration is its text, or a dictionary with its `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model: ModelConfig | None,
+                 origin: str) -> int | None:
+    named = _spelling(config.get("eos_token"))
+    if named is not None:
+        token = backend.token_to_id(named)
+        if token is None:
+            raise UserError(f"{origin}: the vocabulary lacks eos_token {named!r}, which the tokenizer's configuration "
+                            "names.")
+        return token
+    if model is not None and model.eos_token_id is not None:
+        return model.eos_token_id
+    return backend.token_to_id(END_OF_TEXT)
+
+
+def _no_tokenizer(folder: Path) -> str:
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    text = (f"{folder}: expected tokenizer.json, or vocab.json and merges.txt; found {shorten(found, 8) or 'nothing'}. "
+            "Copy them from the model this one was made from")
+    if (folder / "tokenizer.model").is_file():
+        text += (", or convert tokenizer.model where transformers is installed: "
+                 "AutoTokenizer.from_pretrained(…).save_pretrained(…)")
+    return text + "."
