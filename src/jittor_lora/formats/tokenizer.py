@@ -268,7 +268,8 @@ def _no_tokenizer(folder: Path) -> str:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     text = (f"{folder}: expected tokenizer.json, or vocab.json and merges.txt; found {shorten(found, 8) or 'nothing'}. "
             "Copy them from the model this one was made from")
-    if (folder / "tokenizer.model").is_file():
-        text += (", or convert tokenizer.model where transformers is installed: "
+    other = [name for name in ("tokenizer.model", "vocab.txt") if (folder / name).is_file()]
+    if other:
+        text += (f", or convert {other[0]} where transformers is installed: "
                  "AutoTokenizer.from_pretrained(…).save_pretrained(…)")
     return text + "."

