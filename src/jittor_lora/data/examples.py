@@ -196,7 +196,7 @@ class _Fitting:
             else:
                 self.report.cut.append(name)
                 cut.append(TokenGroup(prefix[len(prefix) - room :], [branch]))
-        return [TokenGroup(prefix, whole)] * bool(whole) + cut
+        return ([TokenGroup(prefix, whole)] if whole else []) + cut
 
     def _too_long(self, name: str, tokens: int) -> bool:
         self.report.examples += 1

@@ -11,7 +11,7 @@ from typing import Any
 from jittor_lora.errors import UserError
 
 SHOWN = 12
-LONGEST_NUMBER = 30
+LONGEST_NUMBER = 100
 
 
 class Offenders:
@@ -111,7 +111,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
-        if error.pos >= len(text.rstrip()):
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             raise ValueError("the JSON text ends too early: the file is cut off") from error
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno:,}, column {error.colno:,}") from error
     except RecursionError as error:

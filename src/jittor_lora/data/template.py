@@ -18,16 +18,17 @@ from dataclasses import dataclass
 
 from jittor_lora.errors import UserError
 
-DEFAULT_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer: {answer}"
+DEFAULT_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer:"
 FIELDS = ("context", "question", "answer")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A text with the fields `{context}`, `{question}` and, at its end, `{answer}`; braces are written doubled.
+    """A prompt with the fields `{context}` and `{question}`; the answer follows it after a space.
 
-    If `{answer}` is left out it follows at the end, after a space. With the context before the question, questions
-    share the text up to and with the context; the other way round works too, but shares nothing.
+    `{answer}` may be written at the end to have it follow otherwise. Braces are written doubled. With the context
+    before the question, the questions of one context share the text up to the question; the other way round works
+    too, but shares nothing.
 
     Raises:
         UserError: a field is missing, unknown, there twice or formatted, or something follows the answer.

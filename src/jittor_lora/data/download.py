@@ -1,0 +1,139 @@
+"""Fetching a file from the web: verified, resumable, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from jittor_lora.errors import UserError
+
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 3
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the web and what it has to be; `size` in bytes."""
+
+    url: str
+    size: int
+    sha256: str
+
+
+def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
+    """Download `remote` to `path` unless it is there already.
+
+    What has arrived is kept beside it (`….part`) and gone on from the next time. The file gets its name only once
+    its size and checksum are right. Progress is shown on standard error.
+
+    Args:
+        advice: what to do instead where there is no network; ends the message of an error.
+
+    Raises:
+        UserError: the address cannot be reached, answers with an error, or sends another file; the disk is full.
+    """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size == remote.size and _sha256(path) == remote.sha256:
+        return path
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as file:
+            _fill(file, remote, path.name, advice)
+        digest = _sha256(part)
+        if digest != remote.sha256:
+            part.unlink()
+            raise UserError(
+                f"{remote.url}: expected a file with sha256 {remote.sha256}, found {digest}. What was downloaded is "
+                f"removed; try again. {advice}"
+            )
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or mend the permissions.") \
+            from error
+    return path
+
+
+def _fill(file: BinaryIO, remote: RemoteFile, name: str, advice: str) -> None:
+    """Append to `file` until it has the size wanted."""
+    if file.tell() > remote.size:
+        _restart(file)
+    with tqdm(total=remote.size, initial=file.tell(), unit="B", unit_scale=True, desc=name, file=sys.stderr) as bar:
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt)
+            try:
+                if file.tell() < remote.size:
+                    _receive(file, remote, bar)
+            except _Refused as error:
+                problem = str(error)
+                break
+            except _Broken as error:
+                problem = str(error)
+            if file.tell() == remote.size:
+                file.flush()
+                os.fsync(file.fileno())
+                return
+    kept = f" {file.tell():,} of {remote.size:,} bytes are kept for the next try." if file.tell() else ""
+    raise UserError(f"{remote.url}: cannot be downloaded ({problem}).{kept} {advice}")
+
+
+class _Broken(Exception):
+    """The connection could not be made or broke; worth another try."""
+
+
+class _Refused(Exception):
+    """The server has answered, and would answer the same again."""
+
+
+def _receive(file: BinaryIO, remote: RemoteFile, bar: tqdm) -> None:
+    """One request, for the bytes that are missing; at most the size wanted is written."""
+    request = urllib.request.Request(remote.url, headers={"User-Agent": "jittor-lora", "Accept-Encoding": "identity"})
+    if file.tell():
+        request.add_header("Range", f"bytes={file.tell()}-")
+    try:
+        # A context of its own: Jittor turns certificate checks off for the whole process.
+        response = urllib.request.urlopen(request, timeout=TIMEOUT, context=ssl.create_default_context())
+    except urllib.error.HTTPError as error:
+        kind = _Broken if error.code >= 500 else _Refused
+        raise kind(f"the server answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(str(getattr(error, "reason", error) or type(error).__name__)) from error
+    with response:
+        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
+            _restart(file)
+            bar.reset(total=remote.size)
+        while file.tell() < remote.size:
+            try:
+                block = response.read(min(CHUNK, remote.size - file.tell()))
+            except (OSError, http.client.HTTPException) as error:
+                raise _Broken(str(error) or type(error).__name__) from error
+            if not block:
+                raise _Broken("the connection ended early")
+            file.write(block)
+            bar.update(len(block))
+
+
+def _restart(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

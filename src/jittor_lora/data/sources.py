@@ -1,0 +1,121 @@
+"""What `--data` may name: a file, the official SQuAD files, or the shipped sample."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+
+from jittor_lora.data.download import RemoteFile, fetch
+from jittor_lora.data.examples import Data
+from jittor_lora.data.jsonl import parse_jsonl
+from jittor_lora.data.reading import read_text
+from jittor_lora.data.squad import parse_squad
+from jittor_lora.errors import UserError
+
+SAMPLE = Path(__file__).parent / "sample"
+OFFICIAL = {
+    "squad-train": RemoteFile(
+        "https://rajpurkar.github.io/SQuAD-explorer/dataset/train-v1.1.json",
+        30_288_272,
+        "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
+    ),
+    "squad-dev": RemoteFile(
+        "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v1.1.json",
+        4_854_279,
+        "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
+    ),
+}
+SHIPPED = {
+    "sample-train": SAMPLE / "squad-v1.1-sample-train.json",
+    "sample-dev": SAMPLE / "squad-v1.1-sample-dev.json",
+}
+SPLITS = ("train", "dev")
+NAMES = (*OFFICIAL, *SHIPPED, "squad", "sample")
+
+
+def default_cache() -> Path:
+    """Where official files are kept."""
+    return Path.home() / ".cache" / "jittor_lora" / "data"
+
+
+def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> Path:
+    """The file that a name stands for; an official file is downloaded at first.
+
+    Args:
+        name: a path, which goes first, or `squad-train`, `squad-dev`, `sample-train`, `sample-dev`, or `squad` or
+            `sample` for the part that `split` tells.
+        split: "train" or "dev", what the data are for.
+        cache: folder of the official files; by default `default_cache()`.
+
+    Raises:
+        UserError: no such file or name (with the nearest), or the download failed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = f"{name}-{split}" if name in ("squad", "sample") else name
+    if known in SHIPPED:
+        return SHIPPED[known]
+    if known in OFFICIAL:
+        remote, target = OFFICIAL[known], (cache or default_cache()) / OFFICIAL[known].url.rsplit("/", 1)[1]
+        return fetch(
+            remote, target, f"Place the file at {target} by hand, or use the shipped sample: --data sample-{split}."
+        )
+    if path.is_dir():
+        raise UserError(f"{name}: a folder, expected a file. Name the data file itself.")
+    raise UserError(f"{name}: no such file, and no data set of that name{_nearest(path)} Names: {', '.join(NAMES)}.")
+
+
+def load_data(name: str, split: str = "train", purpose: str = "training", cache: Path | None = None) -> Data:
+    """Read what a name stands for, as SQuAD JSON or JSON Lines by its content.
+
+    Args:
+        name, split, cache: see `resolve_data`.
+        purpose: "training", "evaluation" or "prompts"; see `read_squad`.
+
+    Raises:
+        UserError: no such data, or something is wrong in the file.
+    """
+    path = resolve_data(name, split, cache)
+    text = read_text(path)
+    return (parse_squad if is_squad(text, path) else parse_jsonl)(text, path, purpose)
+
+
+def is_squad(text: str, path: str | os.PathLike) -> bool:
+    """SQuAD JSON (True) or JSON Lines (False)?
+
+    JSON Lines is what has a whole JSON value without "data" in its first line, or whose first key is one of its own.
+
+    Raises:
+        UserError: neither, as it does not begin like JSON.
+    """
+    start = text.lstrip()
+    if not start.startswith(("{", "[")):
+        raise UserError(
+            f"{path}: expected SQuAD v1.1 JSON or JSON Lines with prompt and completion, found text that begins with "
+            f"{start[:40]!r}."
+        )
+    # The usual cases, without parsing a large file twice.
+    if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):
+        return True
+    if re.match(r'\{\s*"(prompt|completion|id)"', start):
+        return False
+    try:
+        value = json.loads(start.partition("\n")[0])
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(value, dict) and "data" in value
+
+
+def _nearest(path: Path) -> str:
+    """The nearest name, or the nearest file in the folder of the path."""
+    names = {name: name for name in NAMES}
+    try:
+        names.update((entry.name, str(path.with_name(entry.name))) for entry in path.parent.iterdir())
+    except OSError:
+        pass
+    found = difflib.get_close_matches(path.name, list(names), n=1)
+    return f"; did you mean {names[found[0]]}?" if found else "."

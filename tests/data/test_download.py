@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import threading
+
+import pytest
+
+from jittor_lora.data import download
+from jittor_lora.data.download import RemoteFile, fetch
+from jittor_lora.errors import UserError
+
+BODY = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `body`; `script` holds, for the next requests, a status to answer or the number of bytes to stop after."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.ranges, self.script, self.seen = BODY, True, [], []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/file.json"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server: Server = self.server
+        wanted = self.headers.get("Range")
+        server.seen.append(wanted)
+        step = server.script.pop(0) if server.script else None
+        if isinstance(step, str):
+            self.send_error(int(step))
+            return
+        start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
+        self.send_header("Content-Length", str(len(server.body) - start))
+        self.end_headers()
+        self.wfile.write(server.body[start:][:step])
+        self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def remote(server, **changes):
+    return RemoteFile(**{"url": server.url, "size": len(BODY), "sha256": SHA256, **changes})
+
+
+def test_a_file_is_fetched_once_with_progress_on_standard_error(server, tmp_path, capsys):
+    path = tmp_path / "deep" / "file.json"
+    for _ in range(2):
+        assert fetch(remote(server), path, "").read_bytes() == BODY
+    assert server.seen == [None]
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+    captured = capsys.readouterr()
+    assert "file.json" in captured.err
+    assert captured.out == ""
+
+
+def test_a_broken_connection_is_gone_on_from(server, tmp_path):
+    server.script = [300_000, "503", 400_000]
+    path = tmp_path / "file.json"
+    with pytest.raises(UserError, match="700,000 of 1,024,000 bytes are kept"):
+        fetch(remote(server), path, "")
+    assert not path.exists()
+    assert fetch(remote(server), path, "").read_bytes() == BODY
+    assert server.seen == [None, "bytes=300000-", "bytes=300000-", "bytes=700000-"]
+
+
+def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
+    server.script, server.ranges = [300_000], False
+    assert fetch(remote(server), tmp_path / "file.json", "").read_bytes() == BODY
+
+
+def test_another_file_is_refused_and_removed(server, tmp_path):
+    path = tmp_path / "file.json"
+    server.body = BODY[::-1]
+    with pytest.raises(UserError, match=rf"expected a file with sha256 {SHA256}, found [0-9a-f]{{64}}.*Do this"):
+        fetch(remote(server), path, "Do this.")
+    assert list(tmp_path.iterdir()) == []
+    server.body = BODY
+    (tmp_path / "file.json.part").write_bytes(b"x" * (len(BODY) + 1))
+    assert fetch(remote(server), path, "").read_bytes() == BODY
+    path.write_bytes(b"x" * len(BODY))
+    assert fetch(remote(server), path, "").read_bytes() == BODY
+
+
+def test_a_larger_file_is_not_read_to_its_end(server, tmp_path):
+    server.body = BODY + b"more"
+    assert fetch(remote(server), tmp_path / "file.json", "").read_bytes() == BODY
+
+
+def test_an_answer_that_will_not_change_is_not_asked_for_again(server, tmp_path):
+    server.script = ["404", "404"]
+    with pytest.raises(UserError, match=r"the server answered 404 Not Found\). Place it by hand"):
+        fetch(remote(server), tmp_path / "file.json", "Place it by hand.")
+    assert server.seen == [None]
+
+
+def test_offline_is_a_message(server, tmp_path):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*refused.*Place it by hand"):
+        fetch(remote(server), tmp_path / "file.json", "Place it by hand.")
+
+
+def test_a_folder_that_cannot_be_made_is_a_message(server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        fetch(remote(server), tmp_path / "file" / "file.json", "")

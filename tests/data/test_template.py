@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jittor_lora.data.encoding import Encoder
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.errors import UserError
+from jittor_lora.formats.byte_level import CHARACTERS, byte_level_bpe, gpt2_tokenizer
+from jittor_lora.formats.tokenizer import Tokenizer
+
+# Whitespace of many kinds, letters, digits, marks and apostrophes, in the runs that GPT-2's word pattern tells apart.
+TEXT = st.text(st.sampled_from(" \n\t\r\u00a0\u3000aZé中0٣.,:'s?!(\"-\u0301😀"), max_size=12) | st.text(max_size=12)
+TEMPLATES = (
+    DEFAULT_TEMPLATE,
+    "{context}\n{question}\n{answer}",
+    "{context}\n\n\n{question} = {answer}",
+    "<{context}> Q:  {question}\tA:\n\n{answer}",
+    "{question} Of: {context} Answer:",
+)
+
+
+def tokenizer(backend):
+    return Tokenizer(backend, {}, "a test's", eos_id=0)
+
+
+GPT2 = tokenizer(gpt2_tokenizer())
+
+
+@pytest.fixture(scope="module", params=["gpt2", "single digits"])
+def words(request):
+    if request.param == "gpt2":
+        return GPT2
+    # SmolLM's way of cutting text, with merges over whitespace and marks that would cross a careless border.
+    merges = [("Ġ", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "Ċ"), (":", "Ġ"), (":", "Ċ"), ("Ġ", "a"), ("a", "Ġ"), (":", ":")]
+    tokens = [*CHARACTERS.values(), *(a + b for a, b in merges)]
+    return tokenizer(byte_level_bpe({t: i for i, t in enumerate(tokens)}, merges, single_digits=True))
+
+
+def pieces(encoder, context, question, answer):
+    prefix, branch = encoder.prompt(context, question)
+    return prefix + branch + encoder.answer(answer)[:-1]
+
+
+@pytest.mark.parametrize("text", TEMPLATES[:1] + TEMPLATES[3:])
+@given(context=TEXT, question=TEXT, answer=TEXT)
+@example(context="ends in space \n ", question="  starts in space", answer=" 7")
+@example(context="", question="", answer="")
+def test_pieces_have_the_tokens_of_the_whole_text(words, text, context, question, answer):
+    template = Template(text)
+    whole = template.whole(context, question, answer)
+    assert pieces(Encoder(words, template), context, question, answer) == words.encode(whole)
+    assert whole == (text if "{answer}" in text else text + " {answer}").format(
+        context=context, question=question, answer=answer.strip()
+    )
+
+
+@pytest.mark.parametrize("text", TEMPLATES)
+@given(context=TEXT, question=TEXT.map(str.strip).filter(bool), answer=TEXT)
+def test_without_words_around_the_question_it_must_not_begin_with_space(words, text, context, question, answer):
+    template = Template(text)
+    assert pieces(Encoder(words, template), context, question, answer) == words.encode(
+        template.whole(context, question, answer)
+    )
+
+
+def test_pieces_of_the_sample_have_the_tokens_of_the_whole_text():
+    encoder = Encoder(GPT2)
+    for paragraph in load_data("sample-dev").paragraphs[::10]:
+        for question in paragraph.questions:
+            parts = paragraph.context, question.text, question.answers[0].text
+            assert pieces(encoder, *parts) == GPT2.encode(encoder.template.whole(*parts))
+
+
+def test_default_pieces():
+    template = Template()
+    assert template.prompt_pieces("C.", "Q?") == ("Context: C.\nQuestion:", " Q?\nAnswer:")
+    assert template.completion_text(" A\n") == " A"
+    assert template.shares_context
+    assert template == Template(DEFAULT_TEMPLATE)
+    assert Template(DEFAULT_TEMPLATE + " {answer}").prompt_pieces("C", "Q") == template.prompt_pieces("C", "Q")
+
+
+def test_a_context_after_the_question_is_not_shared():
+    template = Template("Q: {question}\n{{T}}: {context}\nA: {answer}")
+    assert not template.shares_context
+    assert template.prompt_pieces("C", "{Q}") == ("", "Q: {Q}\n{T}: C\nA:")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["{context} is missing", "{question} is missing"]),
+        ("{context} {answer}", ["{question} is missing"]),
+        ("{context}{question}{answer}.", ["nothing may follow {answer}"]),
+        ("{answer}{context}{question}", ["nothing may follow {answer}"]),
+        ("{context}{context}{question}", ["{context} occurs twice"]),
+        ("{context}{question}{passage}{}", ["found {passage}", "found {}"]),
+        ("{context:>9}{question!r}", ["{context} cannot be formatted", "{question} cannot"]),
+        ("{context}{question}}", ["Single '}'", "{{ and }}"]),
+        ("{context.__class__}{question}", ["found {context.__class__}"]),
+    ],
+)
+def test_wrong_templates_are_refused_with_every_reason(text, words):
+    with pytest.raises(UserError) as caught:
+        Template(text)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_plain_prompt_is_cut_before_its_last_token():
+    encoder = Encoder(GPT2)
+    first, last = encoder.plain_prompt("Once upon a time")
+    assert first + last == GPT2.encode("Once upon a time")
+    assert len(last) == 1
+    assert encoder.plain_prompt("") == ([], [])
+
+
+def test_without_end_of_text_nothing_is_added():
+    class Letters:
+        eos_id = None
+
+        def encode(self, text):
+            return [ord(c) for c in text]
+
+    assert Encoder(Letters()).completion("ab") == [97, 98]
