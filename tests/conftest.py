@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from pathlib import Path
 
@@ -20,3 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PARITY in item.path.parents:
             item.add_marker(pytest.mark.parity)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Loading a kernel of Jittor's (linked with -Ofast) makes the process flush denormals, which hypothesis refuses."""
+    default_environment = ctypes.c_void_p(-1)  # FE_DFL_ENV
+    ctypes.CDLL(None).fesetenv(default_environment)

@@ -63,7 +63,8 @@ class Sampler:
             logits[tokens] = np.where(scores > 0, scores / s.repetition_penalty, scores * s.repetition_penalty)
         if s.temperature == 0:
             return int(logits.argmax())
-        return int(self._draw.choice(len(logits), p=probabilities(logits, s)))
+        reached = np.cumsum(probabilities(logits, s))
+        return int(np.searchsorted(reached, self._draw.random() * reached[-1], side="right"))
 
 
 def probabilities(logits: np.ndarray, settings: Sampling) -> np.ndarray:
@@ -71,10 +72,11 @@ def probabilities(logits: np.ndarray, settings: Sampling) -> np.ndarray:
 
     Every token whose logit equals the k-th is kept.
     """
-    scores = logits.astype(np.float64) / settings.temperature
+    scores = logits.astype(np.float64)
+    scores = (scores - scores.max()) / settings.temperature  # at most 0: nothing overflows
     if 0 < settings.top_k < len(scores):
         scores[scores < np.partition(scores, -settings.top_k)[-settings.top_k]] = -np.inf
-    odds = np.exp(scores - scores.max())
+    odds = np.exp(scores)
     odds /= odds.sum()
     if settings.top_p < 1.0:
         order = np.argsort(odds, kind="stable")  # ascending

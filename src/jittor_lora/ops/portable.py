@@ -91,7 +91,7 @@ def dropout_mask(rows: int, columns: int, p: float, seed: int):
     first, second = (int(k) for k in np.random.SeedSequence(seed).generate_state(2, np.uint32).astype(np.int32))
     counter = jt.index((rows, columns), 0) * columns + jt.index((rows, columns), 1)
     bits = _mix(_mix(counter ^ first) ^ second) & 0x7FFFFFFF
-    kept = bits >= int(round(p * 2.0**31))
+    kept = bits >= min(round(p * 2.0**31), 2**31 - 1)
     return kept.float32() * (1.0 / (1.0 - p))
 
 

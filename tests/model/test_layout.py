@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jittor_lora.model.layout import Group, Layout, Segment
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=5)), max_size=4)
+
+
+def rule(groups):
+    """(N, N) bool: a row sees the rows of its group that come no later and are of the prefix or of its own branch."""
+    owners = []  # of each row: (group, branch), branch -1 for the prefix
+    for g, (prefix, branches) in enumerate(groups):
+        owners += [(g, -1)] * prefix
+        for b, length in enumerate(branches):
+            owners += [(g, b)] * length
+    seen = np.zeros((len(owners), len(owners)), bool)
+    for i, (group, branch) in enumerate(owners):
+        for j in range(i + 1):
+            seen[i, j] = owners[j][0] == group and owners[j][1] in (-1, branch)
+    return seen
+
+
+def visible(layout):
+    seen = np.zeros((layout.rows, layout.rows), bool)
+    for group in layout.groups:
+        seen[group.q0 : group.q1, group.k0 : group.k1] = group.mask()
+    return seen
+
+
+@given(LENGTHS)
+def test_mask_is_the_rule(groups):
+    layout = Layout.of_lengths(groups)
+    assert layout.rows == sum(prefix + sum(branches) for prefix, branches in groups)
+    np.testing.assert_array_equal(visible(layout), rule(groups))
+
+
+@given(LENGTHS)
+def test_segments_say_the_same_as_the_mask(groups):
+    layout = Layout.of_lengths(groups)
+    seen = np.zeros((layout.rows, layout.rows), bool)
+    for q0, q1, p0, p1, k0, k1 in layout.segments():
+        for row in range(q0, q1):
+            seen[row, p0:p1] = True
+            seen[row, k0 : k1 - (q1 - 1 - row)] = True
+    np.testing.assert_array_equal(seen, rule(groups))
+
+
+@given(LENGTHS)
+def test_groups_cover_the_rows_in_order(groups):
+    layout = Layout.of_lengths(groups)
+    row = 0
+    for group in layout.groups:
+        assert (group.q0, group.k0, group.q1) == (row, row, group.k1)
+        for segment in group.segments:
+            assert segment.q0 == row
+            row = segment.q1
+        assert group.q1 == row
+    assert row == layout.rows
+
+
+def test_plain_texts_are_causal_and_apart():
+    np.testing.assert_array_equal(visible(Layout.plain(2, 3)), rule([(2, ()), (3, ())]))
+
+
+def test_keys_of_a_cache_may_be_more_than_the_queries():
+    """One new row each for two branches of lengths 3 and 2, on a prefix of 4; a gap of unused cache rows between."""
+    group = Group(0, 2, 0, 12, (Segment(0, 1, 0, 4, 4, 7), Segment(1, 2, 0, 4, 9, 11)))
+    expected = np.zeros((2, 12), bool)
+    expected[0, :7] = True
+    expected[1, [0, 1, 2, 3, 9, 10]] = True
+    np.testing.assert_array_equal(group.mask(), expected)
+
+
+@pytest.mark.parametrize("groups", [[(-1, [2])], [(3, [0])], [(3, [2, -1])]])
+def test_impossible_lengths_are_refused(groups):
+    with pytest.raises(ValueError, match="prefix"):
+        Layout.of_lengths(groups)
+
+
+def test_an_empty_layout_has_no_rows():
+    assert Layout.of_lengths([(0, [])]).rows == 0
+    assert Layout.of_lengths([]).segments().shape == (0, 6)

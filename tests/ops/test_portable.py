@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jittor_lora import ops
+from jittor_lora.model.layout import Layout
+from jittor_lora.ops import portable
+from jittor_lora.runtime import jt
+
+EPS = 1e-5
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def numeric_gradient(function, x, h=1e-5):
+    """Central differences of a scalar function, in float64."""
+    x = x.astype(np.float64)
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        x[i] += h
+        up = function(x)
+        x[i] -= 2 * h
+        gradient[i] = (up - function(x)) / (2 * h)
+        x[i] += h
+    return gradient
+
+
+def check(op, reference, inputs, differentiate=None, tolerance=2e-6, gradient_tolerance=5e-6):
+    """`op` on Jittor arrays against `reference` on float64: the value, and the gradient of a random sum of it."""
+    arrays = [jt.array(x) for x in inputs]
+    value = op(*arrays)
+    exact = reference(*[x.astype(np.float64) for x in inputs])
+    assert tuple(value.shape) == exact.shape
+    np.testing.assert_allclose(value.numpy(), exact, rtol=tolerance, atol=tolerance * np.abs(exact).max())
+    probe = normal(*exact.shape, seed=99)
+    wanted = range(len(inputs)) if differentiate is None else differentiate
+    gradients = jt.grad((value * jt.array(probe)).sum(), [arrays[i] for i in wanted])
+    for i, gradient in zip(wanted, gradients):
+        def scalar(x, i=i):
+            changed = [x if j == i else y.astype(np.float64) for j, y in enumerate(inputs)]
+            return float((reference(*changed) * probe).sum())
+
+        expected = numeric_gradient(scalar, inputs[i])
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=0,
+                                   atol=gradient_tolerance * max(1.0, np.abs(expected).max()))
+
+
+def layer_norm(x, weight, bias):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + EPS) * weight + bias
+
+
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def test_layer_norm():
+    check(lambda x, w, b: ops.layer_norm(x, w, b, EPS), layer_norm,
+          [normal(5, 12), normal(12, seed=1), normal(12, seed=2)])
+
+
+def test_layer_norm_keeps_its_digits_on_rows_with_a_large_mean():
+    x = (1000.0 + normal(4, 64)).astype(np.float32)
+    weight, bias = np.ones(64, np.float32), np.zeros(64, np.float32)
+    found = ops.layer_norm(jt.array(x), jt.array(weight), jt.array(bias), EPS).numpy()
+    # The mean in float32 is good to 3e-5 here; the one-pass variance would be off by whole units.
+    np.testing.assert_allclose(found, layer_norm(x.astype(np.float64), weight, bias), atol=2e-4)
+
+
+def test_layer_norm_of_a_constant_row_is_the_bias():
+    bias = normal(8)
+    found = ops.layer_norm(jt.array(np.full((1, 8), 3.0, np.float32)), jt.ones(8), jt.array(bias), EPS).numpy()
+    np.testing.assert_array_equal(found[0], bias)
+
+
+def test_rms_norm():
+    check(lambda x, w: ops.rms_norm(x, w, EPS),
+          lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True) + EPS) * w, [normal(5, 12), normal(12, seed=1)])
+
+
+ACTIVATIONS = {
+    "gelu_tanh": gelu_tanh,
+    "gelu_erf": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    x = np.concatenate([np.linspace(-9, 9, 40), normal(20) * 0.1]).astype(np.float32).reshape(6, 10)
+    check(getattr(ops, name), ACTIVATIONS[name], [x], gradient_tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gelu_tanh", "gelu_erf", "silu"])
+def test_activations_far_out_are_the_identity_or_zero(name):
+    x = np.array([[-1e4, -100.0, 100.0, 1e4]], np.float32)
+    np.testing.assert_allclose(getattr(ops, name)(jt.array(x)).numpy(), np.maximum(x, 0), atol=1e-8)
+
+
+def test_swiglu():
+    check(ops.swiglu, lambda g, u: g / (1 + np.exp(-g)) * u, [normal(4, 6), normal(4, 6, seed=1)])
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_linear(rows):
+    check(ops.linear, lambda x, w, b: x @ w.T + b, [normal(rows, 6), normal(9, 6, seed=1), normal(9, seed=2)])
+
+
+def test_linear_without_bias():
+    check(ops.linear, lambda x, w: x @ w.T, [normal(3, 6), normal(9, 6, seed=1)])
+
+
+def test_lora_linear():
+    def reference(x, w, bias, a, b):
+        return x @ w.T + bias + 2.5 * (x @ a.T @ b.T)
+
+    check(lambda x, w, bias, a, b: ops.lora_linear(x, w, bias, a, b, 2.5), reference,
+          [normal(4, 6), normal(9, 6, seed=1), normal(9, seed=2), normal(2, 6, seed=3), normal(9, 2, seed=4)])
+
+
+def test_dropout_of_lora_linear_reaches_the_update_alone():
+    mask = ops.dropout_mask(4, 6, 0.5, 7).numpy()
+    assert 0 < (mask == 0).sum() < mask.size
+
+    def reference(x, w, a, b):
+        return x @ w.T + 2.5 * ((x * mask) @ a.T @ b.T)
+
+    check(lambda x, w, a, b: ops.lora_linear(x, w, None, a, b, 2.5, 0.5, 7), reference,
+          [normal(4, 6), normal(9, 6, seed=1), normal(2, 6, seed=3), normal(9, 2, seed=4)])
+
+
+def test_without_a_seed_there_is_no_dropout():
+    arrays = [jt.array(a) for a in (normal(4, 6), normal(9, 6), normal(2, 6), normal(9, 2))]
+    x, w, a, b = arrays
+    np.testing.assert_array_equal(ops.lora_linear(x, w, None, a, b, 2.5, 0.5, None).numpy(),
+                                  ops.lora_linear(x, w, None, a, b, 2.5).numpy())
+
+
+def exact_mask(rows, columns, p, seed):
+    first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+
+    def mix(h):
+        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        h = (h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B)
+        return h ^ (h >> np.uint32(16))
+
+    counter = np.arange(rows * columns, dtype=np.uint32).reshape(rows, columns)
+    bits = mix(mix(counter ^ first) ^ second) & np.uint32(0x7FFFFFFF)
+    return np.where(bits >= p * 2.0**31, np.float32(1 / (1 - p)), np.float32(0))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**40])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99])
+def test_dropout_mask_is_the_hash_it_says(p, seed):
+    np.testing.assert_array_equal(ops.dropout_mask(37, 53, p, seed).numpy(), exact_mask(37, 53, p, seed))
+
+
+def test_dropout_mask_statistics():
+    rows, columns, p = 600, 500, 0.1
+    dropped = ops.dropout_mask(rows, columns, p, 3).numpy() == 0
+    sigma = math.sqrt(p * (1 - p))
+    assert abs(dropped.mean() - p) < 4 * sigma / math.sqrt(dropped.size)
+    for axis, count in ((0, rows), (1, columns)):  # the spread of the rows' and columns' shares is a binomial's
+        spread = dropped.mean(axis).std() / (sigma / math.sqrt(count))
+        assert 0.85 < spread < 1.15
+    # neighbours, in both directions, drop together as often as strangers do
+    for a, b in ((dropped[1:], dropped[:-1]), (dropped[:, 1:], dropped[:, :-1])):
+        assert abs((a & b).mean() - p * p) < 4 * p / math.sqrt(a.size)
+
+
+def test_dropout_masks_of_different_seeds_are_independent():
+    masks = [ops.dropout_mask(300, 300, 0.5, seed).numpy() == 0 for seed in range(4)]
+    for i in range(4):
+        for j in range(i):
+            assert abs((masks[i] & masks[j]).mean() - 0.25) < 4 * math.sqrt(0.1875 / masks[i].size)
+
+
+def test_a_dropout_next_to_one_drops_all_but_a_few():
+    assert (ops.dropout_mask(50, 50, 1 - 1e-12, 0).numpy() == 0).all()
+
+
+def test_rotary():
+    positions, theta, half = np.array([0, 1, 7, 40]), 100.0, 3
+
+    def reference(x):
+        angle = positions[:, None] * theta ** (-np.arange(half) / half)
+        turn = np.exp(1j * angle)[:, None, :]
+        turned = (x[..., :half] + 1j * x[..., half:]) * turn
+        return np.concatenate([turned.real, turned.imag], -1)
+
+    tables = ops.rotary_tables(positions, 2 * half, theta)
+    check(lambda x: ops.rotary(x, *tables), reference, [normal(4, 2, 2 * half)], tolerance=5e-6)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def seen_in_words(groups):
+    """(N, N) bool by the rule in words: own group, and either in the prefix or in the same branch, and not later."""
+    owners = []  # (group, branch), branch -1 for the prefix
+    for g, (prefix, branches) in enumerate(groups):
+        owners += [(g, -1)] * prefix
+        for b, length in enumerate(branches):
+            owners += [(g, b)] * length
+    n = len(owners)
+    seen = np.zeros((n, n), bool)
+    for i, (group, branch) in enumerate(owners):
+        for j in range(i + 1):
+            seen[i, j] = owners[j][0] == group and owners[j][1] in (-1, branch)
+    return seen
+
+
+def dense_attention(q, k, v, seen):
+    """The definition, in float64; and its derivatives for the upstream gradient `u`."""
+    share = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, share, 1), np.repeat(v, share, 1)
+    scores = np.einsum("nhd,mhd->hnm", q, k) / math.sqrt(q.shape[2])
+    scores = np.where(seen[None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("hnm,mhd->nhd", weights, v), weights, k, v
+
+
+def dense_attention_gradients(q, k, v, seen, u):
+    groups, share = k.shape[1], q.shape[1] // k.shape[1]
+    _, weights, k, v = dense_attention(q, k, v, seen)
+    dv = np.einsum("hnm,nhd->mhd", weights, u)
+    dw = np.einsum("nhd,mhd->hnm", u, v)
+    ds = weights * (dw - (weights * dw).sum(-1, keepdims=True)) / math.sqrt(q.shape[2])
+    dq, dk = np.einsum("hnm,mhd->nhd", ds, k), np.einsum("hnm,nhd->mhd", ds, q)
+
+    def gathered(x):
+        return x.reshape(x.shape[0], groups, share, -1).sum(2)
+
+    return dq, gathered(dk), gathered(dv)
+
+
+def check_attention(groups, heads, kv_heads, scale=1.0, tolerance=1e-5):
+    layout = Layout.of_lengths(groups)
+    n = layout.rows
+    arrays = [normal(n, count, 4, seed=i, scale=scale) for i, count in enumerate((heads, kv_heads, kv_heads))]
+    q, k, v = (jt.array(a) for a in arrays)
+    exact = [a.astype(np.float64) for a in arrays]
+    seen = seen_in_words(groups)
+    found = ops.attention(q, k, v, ops.attention_plan(layout))
+    expected = dense_attention(*exact, seen)[0].reshape(n, -1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=3e-6)
+    probe = normal(n, heads * 4, seed=9)
+    gradients = jt.grad((found * jt.array(probe)).sum(), [q, k, v])
+    for gradient, truth in zip(gradients, dense_attention_gradients(*exact, seen, probe.reshape(n, heads, 4))):
+        np.testing.assert_allclose(gradient.numpy(), truth, atol=tolerance * max(1.0, np.abs(truth).max()))
+
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=4)), min_size=1, max_size=2).filter(
+    lambda groups: any(prefix or branches for prefix, branches in groups))
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS)
+@example([(1, [])])
+@example([(0, [1])])
+@example([(0, [3, 2])])
+@example([(5, [])])
+@example([(6, [1, 1]), (0, [2])])
+@example([(7, [1 + i % 3 for i in range(40)])])
+def test_attention(groups):
+    check_attention(groups, 2, 2)
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1)])
+def test_attention_of_grouped_queries(heads, kv_heads):
+    check_attention([(5, [3, 2])], heads, kv_heads)
+
+
+def test_attention_with_scores_far_apart():
+    check_attention([(5, [3, 2])], 2, 2, scale=12.0, tolerance=1e-4)  # scores of some hundreds: exp must not overflow
+
+
+# --- cross-entropy ---------------------------------------------------------------------------------------------------
+
+
+def exact_cross_entropy(hidden, head, labels, weights):
+    """The loss and its gradient for `hidden`, in float64."""
+    hidden, head, weights = (x.astype(np.float64) for x in (hidden, head, weights))
+    logits = hidden @ head.T
+    top = logits.max(1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
+    odds = np.exp(logits - total[:, None])
+    odds[np.arange(len(labels)), labels] -= 1
+    loss = (weights * (total - logits[np.arange(len(labels)), labels])).sum()
+    return loss, (odds @ head) * weights[:, None]
+
+
+def check_cross_entropy(hidden, head, labels, weights):
+    h = jt.array(hidden)
+    loss = ops.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights))
+    gradient = jt.grad(loss * 3.0, h)
+    expected, expected_gradient = exact_cross_entropy(hidden, head, labels, weights)
+    assert tuple(loss.shape) == (1,)
+    assert loss.item() == pytest.approx(expected, rel=2e-6, abs=1e-6)
+    np.testing.assert_allclose(gradient.numpy(), 3 * expected_gradient, atol=5e-6 * np.abs(expected_gradient).max())
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 600])
+def test_cross_entropy_at_the_borders_of_its_chunks(rows):
+    assert portable.CROSS_ENTROPY_ROWS == 256
+    labels = np.random.RandomState(0).randint(0, 31, rows).astype(np.int32)
+    labels[0], labels[-1] = 0, 30
+    check_cross_entropy(normal(rows, 8), normal(31, 8, seed=1), labels, np.abs(normal(rows, seed=2)) + 0.1)
+
+
+def test_cross_entropy_of_zero_weights_is_zero_and_so_is_its_gradient():
+    h = jt.array(normal(5, 8))
+    loss = ops.token_cross_entropy(h, jt.array(normal(31, 8)), jt.array(np.arange(5, dtype=np.int32)), jt.zeros(5))
+    assert loss.item() == 0
+    assert not jt.grad(loss, h).numpy().any()
+
+
+def test_cross_entropy_leaves_rows_of_zero_weight_alone():
+    weights = np.array([1, 0, 0.5, 0, 2], np.float32)
+    check_cross_entropy(normal(5, 8), normal(31, 8, seed=1), np.arange(5, dtype=np.int32), weights)
+
+
+def test_cross_entropy_of_a_row_that_occurs_twice():
+    """The last row of a prefix predicts the first token of each of its branches."""
+    states, rows = normal(3, 8), np.array([0, 2, 2, 2], np.int32)
+    labels, weights = np.array([4, 5, 6, 5], np.int32), np.array([1, 1, 2, 0.5], np.float32)
+    head = normal(31, 8, seed=1)
+    x = jt.array(states)
+    loss = ops.token_cross_entropy(x[jt.array(rows)], jt.array(head), jt.array(labels), jt.array(weights))
+    expected, gradient = exact_cross_entropy(states[rows], head, labels, weights)
+    gathered = np.zeros((3, 8))
+    np.add.at(gathered, rows, gradient)
+    assert loss.item() == pytest.approx(expected, rel=2e-6)
+    np.testing.assert_allclose(jt.grad(loss, x).numpy(), gathered, atol=1e-5)
+
+
+def test_cross_entropy_of_huge_logits():
+    check_cross_entropy(normal(5, 8, scale=40), normal(31, 8, seed=1, scale=5), np.arange(5, dtype=np.int32),
+                        np.ones(5, np.float32))
+
+
+def test_cross_entropy_is_the_same_with_and_without_a_tape():
+    arguments = [jt.array(x) for x in (normal(5, 8), normal(31, 8), np.arange(5, dtype=np.int32), np.ones(5, np.float32))]
+    with jt.no_grad():
+        alone = ops.token_cross_entropy(*arguments).item()
+    assert alone == ops.token_cross_entropy(*arguments).item()
+
+
+def test_embedding():
+    table = normal(7, 3)
+    np.testing.assert_array_equal(ops.embedding(jt.array(table), [6, 0, 0, 3]).numpy(), table[[6, 0, 0, 3]])

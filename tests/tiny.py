@@ -1,0 +1,62 @@
+"""Tiny seeded models and examples, without torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.model.config import ModelConfig, tensor_shapes
+
+GPT2 = {"model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 48,
+        "bos_token_id": 60, "eos_token_id": 60}
+LLAMA = {"model_type": "llama", "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 40, "max_position_embeddings": 48,
+         "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2}
+
+# Every path through the two networks: heads tied and not, activations, grouped queries, widths that differ.
+VARIANTS = {
+    "gpt2": GPT2,
+    "gpt2-erf-untied": {**GPT2, "activation_function": "gelu", "tie_word_embeddings": False, "n_inner": 40,
+                        "layer_norm_epsilon": 1e-3},
+    "llama": LLAMA,
+    "llama-untied": {**LLAMA, "tie_word_embeddings": False, "head_dim": 8, "num_key_value_heads": 4,
+                     "rope_theta": 500.0, "rms_norm_eps": 1e-3},
+    "llama-one-key": {**LLAMA, "num_key_value_heads": 1},
+}
+
+
+def config(source: dict) -> ModelConfig:
+    return ModelConfig.from_hugging_face(source, "config.json")
+
+
+def tensors(source: dict, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights of no symmetry, biases and norms included, such that logits are of the order of 10."""
+    draw = np.random.RandomState(seed)  # its numbers are the same in every version of numpy
+    made = {}
+    for name, shape in tensor_shapes(config(source)).items():
+        values = draw.standard_normal(shape)
+        if "norm" in name or ".ln_" in name:
+            values = values * 0.2 + (0.0 if name.endswith("bias") else 1.0)
+        elif name.endswith("bias"):
+            values = values * 0.2
+        elif "wte" in name or "embed" in name or "lm_head" in name:
+            values = values * 0.5
+        else:
+            values = values * 0.25
+        made[name] = values.astype(np.float32)
+    return made
+
+
+def tokens(count: int, seed: int = 0, vocab_size: int = 61) -> np.ndarray:
+    return np.random.RandomState(1000 + seed).randint(0, vocab_size, count).astype(np.int32)
+
+
+def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 61) -> list[TokenGroup]:
+    """Paragraphs of 3 to 9 tokens with 1 to `branches` questions of 1 to 4 tokens and answers of 1 to 3."""
+    draw = np.random.RandomState(seed)
+
+    def some(low: int, high: int) -> list[int]:
+        return [int(t) for t in draw.randint(0, vocab_size, draw.randint(low, high + 1))]
+
+    return [TokenGroup(some(3, 9), [Branch(f"{g}.{b}", some(1, 4), some(1, 3))
+                                    for b in range(draw.randint(1, branches + 1))]) for g in range(count)]
