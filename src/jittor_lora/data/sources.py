@@ -38,7 +38,7 @@ NAMES = (*OFFICIAL, *SHIPPED, "squad", "sample")
 
 def default_cache() -> Path:
     """Where official files are kept."""
-    return Path.home() / ".cache" / "jittor_lora" / "data"
+    return Path.home() / ".cache" / "jittor-lora" / "data"
 
 
 def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> Path:

@@ -100,7 +100,8 @@ def _border(between: str) -> int:
     """Where to cut the text between context and question.
 
     The later the more is shared: before the last space that follows a non-space. Without such a place, before the
-    last of its leading spaces, because the context may itself end in spaces and all of them but the last are one word.
+    last of its leading spaces, because the context may itself end in spaces, and GPT-2 makes all spaces but the last
+    one word.
     """
     for i in range(len(between) - 1, 0, -1):
         if between[i].isspace() and not between[i - 1].isspace():
