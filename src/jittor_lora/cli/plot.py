@@ -17,7 +17,8 @@ def add_parser(subparsers) -> None:
         usage="jittor-lora plot RUN_FOLDER | --train-loss FILE [--val-loss FILE] | --metrics [NAME=]FILE … "
               "[--output FILE_OR_DIR] [any flag below]",
         description="Draw the loss curves of a run or of any text log, and exact match and F1 with their 95 % "
-                    "intervals as bars. A run folder gives its curves, and the bars if it holds evaluation/*/metrics.json.")
+                    "intervals as bars. A run folder gives its curves, and the bars if it holds "
+                    "evaluation/*/metrics.json.")
     source = parser.add_argument_group("What to draw")
     source.add_argument("run_folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="output folder of a training")
     source.add_argument("--train-loss", metavar="FILE", type=Path,

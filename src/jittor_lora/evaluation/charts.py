@@ -18,8 +18,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
@@ -32,7 +33,7 @@ _LABELS = {
         "step": "Optimizer step",
         "loss": "Loss (nats per token)",
         "raw": "training",
-        "smoothed": "training, mean of {count} values",
+        "smoothed": "training, mean of {count}",
         "validation": "validation",
         "best": "lowest: {loss} at step {step}",
         "score title": "Question answering: exact match and F1",
@@ -70,6 +71,17 @@ _TITLE, _TEXT, _SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
 
+@contextlib.contextmanager
+def _matplotlib_defaults() -> Iterator[None]:
+    """Matplotlib's own settings whatever the user's matplotlibrc says, for the block or function only."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["svg.hashsalt"] = "jittor-lora"
+        matplotlib.rcParams["axes.unicode_minus"] = False  # WenQuanYi Zen Hei has no minus sign
+        yield
+
+
+@_matplotlib_defaults()
 def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str | None = None, language: str = "en",
                font: str | os.PathLike | None = None) -> Figure:
     """Training loss (raw, and its moving average) and validation loss, its lowest marked, over optimizer steps.
@@ -86,7 +98,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     train, validation = curves.train, curves.validation
     title = labels["loss title"] if title is None else title
     smoothing = max(1, len(train.losses) // 50) if smoothing is None else min(smoothing, len(train.losses))
-    figure, axes, face = _canvas(title, language, font)
+    figure, axes, face = _canvas(language, font, title)
     if smoothing > 1:
         _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=labels["raw"])
         _line(axes, LossSeries(train.steps, moving_average(train.losses, smoothing)), color=_BLUE, linewidth=2.2,
@@ -100,15 +112,18 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
                   color=_VERMILION, markeredgecolor="white", markeredgewidth=1.2, zorder=4,
                   label=labels["best"].format(loss=f"{validation.losses[best]:.4g}",
                                               step=f"{validation.steps[best]:,.0f}"))
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    if min(series.losses.min() for series in (train, validation or train)) >= 0:
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(labels["step"])
     axes.set_ylabel(labels["loss"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    _finish(axes, face, legend={"loc": "upper right"})
+    axes.yaxis.set_major_formatter(_loss_ticks(axes.get_ylim()[1]))
+    _finish(axes, face, title, columns=4)
     return figure
 
 
+@_matplotlib_defaults()
 def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = None, language: str = "en",
                 font: str | os.PathLike | None = None) -> Figure:
     """EM and F1 of each of `systems` (name, metrics) as bars with their values and 95 % intervals.
@@ -121,7 +136,7 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     labels = _LABELS[language]
     names = [labels.get(name, name) if name in ("base", "adapter") else name for name, _ in systems]
     title = labels["score title"] if title is None else title
-    figure, axes, face = _canvas(title, language, font, *names)
+    figure, axes, face = _canvas(language, font, title, *names)
     width = min(0.3, 0.84 / len(systems))
     for index, (name, (_, metrics)) in enumerate(zip(names, systems)):
         centres = np.arange(2) + (index - (len(systems) - 1) / 2) * width
@@ -143,10 +158,7 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     axes.set_ylabel(labels["score"])
     counts = sorted({metrics.count for _, metrics in systems})
     axes.set_xlabel(labels["interval"].format(count=" / ".join(f"{count:,}" for count in counts)))
-    columns = 3 if len(systems) > 4 else len(systems)
-    axes.set_title(title, loc="left", size=_TITLE, pad=12 + 20 * math.ceil(len(systems) / columns))
-    _finish(axes, face, legend={"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "borderaxespad": 0.3,
-                                "borderpad": 0.3})
+    _finish(axes, face, title, columns=3 if len(systems) > 4 else 4)
     axes.xaxis.label.set(size=_SMALL, color=_FAINT)
     for label in axes.get_xticklabels():
         label.set_size(_TEXT)
@@ -177,17 +189,22 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _canvas(title: str, language: str, font: str | os.PathLike | None, *names: str) -> tuple[Figure, Axes,
-                                                                                           FontProperties]:
-    """An empty figure with its title, and the font for all its text."""
-    characters = [*_LABELS[language].values(), title, *names, "0123456789.,"]
+def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
+    """An empty figure, and the font for its labels, numbers and `texts`."""
+    characters = [*_LABELS[language].values(), *texts, "0123456789.,/e+-"]
     face = find_font(characters, language, font)
-    with _matplotlib_defaults():
-        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title, loc="left", size=_TITLE, pad=12)
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     return figure, axes, face
+
+
+def _loss_ticks(highest: float) -> Formatter:
+    if highest >= 1e5:
+        return FuncFormatter(lambda loss, _: f"{loss:.3g}")
+    ticks = ScalarFormatter(useOffset=False)
+    ticks.set_scientific(False)
+    return ticks
 
 
 def _line(axes: Axes, series: LossSeries, **style: object) -> None:
@@ -208,26 +225,26 @@ def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndar
     return steps[order], losses[order]
 
 
-def _finish(axes: Axes, face: FontProperties, legend: dict[str, object]) -> None:
-    """Set fonts, colours, grid and legend, and put `face` on every text."""
+def _finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
+    """Set grid, colours, legend (above the axes, where it hides no data), title and, on every text, `face`."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, labelsize=_SMALL)
-    box = axes.legend(frameon=True, framealpha=0.9, edgecolor="none", **legend)
-    sizes = {axes.xaxis.label: _TEXT, axes.yaxis.label: _TEXT, **dict.fromkeys(box.get_texts(), _SMALL),
+    box = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.3,
+                      borderpad=0.2, handlelength=1.6, handletextpad=0.5, columnspacing=1.4)
+    rows = math.ceil(len(box.get_texts()) / columns)
+    axes.set_title(title, loc="left", size=_TITLE, pad=12 + 20 * rows)
+    _set_fonts(axes, face, box)
+    axes.figure.draw_without_rendering()
+    _set_fonts(axes, face, box)  # of the tick labels that the layout added
+
+
+def _set_fonts(axes: Axes, face: FontProperties, legend: Legend) -> None:
+    sizes = {axes.xaxis.label: _TEXT, axes.yaxis.label: _TEXT, **dict.fromkeys(legend.get_texts(), _SMALL),
              **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), _SMALL)}
     for text in axes.findobj(Text):
         size = sizes.get(text, text.get_size())
         text.set_fontproperties(face)
         text.set(size=size, color=_INK, parse_math=False)
-
-
-@contextlib.contextmanager
-def _matplotlib_defaults() -> Iterator[None]:
-    """Matplotlib's own settings whatever the user's matplotlibrc says, for the block only."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["svg.hashsalt"] = "jittor-lora"
-        yield

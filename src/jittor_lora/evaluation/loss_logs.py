@@ -128,10 +128,11 @@ def _read_metrics_lines(path: Path) -> LossCurves:
     for number, line in lines:
         try:
             row = json.loads(line)
+            step = float(row["step"])
             for key, values in rows.items():
                 if key in row:
                     # null stands for a loss that was not finite
-                    values.append((float(row["step"]), float("nan") if row[key] is None else float(row[key])))
+                    values.append((step, float("nan") if row[key] is None else float(row[key])))
         except (ValueError, TypeError, KeyError, RecursionError):
             if number != lines[-1][0] or whole:  # a run that is still going may be writing its last line
                 offenders.append(f"line {number}: {line[:80]!r}")
