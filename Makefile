@@ -17,7 +17,7 @@ $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
-	$(RUN) -m jittor_lora.cli.main quickstart $(QUICKSTART)
+	$(RUN) -m jittor_lora quickstart $(QUICKSTART)
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest -q -m "not parity and not slow"

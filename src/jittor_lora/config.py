@@ -18,6 +18,9 @@ VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
 
 LARGEST_SEED = 2**63 - 1
 
+# In no sensible name or template; YAML takes some of them for line breaks, so that a dumped recipe would differ.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+
 
 class RunConfig(Settings):
     """Every setting of a training run, checked at construction (see `Settings`)."""
@@ -27,9 +30,10 @@ class RunConfig(Settings):
     base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
                         min_length=1)
 
-    data: Optional[str] = setting(None, DATA, "training data: SQuAD v1.1 JSON, or JSON Lines of prompt and completion",
-                                  min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data, of the same kinds; by default none", min_length=1)
+    data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON or of JSON Lines with prompt "
+                                  "and completion, squad-train, or sample-train", min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, or sample-dev; by default none",
+                                 min_length=1)
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all",
                                        ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all",
@@ -129,11 +133,12 @@ class RunConfig(Settings):
     def _template(cls, value: str) -> str:
         return checked_template(value)
 
-    @field_validator("base", "data", "dev", "output")
+    @field_validator("base", "data", "dev", "output", "template")
     @classmethod
-    def _no_null_character(cls, value: str | None) -> str | None:
-        if value is not None and "\0" in value:
-            raise ValueError("a file name holds no null character")
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        found = CONTROL.search(value or "")
+        if found:
+            raise ValueError(f"holds the control character U+{ord(found.group()):04X} at position {found.start()}")
         return value
 
     def conflicts(self) -> Iterator[Problem]:

@@ -21,7 +21,8 @@ DECODING = "Decoding"
 class EvaluateOptions(ModelOptions):
     with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
 
-    data: Optional[str] = setting(None, DATA, "questions and reference answers, SQuAD v1.1 JSON", min_length=1)
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, squad-dev, "
+                                  "or sample-dev", min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
     template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on")
     max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
@@ -62,6 +63,6 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_name(), options.adapter_folder()
-    from jittor_lora.evaluation.run import evaluate
+    from jittor_lora.tasks.evaluate import evaluate
     evaluate(base=base, adapter=adapter, **options.model_dump(exclude={"base", "adapter"}))
     return 0

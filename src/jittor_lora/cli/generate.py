@@ -35,8 +35,8 @@ class GenerateOptions(SamplingOptions, ModelOptions):
     template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training")
 
     max_new_tokens: int = setting(64, GENERATION, "longest continuation in tokens", ge=1)
-    stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, eos (nowhere else), "
-                                  "or a text; by default newline for questions, eos for prompts", min_length=1)
+    stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, a text, or eos for "
+                                  "nowhere else; by default newline for questions, eos for prompts", min_length=1)
 
     @field_validator("template")
     @classmethod
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     records = read_records(options.file) if options.file else []
     base, adapter = options.base_name(), options.adapter_folder()
     from jittor_lora.generation import Generator
-    from jittor_lora.loading import load_model
-    model, tokenizer = load_model(base, None if args.no_adapter else adapter)
-    generator = Generator(model, tokenizer, Template(options.template))
+    from jittor_lora.loading import load
+    loaded = load(base, None if args.no_adapter else adapter)
+    generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
     if options.file:
         _continue_records(generator, options, records)
     elif options.interactive:

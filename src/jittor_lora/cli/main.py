@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = Parser(prog="jittor-lora", description="LoRA fine-tuning of GPT-2 and Llama-family models on Jittor.")
     parser.add_argument("--version", action="version", version=f"jittor-lora {__version__}")
-    subparsers = parser.add_subparsers(metavar="VERB")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB [flags]")
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {output}: expected a new or empty folder, found "
                         f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
     base, adapter = options.base_name(), options.adapter_folder()
-    from jittor_lora.merging import merge
+    from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)
     print(f"{output}: merged; largest difference of a logit {difference:.2e}.")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jittor_lora.cli.options import add_flags, given
+from jittor_lora.cli.train import INTERRUPTED
 from jittor_lora.config import RunConfig
 
 RECIPE = "quickstart"
@@ -22,6 +23,5 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = RunConfig.resolve(RECIPE, given(args, RunConfig))
-    from jittor_lora.quickstart import quickstart
-    quickstart(config)
-    return 0
+    from jittor_lora.tasks.quickstart import quickstart
+    return 0 if quickstart(config) else INTERRUPTED

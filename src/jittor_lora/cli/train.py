@@ -15,6 +15,8 @@ from jittor_lora.errors import UserError
 SETTINGS_FILE = "config.yaml"
 RUN_FILES = (SETTINGS_FILE, "run.log", "train_loss.txt", "val_loss.txt", "metrics.jsonl", "summary.json",
              "adapter", "best", "checkpoints", "tensorboard")
+MADE_OF_A_RUN = ("evaluation", "plots")
+INTERRUPTED = 130  # exit code of a run that Ctrl-C ended and --resume goes on with
 
 
 def add_parser(subparsers) -> None:
@@ -51,13 +53,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(f"{folder} holds no run yet: starting one.", file=sys.stderr)
     elif args.overwrite:
-        _remove(folder, found)
+        _remove(folder, [*found, *(name for name in MADE_OF_A_RUN if (folder / name).exists())])
     elif found:
         raise UserError(f"{folder} already holds a run ({', '.join(found[:4])}{', …' if found[4:] else ''}). "
                         "Go on with it with --resume, replace it with --overwrite, or name another --output.")
-    from jittor_lora.training.run import train
-    train(config, resume=resume)
-    return 0
+    from jittor_lora.tasks.train import train
+    return INTERRUPTED if train(config, resume)["ended"] == "interrupted" else 0
 
 
 def _settings_of_run(output: str | None) -> str | None:

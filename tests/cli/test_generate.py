@@ -1,0 +1,133 @@
+"""`generate`: what is asked of the model, and what is printed where."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import types
+
+import pytest
+
+from jittor_lora.cli.main import main
+from jittor_lora.errors import UserError
+
+
+class Echo:
+    """Stands for the generator: answers with what it was asked."""
+
+    def __init__(self, model, tokenizer, template):
+        self.template = template
+
+    def continue_text(self, prompt, decoding, on_text=lambda text: None):
+        if prompt == "too long":
+            raise UserError("Shorten the context.")
+        for piece in (text := [f"<{prompt}|", f"{decoding.max_new_tokens}|{decoding.stop!r}>"]):
+            on_text(piece)
+        return "".join(text)
+
+    def answer(self, context, questions, decoding, on_text=lambda index, text: None):
+        texts = [f"{context}/{question}|{decoding.stop!r}|{decoding.sampling.temperature} " for question in questions]
+        for index, text in enumerate(texts):
+            on_text(index, text)
+        return texts
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """(base, adapter) of each model loaded."""
+    loaded = []
+    loading = types.ModuleType("jittor_lora.loading")
+    model = types.SimpleNamespace(model="m", tokenizer="t")
+    loading.load = lambda base, adapter: loaded.append((base, adapter)) or model
+    monkeypatch.setitem(sys.modules, "jittor_lora.loading", loading)
+    monkeypatch.setattr("jittor_lora.generation.Generator", Echo)
+    return loaded
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
+    return tmp_path / "a"
+
+
+def test_the_continuation_alone_is_printed(loaded, capsys):
+    assert main(["generate", "--base", "b", "--prompt", "x", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out == "<x|3|None>\n"
+    assert loaded == [("b", None)]
+
+
+def test_question(loaded, capsys):
+    assert main(["generate", "--base", "b", "--context", "c", "--question", "q", "--temperature", "0.5"]) == 0
+    assert capsys.readouterr().out == "c/q|'\\n'|0.5\n"
+
+
+@pytest.mark.parametrize("stop, meant", [("newline", "'\\n'"), ("eos", "None"), ("END", "'END'")])
+def test_stop(stop, meant, loaded, capsys):
+    assert main(["generate", "--base", "b", "--prompt", "x", "--stop", stop]) == 0
+    assert capsys.readouterr().out == f"<x|64|{meant}>\n"
+
+
+def test_adapter_on_and_off(loaded, adapter):
+    main(["generate", "--adapter", str(adapter), "--prompt", "x"])
+    main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
+    assert loaded == [("gpt2", adapter), ("gpt2", None)]
+
+
+def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["generate", "--base", "b", "--prompt", "x"]) == 0
+    assert capsys.readouterr().out == "<x|64|None>\n"
+
+
+def test_file(loaded, tmp_path, capsys):
+    records = [{"prompt": "x", "id": 1}, {"context": "c", "question": "q"}, {"context": "c", "question": "r"}]
+    (tmp_path / "f.jsonl").write_text("\n\n".join(map(json.dumps, records)))
+    assert main(["generate", "--base", "b", "--file", str(tmp_path / "f.jsonl")]) == 0
+    out, err = capsys.readouterr()
+    printed = [json.loads(line) for line in out.splitlines()]
+    assert [{**record, "continuation": None} for record in records] == [{**r, "continuation": None} for r in printed]
+    assert [r["continuation"] for r in printed] == ["<x|64|None>", "c/q|'\\n'|0.0", "c/r|'\\n'|0.0"]
+    assert "3 of 3" in err
+
+
+def test_file_with_offenders(loaded, tmp_path, capsys):
+    lines = ['{"prompt": "x"}', "[]", '{"prompt": 3}', '{"context": "c"}', "not json", '{"question": " "}']
+    (tmp_path / "f.jsonl").write_text("\n".join(lines))
+    assert main(["generate", "--base", "b", "--file", str(tmp_path / "f.jsonl")]) == 2
+    err = capsys.readouterr().err
+    for place in ("line 2:", "line 3, prompt:", "line 4, question:", "line 5:", "line 6, context:",
+                  "line 6, question:"):
+        assert place in err
+    assert not loaded
+
+
+def test_interactive(loaded, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\n\ntoo long\ntwo")))
+    assert main(["generate", "--base", "b", "--interactive"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "<one|64|None>\n<two|64|None>\n" and "Prompt: " in err and "Shorten the context." in err
+
+
+def test_interactive_about_a_context(loaded, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"why\n")))
+    assert main(["generate", "--base", "b", "--interactive", "--context", "c"]) == 0
+    assert capsys.readouterr().out == "c/why|'\\n'|0.0\n"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "give a text to continue"),
+    (["--prompt", "x", "--interactive"], "cannot be given together with interactive"),
+    (["--question", "q"], "give --context"),
+    (["--context", "c"], "give a text to continue"),
+    (["--context", "c", "--prompt", "x"], "has no effect with --prompt"),
+    (["--prompt", "x", "--top-p", "0.5"], "temperature is 0"),
+    (["--prompt", "x", "--max-new-tokens", "0"], "at least 1"),
+    (["--prompt", "x", "--adapter", "nowhere"], "no such folder"),
+    (["--file", "nowhere"], "nowhere: no such file"),
+])
+def test_mistakes(arguments, message, loaded, capsys):
+    assert main(["generate", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and not out and not loaded

@@ -1,0 +1,141 @@
+"""The command line's frame: verbs, mistakes, exit codes, and how fast it is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jittor_lora import __version__
+from jittor_lora.cli import train
+from jittor_lora.cli.main import VERBS, main
+from jittor_lora.errors import UserError
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "jittor_lora", *arguments], capture_output=True, text=True)
+
+
+def failing(monkeypatch, error: BaseException) -> int:
+    """The exit code when `train` raises `error`."""
+    def run(args):
+        raise error
+    monkeypatch.setattr(train, "run", run)
+    return main(["train"])
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jittor-lora {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: jittor-lora {verb}") and "%%" not in out and not err
+
+
+def test_help_lists_the_verbs(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {verb} " in out for verb in VERBS)
+
+
+def test_no_verb(capsys):
+    assert main([]) == 2
+    assert "usage: jittor-lora" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["trian"], "there is no verb 'trian'; did you mean train?"),
+    (["train", "--lora-rank", "3"], "there is no flag --lora-rank; did you mean --lora-r"),
+    (["train", "--lr=3"], "there is no flag --lr; did you mean --learning-rate?"),
+    (["train", "--outptu", "x", "--no-tensorbord"], "there is no flag --no-tensorbord; did you mean --no-tensorboard?"),
+    (["train", "my data.json"], "'my data.json' belongs to no flag"),
+    (["train", "--max-train"], "argument --max-train: expected one argument"),
+    (["train", "--resume", "--overwrite"], "not allowed with"),
+    (["--verbose"], "there is no flag --verbose"),
+])
+def test_mistakes(arguments, message, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("jittor-lora: ") and message in err and not out
+    assert "Traceback" not in err and len(err.splitlines()) <= 4
+
+
+def test_abbreviations_are_not_taken(capsys):
+    assert main(["train", "--lora-drop", "0"]) == 2
+    assert "did you mean --lora-dropout?" in capsys.readouterr().err
+
+
+def test_user_error(monkeypatch, capsys):
+    assert failing(monkeypatch, UserError("r.yaml: wrong.")) == 2
+    assert capsys.readouterr().err == "jittor-lora: r.yaml: wrong.\n"
+
+
+@pytest.mark.parametrize("number, word", [
+    (errno.ENOSPC, "Free space"), (errno.EROFS, "can be written"), (errno.EACCES, "permissions"),
+    (errno.ENOENT, "No such"),
+])
+def test_faults_of_the_machine(number, word, monkeypatch, capsys):
+    assert failing(monkeypatch, OSError(number, os.strerror(number), "/data/x")) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jittor-lora: /data/x: ") and word in err and len(err.splitlines()) == 1
+
+
+def test_out_of_memory(monkeypatch, capsys):
+    assert failing(monkeypatch, MemoryError()) == 2
+    assert "memory" in capsys.readouterr().err
+
+
+def test_interrupted(monkeypatch, capsys):
+    assert failing(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
+@pytest.mark.parametrize("error", [
+    ZeroDivisionError("x"), OSError("no number"), OSError(errno.EINVAL, "Invalid argument"),
+])
+def test_a_defect_shows_its_traceback(error, monkeypatch, capsys):
+    assert failing(monkeypatch, error) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "Please report it" in err
+
+
+def test_reader_of_the_output_goes_away():
+    script = "import sys; from jittor_lora.cli import main as m, train; train.run = lambda args: print('x') or 0; " \
+             "sys.stdin.read(); sys.exit(m.main(['train']))"
+    process = subprocess.Popen([sys.executable, "-c", script],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    process.stdin.close()  # only now does it print
+    err = process.stderr.read()
+    assert process.wait() == 141 and err == ""
+
+
+def test_output_that_is_not_utf8():
+    script = "import sys; from jittor_lora.cli import main as m, train; " \
+             "train.run = lambda args: print('\\u6c34') or 0; sys.exit(m.main(['train']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)})
+    assert (done.returncode, done.stdout) == (0, "\\u6c34\n"), done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_needs_no_heavy_module(verb):
+    script = "import sys; from jittor_lora.cli.main import main; code = main([sys.argv[1], '--help']); " \
+             "heavy = {'jittor', 'numpy', 'tokenizers', 'matplotlib', 'torch'} & set(sys.modules); " \
+             "sys.exit(f'imports {heavy}' if heavy else code)"
+    done = subprocess.run([sys.executable, "-c", script, verb], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m():
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"jittor-lora {__version__}\n", "")
+    done = command("train", "--lora-r", "0")
+    assert done.returncode == 2 and "lora_r (--lora-r)" in done.stderr
