@@ -1,0 +1,76 @@
+"""`jittor-lora inspect`: what the model will read and be scored on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Literal, Optional
+
+from jittor_lora.cli.options import add_flags, from_flags, require
+from jittor_lora.config import DATA, DEFAULT_TEMPLATE, LARGEST_SEED
+from jittor_lora.errors import UserError
+from jittor_lora.settings import Settings, setting
+
+
+class InspectOptions(Settings):
+    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", min_length=1)
+
+    data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines of prompt and completion), "
+                                  "squad-train, squad-dev, sample-train or sample-dev", min_length=1)
+    max_train: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "prompt made of {context} and {question}, as in training",
+                            min_length=1)
+    prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
+                                        ge=0, le=1)
+    max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
+                                        ge=8)
+    batch_size: int = setting(8, DATA, "questions in a batch", ge=1)
+    seed: int = setting(42, DATA, "seed of subset and order", ge=0, le=LARGEST_SEED)
+
+    batch: int = setting(1, "Output", "which batch of the first epoch is shown; 0 for none", ge=0)
+    color: Literal["auto", "always", "never"] = setting(
+        "auto", "Output", "scored tokens in colour, or between [[ and ]]; auto: colour on a terminal")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "inspect", help="show a batch with its scored tokens, and counts",
+        usage="jittor-lora inspect --base B --data FILE [any flag below]",
+        description="Show what training reads: one batch with every scored token marked, counts, lengths, the share of "
+                    "scored tokens, and what was too long.")
+    add_flags(parser, InspectOptions, required=("data",))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, InspectOptions)
+    require(options, "data")
+    from jittor_lora.data.examples import training_groups
+    from jittor_lora.data.report import BRACKETS, COLOURS, EpochSize, batch_lines, describe_data, length_table
+    from jittor_lora.data.sources import load_data
+    from jittor_lora.data.stream import batches
+    from jittor_lora.data.template import Template
+    from jittor_lora.formats.bases import load_base, resolve_base
+
+    template = Template(options.template)
+    data = load_data(options.data)
+    if options.max_train is not None:
+        data = data.subset(options.max_train, options.seed)
+    base = resolve_base(options.base)
+    checkpoint, tokenizer = load_base(base)
+    limit = min(checkpoint.config.max_positions, options.max_tokens or checkpoint.config.max_positions)
+    groups, lengths = training_groups(data, tokenizer, template, limit)
+    epoch = batches(groups, options.batch_size, options.seed, epoch=0)
+    coloured = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
+
+    if options.batch > len(epoch):
+        raise UserError(f"--batch {options.batch}: the first epoch has {len(epoch):,} batches.")
+
+    print(f"data: {data.path}: {describe_data(data)}")
+    print(f"base: {base.description}; tokenizer of {tokenizer.vocab_size:,} tokens")
+    if options.batch:
+        print(f"\nbatch {options.batch:,} of {len(epoch):,}")
+        marks = COLOURS if coloured else BRACKETS
+        print(*batch_lines(epoch[options.batch - 1], tokenizer, options.prompt_loss_weight, marks), sep="\n")
+    print()
+    print(*length_table(groups), "", *lengths.lines(), *EpochSize.of(epoch, tokenizer.eos_id).lines(), sep="\n")
+    return 0
