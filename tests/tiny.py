@@ -60,3 +60,28 @@ def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 6
 
     return [TokenGroup(some(3, 9), [Branch(f"{g}.{b}", some(1, 4), some(1, 3))
                                     for b in range(draw.randint(1, branches + 1))]) for g in range(count)]
+
+
+def seen_rows(lengths: list[tuple[int, list[int]]]) -> np.ndarray:
+    """(N, N) bool, the rule of layouts in words: a row sees the rows of its group that come no later and are of the
+    prefix or of its own branch.
+
+    Args:
+        lengths: of each group's prefix and branches.
+    """
+    owners = []  # of each row: (group, branch), branch -1 for the prefix
+    for g, (prefix, branches) in enumerate(lengths):
+        owners += [(g, -1)] * prefix
+        for b, length in enumerate(branches):
+            owners += [(g, b)] * length
+    seen = np.zeros((len(owners), len(owners)), bool)
+    for i, (group, branch) in enumerate(owners):
+        for j in range(i + 1):
+            seen[i, j] = owners[j][0] == group and owners[j][1] in (-1, branch)
+    return seen
+
+
+def adapter_arrays(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
+    """Values for an adapter's arrays, A and B alike, large enough to matter."""
+    return {name: (np.random.RandomState([seed, i]).standard_normal(shape) * 0.2).astype(np.float32)
+            for i, (name, shape) in enumerate(sorted(shapes.items()))}

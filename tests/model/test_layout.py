@@ -5,23 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny
 from jittor_lora.model.layout import Group, Layout, Segment
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=5)), max_size=4)
-
-
-def rule(groups):
-    """(N, N) bool: a row sees the rows of its group that come no later and are of the prefix or of its own branch."""
-    owners = []  # of each row: (group, branch), branch -1 for the prefix
-    for g, (prefix, branches) in enumerate(groups):
-        owners += [(g, -1)] * prefix
-        for b, length in enumerate(branches):
-            owners += [(g, b)] * length
-    seen = np.zeros((len(owners), len(owners)), bool)
-    for i, (group, branch) in enumerate(owners):
-        for j in range(i + 1):
-            seen[i, j] = owners[j][0] == group and owners[j][1] in (-1, branch)
-    return seen
 
 
 def visible(layout):
@@ -35,7 +22,7 @@ def visible(layout):
 def test_mask_is_the_rule(groups):
     layout = Layout.of_lengths(groups)
     assert layout.rows == sum(prefix + sum(branches) for prefix, branches in groups)
-    np.testing.assert_array_equal(visible(layout), rule(groups))
+    np.testing.assert_array_equal(visible(layout), tiny.seen_rows(groups))
 
 
 @given(LENGTHS)
@@ -46,7 +33,7 @@ def test_segments_say_the_same_as_the_mask(groups):
         for row in range(q0, q1):
             seen[row, p0:p1] = True
             seen[row, k0 : k1 - (q1 - 1 - row)] = True
-    np.testing.assert_array_equal(seen, rule(groups))
+    np.testing.assert_array_equal(seen, tiny.seen_rows(groups))
 
 
 @given(LENGTHS)
@@ -63,7 +50,7 @@ def test_groups_cover_the_rows_in_order(groups):
 
 
 def test_plain_texts_are_causal_and_apart():
-    np.testing.assert_array_equal(visible(Layout.plain(2, 3)), rule([(2, ()), (3, ())]))
+    np.testing.assert_array_equal(visible(Layout.plain(2, 3)), tiny.seen_rows([(2, ()), (3, ())]))
 
 
 def test_keys_of_a_cache_may_be_more_than_the_queries():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import tiny
 from jittor_lora import ops
 from jittor_lora.model.layout import Layout
 from jittor_lora.ops import portable
@@ -203,21 +204,6 @@ def test_rotary():
 # --- attention -------------------------------------------------------------------------------------------------------
 
 
-def seen_in_words(groups):
-    """(N, N) bool by the rule in words: own group, and either in the prefix or in the same branch, and not later."""
-    owners = []  # (group, branch), branch -1 for the prefix
-    for g, (prefix, branches) in enumerate(groups):
-        owners += [(g, -1)] * prefix
-        for b, length in enumerate(branches):
-            owners += [(g, b)] * length
-    n = len(owners)
-    seen = np.zeros((n, n), bool)
-    for i, (group, branch) in enumerate(owners):
-        for j in range(i + 1):
-            seen[i, j] = owners[j][0] == group and owners[j][1] in (-1, branch)
-    return seen
-
-
 def dense_attention(q, k, v, seen):
     """The definition, in float64; and its derivatives for the upstream gradient `u`."""
     share = q.shape[1] // k.shape[1]
@@ -249,7 +235,7 @@ def check_attention(groups, heads, kv_heads, scale=1.0, tolerance=1e-5):
     arrays = [normal(n, count, 4, seed=i, scale=scale) for i, count in enumerate((heads, kv_heads, kv_heads))]
     q, k, v = (jt.array(a) for a in arrays)
     exact = [a.astype(np.float64) for a in arrays]
-    seen = seen_in_words(groups)
+    seen = tiny.seen_rows(groups)
     found = ops.attention(q, k, v, ops.attention_plan(layout))
     expected = dense_attention(*exact, seen)[0].reshape(n, -1)
     np.testing.assert_allclose(found.numpy(), expected, atol=3e-6)
@@ -259,8 +245,8 @@ def check_attention(groups, heads, kv_heads, scale=1.0, tolerance=1e-5):
         np.testing.assert_allclose(gradient.numpy(), truth, atol=tolerance * max(1.0, np.abs(truth).max()))
 
 
-LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=4)), min_size=1, max_size=2).filter(
-    lambda groups: any(prefix or branches for prefix, branches in groups))
+GROUP = st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=4))
+LENGTHS = st.lists(GROUP, min_size=1, max_size=2).filter(lambda groups: any(p or branches for p, branches in groups))
 
 
 @settings(max_examples=40, deadline=None)
@@ -349,7 +335,8 @@ def test_cross_entropy_of_huge_logits():
 
 
 def test_cross_entropy_is_the_same_with_and_without_a_tape():
-    arguments = [jt.array(x) for x in (normal(5, 8), normal(31, 8), np.arange(5, dtype=np.int32), np.ones(5, np.float32))]
+    labels, weights = np.arange(5, dtype=np.int32), np.ones(5, np.float32)
+    arguments = [jt.array(x) for x in (normal(5, 8), normal(31, 8), labels, weights)]
     with jt.no_grad():
         alone = ops.token_cross_entropy(*arguments).item()
     assert alone == ops.token_cross_entropy(*arguments).item()

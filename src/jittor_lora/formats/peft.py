@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from jittor_lora.files import atomic_write, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import Adapter, inject, listing
+from jittor_lora.lora.inject import Adapter, inject, listing, selects
 from jittor_lora.model.causal_lm import CausalLM
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+LARGEST_NUMBER = 1e9  # of alpha; far above any in use, and whole numbers of a JSON file may be beyond float
 
 # Settings of PEFT's LoraConfig that change what an adapter computes, with the values that mean "not used".
 # Whatever else stands in a file has no effect on the result, or only on training.
@@ -26,8 +28,11 @@ UNUSED = {
     "layers_pattern": (None, []), "exclude_modules": (None, []), "trainable_token_indices": (None, [], {}),
     "layer_replication": (None, []), "lora_bias": (False, None), "target_parameters": (None, []),
     "megatron_config": (None,), "use_qalora": (False, None), "alora_invocation_tokens": (None, []),
-    "use_bdlora": (False, None), "arrow_config": (None,),
+    "use_bdlora": (False, None), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
 }
+# Starts of A and B that leave the base model as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change it, and
+# their adapters belong to the changed one.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def save_adapter(folder: Path, adapter: Adapter, base: str, family: str) -> None:
@@ -84,6 +89,10 @@ def load_adapter(folder: Path, model: CausalLM) -> Adapter:
     if rank - {config.r}:
         raise UserError(f"{folder}: {CONFIG_FILE} says r = {config.r}, but {WEIGHTS_FILE} holds rank "
                         f"{', '.join(map(str, sorted(rank)))}. The two files do not belong together.")
+    if not isinstance(config.target_modules, str):  # of its targets PEFT needs one to match, and keeps the others
+        modules = [name.rsplit(".", 1)[0] for name in arrays]
+        used = tuple(t for t in config.target_modules if any(selects(t, name) for name in modules))
+        config = replace(config, target_modules=used or config.target_modules)
     try:
         adapter = inject(model, config)
         adapter.load(arrays)
@@ -103,12 +112,16 @@ def read_adapter_config(path: Path) -> LoraConfig:
         wrong.append(f"peft_type: expected LORA, found {values.get('peft_type')!r}")
     wrong += [f"{key}: {values[key]!r} is not supported" for key, unused in UNUSED.items()
               if key in values and values[key] not in unused]
+    start = values.get("init_lora_weights")
+    if start not in PLAIN_STARTS:
+        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model; with PEFT, "
+                     "save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
     r, alpha, dropout = values.get("r", 8), values.get("lora_alpha", 8), values.get("lora_dropout", 0.0)
     if not isinstance(r, int) or isinstance(r, bool):
         wrong.append(f"r: expected a whole number, found {r!r}")
     wrong += [f"{key}: expected a number, found {value!r}" for key, value in
               (("lora_alpha", alpha), ("lora_dropout", dropout))
-              if not isinstance(value, (int, float)) or isinstance(value, bool)]
+              if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > LARGEST_NUMBER]
     targets = values.get("target_modules")
     if isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets):
         targets = tuple(targets)
@@ -116,7 +129,7 @@ def read_adapter_config(path: Path) -> LoraConfig:
         wrong.append(f"target_modules: expected names or a regular expression, found {targets!r}")
     if wrong:
         raise UserError(f"{path}:\n  {listing(wrong)}")
-    init = "gaussian" if values.get("init_lora_weights") == "gaussian" else "kaiming"
+    init = "gaussian" if start == "gaussian" else "kaiming"
     try:
         return LoraConfig(r=r, alpha=float(alpha), dropout=float(dropout), target_modules=targets, init=init)
     except UserError as error:

@@ -30,12 +30,15 @@ class TrainingState(NamedTuple):
 
 
 def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Path:
-    """Write the checkpoint of `step` into `folder` and remove all but the newest `keep`."""
+    """Write the checkpoint of `step` into `folder` and remove all up to it but the newest `keep`.
+
+    A later one can only be damaged, passed over by `newest_state`; it does not count.
+    """
     path = folder / f"step-{step:08d}.safetensors"
     metadata = {"jittor_lora_state": str(VERSION), "values": json.dumps(state.values)}
     with atomic_write(path, "wb") as stream:
         write_safetensors(stream, state.arrays, {name: a.shape for name, a in state.arrays.items()}, metadata)
-    for _, old in checkpoints(folder)[:-keep]:
+    for old in [old for at, old in checkpoints(folder) if at <= step][:-keep]:
         old.unlink()
     return path
 

@@ -68,11 +68,18 @@ def inject(model: CausalLM, config: LoraConfig, seed: int = 0) -> Adapter:
     """Wrap the modules of `model` that the configuration names, in place.
 
     Raises:
-        UserError: a target that matches nothing, or `qv_only` where there is no fused projection; the names there
-            are stand in the message.
+        UserError: a target that matches nothing or the output head, or `qv_only` where there is no fused projection;
+            the names there are stand in the message.
+        ValueError: the model has an adapter already.
     """
+    if any(isinstance(holder, LoraLinear) for _, holder, _, _ in linear_layers(model)):
+        raise ValueError("the model has an adapter already; build it anew for another")
     found = {name: (holder, attribute, layer) for name, holder, attribute, layer in linear_layers(model)}
     names = match_targets(list(found), config.target_modules)
+    if OUTPUT_HEAD in names:
+        others = ", ".join(short_names([name for name in found if name != OUTPUT_HEAD]))
+        raise UserError(f"target_modules: {_shown(config.target_modules)} takes in the output head, {OUTPUT_HEAD}, "
+                        f"which cannot be adapted. There are {others}.")
     if config.qv_only and not any(is_fused_qkv(name) for name in names):
         raise UserError("qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
                         f"{', '.join(short_names(names))}. Name q_proj and v_proj as target modules instead.")
@@ -99,14 +106,11 @@ def match_targets(names: list[str], targets: tuple[str, ...] | str) -> list[str]
     if isinstance(targets, str):
         try:
             pattern = re.compile(targets)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise UserError(f"target_modules: {targets!r} is not a regular expression ({error}).") from error
         chosen = [name for name in names if pattern.fullmatch(name)]
         idle = [] if chosen else [targets]
     else:
-        def selects(target, name):
-            return name == target or name.endswith("." + target)
-
         chosen = [name for name in names if any(selects(t, name) for t in targets)]
         idle = [t for t in targets if not any(selects(t, name) for name in names)]
     if idle:
@@ -115,9 +119,18 @@ def match_targets(names: list[str], targets: tuple[str, ...] | str) -> list[str]
     return chosen
 
 
+def selects(target: str, name: str) -> bool:
+    """Is the target the name, or its last parts?"""
+    return name == target or name.endswith("." + target)
+
+
 def short_names(names: list[str]) -> list[str]:
-    """Last parts of the names, each once; two parts where one would be ambiguous between parents."""
+    """Last parts of the names, each once."""
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+
+
+def _shown(targets: tuple[str, ...] | str) -> str:
+    return targets if isinstance(targets, str) else ", ".join(targets)
 
 
 def seed_of(*key: int) -> int:

@@ -39,7 +39,9 @@ class LoraLinear(jt.Module):
         self._b_rows = frozen(trained_rows(base.out_features)) if config.qv_only and is_fused_qkv(name) else None
 
     def execute(self, x):
-        if not self.enabled or self.merged:
+        if not self.enabled:
+            return ops.linear(x, self.base.weight if self._unmerged is None else self._unmerged, self.base.bias)
+        if self.merged:
             return self.base(x)
         b = self.lora_B if self._b_rows is None else self.lora_B * self._b_rows
         return ops.lora_linear(x, self.base.weight, self.base.bias, self.lora_A, b, self.config.scaling,

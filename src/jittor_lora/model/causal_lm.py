@@ -36,7 +36,10 @@ class CausalLM(jt.Module):
 
         Raises:
             UserError: a token or a position that the model does not have.
+            ValueError: the layout, or the positions, are not for this many tokens.
         """
+        if not layout.rows == len(positions) == len(tokens):
+            raise ValueError(f"{len(tokens)} tokens, {len(positions)} positions, {layout.rows} rows in the layout")
         check_range("token id", tokens, self.config.vocab_size)
         check_range("position", positions, self.config.max_positions)
         where = None if cache_rows is None else jt.array(np.asarray(cache_rows, np.int32))

@@ -12,13 +12,15 @@ from jittor_lora.model.layout import Group, Layout, Segment
 from jittor_lora.model.sampling import Sampler, Sampling
 from jittor_lora.runtime import jt
 
+GREEDY = Sampling()
+
 
 def generate(
     model: CausalLM,
     prefix: Sequence[int],
     branches: Sequence[Sequence[int]],
     max_new_tokens: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
 ) -> list[list[int]]:
@@ -44,13 +46,12 @@ def generate(
     if longest > room:
         raise UserError(f"The prompt has {len(prefix) + longest} tokens, more than the model's longest text of "
                         f"{model.config.max_positions}. Shorten the context.")
-    # The cache holds the prefix, then for each branch its rows and the room for new ones. The token chosen last is
-    # never read back, so max_new_tokens - 1 rows are enough.
-    spare = max(max_new_tokens - 1, 0)
+    # The cache holds the prefix, then for each branch its rows and the room for new ones: no more than the model has
+    # positions, and one less than the new tokens, as the token chosen last is never read back.
     starts, end = [], len(prefix)
     for branch in branches:
         starts.append(end)
-        end += len(branch) + spare
+        end += min(len(branch) + max(max_new_tokens - 1, 0), room)
     cache, sampler = model.new_cache(end), Sampler(sampling)
     lengths = [len(branch) for branch in branches]
     new: list[list[int]] = [[] for _ in branches]

@@ -16,7 +16,7 @@ from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.errors import UserError
-from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.causal_lm import CausalLM, check_range
 from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
@@ -96,6 +96,8 @@ def train(
     if validation_streams and progress.step == 0:
         validation_loss = validate(0)
 
+    if stalled(progress, config):  # stopped early, and resumed
+        return Outcome(progress, "early stop", total, loss, validation_loss)
     with interruption_noticed() as interrupted:
         for step, batch in steps_from(progress.step, total, groups, config):
             started = time.perf_counter()
@@ -129,9 +131,9 @@ def train(
             last = progress.step == total
             if validation_streams and (last or due(progress.step, config.eval_every)):
                 validation_loss = validate(progress.step)
-            if config.patience is not None and progress.validations_since_best >= config.patience:
+            if stalled(progress, config):
                 reason = "early stop"
-            if interrupted():
+            elif interrupted() and not last:
                 reason = "interrupted"
             if last or reason != "finished" or due(progress.step, config.save_every):
                 log.sync()
@@ -142,7 +144,12 @@ def train(
 
 
 def stream_loss(model: CausalLM, stream: Stream):
-    """The weighted sum of the losses of a stream's labels, (1,) float32, in nats."""
+    """The weighted sum of the losses of a stream's labels, (1,) float32, in nats.
+
+    Raises:
+        UserError: a token, label or position that the model does not have.
+    """
+    check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
     hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
     return ops.token_cross_entropy(hidden, model.head(), jt.array(stream.labels), jt.array(stream.label_weights))
 
@@ -183,6 +190,11 @@ def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
             order = batches(groups, config.batch_size, config.seed, epoch)
         first = step % per_epoch * accumulated
         yield step, [group for batch in order[first : first + accumulated] for group in batch]
+
+
+def stalled(progress: Progress, config: RunConfig) -> bool:
+    """Has the validation loss not fallen for as many validations as the patience allows?"""
+    return config.patience is not None and progress.validations_since_best >= config.patience
 
 
 def due(step: int, every: int | None) -> bool:
