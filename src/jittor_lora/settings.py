@@ -86,6 +86,7 @@ class Settings(BaseModel):
                 values[other] = None
                 origins[other] = f"unset, as {name} is given"
         problems: list[Problem] = []
+        wrong: set[str] = set()
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -94,7 +95,6 @@ class Settings(BaseModel):
             # Every field has a default, so that the rest makes a whole object, on which conflicts can be sought.
             super().__init__(**{name: value for name, value in values.items() if name not in wrong})
         self._origins = {name: origins.get(name, "given") for name in values}
-        wrong = {problem.fields[0] for problem in problems}
         problems += [problem for problem in self._all_conflicts() if wrong.isdisjoint(problem.fields)]
         if problems:
             raise UserError(_report(problems, origins))
