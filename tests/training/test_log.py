@@ -75,7 +75,8 @@ def test_numpy_numbers_and_numbers_that_are_not_finite(tmp_path):
 def test_every_step_survives_a_kill(tmp_path):
     code = ("import sys, time\nfrom jittor_lora.training.log import RunLog\nlog = RunLog(sys.argv[1], quiet=True)\n"
             "for step in range(1, 6):\n"
-            "    log.step(step, loss=step / 7, learning_rate=0, grad_norm=0, tokens=1, questions=1, seconds=1)\nprint('done', flush=True)\ntime.sleep(60)")
+            "    log.step(step, loss=step / 7, learning_rate=0, grad_norm=0, tokens=1, questions=1, seconds=1)\n"
+            "print('done', flush=True)\ntime.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGKILL)
@@ -104,6 +105,8 @@ def test_cut_back_and_resumed_logs_equal_the_uninterrupted_ones(tmp_path_factory
         (folder / name).write_bytes(content[:data.draw(st.integers(shortest, len(content)))])
     with RunLog(folder, 10, quiet=True) as log:
         log.truncate_to(checkpoint)
+        if checkpoint == 0:
+            log.validation(0, loss=4.0)
         log_steps(log, checkpoint + 1, 10)
     assert contents(folder) == whole
 
@@ -210,6 +213,12 @@ def test_resumed_progress_counts_from_the_checkpoint(tmp_path, monkeypatch):
         now[0] = 2.0
         log.step(91, loss=1, learning_rate=1, grad_norm=1, tokens=1, questions=1, seconds=2.0)
     assert screen.getvalue().splitlines()[-1].endswith("00:18 left")
+
+
+def test_tensorboard_can_be_left_out(tmp_path):
+    with RunLog(tmp_path, 3, quiet=True, tensorboard=False) as log:
+        log_steps(log, 1, 3)
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_quiet_shows_nothing(tmp_path, capsys):

@@ -43,14 +43,16 @@ class RunLog:
         total_steps: optimizer steps of the whole run, for the percentage and the ETA.
         stream: where progress is shown, standard error by default.
         quiet: show nothing.
+        tensorboard: write TensorBoard's event files too.
 
     Raises (all methods):
         UserError: a file cannot be written or, when appending, holds something else than this run's earlier steps.
     """
 
     def __init__(self, folder: str | os.PathLike, total_steps: int | None = None,
-                 stream: TextIO | None = None, quiet: bool = False):
+                 stream: TextIO | None = None, quiet: bool = False, tensorboard: bool = True):
         self.folder = Path(folder)
+        self._tensorboard = tensorboard
         self._progress = Progress(total_steps, None if quiet else stream or sys.stderr)
         self._files: dict[str, BinaryIO] = {}
         self._events: EventWriter | None = None
@@ -66,6 +68,8 @@ class RunLog:
     def truncate_to(self, step: int) -> None:
         """Cut the logs back to what was known after optimizer step `step`; a half-written last line is dropped.
 
+        Step 0 empties them: a run without a checkpoint starts over, and validates before its first step again.
+
         Raises:
             UserError: a line is damaged, or the logs hold fewer steps than the checkpoint.
         """
@@ -73,8 +77,9 @@ class RunLog:
             raise ValueError("truncate_to comes before the first line is written")
         rows = _whole_lines(self.folder / "metrics.jsonl")
         steps = [_row_step(self.folder / "metrics.jsonl", number, row) for number, row in enumerate(rows, 1)]
-        kept = [row for row, (at, _) in zip(rows, steps) if at <= step]
-        validations = sum(1 for at, is_validation in steps if is_validation and at <= step)
+        known = [step > 0 and at <= step for at, _ in steps]
+        kept = [row for row, is_known in zip(rows, known) if is_known]
+        validations = sum(is_validation and is_known for (_, is_validation), is_known in zip(steps, known))
 
         losses = _whole_lines(self.folder / "train_loss.txt")
         validation_losses = _whole_lines(self.folder / "val_loss.txt")
@@ -162,7 +167,7 @@ class RunLog:
         if self._last_step != expected_steps:
             raise UserError(f"{self.folder / 'train_loss.txt'}: holds {self._last_step} steps, expected "
                             f"{expected_steps}. Resume the run that is there, or choose another output folder.")
-        if first:
+        if first and self._tensorboard:
             with self._writing("tensorboard"):
                 self._events = EventWriter(self.folder / "tensorboard", purge_after=self._resumed_at)
 
@@ -175,8 +180,9 @@ class RunLog:
             self._files[name].flush()
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._writing("tensorboard"):
-            self._events.scalars(step, values)
+        if self._events is not None:
+            with self._writing("tensorboard"):
+                self._events.scalars(step, values)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
