@@ -224,9 +224,10 @@ def test_subsets_are_exact_nested_spread_and_in_order():
         part = data.subset(count, seed=3)
         ids = subset_ids(part)
         assert len(ids) == min(count, 4961) == len(part)
-        assert smaller <= set(ids)
-        assert ids == [i for i in everything if i in set(ids)]
-        smaller = set(ids)
+        chosen = set(ids)
+        assert smaller <= chosen
+        assert ids == [i for i in everything if i in chosen]
+        smaller = chosen
     part = data.subset(400, seed=3)
     assert len({p.title for p in part.paragraphs}) == 24
     whole = {p.context: len(p.questions) for p in data.paragraphs}
