@@ -14,7 +14,7 @@ from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
-from jittor_lora.formats.tokenizer import Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
+from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -115,8 +115,8 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
     else:
         checkpoint = read_checkpoint(resolved.path)
         tokenizer = read_tokenizer(resolved.path, checkpoint.config)
-        if not tokenizer.origin.startswith(str(resolved.path)):
-            say(f"Tokenizer: {tokenizer.origin}.")
+        if tokenizer.origin == GPT2_SHIPPED:
+            say(f"{resolved.path} holds no tokenizer: using {GPT2_SHIPPED}.")
     check_vocabulary(tokenizer, checkpoint.config)
     return checkpoint, tokenizer
 

@@ -27,11 +27,17 @@ def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], 
         prefix_space: put a space before the text.
 
     Raises:
-        Exception: a merge names a token that the vocabulary lacks (the library's own error).
+        ValueError: a merge needs a token that the vocabulary lacks (on which the library would panic).
     """
+    merges = list(merges)
+    for left, right in merges:
+        lacking = [token for token in (left, right, left + right) if token not in vocab]
+        if lacking:
+            raise ValueError(f"the vocabulary lacks {lacking[0][:40]!r}, which the merge "
+                             f"{left[:40]!r} {right[:40]!r} needs")
     words = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer = Tokenizer(models.BPE(dict(vocab), list(merges)))
+    tokenizer = Tokenizer(models.BPE(dict(vocab), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words]) if single_digits else words
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special if token in vocab])

@@ -117,7 +117,7 @@ def _gpt2_config(metadata: _Metadata) -> dict[str, Any]:
         }),
         "activation_function": "gelu_new",
         "layer_norm_epsilon": metadata.decimal("attention.layer_norm_epsilon"),
-    }  # fmt: skip
+    }
 
 
 def _llama_config(metadata: _Metadata) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _llama_config(metadata: _Metadata) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-    }  # fmt: skip
+    }
 
 
 def _refuse_llama_variants(metadata: _Metadata) -> None:

@@ -21,7 +21,7 @@ _LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 _ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
-}  # fmt: skip
+}
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
 

@@ -22,6 +22,7 @@ from jittor_lora.model.config import ModelConfig
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _GPT2_VOCABULARY = 50257
+GPT2_SHIPPED = "GPT-2's tokenizer, which comes with jittor-lora"
 # GGUF's tokenizer.ggml.pre: are digits cut off one by one?
 _GGUF_SINGLE_DIGITS = {"gpt-2": False, "gpt2": False, "default": False, "smollm": True}
 _GGUF_CONTROL, _GGUF_USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
@@ -102,7 +103,7 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
 
     Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
     if there is such a token (GPT-2's old files name none). A GPT-2 model whose folder has no tokenizer, which is
-    what saving the model alone leaves, has GPT-2's; `origin` then says so.
+    what saving the model alone leaves, has the shipped one; `origin` is then GPT2_SHIPPED.
 
     Raises:
         UserError: no tokenizer, or files that are malformed or do not fit together.
@@ -119,7 +120,7 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
         origin = str(folder / "vocab.json")
         backend = _from_vocabulary(folder, config)
     elif model is not None and model.family == "gpt2" and model.vocab_size == _GPT2_VOCABULARY:
-        origin = f"GPT-2's tokenizer (there is none in {folder})"
+        origin = GPT2_SHIPPED
         backend = gpt2_tokenizer()
     else:
         raise UserError(_no_tokenizer(folder))
@@ -155,7 +156,7 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     try:
         merges = parse_merges("\n".join(metadata.texts("merges")))
         backend = byte_level_bpe(vocab, merges, special, single_digits=_GGUF_SINGLE_DIGITS[pre])
-    except Exception as error:  # the library raises no narrower class
+    except ValueError as error:
         raise UserError(f"{file.path}: tokenizer.ggml.merges: {error}.") from error
     backend.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in ordinary])
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -228,7 +229,7 @@ def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Toke
         backend = byte_level_bpe(vocab, merges, known, prefix_space=config.get("add_prefix_space") is True)
     except OSError as error:
         raise UserError(f"{folder / 'merges.txt'}: cannot be read ({error.strerror or error}).") from error
-    except Exception as error:  # the library raises no narrower class
+    except ValueError as error:  # UnicodeDecodeError is one too
         raise UserError(f"{folder / 'merges.txt'}: {error}.") from error
     for token in sorted(added, key=added.get):
         backend.add_tokens([tokenizers.AddedToken(token, special=token in special, normalized=False)])

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.gguf import read_gguf
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.gguf"
+
+
+def refused(path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_gguf(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1"])
+def test_reads_back_what_llama_cpp_is_given(make, path, config, kind):
+    expected = make.gguf(path, config, make.tensors(config), kind)
+    checkpoint = read_gguf(path)
+    assert list(checkpoint.tensors) == list(expected)
+    for name, tensor in expected.items():
+        assert np.array_equal(checkpoint.tensors[name], tensor), name
+        assert checkpoint.tensors[name].dtype == np.float32
+
+
+def test_many_rows_are_decoded_in_parts(make, path, config):
+    config["vocab_size"] = 1500
+    tensors = make.tensors(config)
+    expected = make.gguf(path, config, tensors, "Q8_0")
+    name = next(iter(tensors))
+    assert np.array_equal(read_gguf(path).tensors[name], expected[name])
+
+
+def test_settings_come_from_the_metadata(make, path, config):
+    make.gguf(path, config, make.tensors(config))
+    read = read_gguf(path).config
+    assert (read.family, read.vocab_size, read.hidden_size, read.layers) == (config["model_type"], 300, 32, 2)
+    assert (read.intermediate_size, read.max_positions, read.eos_token_id) == (64, 6, 299)
+    assert (read.norm_eps, read.tied_head) == (1e-5, True)  # not 9.999999747378752e-06
+    if read.family == "llama":
+        assert (read.heads, read.kv_heads, read.head_dim, read.rope_theta) == (4, 2, 8, 5e5)
+    else:
+        assert (read.heads, read.activation) == (2, "gelu_tanh")
+
+
+def test_the_model_can_be_saved_as_a_hugging_face_folder(make, path, tmp_path, config):
+    make.gguf(path, config, make.tensors(config), "Q8_0")
+    checkpoint = read_gguf(path)
+    write_checkpoint(tmp_path / "saved", checkpoint)
+    again = read_checkpoint(tmp_path / "saved")
+    assert again.config == checkpoint.config
+    assert all(np.array_equal(again.tensors[name], checkpoint.tensors[name]) for name in checkpoint.tensors)
+
+
+def test_head(make, path, config):
+    tensors = make.tensors(config)
+    embedding = next(iter(tensors.values()))
+    make.gguf(path, config, tensors, extra={"output.weight": embedding})
+    assert read_gguf(path).config.tied_head and "lm_head.weight" not in read_gguf(path).tensors
+    make.gguf(path, config, tensors, extra={"output.weight": embedding + 1})
+    assert not read_gguf(path).config.tied_head
+    assert np.array_equal(read_gguf(path).tensors["lm_head.weight"], embedding + 1)
+
+
+def test_all_wrong_tensors_come_in_one_error(make, path, config):
+    tensors = make.tensors(config)
+    missing, misshapen = list(tensors)[2], list(tensors)[-1]
+    broken = {name: tensor for name, tensor in tensors.items() if name != missing}
+    broken[misshapen] = np.ones(5, np.float32)
+    make.gguf(path, config, broken, extra={"new.weight": np.ones(3, np.float32)})
+    text = refused(path)
+    stored = {"gpt2": "output_norm.bias", "llama": "output_norm.weight"}[config["model_type"]]
+    first = {"gpt2": "blk.0.attn_norm.weight", "llama": "blk.0.attn_k.weight"}[config["model_type"]]
+    assert f"{first}: missing, expected shape {tensors[missing].shape}" in text
+    assert f"{stored}: expected shape (32,); found (5,)" in text
+    assert "new.weight: unexpected, of shape (3,)" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"general.architecture": "mamba"}, "expected gpt2 or llama; found mamba"),
+        ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type: expected none; found yarn"),
+        ({"llama.expert_count": 8}, "no mixture of experts"),
+        ({"llama.rope.dimension_count": 4, "llama.attention.key_length": 8}, "rope.dimension_count"),
+        ({"llama.attention.value_length": 4}, "attention.value_length"),
+        ({"llama.attention.head_count": [4, 4]}, "num_attention_heads: expected a whole number"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "rms_norm_eps"),
+        ({"llama.block_count": None, "llama.context_length": None}, "missing: llama.block_count, llama.context_length"),
+        ({"llama.block_count": 3}, "blk.2.attn_q.weight: missing"),
+        ({"general.alignment": 0}, "general.alignment: expected a positive number"),
+    ],
+)
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_models_that_compute_something_else_are_refused(make, path, config, changed, message):
+    make.gguf(path, config, make.tensors(config), changed=changed)
+    if "general.architecture" in changed:  # the writer puts it in itself
+        path.write_bytes(path.read_bytes().replace(b"llama", b"mamba", 1))
+    assert message in refused(path)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_scaled_rotary_positions_are_refused(make, path, config):
+    make.gguf(path, config, make.tensors(config), extra={"rope_freqs.weight": np.ones(4, np.float32)})
+    assert "rope_freqs.weight" in refused(path)
+
+
+def header(version: int = 3, tensors: int = 0, pairs: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + rest
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+HUGE = 1 << 62
+PLACED = text(b"x") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four float32 at the beginning of the data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "an empty file"),
+        (b"GG", "truncated"),
+        (b"PK\3\4" + bytes(40), "does not begin with GGUF"),
+        (header(version=1), "version 2 or 3; found 1"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
+        (header(pairs=HUGE), f"a count of {HUGE}"),
+        (header(tensors=HUGE), f"a count of {HUGE}"),
+        (header(pairs=1, rest=bytes(5)), "truncated"),
+        (header(pairs=1, rest=struct.pack("<Q", HUGE) + bytes(50)), f"a count of {HUGE}"),
+        (header(pairs=1, rest=text(b"\xff\xff") + bytes(50)), "not UTF-8"),
+        (header(pairs=1, rest=text(b"k") + struct.pack("<I", 99) + bytes(50)), "unknown metadata type 99"),
+        (header(pairs=1, rest=text(b"k") + struct.pack("<II", 9, 9) + bytes(50)), "unknown array type 9"),
+        (header(pairs=1, rest=text(b"k") + struct.pack("<IIQ", 9, 4, HUGE)), f"a count of {HUGE}"),
+        (header(pairs=1, rest=text(b"k") + struct.pack("<IIQ", 9, 8, 1 << 20) + bytes(50)), "a count of 1048576"),
+        (header(pairs=2, rest=2 * (text(b"k") + struct.pack("<IB", 0, 1))), "metadata key k occurs twice"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<I", 9) + bytes(99)), "expected 4 dimensions at most"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<IQIQ", 1, 4, 77, 0) + bytes(99)), "its type (number 77)"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<IQIQ", 1, 4, 24, 0) + bytes(99)), "its type (number 24)"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<IQIQ", 1, 4, 8, 0) + bytes(99)), "blocks of 32"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<IQQIQ", 2, HUGE, HUGE, 0, 0) + bytes(99)), "truncated"),
+        (header(tensors=1, rest=text(b"x") + struct.pack("<IQIQ", 1, 4, 0, HUGE) + bytes(99)), "truncated"),
+        (header(tensors=2, rest=2 * PLACED + bytes(99)), "tensor x occurs twice"),
+        (header(tensors=2, rest=PLACED + PLACED.replace(b"x", b"y") + bytes(99)), "tensor y overlaps another"),
+    ],
+)
+def test_malformed_files_are_refused(path, content, message):
+    path.write_bytes(content)
+    assert message in refused(path)
+
+
+def test_paths_that_are_no_file(tmp_path):
+    assert "found nothing" in refused(tmp_path / "absent.gguf")
+    assert "found a folder" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+def test_a_truncated_file_is_refused_wherever_it_ends(make, path, config):
+    make.gguf(path, config, make.tensors(config))
+    content = path.read_bytes()
+    for end in [*range(0, 2000, 97), len(content) // 2, len(content) - 32]:
+        path.write_bytes(content[:end])
+        refused(path)
+
+
+@settings(max_examples=60)
+@given(flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_files_are_refused_or_read_within_their_bounds(tmp_path_factory, flips):
+    pairs = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    pairs += text(b"list") + struct.pack("<IIQ", 9, 8, 2) + text(b"ab") + text(b"c")
+    content = bytearray(header(tensors=1, pairs=2, rest=pairs + PLACED + bytes(99)))
+    for position, value in flips:
+        content[position % len(content)] = value
+    path = tmp_path_factory.mktemp("damaged") / "x.gguf"
+    path.write_bytes(bytes(content))
+    try:
+        file = GgufFile(path)
+        assert all(file.raw(name).nbytes == entry.end - entry.begin for name, entry in file.entries.items())
+    except UserError:
+        pass
