@@ -35,7 +35,9 @@ def rms_norm(x, weight, eps: float):
 
 def gelu_tanh(x):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the form GPT-2 was trained with (Hendrycks and Gimpel 2016)."""
-    return 0.5 * x * (1.0 + jt.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+    argument = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+    # Jittor's derivative of tanh, 1 / cosh², is NaN where cosh² overflows; at ±10 tanh is ±1 in float32.
+    return 0.5 * x * (1.0 + jt.tanh(jt.clamp(argument, -10.0, 10.0)))
 
 
 def gelu_erf(x):
