@@ -60,7 +60,7 @@ class RunConfig(Settings):
     max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch", ge=1)
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
-    max_tokens_per_stream: int = setting(4096, TRAINING, "most tokens in one forward pass; a larger batch takes "
+    max_tokens_per_stream: int = setting(1024, TRAINING, "most tokens in one forward pass; a larger batch takes "
                                          "several passes, with the same loss and gradients", ge=8)
     seed: int = setting(42, TRAINING, "seed of subset, order, initial weights and dropout", ge=0, le=LARGEST_SEED)
 

@@ -97,7 +97,7 @@ class Generator:
             UserError: the prompt is empty or too long for the model.
         """
         prefix, branch = self.encoder.plain_prompt(prompt)
-        return self._continue(prefix, [branch], decoding, False, lambda _, text: on_text(text))[0]
+        return self.continue_tokens(prefix, [branch], decoding, False, lambda _, text: on_text(text))[0]
 
     def answer(self, context: str, questions: Sequence[str], decoding: Decoding,
                on_text: Callable[[int, str], None] = lambda index, text: None) -> list[str]:
@@ -108,12 +108,14 @@ class Generator:
         """
         prompts = [self.encoder.prompt(context, question) for question in questions]
         if not self.encoder.template.shares_context:
-            return [self._continue(prefix, [branch], decoding, True, lambda _, text, i=i: on_text(i, text))[0]
+            return [self.continue_tokens(prefix, [branch], decoding, True, lambda _, text, i=i: on_text(i, text))[0]
                     for i, (prefix, branch) in enumerate(prompts)]
-        return self._continue(prompts[0][0], [branch for _, branch in prompts], decoding, True, on_text)
+        return self.continue_tokens(prompts[0][0], [branch for _, branch in prompts], decoding, True, on_text)
 
-    def _continue(self, prefix: list[int], branches: list[list[int]], decoding: Decoding, trim: bool,
-                  on_text: Callable[[int, str], None]) -> list[str]:
+    def continue_tokens(self, prefix: Sequence[int], branches: Sequence[Sequence[int]], decoding: Decoding,
+                        trim: bool = False, on_text: Callable[[int, str], None] = lambda index, text: None
+                        ) -> list[str]:
+        """The continuations of token ids that start with the same prefix; `trim` drops whitespace at the beginning."""
         from jittor_lora.model.generate import generate  # brings Jittor
         texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim) for _ in branches]
         generate(self.model, prefix, branches, decoding.max_new_tokens, decoding.sampling,

@@ -1,0 +1,32 @@
+"""Saving a model with its adapter folded in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
+from jittor_lora.loading import load
+from jittor_lora.lora.merge import MergedTensors, merge_error
+
+
+def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> float:
+    """Write `output`, a Hugging Face directory with the adapter's update added to the base's weights in float32.
+
+    Args:
+        tolerance: largest difference allowed between a logit of the merged model and of base with adapter.
+
+    Returns: that difference, measured on a probe text.
+
+    Raises:
+        UserError: the two do not fit, or differ by more than `tolerance`; nothing is written then.
+    """
+    loaded = load(base, adapter)
+    difference, largest = merge_error(loaded.model, loaded.adapter)
+    if not difference <= tolerance:
+        raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than the "
+                        f"tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
+    tensors = MergedTensors(loaded.checkpoint.tensors, loaded.adapter)
+    write_checkpoint(output, Checkpoint(loaded.checkpoint.config, tensors, loaded.checkpoint.generation_config))
+    loaded.tokenizer.save(output)
+    return difference

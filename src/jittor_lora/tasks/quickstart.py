@@ -1,0 +1,116 @@
+"""The whole way on a small scale: score the base, train, score the adapter, plot, and show answers."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from jittor_lora.config import RunConfig
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.squad import SquadData
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.charts import loss_chart, save_chart, score_chart
+from jittor_lora.evaluation.compare import comparison_table
+from jittor_lora.evaluation.loss_logs import read_run_losses
+from jittor_lora.evaluation.metrics import summarize
+from jittor_lora.evaluation.predictions import read_predictions
+from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.generation import Generator
+from jittor_lora.loading import Loaded, load
+from jittor_lora.tasks.evaluate import Questions, say, score_and_write
+from jittor_lora.tasks.train import subset, train
+
+SHOWN_ANSWERS = 6
+SETTINGS_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+
+
+def quickstart(config: RunConfig) -> bool:
+    """Run it all in `config.output`, or in the next free folder of that name if a finished run is there.
+
+    An interrupted quickstart with the same settings goes on where it was.
+
+    Returns: False if it was interrupted and can be gone on with.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
+    if missing:
+        raise UserError(f"quickstart needs {', '.join(missing)}; leave the recipe's value or give another.")
+    folder, resume = run_folder(config)
+    config = config.model_copy(update={"output": str(folder)})
+    data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
+    if not isinstance(data, SquadData):
+        raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD v1.1 JSON.")
+    loaded = load(config.base)
+    say(f"Base: {loaded.base.description}")
+    limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+    questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
+
+    say(f"1/4  Answering {len(data)} held-out questions with the base")
+    before = scored(loaded, questions, folder / "evaluation" / "base", config.seed)
+    say(f"2/4  Training in {folder}")
+    if train(config, resume, loaded)["ended"] == "interrupted":
+        return False
+    say("3/4  Answering the same questions with the adapter")
+    after = score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder / "evaluation" / "adapter",
+                            "adapter", config.seed)
+    say("4/4  Drawing")
+    pictures = save_chart(loss_chart(read_run_losses(folder)), folder / "plots" / "loss")
+    systems = [("base", summarize(before, config.seed)), ("adapter", summarize(after, config.seed))]
+    pictures += save_chart(score_chart(systems), folder / "plots" / "scores")
+
+    print(answers_shown(data, before, after, config.seed))
+    print(comparison_table(before, after, seed=config.seed))
+    print(f"\nAdapter:      {folder / 'adapter'}\nPlots:        {', '.join(map(str, pictures))}\n"
+          f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
+          f"  jittor-lora generate --base {loaded.base.name} --adapter {folder / 'adapter'} \\\n"
+          f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"")
+    return True
+
+
+def run_folder(config: RunConfig) -> tuple[Path, bool]:
+    """The folder to work in, and whether an interrupted run in it is gone on with."""
+    number, folder = 1, Path(config.output)
+    while folder.exists():
+        unfinished = (folder / SETTINGS_FILE).is_file() and not (folder / SUMMARY_FILE).is_file()
+        same = unfinished and RunConfig.resolve(str(folder / SETTINGS_FILE)) == config.model_copy(
+            update={"output": str(folder)})
+        if same:
+            say(f"{folder}: going on with the interrupted run.")
+            return folder, True
+        if folder.is_dir() and not any(path.name != "evaluation" for path in folder.iterdir()):
+            return folder, False
+        number += 1
+        folder = Path(f"{config.output}-{number}")
+    if number > 1:
+        say(f"{config.output} holds another run; this one goes to {folder}.")
+    return folder, False
+
+
+def scored(loaded: Loaded, questions: Questions, folder: Path, seed: int) -> SquadScore:
+    """The scores of the base, from the predictions of an interrupted run if there are any for these questions."""
+    path = folder / "predictions.json"
+    if path.is_file():
+        predictions = read_predictions(path)
+        if predictions.keys() == {branch.id for group in questions.groups for branch in group.branches}:
+            return score(questions.references, predictions)
+    return score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder, "base", seed)
+
+
+def answers_shown(data: SquadData, before: SquadScore, after: SquadScore, seed: int) -> str:
+    """Some questions, drawn by the seed and not chosen by their scores, with reference, base's and adapter's answer."""
+    base, adapter = ({q.id: q.prediction or "" for q in found.per_question} for found in (before, after))
+    questions = [question for paragraph in data.paragraphs for question in paragraph.questions]
+    drawn = np.random.Generator(np.random.Philox(seed)).permutation(len(questions))[:SHOWN_ANSWERS]
+    lines = []
+    for question in (questions[i] for i in drawn):
+        references = " | ".join(dict.fromkeys(answer.text for answer in question.answers))
+        rows = (("question", question.text), ("reference", references), ("base", base[question.id]),
+                ("adapter", adapter[question.id]))
+        lines += [f"{name:>10}  {textwrap.shorten(text, 100, placeholder=' …') or '(nothing)'}" for name, text in rows]
+        lines.append("")
+    return "\n".join(lines)

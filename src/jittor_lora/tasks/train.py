@@ -1,0 +1,195 @@
+"""Training an adapter, from settings to a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.config import RunConfig
+from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
+from jittor_lora.data.report import describe_data
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.squad import score
+from jittor_lora.formats.peft import save_adapter
+from jittor_lora.formats.training_state import TrainingState, newest_state, write_state
+from jittor_lora.generation import Generator
+from jittor_lora.loading import Loaded, load
+from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
+from jittor_lora.lora.inject import Adapter, inject
+from jittor_lora.model.config import tensor_shapes
+from jittor_lora.runtime import system_info
+from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.training.log import RunLog
+from jittor_lora.training.loop import Outcome, Progress, total_steps
+from jittor_lora.training.loop import train as train_loop
+from jittor_lora.training.optimizer import AdamW
+
+
+def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
+    """Train an adapter and leave in `config.output` the adapter, checkpoints, logs and a summary.
+
+    Args:
+        config: with `data` and `output` given.
+        resume: go on from the newest checkpoint in the run folder.
+        loaded: the base, without an adapter, if it is loaded already; it has the adapter in it afterwards.
+
+    Returns: the summary, as in summary.json.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    started, folder = time.perf_counter(), Path(config.output)
+    train_data = subset(load_data(config.data, "train"), config.max_train, config.seed)
+    dev_data = subset(load_data(config.dev, "dev"), config.max_dev, config.seed) if config.dev else None
+    loaded = loaded or load(config.base)
+    limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
+    template = Template(config.template)
+    groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
+    dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
+
+    adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
+    optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
+                      config.weight_decay)
+    data_identity = identity(groups)
+    progress = Progress()
+    passed: list[str] = []
+    if resume:
+        progress, passed = restore(folder / "checkpoints", adapter, optimizer, data_identity)
+
+    def save(progress: Progress) -> None:
+        arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
+        values = {"progress": state_of(progress), "data": data_identity}
+        write_state(folder / "checkpoints", progress.step, TrainingState({**arrays, **optimizer.state()}, values),
+                    config.keep_checkpoints)
+
+    def save_best(progress: Progress) -> None:
+        write_adapter(folder / "best", adapter, loaded)
+
+    answer_dev = None
+    if config.eval_questions:
+        answer_dev = validation_scores(loaded, subset(dev_data, config.eval_questions, config.seed), template, limit)
+
+    total = total_steps(groups, config)
+    with RunLog(folder, total, tensorboard=config.tensorboard) as log:
+        if resume:
+            log.truncate_to(progress.step)
+        log.config(config.model_dump())
+        log.system(system_info())
+        notes = [describe_data(train_data), *introduction(loaded, adapter, report, dev_report, total), *passed]
+        for line in notes:
+            log.message(line)
+        outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
+                             save_best, answer_dev)
+        write_adapter(folder / "adapter", adapter, loaded)
+        summary = summarize(outcome, loaded, adapter, report, time.perf_counter() - started)
+        if outcome.reason != "interrupted":
+            log.summary(summary)
+        log.message(conclusion(outcome, folder))
+    return summary
+
+
+def lora_config(config: RunConfig, family: str) -> LoraConfig:
+    targets = config.target_modules or DEFAULT_TARGETS[family]
+    return LoraConfig(config.lora_r, config.lora_alpha, config.lora_dropout,
+                      targets if isinstance(targets, str) else tuple(targets), config.lora_init, config.qv_only)
+
+
+def identity(groups: list[TokenGroup]) -> str:
+    """A fingerprint of the tokenised training examples."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps(asdict(group)).encode())
+    return digest.hexdigest()
+
+
+def subset(data: Data, count: int | None, seed: int) -> Data:
+    return data if count is None else data.subset(count, seed)
+
+
+def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW, data_identity: str) -> tuple[Progress, list[str]]:
+    """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
+
+    Raises:
+        UserError: no checkpoint can be read, or it belongs to other data or another adapter.
+    """
+    found = newest_state(checkpoints)
+    if found is None:
+        return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
+    path, state, passed = found
+    if state.values.get("data") != data_identity:
+        raise UserError(f"{path}: the training examples are not those that this run began with. Put the data file, the "
+                        "tokenizer and the template back, or start a new run in another folder.")
+    prefix = "adapter."
+    adapter.load({name[len(prefix):]: a for name, a in state.arrays.items() if name.startswith(prefix)})
+    values = state.values["progress"]
+    progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
+    optimizer.load_state(state.arrays, progress.step)
+    return progress, [*passed, f"Going on from {path}."]
+
+
+def state_of(progress: Progress) -> dict[str, Any]:
+    """`progress` as JSON, which has no infinity."""
+    values = asdict(progress)
+    return {**values, "best_loss": None if math.isinf(progress.best_loss) else progress.best_loss}
+
+
+def write_adapter(folder: Path, adapter: Adapter, loaded: Loaded) -> None:
+    save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
+
+
+def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int):
+    """A function that answers the questions of `data` with the model as it is then, and gives EM and F1 in percent."""
+    questions = Questions.of(data, loaded.tokenizer, template, limit)
+
+    def scores() -> dict[str, float]:
+        found = score(questions.references, answer(Generator(loaded.model, loaded.tokenizer), questions))
+        return {"exact_match": found.exact_match, "f1": found.f1}
+
+    return scores
+
+
+def introduction(loaded: Loaded, adapter: Adapter, report: LengthReport, dev_report: LengthReport | None,
+                 total: int) -> list[str]:
+    whole = sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
+    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
+             f"Trainable: {adapter.count():,} of {whole + adapter.count():,} parameters "
+             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.layers)} modules"]
+    lines += [f"Training data: {line}" for line in report.lines()]
+    if dev_report:
+        lines += [f"Validation data: {line}" for line in dev_report.lines()]
+    return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+
+
+def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: LengthReport, seconds: float) -> dict:
+    progress = outcome.progress
+    validated = math.isfinite(progress.best_loss)
+    return {
+        "ended": outcome.reason,
+        "base": loaded.base.name,
+        "steps": progress.step,
+        "total_steps": outcome.total_steps,
+        "train_loss": outcome.last_loss,
+        "validation_loss": outcome.validation_loss,
+        "best_validation_loss": progress.best_loss if validated else None,
+        "best_step": progress.best_step if validated else None,
+        "trainable_parameters": adapter.count(),
+        "training_examples": report.kept,
+        "seconds": round(seconds, 3),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def conclusion(outcome: Outcome, folder: Path) -> str:
+    if outcome.reason == "interrupted":
+        return f"Interrupted after step {outcome.progress.step} and saved; the same command with --resume goes on."
+    stopped = " (stopped early)" if outcome.reason == "early stop" else ""
+    return f"Done after step {outcome.progress.step}{stopped}: {folder / 'adapter'}"
