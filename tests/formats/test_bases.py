@@ -10,6 +10,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats import smollm2
 from jittor_lora.formats.bases import Sources, cache_folder, load_base, resolve_base
 from jittor_lora.formats.hub import Unavailable
+from model_files import make_bpe, make_folder, make_gguf, make_tensors
 
 
 class World:
@@ -183,33 +184,33 @@ def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / ".cache" / "jittor-lora"
 
 
-def test_loading_a_folder(make, world, tmp_path, config):
-    tensors = make.tensors(config)
-    make.bpe().save(str(make.folder(tmp_path / "base", config, tensors) / "tokenizer.json"))
+def test_loading_a_folder(world, tmp_path, config):
+    tensors = make_tensors(config)
+    make_bpe().save(str(make_folder(tmp_path / "base", config, tensors) / "tokenizer.json"))
     said = []
     checkpoint, tokenizer = load_base(world().resolve("base"), said.append)
     assert all(np.array_equal(checkpoint.tensors[name], tensor) for name, tensor in tensors.items())
     assert tokenizer.vocab_size == 300 and said == []
 
 
-def test_loading_a_gguf_file(make, world, tmp_path, config):
-    tensors = make.tensors(config)
-    make.gguf(tmp_path / "base.gguf", config, tensors)
+def test_loading_a_gguf_file(world, tmp_path, config):
+    tensors = make_tensors(config)
+    make_gguf(tmp_path / "base.gguf", config, tensors)
     checkpoint, tokenizer = load_base(world().resolve("base.gguf"))
     assert all(np.array_equal(checkpoint.tensors[name], tensor) for name, tensor in tensors.items())
     assert tokenizer.eos_id == checkpoint.config.eos_token_id == 299
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused(make, world, tmp_path, config):
+def test_a_tokenizer_that_does_not_fit_is_refused(world, tmp_path, config):
     config["vocab_size"] = 299
-    make.bpe().save(str(make.folder(tmp_path / "base", config, make.tensors(config)) / "tokenizer.json"))
+    make_bpe().save(str(make_folder(tmp_path / "base", config, make_tensors(config)) / "tokenizer.json"))
     with pytest.raises(UserError, match="300 tokens, the model's embedding only 299 rows"):
         load_base(world().resolve("base"))
 
 
-def test_gpt2_saved_without_its_tokenizer_is_said(make, world, tmp_path):
+def test_gpt2_saved_without_its_tokenizer_is_said(world, tmp_path):
     config = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 2, "n_layer": 1, "n_head": 1, "n_positions": 4}
-    make.folder(tmp_path / "gpt2", config, make.tensors(config))
+    make_folder(tmp_path / "gpt2", config, make_tensors(config))
     said = []
     _, tokenizer = load_base(world().resolve("auto"), said.append)
     assert tokenizer.eos_id == 50256 and len(said) == 1 and "holds no tokenizer" in said[0]

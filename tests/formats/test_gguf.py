@@ -11,6 +11,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.gguf import read_gguf
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
+from model_files import make_gguf, make_tensors
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def refused(path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1"])
-def test_reads_back_what_llama_cpp_is_given(make, path, config, kind):
-    expected = make.gguf(path, config, make.tensors(config), kind)
+def test_reads_back_what_llama_cpp_is_given(path, config, kind):
+    expected = make_gguf(path, config, make_tensors(config), kind)
     checkpoint = read_gguf(path)
     assert list(checkpoint.tensors) == list(expected)
     for name, tensor in expected.items():
@@ -35,16 +36,16 @@ def test_reads_back_what_llama_cpp_is_given(make, path, config, kind):
         assert checkpoint.tensors[name].dtype == np.float32
 
 
-def test_many_rows_are_decoded_in_parts(make, path, config):
+def test_many_rows_are_decoded_in_parts(path, config):
     config["vocab_size"] = 1500
-    tensors = make.tensors(config)
-    expected = make.gguf(path, config, tensors, "Q8_0")
+    tensors = make_tensors(config)
+    expected = make_gguf(path, config, tensors, "Q8_0")
     name = next(iter(tensors))
     assert np.array_equal(read_gguf(path).tensors[name], expected[name])
 
 
-def test_settings_come_from_the_metadata(make, path, config):
-    make.gguf(path, config, make.tensors(config))
+def test_settings_come_from_the_metadata(path, config):
+    make_gguf(path, config, make_tensors(config))
     read = read_gguf(path).config
     assert (read.family, read.vocab_size, read.hidden_size, read.layers) == (config["model_type"], 300, 32, 2)
     assert (read.intermediate_size, read.max_positions, read.eos_token_id) == (64, 6, 299)
@@ -55,8 +56,8 @@ def test_settings_come_from_the_metadata(make, path, config):
         assert (read.heads, read.activation) == (2, "gelu_tanh")
 
 
-def test_the_model_can_be_saved_as_a_hugging_face_folder(make, path, tmp_path, config):
-    make.gguf(path, config, make.tensors(config), "Q8_0")
+def test_the_model_can_be_saved_as_a_hugging_face_folder(path, tmp_path, config):
+    make_gguf(path, config, make_tensors(config), "Q8_0")
     checkpoint = read_gguf(path)
     write_checkpoint(tmp_path / "saved", checkpoint)
     again = read_checkpoint(tmp_path / "saved")
@@ -64,22 +65,22 @@ def test_the_model_can_be_saved_as_a_hugging_face_folder(make, path, tmp_path, c
     assert all(np.array_equal(again.tensors[name], checkpoint.tensors[name]) for name in checkpoint.tensors)
 
 
-def test_head(make, path, config):
-    tensors = make.tensors(config)
+def test_head(path, config):
+    tensors = make_tensors(config)
     embedding = next(iter(tensors.values()))
-    make.gguf(path, config, tensors, extra={"output.weight": embedding})
+    make_gguf(path, config, tensors, extra={"output.weight": embedding})
     assert read_gguf(path).config.tied_head and "lm_head.weight" not in read_gguf(path).tensors
-    make.gguf(path, config, tensors, extra={"output.weight": embedding + 1})
+    make_gguf(path, config, tensors, extra={"output.weight": embedding + 1})
     assert not read_gguf(path).config.tied_head
     assert np.array_equal(read_gguf(path).tensors["lm_head.weight"], embedding + 1)
 
 
-def test_all_wrong_tensors_come_in_one_error(make, path, config):
-    tensors = make.tensors(config)
+def test_all_wrong_tensors_come_in_one_error(path, config):
+    tensors = make_tensors(config)
     missing, misshapen = list(tensors)[2], list(tensors)[-1]
     broken = {name: tensor for name, tensor in tensors.items() if name != missing}
     broken[misshapen] = np.ones(5, np.float32)
-    make.gguf(path, config, broken, extra={"new.weight": np.ones(3, np.float32)})
+    make_gguf(path, config, broken, extra={"new.weight": np.ones(3, np.float32)})
     text = refused(path)
     stored = {"gpt2": "output_norm.bias", "llama": "output_norm.weight"}[config["model_type"]]
     first = {"gpt2": "blk.0.attn_norm.weight", "llama": "blk.0.attn_k.weight"}[config["model_type"]]
@@ -104,16 +105,16 @@ def test_all_wrong_tensors_come_in_one_error(make, path, config):
     ],
 )
 @pytest.mark.parametrize("config", ["llama"], indirect=True)
-def test_models_that_compute_something_else_are_refused(make, path, config, changed, message):
-    make.gguf(path, config, make.tensors(config), changed=changed)
+def test_models_that_compute_something_else_are_refused(path, config, changed, message):
+    make_gguf(path, config, make_tensors(config), changed=changed)
     if "general.architecture" in changed:  # the writer puts it in itself
         path.write_bytes(path.read_bytes().replace(b"llama", b"mamba", 1))
     assert message in refused(path)
 
 
 @pytest.mark.parametrize("config", ["llama"], indirect=True)
-def test_scaled_rotary_positions_are_refused(make, path, config):
-    make.gguf(path, config, make.tensors(config), extra={"rope_freqs.weight": np.ones(4, np.float32)})
+def test_scaled_rotary_positions_are_refused(path, config):
+    make_gguf(path, config, make_tensors(config), extra={"rope_freqs.weight": np.ones(4, np.float32)})
     assert "rope_freqs.weight" in refused(path)
 
 
@@ -168,8 +169,8 @@ def test_paths_that_are_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("config", ["llama"], indirect=True)
-def test_a_truncated_file_is_refused_wherever_it_ends(make, path, config):
-    make.gguf(path, config, make.tensors(config))
+def test_a_truncated_file_is_refused_wherever_it_ends(path, config):
+    make_gguf(path, config, make_tensors(config))
     content = path.read_bytes()
     for end in [*range(0, 2000, 97), len(content) // 2, len(content) - 32]:
         path.write_bytes(content[:end])

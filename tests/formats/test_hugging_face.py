@@ -9,16 +9,17 @@ from safetensors.numpy import load_file, save_file
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
+from model_files import make_folder, make_tensors
 
 
 @pytest.fixture
-def tensors(make, config):
-    return make.tensors(config)
+def tensors(config):
+    return make_tensors(config)
 
 
 @pytest.fixture
-def folder(make, tmp_path, config, tensors):
-    return make.folder(tmp_path / "model", config, tensors)
+def folder(tmp_path, config, tensors):
+    return make_folder(tmp_path / "model", config, tensors)
 
 
 def refused(folder) -> str:
@@ -43,8 +44,8 @@ def test_reads_the_model_with_its_head(folder, tensors, config):
     assert checkpoint.config.source == config and checkpoint.generation_config is None
 
 
-def test_reads_the_model_without_its_head(make, tmp_path, config, tensors):
-    assert same(read_checkpoint(make.folder(tmp_path, config, without_prefix(tensors))), tensors)
+def test_reads_the_model_without_its_head(tmp_path, config, tensors):
+    assert same(read_checkpoint(make_folder(tmp_path, config, without_prefix(tensors))), tensors)
 
 
 def test_float32_weights_stay_in_the_file(folder, tensors):
@@ -53,15 +54,15 @@ def test_float32_weights_stay_in_the_file(folder, tensors):
         assert np.shares_memory(checkpoint.tensors[name], checkpoint.tensors[name])
 
 
-def test_half_precision_becomes_float32(make, tmp_path, config, tensors):
+def test_half_precision_becomes_float32(tmp_path, config, tensors):
     half = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-    checkpoint = read_checkpoint(make.folder(tmp_path, config, half))
+    checkpoint = read_checkpoint(make_folder(tmp_path, config, half))
     assert same(checkpoint, {name: tensor.astype(np.float32) for name, tensor in half.items()})
     assert all(tensor.dtype == np.float32 for tensor in checkpoint.tensors.values())
 
 
-def test_shards(make, tmp_path, config, tensors):
-    make.folder(tmp_path, config, {})
+def test_shards(tmp_path, config, tensors):
+    make_folder(tmp_path, config, {})
     (tmp_path / "model.safetensors").unlink()
     names = list(tensors)
     files = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
@@ -79,8 +80,8 @@ def test_shards(make, tmp_path, config, tensors):
     assert "weight_map" in refused(tmp_path)
 
 
-def test_a_tensor_in_two_shards_is_refused(make, tmp_path, config, tensors):
-    make.folder(tmp_path, config, tensors)
+def test_a_tensor_in_two_shards_is_refused(tmp_path, config, tensors):
+    make_folder(tmp_path, config, tensors)
     os.rename(tmp_path / "model.safetensors", tmp_path / "a.safetensors")
     name = next(iter(tensors))
     save_file({name: tensors[name]}, tmp_path / "b.safetensors")
@@ -89,46 +90,46 @@ def test_a_tensor_in_two_shards_is_refused(make, tmp_path, config, tensors):
     assert f"{name}: found twice, in a.safetensors and b.safetensors" in refused(tmp_path)
 
 
-def test_constants_of_older_versions_are_ignored(make, tmp_path, config, tensors):
+def test_constants_of_older_versions_are_ignored(tmp_path, config, tensors):
     prefix = "transformer.h.0.attn." if config["model_type"] == "gpt2" else "model.layers.0.self_attn.rotary_emb."
     buffers = {prefix + name: np.ones(3, np.uint8) for name in ("bias", "masked_bias", "inv_freq")}
     expected = ("bias", "masked_bias") if config["model_type"] == "gpt2" else ("inv_freq",)
     kept = {prefix + name: buffers[prefix + name] for name in expected}
-    assert same(read_checkpoint(make.folder(tmp_path, config, {**tensors, **kept})), tensors)
+    assert same(read_checkpoint(make_folder(tmp_path, config, {**tensors, **kept})), tensors)
 
 
-def test_a_tied_head_may_be_stored_too(make, tmp_path, config, tensors):
+def test_a_tied_head_may_be_stored_too(tmp_path, config, tensors):
     embedding = next(iter(tensors.values()))
-    folder = make.folder(tmp_path, config, {**tensors, "lm_head.weight": embedding})
+    folder = make_folder(tmp_path, config, {**tensors, "lm_head.weight": embedding})
     assert same(read_checkpoint(folder), tensors)
-    make.folder(tmp_path, config, {**tensors, "lm_head.weight": embedding + 1})
+    make_folder(tmp_path, config, {**tensors, "lm_head.weight": embedding + 1})
     assert "lm_head.weight: differs" in refused(tmp_path)
 
 
-def test_a_head_of_its_own(make, tmp_path, config):
+def test_a_head_of_its_own(tmp_path, config):
     config["tie_word_embeddings"] = False
-    tensors = make.tensors(config)
+    tensors = make_tensors(config)
     assert "lm_head.weight" in tensors
-    assert same(read_checkpoint(make.folder(tmp_path, config, tensors)), tensors)
+    assert same(read_checkpoint(make_folder(tmp_path, config, tensors)), tensors)
     head = tensors.pop("lm_head.weight")
-    make.folder(tmp_path, config, tensors)
+    make_folder(tmp_path, config, tensors)
     assert f"lm_head.weight: missing, expected shape {head.shape}" in refused(tmp_path)
 
 
-def test_all_wrong_tensors_come_in_one_error(make, tmp_path, config, tensors):
+def test_all_wrong_tensors_come_in_one_error(tmp_path, config, tensors):
     missing, misshapen, whole, *_ = tensors
     broken = {**tensors, "new.weight": np.ones(2, np.float32), whole: np.ones(tensors[whole].shape, np.int64),
               misshapen: np.ones((5, 5), np.float32)}
     del broken[missing]
-    text = refused(make.folder(tmp_path, config, broken))
+    text = refused(make_folder(tmp_path, config, broken))
     assert f"{missing}: missing, expected shape {tensors[missing].shape}" in text
     assert f"{misshapen}: expected shape {tensors[misshapen].shape}; found (5, 5)" in text
     assert f"{whole}: expected one of F64, F32, F16, BF16; found I64" in text
     assert "new.weight: unexpected, of shape (2,)" in text
 
 
-def test_a_long_list_of_problems_is_cut(make, tmp_path, config, tensors):
-    folder = make.folder(tmp_path, {**config, "n_layer": 50, "num_hidden_layers": 50}, tensors)
+def test_a_long_list_of_problems_is_cut(tmp_path, config, tensors):
+    folder = make_folder(tmp_path, {**config, "n_layer": 50, "num_hidden_layers": 50}, tensors)
     text = refused(folder)
     assert text.count("missing") == 20 and text.count("\n") == 21 and text.endswith(" more")
 
@@ -166,9 +167,9 @@ def test_truncated_weights(folder):
     assert "truncated" in refused(folder)
 
 
-def test_writing_and_reading_back_keeps_every_byte(make, tmp_path, config, tensors):
+def test_writing_and_reading_back_keeps_every_byte(tmp_path, config, tensors):
     config.update(torch_dtype="bfloat16", architectures=["Other"], kept={"as": ["it", "is"]})
-    folder = make.folder(tmp_path / "a", config, without_prefix(tensors))
+    folder = make_folder(tmp_path / "a", config, without_prefix(tensors))
     (folder / "generation_config.json").write_text('{"max_length": 7}')
     write_checkpoint(tmp_path / "b", read_checkpoint(folder))
     again = read_checkpoint(tmp_path / "b")

@@ -12,14 +12,15 @@ from jittor_lora.formats.byte_level import END_OF_TEXT, gpt2_tokenizer
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
 from jittor_lora.model.config import ModelConfig
+from model_files import make_bpe, make_gguf, make_tensors
 
 TEXTS = ["The answer is 42.", "", " ", "  two  spaces\n\n\tand tab ", "naïve café, 北京 🎉🎉", "f(x):\n    return x"]
 HOSTILE = f"before{END_OF_TEXT}after {END_OF_TEXT}"
 
 
 @pytest.fixture
-def bpe(make) -> Backend:
-    return make.bpe()
+def bpe() -> Backend:
+    return make_bpe()
 
 
 @pytest.fixture
@@ -195,9 +196,9 @@ def test_saving_keeps_the_ids(request, folder, tmp_path):
 
 
 @pytest.fixture
-def gguf(make, tmp_path):
+def gguf(tmp_path):
     def write(**options) -> GgufFile:
-        make.gguf(tmp_path / "model.gguf", GGUF_MODEL, make.tensors(GGUF_MODEL), **options)
+        make_gguf(tmp_path / "model.gguf", GGUF_MODEL, make_tensors(GGUF_MODEL), **options)
         return GgufFile(tmp_path / "model.gguf")
 
     return write
