@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
-from jittor_lora import diagnostics, first_compile, machine, onednn
+from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
 from jittor_lora.errors import UserError
 
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
@@ -178,7 +178,7 @@ def system_info() -> dict[str, Any]:
     cuda = os.environ.get("nvcc_path", "")
     compiler = machine.compiler(os.environ)
     return {
-        "jittor_lora": _version("jittor-lora"),
+        "jittor_lora": __version__,
         "jittor": _version("jittor"),
         "python": platform.python_version(),
         "numpy": _version("numpy"),
