@@ -59,10 +59,11 @@ class Tokenizer:
             UserError: the text has surrogates without a partner, which no UTF-8 text has.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError as error:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
             shown = text[:60].encode("utf-8", "backslashreplace").decode()
             raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
+        return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
