@@ -65,6 +65,17 @@ def test_the_model_can_be_saved_as_a_hugging_face_folder(path, tmp_path, config)
     assert all(np.array_equal(again.tensors[name], checkpoint.tensors[name]) for name in checkpoint.tensors)
 
 
+def test_lists_in_the_metadata(path):
+    kinds = {"I": [1, 2, 1 << 31], "b": [-1, 5], "?": [True, False], "d": [0.5]}
+    codes = {"I": 4, "b": 1, "?": 7, "d": 12}
+    pairs = b"".join(text(code.encode()) + struct.pack(f"<IIQ{len(values)}{code}", 9, codes[code], len(values), *values)
+                     for code, values in kinds.items())
+    pairs += text(b"words") + struct.pack("<IIQ", 9, 8, 2) + text(b"a") + text("北".encode())
+    path.write_bytes(header(pairs=5, rest=pairs))
+    metadata = GgufFile(path).metadata
+    assert {code: metadata[code].tolist() for code in kinds} == kinds and metadata["words"] == ["a", "北"]
+
+
 def test_head(path, config):
     tensors = make_tensors(config)
     embedding = next(iter(tensors.values()))
@@ -147,6 +158,7 @@ PLACED = text(b"x") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four float32 at the be
         (header(pairs=1, rest=text(b"k") + struct.pack("<II", 9, 9) + bytes(50)), "unknown array type 9"),
         (header(pairs=1, rest=text(b"k") + struct.pack("<IIQ", 9, 4, HUGE)), f"a count of {HUGE}"),
         (header(pairs=1, rest=text(b"k") + struct.pack("<IIQ", 9, 8, 1 << 20) + bytes(50)), "a count of 1048576"),
+        (header(pairs=1, rest=text(b"k") + struct.pack("<IIQ", 9, 0, 60) + bytes(50)), "a count of 60"),
         (header(pairs=2, rest=2 * (text(b"k") + struct.pack("<IB", 0, 1))), "metadata key k occurs twice"),
         (header(tensors=1, rest=text(b"x") + struct.pack("<I", 9) + bytes(99)), "expected 4 dimensions at most"),
         (header(tensors=1, rest=text(b"x") + struct.pack("<IQIQ", 1, 4, 77, 0) + bytes(99)), "its type (number 77)"),

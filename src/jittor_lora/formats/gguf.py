@@ -72,7 +72,8 @@ class _Metadata:
         self.family = file.metadata["general.architecture"]
 
     def __getitem__(self, name: str) -> Any:
-        return self.file.metadata.get(f"{self.family}.{name}")
+        value = self.file.metadata.get(f"{self.family}.{name}")
+        return value.tolist() if isinstance(value, np.ndarray) else value
 
     def needed(self, names: Mapping[str, str]) -> dict[str, Any]:
         """Values by the config.json names that `names` gives to these keys."""

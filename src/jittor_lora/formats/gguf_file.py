@@ -40,7 +40,7 @@ class GgufFile(Mapping[str, np.ndarray]):
     """The tensors of one file under llama.cpp's names, decoded to float32 afresh at each access.
 
     Attributes:
-        metadata: key -> number, text, bool, or a list of them.
+        metadata: key -> number, text, bool, list of texts, or array of numbers.
         entries: name -> GgufTensor.
 
     Raises:
@@ -136,9 +136,8 @@ class _Cursor:
             return [self.text() for _ in range(self.count(8))]
         if item not in _SCALARS:  # arrays of arrays occur in no known model
             raise _Malformed(f"unknown array type {item} at byte {self.position}")
-        code = _SCALARS[item]
-        count = self.count(struct.calcsize("<" + code))
-        return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+        kind_of_item = np.dtype("<" + _SCALARS[item])
+        return np.frombuffer(self.take(self.count(kind_of_item.itemsize) * kind_of_item.itemsize), kind_of_item)
 
 
 def _read_header(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:

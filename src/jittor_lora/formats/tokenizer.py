@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Iterable, Mapping
 
+import numpy as np
 import tokenizers
 
 from jittor_lora.errors import UserError
@@ -178,7 +179,8 @@ class _GgufMetadata:
         self.file = file
 
     def __getitem__(self, name: str) -> Any:
-        return self.file.metadata.get(f"tokenizer.ggml.{name}")
+        value = self.file.metadata.get(f"tokenizer.ggml.{name}")
+        return value.tolist() if isinstance(value, np.ndarray) else value
 
     def texts(self, name: str) -> list[str]:
         value = self[name]
