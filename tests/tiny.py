@@ -51,12 +51,13 @@ def tokens(count: int, seed: int = 0, vocab_size: int = 61) -> np.ndarray:
     return np.random.RandomState(1000 + seed).randint(0, vocab_size, count).astype(np.int32)
 
 
-def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 61) -> list[TokenGroup]:
-    """Paragraphs of 3 to 9 tokens with 1 to `branches` questions of 1 to 4 tokens and answers of 1 to 3."""
+def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 61, longer: int = 1) -> list[TokenGroup]:
+    """Paragraphs of 3 to 9 tokens with 1 to `branches` questions of 1 to 4 tokens and answers of 1 to 3; all lengths
+    times `longer`."""
     draw = np.random.RandomState(seed)
 
     def some(low: int, high: int) -> list[int]:
-        return [int(t) for t in draw.randint(0, vocab_size, draw.randint(low, high + 1))]
+        return [int(t) for t in draw.randint(0, vocab_size, draw.randint(low * longer, high * longer + 1))]
 
     return [TokenGroup(some(3, 9), [Branch(f"{g}.{b}", some(1, 4), some(1, 3))
                                     for b in range(draw.randint(1, branches + 1))]) for g in range(count)]

@@ -44,7 +44,8 @@ def settings(**changes):
 def adapted(config, family="gpt2", values=True, scale=1.0, alpha=8.0):
     """A network with an adapter, of values of its own, or as training begins with it; its matrices times `scale`."""
     source = tiny.VARIANTS[family]
-    tensors = {name: array * np.float32(scale if array.ndim == 2 else 1) for name, array in tiny.tensors(source).items()}
+    tensors = {name: array * np.float32(scale) if array.ndim == 2 else array
+               for name, array in tiny.tensors(source).items()}
     model = build_model(tiny.config(source), tensors)
     adapter = inject(model, LoraConfig(r=config.lora_r, alpha=alpha, dropout=config.lora_dropout,
                                        target_modules=DEFAULT_TARGETS[family]))

@@ -116,8 +116,12 @@ def rotary(x, cos, sin):
 
 
 def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
-    """cos and sin (N, d/2) of position · theta^(-2i/d), in float32 as the checkpoints were trained."""
-    frequency = (1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
+    """cos and sin (N, d/2) of position · theta^(-2i/d), in float32 as the checkpoints were trained.
+
+    The power is rounded correctly, as PyTorch's is: one unit in its last place is seen in the logits of long texts.
+    """
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequency = np.float32(1.0) / (theta ** exponent.astype(np.float64)).astype(np.float32)
     angle = positions.astype(np.float32)[:, None] * frequency[None, :]
     return jt.array(np.cos(angle)), jt.array(np.sin(angle))
 
