@@ -1,0 +1,192 @@
+"""The documentation against the program: commands parse, links lead somewhere, modules are listed, imports go down."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jittor_lora.cli.main import VERBS, main
+from jittor_lora.cli.options import from_flags, given
+from jittor_lora.config import RunConfig
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "jittor_lora"
+READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
+           "inspect": "InspectOptions"}
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(r"\w+=\S*")
+SHELL_OPERATORS = {"|", ">", ">>", "<", "&&", "||", ";", "&"}
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of the fenced blocks of a page."""
+    return FENCE.findall(text(page))
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", text(page))
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The lines of the shell blocks, those that go on after a backslash joined."""
+    content = "\n".join(block for language, block in blocks(page) if language == "bash")
+    return [line for line in content.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def transcripts(page: Path) -> list[str]:
+    """Commands that programs print."""
+    content = "\n".join(block for language, block in blocks(page) if language != "bash").replace("\\\n", " ")
+    return [line for line in content.splitlines() if line.lstrip(" $").startswith("jittor-lora ")]
+
+
+def arguments(line: str) -> list[str] | None:
+    """The arguments of `jittor-lora` in a line of the shell, None if another program is called."""
+    words = shlex.split(line.lstrip(" $"), comments=True)
+    while words and ASSIGNMENT.fullmatch(words[0]):
+        words.pop(0)
+    end = next((i for i, word in enumerate(words) if word in SHELL_OPERATORS), len(words))
+    return words[1:end] if words[:1] == ["jittor-lora"] else None
+
+
+COMMANDS = [pytest.param(found, id=f"{page.name}: {' '.join(found)[:60]}")
+            for page in PAGES for line in [*shell_lines(page), *transcripts(page)]
+            for found in [arguments(line)] if found is not None]
+
+
+@pytest.mark.parametrize("argv", COMMANDS)
+def test_commands_are_accepted(argv, monkeypatch, capsys):
+    """Flags and their values; nothing is run, so files need not exist."""
+    taken = []
+    for verb in VERBS:
+        monkeypatch.setattr(importlib.import_module(f"jittor_lora.cli.{verb}"), "run",
+                            lambda args, verb=verb: taken.append(verb) or checked(verb, args))
+    code = main(argv)
+    assert code == 0, capsys.readouterr().err
+    assert taken == argv[:1]
+
+
+def checked(verb: str, args) -> int:
+    """The settings of a verb made from its flags, as the verb makes them."""
+    if verb in ("train", "quickstart"):
+        recipe = {"train": getattr(args, "config", None), "quickstart": "quickstart"}[verb]
+        shipped = recipe if recipe and (PACKAGE / "recipes" / f"{recipe}.yaml").is_file() else None
+        RunConfig.resolve(shipped, given(args, RunConfig))
+    elif verb in OPTIONS:
+        from_flags(args, getattr(importlib.import_module(f"jittor_lora.cli.{verb}"), OPTIONS[verb]))
+    return 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_verbs_flags_and_targets_in_prose_exist(page):
+    code = re.findall(r"`([^`\n]+)`", prose(page))
+    verbs = {words[1] for words in map(str.split, code) if words[0] == "jittor-lora" and len(words) > 1}
+    assert verbs <= {*VERBS, "VERB"}
+    targets = {word for line in [*code, *shell_lines(page)] if re.match(r"make\b", line)
+               for word in shlex.split(line, comments=True)[1:] if "=" not in word}
+    assert targets <= set(re.findall(r"^([a-z]+):", text(ROOT / "Makefile"), re.MULTILINE))
+
+
+def test_flags_in_prose_exist(capsys):
+    known = set()
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+        known.update(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    for page in PAGES:
+        named = {flag for code in re.findall(r"`([^`\n]+)`", prose(page))
+                 for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", code)}
+        assert named <= known | {"--help"}, page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
+    assert [target for target in local if target and not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page):
+    assert re.findall(r"@@.*", text(page)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_path_of_one_machine(page):
+    assert re.findall(r"(?<![\w.~])/(?:home|root|Users|work|tmp|mnt|data|opt|var)/\S*", text(page)) == []
+
+
+def test_the_readmes_have_the_same_parts():
+    def shape(page):
+        return [line.split()[0] for line in prose(page).splitlines() if line.startswith("#")]
+
+    def tables(page):
+        return [line.count("|") for line in prose(page).splitlines() if line.startswith("|")]
+
+    def links(page):
+        return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page))
+                if not link.startswith(("README", "docs/images/"))]
+
+    one, other = READMES
+    assert shape(one) == shape(other)
+    assert tables(one) == tables(other)
+    assert sorted(links(one)) == sorted(links(other))
+    assert blocks(one) == blocks(other)  # commands, code, transcript and figure
+
+
+def test_the_architecture_names_every_module_and_no_other():
+    code = re.findall(r"`([^`\n]+)`", prose(ARCHITECTURE))
+    named = {name for name in code if re.fullmatch(r"[\w/]+\.py", name)}
+    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stat().st_size}
+    absent = {name for name in named - modules if not (ROOT / name).is_file()}
+    assert absent == set()
+    assert modules - named == set()
+    assert [name for name in code if re.fullmatch(r"[\w/]+/", name) and not (PACKAGE / name).is_dir()
+            and not (ROOT / name).is_dir()] == []
+
+
+def test_imports_go_down():
+    """The order is the block below "Imports" in the architecture."""
+    section = text(ARCHITECTURE).split("\n## Imports\n")[1]
+    lines = FENCE.search(section).group(2).splitlines()
+    level = {name: number for number, line in enumerate(lines) for name in line.split()}
+
+    def place(module: str) -> int:
+        return level[module if module in level else module.split("/")[0]]
+
+    upward = []
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if module in ("__init__", "__main__"):
+            continue
+        for target in imported(path):
+            if place(target) < place(module):
+                upward.append(f"{module} imports {target}")
+    assert upward == []
+
+
+def imported(path: Path) -> set[str]:
+    """The modules and folders of this package that a file imports, anywhere in it, as paths without suffix."""
+    found = set()
+    for node in ast.walk(ast.parse(text(path))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jittor_lora":
+            parts = node.module.split(".")[1:]
+            if parts:
+                found.add("/".join(parts))
+            else:
+                found.update(alias.name for alias in node.names if not alias.name.startswith("__"))
+        elif isinstance(node, ast.Import):
+            found.update("/".join(alias.name.split(".")[1:]) for alias in node.names
+                         if alias.name.startswith("jittor_lora."))
+    return found
