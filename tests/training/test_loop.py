@@ -240,6 +240,17 @@ def test_the_gradient_is_clipped_and_the_log_has_its_length_before(tmp_path):
     assert f'"grad_norm": {norm:.3f}'[:-1] in (tmp_path / "b" / "metrics.jsonl").read_text()
 
 
+def test_every_stream_of_every_step_has_dropout_masks_of_its_own(tmp_path):
+    config = settings(max_steps=3, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3)
+    model, adapter = adapted(config)
+    keys = []
+    adapter.set_dropout = lambda *key: keys.append(key)
+    Run(tmp_path, config, GROUPS, (), model, adapter)
+    used = [key for key in keys if key]
+    assert len(set(used)) == len(used) > 3
+    assert {(seed, step) for seed, step, _ in used} == {(3, 0), (3, 1), (3, 2)}
+
+
 def test_rates_are_those_of_the_schedule(tmp_path):
     config = settings(max_steps=6, schedule="cosine", warmup_steps=2, min_learning_rate_ratio=0.1)
     run = Run(tmp_path, config, GROUPS, optimizer=Recorder())
