@@ -125,7 +125,7 @@ try:
     from jittor_lora.runtime import jt
 except errors.UserError as error:
     print(error)
-""", {"PATH": str(tmp_path), "nvcc_path": str(tmp_path / "nvcc"), "JITTOR_HOME": str(tmp_path)})
+""", {"PATH": str(tmp_path), "nvcc_path": str(tmp_path / "nvcc"), "JITTOR_HOME": str(tmp_path), "cc_path": ""})
     for part in ("numpy: 2.1.0", 'pip install "numpy<2"', "C++ compiler: no g++", "apt-get install g++",
                  "yum install gcc-c++", "conda-forge", "CUDA: nvcc_path", "jittor-lora doctor"):
         assert part in done.stdout, done.stdout + done.stderr
