@@ -98,6 +98,33 @@ print("alive", jt.flags.use_cuda)
     assert done.stderr == ""
 
 
+def test_import_leaves_no_workers_behind():
+    done = python("""
+import multiprocessing, os
+before = dict(os.environ)
+from jittor_lora.runtime import jt
+assert not multiprocessing.active_children()
+assert {"DISABLE_MULTIPROCESSING", "JPY_PARENT_PID"}.isdisjoint(os.environ.keys() - before.keys())
+""")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["jittor.compiler", "jittor.compile_extern"])  # before and after its handlers
+def test_ctrl_c_during_the_import(module):
+    done = python(f"""
+import signal, sys
+def hook(event, args):
+    if event == "import" and args[0] == {module!r}:
+        signal.raise_signal(signal.SIGINT)
+sys.addaudithook(hook)
+try:
+    from jittor_lora.runtime import jt
+except KeyboardInterrupt:
+    print("interrupted")
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
 def test_https_checks_are_on_again_where_jittor_was_imported_first():
     done = python("""
 import os, ssl

@@ -51,11 +51,15 @@ def compile_jittor(mark: Path, environ: Mapping[str, str], screen: TextIO) -> No
     """Import Jittor in a child process until `mark` exists, saying on `screen` what happens if it takes long.
 
     Raises:
-        UserError: the compile failed (with the end of its output) or was interrupted.
+        UserError: the compile failed, with the end of its output.
     """
     for _ in range(TRIES):
         log = mark.parent / "first_compile.log"
-        status = _run(mark, log, environ, screen)
+        try:
+            status = _run(mark, log, environ, screen)
+        except KeyboardInterrupt:
+            screen.write("Nothing is broken: what is compiled is kept, the same command goes on from there.\n")
+            raise
         if is_warm(mark):
             return
         if status:
@@ -75,9 +79,6 @@ def _run(mark: Path, log: Path, environ: Mapping[str, str], screen: TextIO) -> i
         while child.poll() is None:
             progress.update()
             time.sleep(0.2)
-    except KeyboardInterrupt:
-        raise UserError("Interrupted while Jittor was being compiled. Nothing is broken: what is finished is kept, "
-                        "the same command goes on from there.") from None
     finally:
         progress.close()
         _end(child)

@@ -113,7 +113,7 @@ def _as_before() -> Iterator[None]:
     """Undo what importing Jittor changes in this process.
 
     It seeds `random` and `np.random`, turns off the check of HTTPS certificates, raises the recursion limit, replaces
-    `sys.exit` and `sys.excepthook`, and ends the process from its handlers on Ctrl-C and on any child that is killed.
+    `sys.exit` and `sys.excepthook`, and ends the process when a child is killed.
     """
     import numpy as np
 
@@ -137,6 +137,20 @@ def _as_before() -> Iterator[None]:
 
 
 def _import_compiled() -> Any:
+    environ = dict(os.environ)
+    # With workers for its compiler, which Jittor else forks at every import, it never ends after a Ctrl-C in the
+    # terminal: they are killed by it too, and Jittor waits for them. And only in Jupyter it leaves Ctrl-C alone.
+    os.environ.update(DISABLE_MULTIPROCESSING="1", JPY_PARENT_PID="1")
+    try:
+        return _import_in(environ)
+    finally:
+        for name in ("DISABLE_MULTIPROCESSING", "JPY_PARENT_PID"):
+            os.environ.pop(name)
+            os.environ.update({name: environ[name]} if name in environ else {})
+
+
+def _import_in(environ: Mapping[str, str]) -> Any:
+    """Import Jittor, compiled in a child process with the variables `environ` if it has to be."""
     utils = importlib.import_module("jittor_utils")
     mark = first_compile.marker(Path(utils.cache_path), {
         "jittor": metadata.version("jittor"), "file": utils.__file__, "python": sys.prefix, "compiler": utils.cc_path,
@@ -145,8 +159,8 @@ def _import_compiled() -> Any:
     })
     if not first_compile.is_warm(mark):
         # Under mpirun the child must not join the ranks; the few MPI operators are compiled in this process.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
-        first_compile.compile_jittor(mark, {**environ, "use_mpi": "0"}, sys.stderr)
+        alone = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        first_compile.compile_jittor(mark, {**alone, "use_mpi": "0"}, sys.stderr)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
     return jittor

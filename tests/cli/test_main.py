@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -94,6 +95,13 @@ def test_out_of_memory(monkeypatch, capsys):
 
 def test_interrupted(monkeypatch, capsys):
     assert failing(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
+def test_interrupted_while_another_error_is_on_its_way(monkeypatch, capsys):
+    # A compiler that Jittor started gets a terminal's Ctrl-C too, and its failure may arrive before Python's interrupt.
+    monkeypatch.setattr("jittor_lora.cli.main._defect", lambda: signal.raise_signal(signal.SIGINT))
+    assert failing(monkeypatch, RuntimeError("compiler killed")) == 130
     assert capsys.readouterr().err == "\nInterrupted.\n"
 
 

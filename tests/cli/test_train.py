@@ -89,10 +89,15 @@ def test_resume_without_a_run_starts_one_and_says_so(calls, tmp_path, capsys):
     assert "holds no run yet" in capsys.readouterr().err and not calls[0][1]
 
 
-def test_interrupted(calls, monkeypatch, tmp_path):
-    module = sys.modules["jittor_lora.tasks.train"]
-    monkeypatch.setattr(module, "train", lambda config, resume: {"ended": "interrupted"})
+@pytest.mark.parametrize("saved", [True, False])
+def test_interrupted(calls, monkeypatch, tmp_path, saved, capsys):
+    def train(config, resume):
+        if saved:
+            return {"ended": "interrupted"}
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sys.modules["jittor_lora.tasks.train"], "train", train)
     assert main(["train", "--data", "d", "--output", str(tmp_path / "run")]) == 130
+    assert "The same command with --resume goes on" in capsys.readouterr().err
 
 
 def test_output_that_is_a_file(calls, tmp_path, capsys):

@@ -56,7 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # also one that comes while another error is on its way
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Where standard output is not UTF-8, what it cannot show is escaped rather than fatal.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -66,9 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         return _failed(str(error))
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # What is still buffered would raise again when the interpreter closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

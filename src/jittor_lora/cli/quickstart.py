@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from jittor_lora.cli.options import add_flags, given
 from jittor_lora.cli.train import INTERRUPTED
@@ -24,4 +25,10 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     config = RunConfig.resolve(RECIPE, given(args, RunConfig))
     from jittor_lora.tasks.quickstart import quickstart
-    return 0 if quickstart(config) else INTERRUPTED
+    try:
+        if quickstart(config):
+            return 0
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+    print("The same command goes on where this one stopped.", file=sys.stderr)
+    return INTERRUPTED

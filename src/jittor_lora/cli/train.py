@@ -58,7 +58,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{folder} already holds a run ({', '.join(found[:4])}{', …' if found[4:] else ''}). "
                         "Go on with it with --resume, replace it with --overwrite, or name another --output.")
     from jittor_lora.tasks.train import train
-    return INTERRUPTED if train(config, resume)["ended"] == "interrupted" else 0
+    try:
+        if train(config, resume)["ended"] != "interrupted":
+            return 0
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+    print("The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _settings_of_run(output: str | None) -> str | None:

@@ -190,6 +190,6 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: Length
 
 def conclusion(outcome: Outcome, folder: Path) -> str:
     if outcome.reason == "interrupted":
-        return f"Interrupted after step {outcome.progress.step} and saved; the same command with --resume goes on."
+        return f"Interrupted after step {outcome.progress.step} and saved."
     stopped = " (stopped early)" if outcome.reason == "early stop" else ""
     return f"Done after step {outcome.progress.step}{stopped}: {folder / 'adapter'}"

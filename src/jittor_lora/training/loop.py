@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 from jittor_lora.training.schedule import learning_rate
+
+STOPPING = b"\nStopping after this step; once more stops at once, without saving.\n"
 
 
 class Trainable(Protocol):
@@ -209,17 +212,25 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 
 @contextmanager
 def interruption_noticed() -> Iterator[Callable[[], bool]]:
-    """Within the block, Ctrl-C and SIGTERM are only noted, so that the step in hand ends; a second one interrupts."""
+    """Within the block, Ctrl-C and SIGTERM are only noted, so that the step in hand ends; a second one interrupts.
+
+    A compiler that Jittor started gets a terminal's Ctrl-C too. The operator then fails, and that interrupts.
+    """
     noted = []
 
     def note(number, frame):
         if noted:
             raise KeyboardInterrupt
         noted.append(number)
+        os.write(2, STOPPING)  # past the buffer of sys.stderr, in the middle of whose use a handler may run
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(noted)
+    except RuntimeError as error:
+        if noted:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
