@@ -141,23 +141,64 @@ def attention(q, k, v, plan):
 
     Returns: (N, H · d).
     """
-    heads, head_dim = q.shape[1], q.shape[2]
-    share = heads // k.shape[1]
-    q = q * (1.0 / math.sqrt(head_dim))
-    outputs = []
-    for group, mask in plan:
-        rows, keys = slice(group.q0, group.q1), slice(group.k0, group.k1)
-        # Two-dimensional products, one head at a time: the only ones that reach oneDNN on a CPU.
-        kv = [(k[keys, g, :], v[keys, g, :]) for g in range(k.shape[1])]
-        seen = [_softmax(jt.nn.matmul_transpose(q[rows, h, :], kv[h // share][0]) + mask) for h in range(heads)]
-        outputs.append(jt.concat([jt.matmul(seen[h], kv[h // share][1]) for h in range(heads)], 1))
-    return outputs[0] if len(outputs) == 1 else jt.concat(outputs, 0)
+    return _Attention.apply(q, k, v, plan)
 
 
-def _softmax(scores):
-    """softmax over the last axis of (N, M)."""
-    weights = jt.exp(scores - scores.max(1, keepdims=True).stop_grad())
-    return weights / weights.sum(1, keepdims=True)
+class _Attention(jt.Function):
+    """Keeps its inputs alone for the gradient and computes the weights again: they would be the largest arrays of all.
+
+    Products are two-dimensional, one head at a time: the only ones that reach oneDNN on a CPU.
+    """
+
+    def execute(self, q, k, v, plan):
+        self.inputs = q, k, v, plan
+        outputs = []
+        for group, mask in plan:
+            heads = [jt.matmul(_weights(q_h, k_h, mask), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
+            outputs.append(jt.concat(heads, 1))
+        return _joined(outputs)
+
+    def grad(self, upstream):
+        q, k, v, plan = self.inputs
+        scale, share = 1.0 / math.sqrt(q.shape[2]), q.shape[1] // k.shape[1]
+        borders = [group.k0 for group, _ in plan] + [k.shape[0]]
+        if borders[0] != 0 or borders[1:] != [group.k1 for group, _ in plan]:
+            raise ValueError("the keys of the groups must follow each other without a gap for a gradient")
+        upstream = upstream.reshape(q.shape)
+        dq, dk, dv = [], [], []
+        for group, mask in plan:
+            head_dq, head_dk, head_dv = [], [], []
+            for h, (q_h, k_h, v_h) in enumerate(_by_head(q, k, v, group)):
+                dy = upstream[group.q0 : group.q1, h, :]
+                weights = _weights(q_h, k_h, mask)
+                towards = jt.nn.matmul_transpose(dy, v_h)  # (rows, keys)
+                ds = weights * (towards - (weights * towards).sum(1, keepdims=True)) * scale
+                head_dq.append(jt.matmul(ds, k_h))
+                head_dk.append(jt.matmul(ds.transpose(), q_h))
+                head_dv.append(jt.matmul(weights.transpose(), dy))
+            dq.append(jt.stack(head_dq, 1))
+            for parts, found in ((head_dk, dk), (head_dv, dv)):
+                # A key head gets what all query heads that use it say.
+                found.append(jt.stack([sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)], 1))
+        return _joined(dq), _joined(dk), _joined(dv), None
+
+
+def _by_head(q, k, v, group):
+    """(rows, d), (keys, d), (keys, d) of each query head of a group."""
+    rows, keys, share = slice(group.q0, group.q1), slice(group.k0, group.k1), q.shape[1] // k.shape[1]
+    shared = [(k[keys, g, :], v[keys, g, :]) for g in range(k.shape[1])]
+    return [(q[rows, h, :], *shared[h // share]) for h in range(q.shape[1])]
+
+
+def _weights(q, k, mask):
+    """softmax(q · kᵀ / √d + mask) of one head, (rows, keys)."""
+    scores = jt.nn.matmul_transpose(q, k) * (1.0 / math.sqrt(q.shape[1])) + mask
+    odds = jt.exp(scores - scores.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else jt.concat(parts, 0)
 
 
 def token_cross_entropy(hidden, head, labels, weights):
@@ -187,8 +228,8 @@ class _TokenCrossEntropy(jt.Function):
             nll = (jt.log(total) + top)[:, 0] - (h * truth).sum(1)
             losses.append((w * nll).sum())
             gradients.append((jt.matmul(odds / total, head) - truth) * w.unsqueeze(1))
-        self.gradient = gradients[0] if len(gradients) == 1 else jt.concat(gradients, 0)
-        return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
+        self.gradient = _joined(gradients)
+        return sum(losses[1:], losses[0])
 
     def grad(self, upstream):
         return self.gradient * upstream, None, None, None
