@@ -204,7 +204,7 @@ def test_a_label_that_the_model_does_not_have():
 def test_training_learns_the_examples(tmp_path):
     run = Run(tmp_path, settings(max_steps=40, batch_size=COUNT), GROUPS, (), *adapted(settings(), values=False))
     assert run.losses[-1] < 0.3 * run.losses[0]
-    assert run.outcome.last_loss == run.losses[-1]
+    assert run.progress.train_loss == run.losses[-1]
     assert (run.outcome.reason, run.outcome.total_steps, run.progress.step) == ("finished", 40, 40)
 
 
@@ -310,7 +310,7 @@ def test_validation_before_during_and_after(tmp_path):
     assert [row.split(",")[0] for row in rows] == ['{"step": 0', '{"step": 2', '{"step": 4', '{"step": 5']
     assert all('"f1": 50.0' in row for row in rows)
     validation = [float(line) for line in run.lines("val_loss.txt")]
-    assert run.outcome.validation_loss == validation[-1]
+    assert run.progress.validation_loss == validation[-1]
     assert run.progress.best_loss == min(validation)
     assert run.best[-1] == run.progress.best_step == [0, 2, 4, 5][int(np.argmin(validation))]
 

@@ -39,6 +39,8 @@ class Progress:
     """Where a run stands: all that a checkpoint holds besides the parameters and the optimiser's moments."""
 
     step: int = 0
+    train_loss: float | None = None  # of the last step
+    validation_loss: float | None = None  # the last one
     best_loss: float = math.inf  # lowest validation loss so far
     best_step: int = 0
     validations_since_best: int = 0
@@ -51,8 +53,6 @@ class Outcome:
     progress: Progress
     reason: str
     total_steps: int
-    last_loss: float | None
-    validation_loss: float | None
 
 
 def train(
@@ -82,25 +82,24 @@ def train(
         UserError: the loss or the gradient is no longer a finite number.
     """
     total = total_steps(groups, config)
-    loss, validation_loss, reason = None, None, "finished"
+    reason = "finished"
     names, parameters = zip(*adapter.parameters().items())
 
-    def validate(step: int) -> float:
-        validation = mean_loss(model, validation_streams)
+    def validate(step: int) -> None:
+        progress.validation_loss = validation = mean_loss(model, validation_streams)
         log.validation(step, loss=validation, **(answer_dev() if answer_dev else {}))
         if validation < progress.best_loss:
             progress.best_loss, progress.best_step, progress.validations_since_best = validation, step, 0
             save_best(progress)
         else:
             progress.validations_since_best += 1
-        return validation
 
     validation_streams = streams_of(dev_groups, config)
     if validation_streams and progress.step == 0:
-        validation_loss = validate(0)
+        validate(0)
 
     if stalled(progress, config):  # stopped early, and resumed
-        return Outcome(progress, "early stop", total, loss, validation_loss)
+        return Outcome(progress, "early stop", total)
     with interruption_noticed() as interrupted:
         for step, batch in steps_from(progress.step, total, groups, config):
             started = time.perf_counter()
@@ -125,7 +124,7 @@ def train(
                                  warmup_steps=config.warmup(total), schedule=config.schedule,
                                  min_ratio=config.min_learning_rate_ratio)
             optimizer.step(gradients, rate)
-            progress.step = step + 1
+            progress.step, progress.train_loss = step + 1, loss
 
             log.step(progress.step, loss=loss, learning_rate=rate, grad_norm=norm,
                      tokens=sum(len(s.tokens) for s in streams), questions=sum(len(s.ids) for s in streams),
@@ -133,7 +132,7 @@ def train(
             adapter.set_dropout()
             last = progress.step == total
             if validation_streams and (last or due(progress.step, config.eval_every)):
-                validation_loss = validate(progress.step)
+                validate(progress.step)
             if stalled(progress, config):
                 reason = "early stop"
             elif interrupted() and not last:
@@ -143,7 +142,7 @@ def train(
                 save(progress)
             if reason != "finished":
                 break
-    return Outcome(progress, reason, total, loss, validation_loss)
+    return Outcome(progress, reason, total)
 
 
 def stream_loss(model: CausalLM, stream: Stream):

@@ -1,0 +1,155 @@
+"""Runs of the command that are killed, interrupted and gone on with; what they leave is the uninterrupted run's."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import small_run
+
+from jittor_lora.cli.main import main
+
+STEPS, SAVE_EVERY = 24, 3
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+FILES = ("train_loss.txt", "val_loss.txt", "adapter/adapter_model.safetensors", "best/adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a base, training and validation data."""
+    folder = tmp_path_factory.mktemp("files")
+    small_run.make_base(folder / "base")
+    small_run.make_squad(folder / "train.json", 14)
+    small_run.make_squad(folder / "dev.json", 4, first=20)
+    return folder
+
+
+def command(files: Path, output: Path) -> list[str]:
+    return ["train", "--base", str(files / "base"), "--data", str(files / "train.json"), "--dev",
+            str(files / "dev.json"), "--output", str(output), "--max-steps", str(STEPS), "--batch-size", "3",
+            "--gradient-accumulation", "2", "--save-every", str(SAVE_EVERY), "--eval-every", "5",
+            "--lora-dropout", "0.1", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def whole(files):
+    """The folder of the uninterrupted run."""
+    status, out, err = small_run.run(*command(files, files / "whole"))
+    assert (status, out) == (0, ""), err
+    assert all((files / "whole" / name).is_file() for name in FILES)
+    return files / "whole"
+
+
+@pytest.fixture(scope="module")
+def broken_off(files):
+    """The folder of a run that was interrupted, with two checkpoints."""
+    process = small_run.start(*command(files, files / "broken-off"))
+    wait_for_steps(files / "broken-off", 2 * SAVE_EVERY + 1, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    return files / "broken-off"
+
+
+@pytest.fixture
+def copy(broken_off, tmp_path):
+    """A copy of that folder; its config.yaml names the original as output, which is no setting that matters."""
+    return Path(shutil.copytree(broken_off, tmp_path / "run"))
+
+
+def steps_of(folder: Path) -> int:
+    path = folder / "train_loss.txt"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_steps(folder: Path, count: int, process) -> None:
+    """Wait until `count` steps are logged, or the process has ended."""
+    end = time.monotonic() + 120
+    while steps_of(folder) < count and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    different = [name for name in FILES if (folder / name).read_bytes() != (whole / name).read_bytes()]
+    assert not different
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, files, whole, tmp_path):
+    draw, folder = random.Random(seed), tmp_path / "run"
+    for number in draw.sample(SIGNALS, len(SIGNALS)):
+        process = small_run.start(*command(files, folder), "--resume")
+        # Up to a little after the next checkpoint: some kills cost steps, some none.
+        wait_for_steps(folder, steps_of(folder) + draw.randrange(1, SAVE_EVERY + 2), process)
+        time.sleep(draw.uniform(0, 0.1))
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+        done = steps_of(folder)
+        assert done < STEPS and out == "" and "Traceback" not in err
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+        else:
+            assert process.returncode == 130, err
+            assert err.endswith(f"Interrupted after step {done} and saved.\n"
+                                "The same command with --resume goes on from the last checkpoint.\n")
+            assert not (folder / "summary.json").exists()
+            assert (folder / "checkpoints" / f"step-{done:08d}.safetensors").exists()
+    status, out, err = small_run.run(*command(files, folder), "--resume")
+    assert (status, out) == (0, ""), err
+    assert "Going on from" in err
+    assert_same(folder, whole)
+
+
+def test_a_finished_run_stays_as_it_is(files, whole, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert main([*command(files, folder), "--resume"]) == 0
+    assert_same(folder, whole)
+    before, after = (json.loads((run / "summary.json").read_text()) for run in (whole, folder))
+    assert {**after, "seconds": 0, "peak_memory_mib": 0} == {**before, "seconds": 0, "peak_memory_mib": 0}
+
+
+def test_another_setting_is_refused(files, copy, capsys):
+    assert main([*command(files, copy), "--resume", "--lora-r", "4", "--seed", "7"]) == 2
+    err = capsys.readouterr().err
+    assert "lora_r (--lora-r): 8 in the run, now 4" in err and "seed (--seed): 42 in the run, now 7" in err
+
+
+def test_other_data_are_refused(files, copy, capsys):
+    small_run.make_squad(files / "train.json", 14, first=1)
+    before = contents(copy)
+    try:
+        assert main([*command(files, copy), "--resume"]) == 2
+    finally:
+        small_run.make_squad(files / "train.json", 14)
+    err = capsys.readouterr().err
+    assert "the training examples are not those that this run began with" in err and len(err.splitlines()) < 5
+    assert contents(copy) == before
+
+
+def test_a_damaged_checkpoint_is_passed_over(files, whole, copy, capsys):
+    older, newest = sorted((copy / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert main([*command(files, copy), "--resume"]) == 0
+    err = capsys.readouterr().err
+    assert f"{newest}: " in err and f"Going on from {older}." in err
+    assert_same(copy, whole)
+
+
+def test_all_checkpoints_damaged(files, copy, capsys):
+    for path in (copy / "checkpoints").iterdir():
+        path.write_bytes(b"\0" * 1000)
+    before = contents(copy)
+    assert main([*command(files, copy), "--resume"]) == 2
+    err = capsys.readouterr().err
+    assert "No checkpoint can be read" in err and err.count("step-0000") == 2 and len(err.splitlines()) < 6
+    assert contents(copy) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
