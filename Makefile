@@ -19,7 +19,9 @@ $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 quickstart: $(VENV)/installed
 	$(RUN) -m jittor_lora quickstart $(QUICKSTART)
 
+# The doctor compiles Jittor where that was not done yet, and shows how far it is.
 test: $(VENV)/installed-test
+	$(RUN) -m jittor_lora doctor --deep
 	$(RUN) -m pytest -q -m "not parity and not slow"
 
 parity: $(VENV)/installed-parity
