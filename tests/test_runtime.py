@@ -125,6 +125,20 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
+def test_numpy_does_not_warn_of_its_limits_afterwards():
+    done = python("""
+import warnings
+warnings.simplefilter("error")
+import numpy as np
+from jittor_lora.runtime import jt
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    jt.exp(jt.zeros(3)).sync()
+np.finfo(np.float64), np.finfo(np.float32), np.finfo(np.float16)
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_https_checks_are_on_again_where_jittor_was_imported_first():
     done = python("""
 import os, ssl

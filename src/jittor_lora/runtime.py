@@ -117,6 +117,9 @@ def _as_before() -> Iterator[None]:
     """
     import numpy as np
 
+    # Jittor's kernels make the processor flush denormals: NumPy measures its limits before, or warns of them later.
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     # Where Jittor came before us the checks are off already.
     https = ssl.create_default_context if "jittor_utils" in sys.modules else ssl._create_default_https_context
