@@ -33,6 +33,9 @@ DEFAULTS = {
     "use_parallel_op_compiler": "0",
     "cache_name": "jittor_lora",  # else the git branch around the virtual environment is in the cache key
     "FIX_TORCH_ERROR": "0",  # else Jittor imports torch where it is installed
+    # Threads that wait for each other sleep. Spinning, they take the time of whatever else runs, and a step that
+    # shares the machine takes five times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "gdb_path": "",  # else gdb is started at each import to ask for its version
     "conv_opt": "1",  # of the CUDA libraries only cuBLAS and cuRAND: no convolutions here, so cuDNN need not be there
     "use_cutt": "0",  # these are downloaded at import where CUDA is found

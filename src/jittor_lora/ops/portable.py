@@ -2,6 +2,9 @@
 
 Activations are rows: `(N, D)`, or `(N, H, d)` where heads matter. Nothing is padded. The functions compute in
 float32; two-pass statistics are used for the norms, because the one-pass form loses digits on rows with a large mean.
+
+Gradients are written out where that keeps less for the backward pass than Jittor's own would. A gradient nobody asks
+for, such as a frozen weight's, is never computed: Jittor runs only what is needed.
 """
 
 from __future__ import annotations
@@ -23,21 +26,75 @@ def layer_norm(x, weight, bias, eps: float):
 
     x (N, D), weight and bias (D,); returns (N, D).
     """
+    return _LayerNorm.apply(x, weight, bias, eps)
+
+
+class _LayerNorm(jt.Function):
+    def execute(self, x, weight, bias, eps):
+        self.inputs = x, weight, eps
+        return _standardized(x, eps)[0] * weight + bias
+
+    def grad(self, upstream):
+        x, weight, eps = self.inputs
+        normal, deviation = _standardized(x, eps)
+        g = upstream * weight
+        dx = (g - g.mean(-1, keepdims=True) - normal * (g * normal).mean(-1, keepdims=True)) / deviation
+        return dx, (upstream * normal).sum(0), upstream.sum(0), None
+
+
+def _standardized(x, eps):
+    """(x - mean) / deviation, and the deviation, (N, 1)."""
     centred = x - x.mean(-1, keepdims=True)
-    variance = (centred * centred).mean(-1, keepdims=True)
-    return centred / jt.sqrt(variance + eps) * weight + bias
+    deviation = jt.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
+    return centred / deviation, deviation
 
 
 def rms_norm(x, weight, eps: float):
-    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang and Sennrich 2019, eq. 4). x (N, D)."""
-    return x / jt.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+    """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang and Sennrich 2019, eq. 4).
+
+    x (N, D), weight (D,); returns (N, D).
+    """
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _RMSNorm(jt.Function):
+    def execute(self, x, weight, eps):
+        self.inputs = x, weight, eps
+        return x / _root_mean_square(x, eps) * weight
+
+    def grad(self, upstream):
+        x, weight, eps = self.inputs
+        size = _root_mean_square(x, eps)
+        normal, g = x / size, upstream * weight
+        dx = (g - normal * (g * normal).mean(-1, keepdims=True)) / size
+        return dx, (upstream * normal).sum(0), None
+
+
+def _root_mean_square(x, eps):
+    return jt.sqrt((x * x).mean(-1, keepdims=True) + eps)
 
 
 def gelu_tanh(x):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the form GPT-2 was trained with (Hendrycks and Gimpel 2016)."""
-    argument = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    # Jittor's derivative of tanh, 1 / cosh², is NaN where cosh² overflows; at ±10 tanh is ±1 in float32.
-    return 0.5 * x * (1.0 + jt.tanh(jt.clamp(argument, -10.0, 10.0)))
+    return _GeluTanh.apply(x)
+
+
+class _GeluTanh(jt.Function):
+    def execute(self, x):
+        self.x = x
+        return 0.5 * x * (1.0 + _gelu_tanh(x))
+
+    def grad(self, upstream):
+        x = self.x
+        t = _gelu_tanh(x)
+        slope = math.sqrt(2.0 / math.pi) * (1.0 + 3 * 0.044715 * x * x)
+        return upstream * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+
+
+def _gelu_tanh(x):
+    # At ±10 tanh is ±1 in float32; beyond, Jittor's overflows, and x³ may too.
+    x = jt.clamp(x, -10.0, 10.0)
+    return jt.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 def gelu_erf(x):
@@ -57,7 +114,18 @@ def silu(x):
 
 def swiglu(gate, up):
     """silu(gate) · up (Shazeer 2020, eq. 6). Both (N, F)."""
-    return silu(gate) * up
+    return _SwiGLU.apply(gate, up)
+
+
+class _SwiGLU(jt.Function):
+    def execute(self, gate, up):
+        self.inputs = gate, up
+        return silu(gate) * up
+
+    def grad(self, upstream):
+        gate, up = self.inputs
+        s = jt.sigmoid(gate)
+        return upstream * up * s * (1.0 + gate * (1.0 - s)), upstream * gate * s
 
 
 def linear(x, weight, bias=None):
@@ -76,11 +144,39 @@ def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float 
         dropout: the share of the elements of x that the adapter does not see.
         dropout_seed: which mask (see `dropout_mask`); None for no dropout.
     """
-    seen = x
+    mask = None
     if dropout > 0.0 and dropout_seed is not None:
-        seen = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed)
-    update = jt.nn.matmul_transpose(jt.nn.matmul_transpose(seen, lora_a), lora_b)
-    return linear(x, weight, bias) + scaling * update
+        mask = x.shape[0], x.shape[1], dropout, dropout_seed
+    return _LoraLinear.apply(x, weight, bias, lora_a, lora_b, scaling, mask)
+
+
+class _LoraLinear(jt.Function):
+    """Keeps x and its projection onto A for the gradient; a dropout mask is drawn again."""
+
+    def execute(self, x, weight, bias, lora_a, lora_b, scaling, mask):
+        seen = x if mask is None else x * dropout_mask(*mask)
+        projected = jt.nn.matmul_transpose(seen, lora_a)  # (N, r)
+        self.inputs = x, weight, bias, lora_a, lora_b, scaling, mask, projected
+        return linear(x, weight, bias) + scaling * jt.nn.matmul_transpose(projected, lora_b)
+
+    def grad(self, upstream):
+        x, weight, bias, lora_a, lora_b, scaling, mask, projected = self.inputs
+        towards = jt.matmul(upstream, lora_b) * scaling  # (N, r)
+        dx = jt.matmul(towards, lora_a)
+        seen = x
+        if mask is not None:
+            kept = dropout_mask(*mask)
+            dx, seen = dx * kept, x * kept
+        dx = dx + jt.matmul(upstream, weight)
+        dbias = None if bias is None else upstream.sum(0)
+        da, db = _transposed_product(towards, seen), _transposed_product(upstream, projected) * scaling
+        return dx, _transposed_product(upstream, x), dbias, da, db, None, None
+
+
+def _transposed_product(a, b):
+    """aᵀ · b of (N, I) and (N, J): (I, J). Written so that it reaches oneDNN without a transposed copy."""
+    shape = [a.shape[0], a.shape[1], b.shape[1]]
+    return (a.broadcast(shape, [2]) * b.broadcast(shape, [1])).sum(0)
 
 
 def dropout_mask(rows: int, columns: int, p: float, seed: int):
@@ -174,8 +270,8 @@ class _Attention(jt.Function):
                 towards = jt.nn.matmul_transpose(dy, v_h)  # (rows, keys)
                 ds = weights * (towards - (weights * towards).sum(1, keepdims=True)) * scale
                 head_dq.append(jt.matmul(ds, k_h))
-                head_dk.append(jt.matmul(ds.transpose(), q_h))
-                head_dv.append(jt.matmul(weights.transpose(), dy))
+                head_dk.append(_transposed_product(ds, q_h))
+                head_dv.append(_transposed_product(weights, dy))
             dq.append(jt.stack(head_dq, 1))
             for parts, found in ((head_dk, dk), (head_dv, dv)):
                 # A key head gets what all query heads that use it say.

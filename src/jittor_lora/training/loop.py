@@ -26,6 +26,10 @@ from jittor_lora.training.schedule import learning_rate
 STOPPING = b"\nStopping after this step; once more stops at once, without saving.\n"
 
 
+# About the parameters of one layer.
+GRADIENTS_AT_A_TIME = 8
+
+
 class Trainable(Protocol):
     """What the loop needs of an adapter."""
 
@@ -110,9 +114,9 @@ def train(
                 if config.lora_dropout:
                     adapter.set_dropout(config.seed, step, number)
                 part = stream_loss(model, stream) / weight
-                found = jt.grad(part, list(parameters))
+                found = gradients_of(part, parameters)
                 gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
-                jt.sync([part, *gradients])
+                jt.sync(gradients)
                 loss += part.item()
             gradients = dict(zip(names, gradients))
             norm = gradient_norm(gradients)
@@ -154,6 +158,20 @@ def stream_loss(model: CausalLM, stream: Stream):
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
     hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
     return ops.token_cross_entropy(hidden, model.head(), jt.array(stream.labels), jt.array(stream.label_weights))
+
+
+def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:
+    """The gradient of `loss` for each parameter, computed from the last parameter to the first.
+
+    That is the order of the backward pass, so what the forward pass kept is freed layer by layer. Asked for all at
+    once, Jittor computes the parameters' gradients last and holds everything until then.
+    """
+    loss.sync()
+    gradients = [gradient.stop_grad() for gradient in jt.grad(loss, list(parameters))]
+    loss.stop_grad()
+    for end in range(len(gradients), 0, -GRADIENTS_AT_A_TIME):
+        jt.sync(gradients[max(0, end - GRADIENTS_AT_A_TIME) : end])
+    return gradients
 
 
 def mean_loss(model: CausalLM, streams: Sequence[Stream]) -> float:
