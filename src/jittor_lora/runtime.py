@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import io
 import json
 import os
 import platform
