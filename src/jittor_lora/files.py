@@ -37,12 +37,25 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). "
-                        "Free space on the disk or name a folder that can be written.") from error
+        raise _not_writable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def make_writable(folder: str | os.PathLike) -> None:
+    """Make `folder` if it is missing and see whether it can be written, before long work whose result goes there.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error) from error
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -50,6 +63,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     with atomic_write(path) as stream:
         json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
+
+
+def _not_writable(path: str | os.PathLike, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error}). "
+                     "Free space on the disk or name a folder that can be written.")
 
 
 def _umask() -> int:

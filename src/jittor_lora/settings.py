@@ -158,6 +158,8 @@ class Settings(BaseModel):
                 yield Problem((name,), "there is no such setting" + did_you_mean(nearest(name, cls.model_fields)))
             elif entry["type"] == "value_error":  # from a validator of the model's own
                 yield Problem((name,), str(entry["ctx"]["error"]))
+            elif entry["type"] == "string_unicode":
+                yield Problem((name,), f"expected text in UTF-8, found {_shown(values[name])}")
             else:
                 expected = expectation(cls.model_fields[name])
                 yield Problem((name,), f"expected {expected}, found {_shown(values[name])}")

@@ -40,11 +40,17 @@ def describe_data(data: Data) -> str:
     """One sentence on what a file holds."""
     if isinstance(data, SquadData):
         articles = len({paragraph.title for paragraph in data.paragraphs})
-        text = f"SQuAD, {articles:,} articles, {len(data.paragraphs):,} paragraphs, {len(data):,} questions"
+        sizes = (articles, "article"), (len(data.paragraphs), "paragraph"), (len(data), "question")
+        text = "SQuAD, " + ", ".join(counted(*size) for size in sizes)
         if data.moved_answers:
-            text += f"; {data.moved_answers:,} answers moved to where their text occurs"
+            text += f"; {counted(data.moved_answers, 'answer')} moved to where the text occurs"
         return text
-    return f"JSON Lines, {len(data):,} rows, {len(data.prompts):,} prompts"
+    return f"JSON Lines, {counted(len(data), 'row')}, {counted(len(data.prompts), 'prompt')}"
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 row, 1,024 rows."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def length_table(groups: Sequence[TokenGroup]) -> list[str]:

@@ -97,7 +97,8 @@ def load_adapter(folder: Path, model: CausalLM) -> Adapter:
         adapter = inject(model, config)
         adapter.load(arrays)
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from error
+        base = read_json(folder / CONFIG_FILE).get("base_model_name_or_path")
+        raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
     return adapter
 
 

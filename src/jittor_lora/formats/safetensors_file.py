@@ -17,6 +17,12 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 
+# What stands in place of the weights where a download went wrong, by how it begins.
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "a pointer of Git LFS. Run `git lfs pull` in its folder, or fetch the file itself",
+    b"<": "a web page. Fetch the file itself",
+    b"PK\x03\x04": "a zip or PyTorch file. Save the weights as safetensors",
+}
 _LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 _ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -117,6 +123,11 @@ def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, En
         raise UserError(f"{path}: expected a safetensors file; found only {size} bytes. {again}")
     length = int.from_bytes(stream.read(8), "little")
     if length > _LONGEST_HEADER:
+        stream.seek(0)
+        start = stream.read(64).lstrip()
+        for beginning, what in _NOT_WEIGHTS.items():
+            if start.startswith(beginning):
+                raise UserError(f"{path}: expected a safetensors file; found {what}.")
         raise UserError(f"{path}: not a safetensors file (its first bytes announce a header of {length} bytes).")
     if 8 + length > size:
         raise UserError(f"{path}: truncated: expected a header of {length} bytes; found {size - 8}. {again}")

@@ -36,7 +36,7 @@ def generate(
     Returns: the new tokens of each branch, including the one it finished with.
 
     Raises:
-        UserError: a prompt that is empty or leaves no room within the model's positions.
+        UserError: a prompt that is empty or leaves no room within the model's positions, or weights that are damaged.
     """
     if not branches:
         return []
@@ -45,7 +45,7 @@ def generate(
         raise UserError("The prompt is empty; at least one token is needed.")
     if longest > room:
         raise UserError(f"The prompt has {len(prefix) + longest} tokens, more than the model's longest text of "
-                        f"{model.config.max_positions}. Shorten the context.")
+                        f"{model.config.max_positions}. Shorten it.")
     # The cache holds the prefix, then for each branch its rows and the room for new ones: no more than the model has
     # positions, and one less than the new tokens, as the token chosen last is never read back.
     starts, end = [], len(prefix)
@@ -67,7 +67,11 @@ def generate(
         layout = Layout([Group(0, len(tokens), 0, end, tuple(segments))])
         hidden = model.hidden(np.asarray(tokens, np.int32), np.asarray(positions, np.int32), layout,
                               np.asarray(wanted, np.int32), cache, np.asarray(cache_rows, np.int32))
-        return model.logits(hidden).numpy()
+        logits = model.logits(hidden).numpy()
+        if not np.isfinite(logits).all():
+            raise UserError("The model gives numbers that are not finite: weights of the base or of the adapter are "
+                            "damaged. Fetch or train them again.")
+        return logits
 
     with jt.no_grad():
         live = list(range(len(branches)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups
+from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
@@ -16,12 +20,14 @@ from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.files import make_writable
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
 
 MAX_NEW_TOKENS = 32
 BATCH_SIZE = 16
+LINE_SECONDS = 30.0  # between lines of progress where the screen is not a terminal
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,36 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
 
     Args:
         batch_size: most questions of one context that are answered at a time.
-        progress: name of the bar on standard error; none without it.
+        progress: name under which progress is shown on standard error; none without it.
     """
     decoding = Decoding(questions.max_new_tokens, stop="\n")
     total, answers = sum(len(group.branches) for group in questions.groups), {}
-    with tqdm(total=total, desc=progress, unit=" questions", file=sys.stderr, disable=progress is None) as bar:
+    with counting(total, progress) as answered:
         for group in questions.groups:
             for start in range(0, len(group.branches), batch_size):
                 branches = group.branches[start : start + batch_size]
                 texts = generator.continue_tokens(group.prefix, [b.prompt for b in branches], decoding, trim=True)
                 answers.update((branch.id, text.strip()) for branch, text in zip(branches, texts))
-                bar.update(len(branches))
+                answered(len(branches))
     return answers
+
+
+@contextmanager
+def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of questions answered since: a bar on a terminal, a line now and then else."""
+    terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
+    shown = started
+
+    def answered(count: int) -> None:
+        nonlocal done, shown
+        bar.update(count)
+        done, now = done + count, time.monotonic()
+        if name is not None and not terminal and (done == total or now - shown >= LINE_SECONDS):
+            shown = now
+            say(f"{name}: {done:,} of {total:,} questions, {done / (now - started):.1f} a second")
+
+    with tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=name is None or not terminal) as bar:
+        yield answered
 
 
 def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
@@ -93,7 +117,11 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
     questions = Questions.of(questions_data, loaded.tokenizer, Template(template) if template else Template(), longest,
                              max_new_tokens)
+    make_writable(output)
+    say(f"{questions_data.path}: {describe_data(questions_data)}")
     say(f"Base: {loaded.base.description}")
+    if adapter:
+        say(f"Adapter: {adapter}")
     for line in questions.report.lines():
         say(line)
     generator, scores = Generator(loaded.model, loaded.tokenizer), {}
@@ -109,6 +137,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
         found = summarize(scores[name], seed)
         say(f"EM {found.exact_match:.2f} {brackets(found.exact_match_interval)}, "
             f"F1 {found.f1:.2f} {brackets(found.f1_interval)}, {found.count} questions (percent, 95 % intervals)")
+    say(f"Predictions and scores: {output}")
     return scores
 
 

@@ -84,7 +84,9 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
             log.truncate_to(progress.step)
         log.config(config.model_dump())
         log.system(system_info())
-        notes = [describe_data(train_data), *introduction(loaded, adapter, report, dev_report, total), *passed]
+        read = [data for data in (train_data, dev_data) if data]
+        notes = [*(f"{data.path}: {describe_data(data)}" for data in read),
+                 *introduction(loaded, adapter, report, dev_report, total), *passed]
         for line in notes:
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
@@ -191,5 +193,8 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: Length
 def conclusion(outcome: Outcome, folder: Path) -> str:
     if outcome.reason == "interrupted":
         return f"Interrupted after step {outcome.progress.step} and saved."
-    stopped = " (stopped early)" if outcome.reason == "early stop" else ""
-    return f"Done after step {outcome.progress.step}{stopped}: {folder / 'adapter'}"
+    progress, stopped = outcome.progress, " (stopped early)" if outcome.reason == "early stop" else ""
+    text = f"Done after step {progress.step}{stopped}: {folder / 'adapter'}"
+    if math.isfinite(progress.best_loss) and progress.best_step < progress.step:
+        text += f"; the lowest validation loss was at step {progress.best_step}: {folder / 'best'}"
+    return text

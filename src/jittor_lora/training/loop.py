@@ -224,7 +224,8 @@ def due(step: int, every: int | None) -> bool:
 def check_finite(step: int, loss: float, norm: float) -> None:
     if not (np.isfinite(loss) and np.isfinite(norm)):
         raise UserError(f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; training cannot go on. "
-                        "Start again from the last checkpoint with a lower learning_rate or a lower max_grad_norm.")
+                        "Start a new run with a lower learning_rate or a lower max_grad_norm; "
+                        "where it is the first step, the weights of the base are damaged.")
 
 
 @contextmanager
@@ -242,6 +243,8 @@ def interruption_noticed() -> Iterator[Callable[[], bool]]:
         os.write(2, STOPPING)  # past the buffer of sys.stderr, in the middle of whose use a handler may run
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:  # Jittor takes an interrupted wait for the lock on its cache for a failure
+        signal.siginterrupt(number, False)
     try:
         yield lambda: bool(noted)
     except RuntimeError as error:
