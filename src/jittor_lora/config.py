@@ -87,7 +87,6 @@ class RunConfig(Settings):
     output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", min_length=1)
     save_every: int = setting(200, OUTPUTS, "checkpoint after every so many steps; 0 saves at the end only", ge=0)
     keep_checkpoints: int = setting(2, OUTPUTS, "checkpoints kept, the best aside", ge=1)
-    log_every: int = setting(10, OUTPUTS, "a line of metrics after every so many steps", ge=1)
     tensorboard: bool = setting(True, OUTPUTS, "write TensorBoard event files")
 
     @classmethod

@@ -1,0 +1,22 @@
+"""The names of the package: all there, and none of them brought before it is asked for."""
+
+import subprocess
+import sys
+
+import jittor_lora
+import pytest
+
+
+def test_every_public_name_is_there():
+    for name in jittor_lora.__all__:
+        assert getattr(jittor_lora, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        jittor_lora.no_such_name
+
+
+def test_importing_the_package_brings_nothing_heavy():
+    code = "import sys, jittor_lora; print([m for m in ('numpy', 'jittor', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
