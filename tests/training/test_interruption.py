@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import small_run
 
+import small_run
+from jittor_lora import runtime
 from jittor_lora.cli.main import main
 
 STEPS, SAVE_EVERY = 24, 3
@@ -67,10 +72,14 @@ def steps_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for_steps(folder: Path, count: int, process) -> None:
-    """Wait until `count` steps are logged, or the process has ended."""
+def wait_for_steps(folder: Path, count: int, process: subprocess.Popen) -> None:
+    wait_for(lambda: steps_of(folder) >= count, process)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until the condition holds, or the process has ended."""
     end = time.monotonic() + 120
-    while steps_of(folder) < count and process.poll() is None:
+    while not condition() and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.002)
 
@@ -104,6 +113,20 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, files, whole, t
     assert (status, out) == (0, ""), err
     assert "Going on from" in err
     assert_same(folder, whole)
+
+
+def test_a_wait_for_the_lock_on_the_cache_is_no_failure(files, tmp_path):
+    """Jittor locks its cache where it loads or compiles an operator, as another process may do at the same time."""
+    lock_path = runtime.jt and importlib.import_module("jittor_utils.lock").lock_path
+    process = small_run.start(*command(files, tmp_path / "run"))
+    wait_for(lambda: (tmp_path / "run" / "val_loss.txt").exists(), process)
+    with open(lock_path, "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "and saved" in err, err
 
 
 def test_a_finished_run_stays_as_it_is(files, whole, tmp_path):
