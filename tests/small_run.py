@@ -34,11 +34,15 @@ def make_squad(path: Path, paragraphs: int, first: int = 0) -> Path:
     return path
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    """The command in a session of its own, so that a signal can be sent to all its processes, as a terminal does."""
+def start(*arguments: object, stdin: bool = False) -> subprocess.Popen:
+    """The command in a session of its own, so that a signal can be sent to all its processes, as a terminal does.
+
+    Args:
+        stdin: connect its standard input to a pipe that stays open.
+    """
     return subprocess.Popen([sys.executable, "-m", "jittor_lora", *map(str, arguments)], text=True,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            start_new_session=True)
+                            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True)
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -1,0 +1,107 @@
+"""Train, evaluate, merge, generate and plot on a tiny base, each verb on what the one before left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import small_run
+from jittor_lora.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with base, data and a run that has learnt something."""
+    folder = tmp_path_factory.mktemp("way")
+    small_run.make_base(folder / "base")
+    small_run.make_squad(folder / "train.json", 12)
+    small_run.make_squad(folder / "dev.json", 3, first=12)
+    (folder / "rows.jsonl").write_text("".join(
+        json.dumps({"prompt": f"{n} and one:", "completion": f" {n + 1}"}) + "\n" for n in range(12)))
+    assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "train.json"), "--dev",
+                 str(folder / "dev.json"), "--output", str(folder / "run"), "--max-steps", "20", "--eval-every", "10",
+                 "--eval-questions", "3", "--learning-rate", "0.02", "--seed", "1"]) == 0
+    return folder
+
+
+def evaluate(folder, *arguments: str) -> dict[str, str]:
+    """Predictions of an evaluation on the validation data."""
+    assert main(["evaluate", "--data", str(folder / "dev.json"), "--output", str(folder / "scores"), *arguments]) == 0
+    return json.loads((folder / "scores" / "predictions.json").read_text())
+
+
+def test_evaluate_merge_and_generate_agree(run, capsys):
+    base, merged = ["--base", str(run / "base")], ["--base", str(run / "merged")]
+    adapter = ["--adapter", str(run / "run")]
+    predictions = evaluate(run, *base, *adapter, "--with-base")
+    assert json.loads((run / "scores/base/predictions.json").read_text()) != predictions
+    metrics = json.loads((run / "scores/metrics.json").read_text())
+    assert metrics["count"] == 6 and {"exact_match", "f1", "exact_match_interval", "f1_interval"} <= metrics.keys()
+    assert main(["merge", *base, *adapter, "--output", str(run / "merged")]) == 0
+    assert evaluate(run, *merged) == predictions
+
+    data = json.loads((run / "dev.json").read_text())["data"]
+    paragraph = data[0]["paragraphs"][0]
+    asked = [*zip(paragraph["qas"], [paragraph["context"]] * 2)]
+    for question, context in asked:
+        for model in ([*base, *adapter], adapter, merged):
+            capsys.readouterr()
+            assert main(["generate", *model, "--context", context, "--question", question["question"],
+                         "--max-new-tokens", "32"]) == 0
+            assert capsys.readouterr().out.strip() == predictions[question["id"]]
+
+    file = run / "asked.jsonl"
+    file.write_text("".join(json.dumps({"context": context, "question": question["question"]}) + "\n"
+                            for question, context in asked))
+    assert main(["generate", *adapter, "--file", str(file), "--max-new-tokens", "32"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["continuation"].strip() for line in lines] == [predictions[question["id"]] for question, _ in asked]
+
+
+def test_plot(run, capsys):
+    assert main(["plot", str(run / "run")]) == 0
+    assert sorted(path.name for path in (run / "run" / "plots").iterdir()) == ["loss.png", "loss.svg"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--data", "rows.jsonl", "--schedule", "cosine", "--lora-init", "kaiming", "--target-modules", "all-linear"],
+    ["--data", "train.json", "--schedule", "constant", "--prompt-loss-weight", "0.3", "--qv-only"],
+    ["--data", "train.json", "--no-share-prefixes", "--max-tokens-per-stream", "100", "--gradient-accumulation", "2"],
+    ["--data", "train.json", "--dev", "dev.json", "--eval-every", "1", "--patience", "1", "--learning-rate", "1"],
+])
+def test_ways_to_train(arguments, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    output = str(tmp_path / "new")
+    assert main(["train", "--base", "base", "--output", output, "--max-steps", "4", *arguments]) == 0
+    losses = [float(line) for line in (tmp_path / "new/train_loss.txt").read_text().splitlines()]
+    assert len(losses) == 4 or json.loads((tmp_path / "new/summary.json").read_text())["ended"] == "early stop"
+    capsys.readouterr()
+    assert main(["generate", "--adapter", output, "--prompt", "Town", "--max-new-tokens", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("\n") and err == ""
+
+
+@pytest.mark.parametrize("verb, seen, arguments", [
+    ("evaluate", "dev.json: ", ["--data", "dev.json", "--output", "again", "--batch-size", "1"]),
+    ("generate", "Prompt: ", ["--interactive"]),
+    ("quickstart", "1/4  ", ["--data", "train.json", "--dev", "dev.json", "--output", "quick", "--max-steps", "5"]),
+])
+def test_ctrl_c(verb, seen, arguments, run, monkeypatch):
+    monkeypatch.chdir(run)
+    process = small_run.start(verb, "--base", "base", *arguments, stdin=verb == "generate")
+    err = ""
+    while not err.endswith(seen):
+        character = process.stderr.read(1)
+        assert character, err
+        err += character
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "", rest
+    goes_on = "The same command goes on where this one stopped.\n" if verb == "quickstart" else ""
+    assert rest.endswith("\nInterrupted.\n" + goes_on) and "Traceback" not in rest
