@@ -198,7 +198,7 @@ def test_bar_on_a_terminal(tmp_path):
         log_steps(log, 1, 3)
     assert "100%" in screen.getvalue()
     assert "3/3" in screen.getvalue()
-    assert "questions/s" in screen.getvalue()
+    assert " q/s" in screen.getvalue()
     assert "step 3: validation loss" in screen.getvalue()
 
 

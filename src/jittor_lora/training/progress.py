@@ -58,18 +58,18 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def _figures(self) -> str:
+    def _figures(self, units: tuple[str, str, str] = (" tokens/s", " questions/s", "peak ")) -> str:
         losses, tokens, questions, seconds = zip(*self._recent)
         seconds = max(sum(seconds), 1e-9)
-        return (f"loss {sum(losses) / len(losses):.4g}, {sum(tokens) / seconds:,.0f} tokens/s, "
-                f"{sum(questions) / seconds:.1f} questions/s, peak {peak_memory_bytes() / 1e9:.1f} GB")
+        return (f"loss {sum(losses) / len(losses):.4g}, {sum(tokens) / seconds:,.0f}{units[0]}, "
+                f"{sum(questions) / seconds:.1f}{units[1]}, {units[2]}{peak_memory_bytes() / 1e9:.1f} GB")
 
     def _show_bar(self) -> None:
         if self._bar is None:
             self._bar = tqdm(total=self._total, initial=self._first, file=self._stream, dynamic_ncols=True, miniters=1,
                              bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
                              if self._total else "{n_fmt} steps [{elapsed}{postfix}]")
-        self._bar.set_postfix_str(self._figures(), refresh=False)
+        self._bar.set_postfix_str(self._figures((" tok/s", " q/s", "")), refresh=False)  # within 80 columns
         self._bar.update()
 
     def _show_line(self, step: int) -> None:
