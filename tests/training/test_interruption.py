@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import small_run
 from jittor_lora import runtime
@@ -152,6 +153,19 @@ def test_other_data_are_refused(files, copy, capsys):
         small_run.make_squad(files / "train.json", 14)
     err = capsys.readouterr().err
     assert "the training examples are not those that this run began with" in err and len(err.splitlines()) < 5
+    assert contents(copy) == before
+
+
+def test_another_base_is_refused(files, copy, capsys):
+    weights = files / "base" / "model.safetensors"
+    content, before = weights.read_bytes(), contents(copy)
+    arrays = load_file(weights)
+    try:
+        save_file({**arrays, "transformer.ln_f.bias": arrays["transformer.ln_f.bias"] + 1}, weights)
+        assert main([*command(files, copy), "--resume"]) == 2
+    finally:
+        weights.write_bytes(content)
+    assert "the base is not that which this run began with" in capsys.readouterr().err
     assert contents(copy) == before
 
 

@@ -24,8 +24,8 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
     loaded = load(base, adapter)
     difference, largest = merge_error(loaded.model, loaded.adapter)
     if not difference <= tolerance:
-        raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than the "
-                        f"tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
+        raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than "
+                        f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
     tensors = MergedTensors(loaded.checkpoint.tensors, loaded.adapter)
     write_checkpoint(output, Checkpoint(loaded.checkpoint.config, tensors, loaded.checkpoint.generation_config))
     loaded.tokenizer.save(output)

@@ -19,6 +19,7 @@ from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import score
+from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import TrainingState, newest_state, write_state
 from jittor_lora.generation import Generator
@@ -59,15 +60,15 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
     optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
                       config.weight_decay)
-    data_identity = identity(groups)
+    identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint)}
     progress = Progress()
     passed: list[str] = []
     if resume:
-        progress, passed = restore(folder / "checkpoints", adapter, optimizer, data_identity)
+        progress, passed = restore(folder / "checkpoints", adapter, optimizer, identities)
 
     def save(progress: Progress) -> None:
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
-        values = {"progress": state_of(progress), "data": data_identity}
+        values = {"progress": state_of(progress), **identities}
         write_state(folder / "checkpoints", progress.step, TrainingState({**arrays, **optimizer.state()}, values),
                     config.keep_checkpoints)
 
@@ -105,7 +106,7 @@ def lora_config(config: RunConfig, family: str) -> LoraConfig:
                       targets if isinstance(targets, str) else tuple(targets), config.lora_init, config.qv_only)
 
 
-def identity(groups: list[TokenGroup]) -> str:
+def identity_of_data(groups: list[TokenGroup]) -> str:
     """A fingerprint of the tokenised training examples."""
     digest = hashlib.sha256()
     for group in groups:
@@ -113,21 +114,37 @@ def identity(groups: list[TokenGroup]) -> str:
     return digest.hexdigest()
 
 
+def identity_of_base(checkpoint: Checkpoint) -> str:
+    """A fingerprint of the configuration and the weights of the norms, which are small and differ between any two."""
+    digest = hashlib.sha256(json.dumps(checkpoint.config.source, sort_keys=True, default=str).encode())
+    for name, shape in tensor_shapes(checkpoint.config).items():
+        if len(shape) == 1:
+            digest.update(checkpoint.tensors[name].tobytes())
+    return digest.hexdigest()
+
+
 def subset(data: Data, count: int | None, seed: int) -> Data:
     return data if count is None else data.subset(count, seed)
 
 
-def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW, data_identity: str) -> tuple[Progress, list[str]]:
+def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
+            identities: dict[str, str]) -> tuple[Progress, list[str]]:
     """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
 
+    Args:
+        identities: fingerprints of "data" and "base", which must be those in the checkpoint.
+
     Raises:
-        UserError: no checkpoint can be read, or it belongs to other data or another adapter.
+        UserError: no checkpoint can be read, or it belongs to other data, another base or another adapter.
     """
     found = newest_state(checkpoints)
     if found is None:
         return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
     path, state, passed = found
-    if state.values.get("data") != data_identity:
+    if state.values.get("base") != identities["base"]:
+        raise UserError(f"{path}: the base is not that which this run began with. Put it back, or start a new run in "
+                        "another folder.")
+    if state.values.get("data") != identities["data"]:
         raise UserError(f"{path}: the training examples are not those that this run began with. Put the data file, the "
                         "tokenizer and the template back, or start a new run in another folder.")
     prefix = "adapter."
