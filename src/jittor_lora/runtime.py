@@ -167,7 +167,8 @@ def _import_in(environ: Mapping[str, str]) -> Any:
     if not first_compile.is_warm(mark):
         # Under mpirun the child must not join the ranks; the few MPI operators are compiled in this process.
         alone = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
-        first_compile.compile_jittor(mark, {**alone, "use_mpi": "0"}, sys.stderr)
+        screen = sys.stderr if environ.get("OMPI_COMM_WORLD_RANK", "0") == "0" else io.StringIO()
+        first_compile.compile_jittor(mark, {**alone, "use_mpi": "0"}, screen)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
     return jittor
