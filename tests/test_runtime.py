@@ -11,10 +11,10 @@ from jittor_lora import machine, runtime
 from jittor_lora.errors import UserError
 
 
-def python(code, environ=None, **options):
+def python(code, environ=None, arguments=()):
     """Run `code` in a new interpreter with the warm cache; returns the finished process."""
-    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**os.environ, **(environ or {})}, universal_newlines=True, timeout=600, **options)
+    return subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, **(environ or {})}, universal_newlines=True, timeout=600)
 
 
 def plain_environ(**values):
@@ -71,6 +71,28 @@ def test_jittor_home_is_found_as_jittor_finds_it(tmp_path):
     config.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
     assert runtime.jittor_home({}, tmp_path) == tmp_path / "noted"
     assert runtime.jittor_home({"JITTOR_HOME": str(tmp_path / "set")}, tmp_path) == tmp_path / "set"
+
+
+def test_import_with_a_jittor_home_of_its_own_changes_no_other_process(tmp_path):
+    done = python("""
+import os, sys
+from pathlib import Path
+from jittor_lora import first_compile, runtime
+class Stop(Exception):
+    pass
+def stop(mark, environ, screen):
+    print(mark.is_relative_to(sys.argv[1]), environ["JITTOR_HOME"] == sys.argv[1])
+    raise Stop
+first_compile.compile_jittor = stop
+before = dict(os.environ)
+try:
+    runtime.jt
+except Exception as error:
+    print(type(error.__cause__).__name__)
+print({name for name in ("HOME", "JITTOR_HOME") if os.environ[name] != before[name]} or "as before")
+""", {"HOME": str(tmp_path / "home"), "JITTOR_HOME": str(tmp_path / "other")}, arguments=[str(tmp_path / "other")])
+    assert done.stdout.split("\n")[:3] == ["True True", "Stop", "as before"], done.stderr
+    assert not list(tmp_path.glob("**/config.json"))
 
 
 def test_import_leaves_the_process_as_it_was():

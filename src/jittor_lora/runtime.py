@@ -92,7 +92,7 @@ def _import_jittor() -> Any:
     _provide_onednn(home)
     try:
         with _as_before():
-            return _import_compiled()
+            return _import_compiled(home)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -143,17 +143,27 @@ def _as_before() -> Iterator[None]:
                     signal.signal(number, handler)
 
 
-def _import_compiled() -> Any:
-    environ = dict(os.environ)
+def _import_compiled(home: Path) -> Any:
+    # As HOME too: from a JITTOR_HOME that is not its HOME Jittor makes the default of all later processes.
+    at_home = {"HOME": str(home), "JITTOR_HOME": str(home)}
+    environ = {**os.environ, **at_home}
     # With workers for its compiler, which Jittor else forks at every import, it never ends after a Ctrl-C in the
     # terminal: they are killed by it too, and Jittor waits for them. And only in Jupyter it leaves Ctrl-C alone.
-    os.environ.update(DISABLE_MULTIPROCESSING="1", JPY_PARENT_PID="1")
-    try:
+    with _variables({**at_home, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
         return _import_in(environ)
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment that are set for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
-        for name in ("DISABLE_MULTIPROCESSING", "JPY_PARENT_PID"):
-            os.environ.pop(name)
-            os.environ.update({name: environ[name]} if name in environ else {})
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
 
 
 def _import_in(environ: Mapping[str, str]) -> Any:
