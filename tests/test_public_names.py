@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import jittor_lora
 import pytest
+
+import jittor_lora
 
 
 def test_every_public_name_is_there():
@@ -14,7 +15,7 @@ def test_every_public_name_is_there():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
-        jittor_lora.no_such_name
+        jittor_lora.no_such_name  # noqa: B018
 
 
 def test_importing_the_package_brings_nothing_heavy():

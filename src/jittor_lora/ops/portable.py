@@ -275,7 +275,8 @@ class _Attention(jt.Function):
             dq.append(jt.stack(head_dq, 1))
             for parts, found in ((head_dk, dk), (head_dv, dv)):
                 # A key head gets what all query heads that use it say.
-                found.append(jt.stack([sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)], 1))
+                sums = [sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)]
+                found.append(jt.stack(sums, 1))
         return _joined(dq), _joined(dk), _joined(dv), None
 
 
