@@ -17,6 +17,7 @@ from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, re
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, setting
+from jittor_lora.waiting import silence_explained
 
 if TYPE_CHECKING:
     from jittor_lora.generation import Decoding, Generator
@@ -130,14 +131,17 @@ def _print_one(generator: Generator, options: GenerateOptions, context: str | No
     """Print the continuation of a prompt, or the answer to a question about `context`; piece by piece on a terminal."""
     decoding, pieces = _decoding(options, context is not None), sys.stdout.isatty()
 
-    def show(piece: str) -> None:
-        if pieces:
-            print(piece, end="", flush=True)
+    with silence_explained() as first_piece:
 
-    if context is None:
-        whole = generator.continue_text(text, decoding, show)
-    else:
-        whole = generator.answer(context, [text], decoding, lambda _, piece: show(piece))[0].rstrip()
+        def show(piece: str) -> None:
+            first_piece()
+            if pieces:
+                print(piece, end="", flush=True)
+
+        if context is None:
+            whole = generator.continue_text(text, decoding, show)
+        else:
+            whole = generator.answer(context, [text], decoding, lambda _, piece: show(piece))[0].rstrip()
     print("" if pieces else whole, flush=True)
 
 

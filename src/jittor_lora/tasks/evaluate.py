@@ -24,6 +24,7 @@ from jittor_lora.files import make_writable
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
+from jittor_lora.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
 BATCH_SIZE = 16
@@ -90,13 +91,15 @@ def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
 
     def answered(count: int) -> None:
         nonlocal done, shown
+        first_one()
         bar.update(count)
         done, now = done + count, time.monotonic()
         if name is not None and not terminal and (done == total or now - shown >= LINE_SECONDS):
             shown = now
             say(f"{name}: {done:,} of {total:,} questions, {done / (now - started):.1f} a second")
 
-    with tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=name is None or not terminal) as bar:
+    with tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=name is None or not terminal) as bar, \
+            silence_explained(wanted=name is not None) as first_one:
         yield answered
 
 
