@@ -116,7 +116,7 @@ class Progress:
             return
         if not self.shown:
             self.shown = True
-            self._print("Compiling Jittor for this machine: once, about 2 to 4 minutes on 2 cores.\n")
+            self._print("Compiling Jittor for this machine: once, about 2 to 5 minutes on 2 cores.\n")
         files = sum(1 for _ in self.cache.glob("obj_files/*.o"))
         text = f"  {elapsed:.0f} s, {files} of about {FILES} files compiled"
         self._print(f"\r{text}" if self.terminal else f"{text}\n")
