@@ -31,7 +31,7 @@ def add_parser(subparsers) -> None:
     look.add_argument("--font", metavar="FILE", type=Path, help="font file for the labels; by default one is "
                       "looked for")
     look.add_argument("--smoothing", metavar="N", type=_window,
-                      help="training losses in the moving average; 1 for none (default: a fiftieth of them)")
+                      help="training losses in the moving average; 1 for none (default: a tenth of them, at most 50)")
     look.add_argument("--title", metavar="TEXT", help="title in place of the usual one")
     output = parser.add_argument_group("Output")
     output.add_argument("--output", metavar="FILE_OR_DIR", help="a .png or .svg file, or a folder for both formats "

@@ -87,7 +87,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     """Training loss (raw, and its moving average) and validation loss, its lowest marked, over optimizer steps.
 
     Args:
-        smoothing: losses in the moving average; 1 draws none, None takes a fiftieth of them.
+        smoothing: losses in the moving average; 1 draws none, None takes a tenth of them, at most 50.
         language: "en" or "zh".
         font: font file for the labels; None looks for one.
 
@@ -97,7 +97,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     labels = _LABELS[language]
     train, validation = curves.train, curves.validation
     title = labels["loss title"] if title is None else title
-    smoothing = max(1, len(train.losses) // 50) if smoothing is None else min(smoothing, len(train.losses))
+    smoothing = min(max(1, len(train.losses) // 10), 50) if smoothing is None else min(smoothing, len(train.losses))
     figure, axes, face = _canvas(language, font, title)
     if smoothing > 1:
         _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=labels["raw"])

@@ -98,8 +98,9 @@ def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
             shown = now
             say(f"{name}: {done:,} of {total:,} questions, {done / (now - started):.1f} a second")
 
-    with tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=name is None or not terminal) as bar, \
-            silence_explained(wanted=name is not None) as first_one:
+    hidden = name is None or not terminal
+    with silence_explained(wanted=name is not None) as first_one, \
+            tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=hidden) as bar:
         yield answered
 
 
