@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from hypothesis import settings
 # The first call of a new operator compiles it for seconds.
 settings.register_profile("jittor_lora", deadline=None)
 settings.load_profile("jittor_lora")
+
+# A shell starts background jobs with Ctrl-C ignored, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PARITY = Path(__file__).parent / "parity"
 collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
