@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.data.examples import Branch, TokenGroup, separate
-from jittor_lora.data.stream import batches, build_stream, micro_batches, prompt_stream, rows
+from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.stream import batches, build_stream, micro_batches, rows
 
 IDS = st.integers(0, 50)
 
@@ -153,18 +153,3 @@ def test_bad_arguments():
         TokenGroup([], [Branch("q1", [], [2])])
     with pytest.raises(ValueError, match="needs a branch"):
         TokenGroup([1], [])
-
-
-@settings(max_examples=50)
-@given(token_groups())
-def test_prompts_end_in_rows_of_their_own_and_see_their_prompt_alone(groups):
-    prompts = prompt_stream(*groups)
-    seen = visible(prompts.layout)
-    assert prompts.layout.rows == len(prompts.tokens) == len(prompts.positions)
-    assert len(set(prompts.last_rows.tolist())) == len(prompts.ids)
-    wanted = [(b.id, b.prompt) for g in separate(groups) for b in g.branches]
-    for row, name, (wanted_name, wanted_prompt) in zip(prompts.last_rows, prompts.ids, wanted):
-        context = np.flatnonzero(seen[row])
-        assert name == wanted_name
-        assert prompts.tokens[context].tolist() == wanted_prompt
-        assert prompts.positions[context].tolist() == list(range(len(wanted_prompt)))

@@ -1,4 +1,4 @@
-"""From tokenised examples to token streams: what one step of training, or one prefill, reads.
+"""From tokenised examples to token streams: what one step of training reads.
 
 A stream's rows are the *inputs*. The last token of a completion (end of text) is only ever a label, so it has no
 row; a prefix has its rows once, however many branches go on from it.
@@ -47,25 +47,6 @@ class Stream:
     def total_weight(self) -> float:
         """Sum of the label weights, in double precision: the divisor of a mean loss over several streams."""
         return float(self.label_weights.sum(dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts to be continued.
-
-    Attributes:
-        tokens: (N,) int32.
-        positions: (N,) int32.
-        layout: prefixes with their branches, every branch of one row or more; N rows.
-        last_rows: (B,) int32, the row of each prompt's last token, distinct.
-        ids: the B examples, in the order of `last_rows`.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    layout: Layout
-    last_rows: np.ndarray
-    ids: list[str]
 
 
 def rows(prefix: Sequence[int], branches: Sequence[Branch]) -> int:
@@ -128,35 +109,6 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
         label_rows=np.array(label_rows, np.int32),
         labels=np.array(labels, np.int32),
         label_weights=np.array(weights, np.float32),
-        ids=ids,
-    )
-
-
-def prompt_stream(*groups: TokenGroup) -> PromptBatch:
-    """The prompts of these groups, without their completions, for generation.
-
-    Where a branch adds nothing to its prefix, the prefix's last token is moved into each branch of the group, so
-    that every prompt ends in a row of its own.
-    """
-    tokens, positions, lengths, last_rows, ids = [], [], [], [], []
-    for group in groups:
-        prefix, tail = group.prefix, []
-        if not all(branch.prompt for branch in group.branches):
-            prefix, tail = prefix[:-1], prefix[-1:]
-        tokens += prefix
-        positions += range(len(prefix))
-        for branch in group.branches:
-            prompt = tail + branch.prompt
-            tokens += prompt
-            positions += range(len(prefix), len(prefix) + len(prompt))
-            last_rows.append(len(tokens) - 1)
-            ids.append(branch.id)
-        lengths.append((len(prefix), [len(tail) + len(branch.prompt) for branch in group.branches]))
-    return PromptBatch(
-        tokens=np.array(tokens, np.int32),
-        positions=np.array(positions, np.int32),
-        layout=Layout.of_lengths(lengths),
-        last_rows=np.array(last_rows, np.int32),
         ids=ids,
     )
 

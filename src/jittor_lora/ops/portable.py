@@ -332,12 +332,6 @@ class _TokenCrossEntropy(jt.Function):
         return self.gradient * upstream, None, None, None
 
 
-def log_probabilities(logits):
-    """(M, V) → log softmax over the vocabulary."""
-    top = logits.max(1, keepdims=True)
-    return logits - top - jt.log(jt.exp(logits - top).sum(1, keepdims=True))
-
-
 def embedding(table, ids: Sequence[int] | np.ndarray):
     """table (V, D) at ids (N,): (N, D). The ids must have been checked: Jittor reads past the end silently."""
     return table[jt.array(np.asarray(ids, np.int32))]
