@@ -21,7 +21,7 @@ import sys
 import threading
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, NamedTuple
 
 from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
 from jittor_lora.errors import UserError
@@ -182,6 +182,21 @@ def _import_in(environ: Mapping[str, str]) -> Any:
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
     return jittor
+
+
+class KernelTools(NamedTuple):
+    """What kernels of our own are compiled with: the compiler and oneDNN that Jittor uses, and its cache folder."""
+
+    compiler: str
+    onednn: Path
+    cache: Path
+
+
+def kernel_tools() -> KernelTools:
+    """Imports Jittor first: oneDNN, which the kernels call, is then loaded."""
+    _import_jittor()
+    utils = importlib.import_module("jittor_utils")
+    return KernelTools(utils.cc_path, onednn.folder(jittor_home()), Path(utils.cache_path))
 
 
 def threads() -> int:
