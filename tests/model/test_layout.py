@@ -49,6 +49,37 @@ def test_groups_cover_the_rows_in_order(groups):
     assert row == layout.rows
 
 
+@given(LENGTHS, st.data())
+def test_restricted_to_some_rows(groups, data):
+    layout = Layout.of_lengths(groups)
+    chosen = sorted(data.draw(st.sets(st.integers(0, layout.rows - 1)))) if layout.rows else []
+    restricted = layout.restricted(chosen)
+    assert restricted.rows == len(chosen)
+    assert [(g.k0, g.k1) for g in restricted.groups] == [(g.k0, g.k1) for g in layout.groups]
+    expected, seen = visible(layout)[chosen], np.zeros((len(chosen), layout.rows), bool)
+    row = 0
+    for group in restricted.groups:
+        seen[group.q0 : group.q1, group.k0 : group.k1] = group.mask()
+        for segment in group.segments:
+            assert segment.q0 == row < segment.q1 <= group.q1
+            row = segment.q1
+    assert row == len(chosen)
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_a_row_that_sees_no_key_of_its_own():
+    """Of three rows aligned with one key the first two see the prefix alone."""
+    group = Group(0, 3, 0, 5, (Segment(0, 3, 0, 4, 4, 5),))
+    for rows in ([0], [1, 2], [0, 1], [0, 2]):
+        np.testing.assert_array_equal(Layout([group]).restricted(rows).groups[0].mask(), group.mask()[rows])
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [2, 2], [-1, 0], [3, 5]])
+def test_rows_that_a_layout_cannot_be_restricted_to(rows):
+    with pytest.raises(ValueError, match="ascending and within 0 to 4"):
+        Layout.plain(2, 3).restricted(rows)
+
+
 def test_plain_texts_are_causal_and_apart():
     np.testing.assert_array_equal(visible(Layout.plain(2, 3)), tiny.seen_rows([(2, ()), (3, ())]))
 

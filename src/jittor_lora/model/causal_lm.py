@@ -25,10 +25,13 @@ class CausalLM(jt.Module):
                cache: KeyValueCache | None = None, cache_rows: np.ndarray | None = None):
         """Final states, after the last norm, of the rows that are asked for.
 
+        The last block computes keys and values of all rows, and the rest only of the rows asked for. What depends on
+        frozen weights alone needs no gradient and keeps nothing for one, as in PyTorch.
+
         Args:
             tokens, positions: (N,) int32.
             layout: which keys each row sees.
-            rows: (M,) the rows wanted, all if None; repeats are allowed.
+            rows: (M,) the rows wanted, at least one, all if None; repeats are allowed.
             cache, cache_rows: where this stream's keys and values go, if it is read in several runs; the layout's
                 key rows are then rows of the cache.
 
@@ -36,17 +39,24 @@ class CausalLM(jt.Module):
 
         Raises:
             UserError: a token or a position that the model does not have.
-            ValueError: the layout, or the positions, are not for this many tokens.
+            ValueError: the layout, the positions or the rows are not for this many tokens.
         """
         if not layout.rows == len(positions) == len(tokens):
             raise ValueError(f"{len(tokens)} tokens, {len(positions)} positions, {layout.rows} rows in the layout")
         check_range("token id", tokens, self.config.vocab_size)
         check_range("position", positions, self.config.max_positions)
         where = None if cache_rows is None else jt.array(np.asarray(cache_rows, np.int32))
-        x = self._rows(tokens, Pass(positions, layout, cache, where))
-        if rows is not None:
-            x = x[jt.array(np.asarray(rows, np.int32))]
-        return self._final_norm(x)
+        if rows is not None and not (len(rows) and 0 <= min(rows) and max(rows) < len(tokens)):
+            raise ValueError(f"rows asked for: expected one or more from 0 to {len(tokens) - 1}, found {list(rows)}")
+        distinct, order = (None, None) if rows is None else np.unique(rows, return_inverse=True)
+        # Jittor's switch for PyTorch's rule that an output needs a gradient only if an input does. It also changes
+        # assignments in place, of which a cache has some.
+        with jt.flag_scope(th_mode=int(cache is None)):
+            wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
+            x = self._final_norm(self._rows(tokens, Pass(positions, layout, cache, where), wanted))
+            if rows is None or np.array_equal(rows, distinct):
+                return x
+            return x[jt.array(order.astype(np.int32))]
 
     def logits(self, hidden):
         """(M, D) → (M, V)."""
@@ -60,8 +70,8 @@ class CausalLM(jt.Module):
         """The (V, D) matrix that turns final states into logits."""
         raise NotImplementedError
 
-    def _rows(self, tokens: np.ndarray, run: Pass):
-        """Embedding and blocks: (N, D)."""
+    def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
+        """Embedding and blocks: (N, D), or (M, D) of the rows `wanted` (M,), which are ascending."""
         raise NotImplementedError
 
     def _final_norm(self, x):

@@ -35,7 +35,7 @@ class Attention(jt.Module):
         n, width = x.shape
         qkv = self.c_attn(x)  # (N, 3 D)
         q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, self.heads, self.head_dim)) for i in range(3))
-        return self.c_proj(run.attend(self.layer, q, k, v))
+        return self.c_proj(run.attend(self.layer, run.wanted(q), k, v))
 
 
 class FeedForward(jt.Module):
@@ -58,7 +58,7 @@ class Block(jt.Module):
         self.mlp = FeedForward(weights.at("mlp"), config)
 
     def execute(self, x, run: Pass):
-        x = x + self.attn(self.ln_1(x), run)
+        x = run.wanted(x) + self.attn(self.ln_1(x), run)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -88,11 +88,12 @@ class GPT2LMHeadModel(CausalLM):
     def head(self):
         return self.transformer.wte if self.lm_head is None else self.lm_head.weight
 
-    def _rows(self, tokens: np.ndarray, run: Pass):
+    def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         x = ops.embedding(self.transformer.wte, tokens) + ops.embedding(self.transformer.wpe, run.positions)
-        for block in self.transformer.h:
+        *blocks, last = self.transformer.h
+        for block in blocks:
             x = block(x, run)
-        return x
+        return last(x, run.ending_in(wanted))
 
     def _final_norm(self, x):
         return self.transformer.ln_f(x)

@@ -13,7 +13,7 @@ key rows they see causally (their own), aligned at the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, NamedTuple, Sequence
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Segments that share keys: query rows [q0, q1) see key rows within [k0, k1) only."""
+    """Segments that share keys: query rows [q0, q1), which may be none, see key rows within [k0, k1) only."""
 
     q0: int
     q1: int
@@ -92,6 +92,37 @@ class Layout:
         """Separate texts of these lengths, one after the other."""
         return cls.of_lengths([(length, ()) for length in lengths])
 
+    def restricted(self, rows: np.ndarray) -> Layout:
+        """The same keys for these query rows alone, which become rows 0 to len(rows) - 1.
+
+        Every group is still there, also one without a row: its keys get a gradient, of zero.
+
+        Args:
+            rows: ascending, none twice.
+
+        Raises:
+            ValueError: rows that are not ascending, or that this layout does not have.
+        """
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (rows[0] < 0 or rows[-1] >= self.rows or (np.diff(rows) < 1).any()):
+            raise ValueError(f"rows must be ascending and within 0 to {self.rows - 1}, not {rows.tolist()}")
+        made = []
+        for group in self.groups:
+            segments = [part for segment in group.segments for part in _runs(segment, rows)]
+            q0, q1 = np.searchsorted(rows, (group.q0, group.q1)).tolist()
+            made.append(Group(q0, q1, group.k0, group.k1, tuple(segments)))
+        return Layout(made)
+
     def segments(self) -> np.ndarray:
         """(S, 6) int32: q0, q1, p0, p1, k0, k1 of every segment."""
         return np.array([s for g in self.groups for s in g.segments], np.int32).reshape(-1, 6)
+
+
+def _runs(segment: Segment, rows: np.ndarray) -> Iterator[Segment]:
+    """The runs of consecutive rows among `rows` (ascending) that are of this segment, renumbered."""
+    first, end = np.searchsorted(rows, (segment.q0, segment.q1)).tolist()
+    for run in np.split(np.arange(first, end), np.flatnonzero(np.diff(rows[first:end]) > 1) + 1):
+        if len(run):
+            dropped = segment.q1 - 1 - int(rows[run[-1]])  # its last row sees that many keys less than the segment's
+            yield Segment(int(run[0]), int(run[-1]) + 1, segment.p0, segment.p1, segment.k0,
+                          max(segment.k1 - dropped, segment.k0))

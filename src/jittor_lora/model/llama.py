@@ -33,7 +33,8 @@ class Attention(jt.Module):
 
     def execute(self, x, run: Pass, rotation):
         n, c = x.shape[0], self.config
-        q = ops.rotary(self.q_proj(x).reshape((n, c.heads, c.head_dim)), *rotation)
+        q = self.q_proj(run.wanted(x))
+        q = ops.rotary(q.reshape((q.shape[0], c.heads, c.head_dim)), *map(run.wanted, rotation))
         k = ops.rotary(self.k_proj(x).reshape((n, c.kv_heads, c.head_dim)), *rotation)
         v = self.v_proj(x).reshape((n, c.kv_heads, c.head_dim))
         return self.o_proj(run.attend(self.layer, q, k, v))
@@ -59,7 +60,7 @@ class Block(jt.Module):
         self.mlp = FeedForward(weights.at("mlp"))
 
     def execute(self, x, run: Pass, rotation):
-        x = x + self.self_attn(self.input_layernorm(x), run, rotation)
+        x = run.wanted(x) + self.self_attn(self.input_layernorm(x), run, rotation)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -88,13 +89,14 @@ class LlamaForCausalLM(CausalLM):
     def head(self):
         return self.model.embed_tokens if self.lm_head is None else self.lm_head.weight
 
-    def _rows(self, tokens: np.ndarray, run: Pass):
+    def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         c = self.config
         rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
         x = ops.embedding(self.model.embed_tokens, tokens)
-        for block in self.model.layers:
+        *blocks, last = self.model.layers
+        for block in blocks:
             x = block(x, run, rotation)
-        return x
+        return last(x, run.ending_in(wanted), rotation)
 
     def _final_norm(self, x):
         return self.model.norm(x)

@@ -80,12 +80,24 @@ class Pass:
         positions: (N,) int32.
         layout: which keys each row sees: rows of the stream, or rows of the cache if there is one.
         cache, rows: the cache that this run's keys and values are written to, and its rows for them, (N,) int32.
+        wanted: the rows that go on after the attention, (M,), ascending; None for all. Of these alone there are
+            queries; keys and values are of all N.
     """
 
-    def __init__(self, positions: np.ndarray, layout: Layout, cache: KeyValueCache | None = None, rows=None):
-        self.positions = positions
-        self._plan = ops.attention_plan(layout)
+    def __init__(self, positions: np.ndarray, layout: Layout, cache: KeyValueCache | None = None, rows=None,
+                 wanted: np.ndarray | None = None):
+        self.positions, self._layout = positions, layout
         self._cache, self._rows = cache, rows
+        self._wanted = None if wanted is None else jt.array(np.asarray(wanted, np.int32))
+        self._plan = ops.attention_plan(layout if wanted is None else layout.restricted(wanted))
+
+    def ending_in(self, wanted: np.ndarray | None) -> Pass:
+        """This run in the last block, of which only the rows `wanted` are asked for."""
+        return self if wanted is None else Pass(self.positions, self._layout, self._cache, self._rows, wanted)
+
+    def wanted(self, x):
+        """The rows of x (N, …) that go on: (M, …)."""
+        return x if self._wanted is None else x[self._wanted]
 
     def attend(self, layer: int, q, k, v):
         """q (N, H, d), k and v (N, G, d) of this layer: attended values, (N, H · d)."""

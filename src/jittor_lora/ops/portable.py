@@ -223,15 +223,19 @@ def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
 
 
 def attention_plan(layout: Layout):
-    """What `attention` needs of a layout, made once for all layers: the groups with their additive masks."""
-    return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32))) for group in layout.groups]
+    """What `attention` needs of a layout, made once for all layers: the groups with their additive masks.
+
+    A group without a query row has no mask.
+    """
+    return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None)
+            for group in layout.groups]
 
 
 def attention(q, k, v, plan):
     """softmax(q · kᵀ / √d) · v, where each row sees the keys that its layout shows (Vaswani et al. 2017, eq. 1).
 
     Args:
-        q: (N, H, d). k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
+        q: (N, H, d), at least one row. k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
             (Ainslie et al. 2023).
         plan: `attention_plan(layout)`.
 
@@ -249,7 +253,7 @@ class _Attention(jt.Function):
     def execute(self, q, k, v, plan):
         self.inputs = q, k, v, plan
         outputs = []
-        for group, mask in plan:
+        for group, mask in (part for part in plan if part[1] is not None):
             heads = [jt.matmul(_weights(q_h, k_h, mask), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
             outputs.append(jt.concat(heads, 1))
         return _joined(outputs)
@@ -263,6 +267,11 @@ class _Attention(jt.Function):
         upstream = upstream.reshape(q.shape)
         dq, dk, dv = [], [], []
         for group, mask in plan:
+            if mask is None:
+                nothing = jt.zeros((group.k1 - group.k0, k.shape[1], k.shape[2]))
+                dk.append(nothing)
+                dv.append(nothing)
+                continue
             head_dq, head_dk, head_dv = [], [], []
             for h, (q_h, k_h, v_h) in enumerate(_by_head(q, k, v, group)):
                 dy = upstream[group.q0 : group.q1, h, :]

@@ -1,0 +1,50 @@
+"""Nothing below the first adapted layer takes part in the backward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tiny
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.inject import inject
+from jittor_lora.model.layout import Layout
+from jittor_lora.model.load import build_model
+from jittor_lora.model.modules import Linear, linear_layers
+from jittor_lora.runtime import jt
+
+
+def layers_with_gradient(monkeypatch, variant, targets):
+    """Names of the linear layers whose input needs a gradient in training, and the network."""
+    source = tiny.VARIANTS[variant]
+    model = build_model(tiny.config(source), tiny.tensors(source))
+    adapter = inject(model, LoraConfig(4, 8.0, 0.0, targets, "gaussian", False))
+    needed = {}
+    for kind in {Linear, *(type(layer) for layer in adapter.layers.values())}:
+        def noted(self, x, run=kind.execute):
+            needed[id(self)] = not x.is_stop_grad()
+            return run(self, x)
+
+        monkeypatch.setattr(kind, "execute", noted)
+    hidden = model.hidden(tiny.tokens(7), np.arange(7, dtype=np.int32), Layout.plain(7))
+    gradients = jt.grad((hidden * hidden).sum(), list(adapter.parameters().values()))
+    assert all(np.abs(g.numpy()).max() > 0 for name, g in zip(adapter.parameters(), gradients) if "lora_B" in name)
+    return needed, model
+
+
+@pytest.mark.parametrize("variant, target, above", [
+    ("gpt2", r"transformer\.h\.1\.mlp\.c_fc", ["transformer.h.1.mlp.c_proj"]),
+    ("llama", r"model\.layers\.1\.mlp\.up_proj", ["model.layers.1.mlp.down_proj"]),
+])
+def test_only_layers_above_an_adapted_one(monkeypatch, variant, target, above):
+    needed, model = layers_with_gradient(monkeypatch, variant, target)
+    names = {id(layer): name for name, _, _, layer in linear_layers(model)}
+    assert len(needed) == len(names)
+    assert [names[layer] for layer, wanted in needed.items() if wanted] == above
+
+
+def test_the_first_adapted_layer_gets_no_gradient_for_its_input(monkeypatch):
+    needed, model = layers_with_gradient(monkeypatch, "gpt2", ("c_attn",))
+    first, second = model.transformer.h
+    assert not needed[id(first.attn.c_attn)]
+    assert needed[id(first.attn.c_proj)] and needed[id(second.attn.c_attn)]
