@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import subprocess
 import sys
 
@@ -79,7 +80,7 @@ def test_micro_batches_keep_labels_and_stay_within_the_budget(groups, budget, we
         if len(stream.tokens) > budget:
             assert len(stream.ids) == 1
     same(total, scored(build_stream(groups, weight)))
-    assert [i for s in streams for i in s.ids] == [b.id for g in groups for b in g.branches]
+    assert sorted(i for s in streams for i in s.ids) == sorted(b.id for g in groups for b in g.branches)
     whole = build_stream(groups, weight).total_weight
     assert sum(s.total_weight for s in streams) == pytest.approx(whole, rel=1e-6)
 
@@ -89,6 +90,56 @@ def test_micro_batches_cut_a_group_only_when_it_exceeds_the_budget():
     assert [len(s.tokens) for s in micro_batches([group, group], 7)] == [7, 7]
     assert [len(s.tokens) for s in micro_batches([group, group], 14)] == [14]
     assert [len(s.tokens) for s in micro_batches([group], 5)] == [5, 5]
+
+
+def of_rows(*sizes):
+    return [TokenGroup([1] * (size - 1), [Branch(str(g), [4], [5])]) for g, size in enumerate(sizes)]
+
+
+def cut_in_order(sizes, budget):
+    """How many streams there are if each is filled until the next group does not fit."""
+    count, room = 0, 0
+    for size in sizes:
+        if not count or size > room:
+            count, room = count + 1, budget
+        room -= size
+    return count
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(30, 60))
+def test_streams_are_few_and_within_the_budget(sizes, budget):
+    made = [len(s.tokens) for s in micro_batches(of_rows(*sizes), budget)]
+    assert sum(made) == sum(sizes) and max(made) <= budget
+    assert len(made) <= cut_in_order(sizes, budget)
+    assert max(made) <= max(max(sizes), math.ceil(2 * sum(sizes) / len(made)))
+
+
+def test_streams_are_of_about_equal_length():
+    draw = np.random.RandomState(0)
+    over = []
+    for _ in range(200):
+        sizes = draw.randint(50, 400, draw.randint(4, 13))
+        made = [len(s.tokens) for s in micro_batches(of_rows(*sizes), 1024)]
+        over.append(max(made) / max(max(sizes), sum(sizes) / len(made)))
+    assert np.mean(over) < 1.05 and max(over) < 1.35
+
+
+@pytest.mark.parametrize("sizes, budget, expected", [
+    ([200, 300, 300, 300], 1024, [500, 600]),
+    ([1000, 24, 76], 1024, [100, 1000]),
+    ([700, 300, 700, 300], 1024, [1000, 1000]),
+    ([500, 500, 500, 500], 2048, [2000]),
+    ([60, 50, 40, 30, 20, 10], 110, [100, 110]),
+])
+def test_streams_of(sizes, budget, expected):
+    made = micro_batches(of_rows(*sizes), budget)
+    assert sorted(len(s.tokens) for s in made) == expected
+    assert [s.ids for s in made] == [s.ids for s in micro_batches(of_rows(*sizes), budget)]
+
+
+def test_a_stream_keeps_the_order_of_the_batch():
+    made = [s.ids for s in micro_batches(of_rows(3, 8, 5, 4), 12)]
+    assert made == [["0", "1"], ["2", "3"]]
 
 
 @given(token_groups(max_size=12), st.integers(1, 9), st.integers(0, 2**40), st.integers(0, 5))

@@ -156,20 +156,51 @@ def micro_batches(
 ) -> list[Stream]:
     """Cut one optimiser batch into streams of at most `max_tokens` rows each; the sum of their weights is kept.
 
-    A group is cut only if it is larger than `max_tokens`; an example larger than that alone gets a stream alone.
+    There are as few streams as first fit finds, and their rows are about equal: a matrix of few rows is multiplied at
+    a lower speed, and the longest stream decides how much memory is needed. A group is cut only if it is larger than
+    `max_tokens`; an example larger than that alone gets a stream alone.
     """
-    if not share_prefixes:
-        batch = separate(batch)
-    streams: list[list[TokenGroup]] = []
-    room = 0
-    for piece in _pieces(batch, max_tokens):
-        size = rows(piece.prefix, piece.branches)
-        if not streams or size > room:
-            streams.append([])
-            room = max_tokens
-        streams[-1].append(piece)
-        room -= size
-    return [build_stream(groups, prompt_loss_weight) for groups in streams]
+    pieces = list(_pieces(batch if share_prefixes else separate(batch), max_tokens))
+    sizes = [rows(piece.prefix, piece.branches) for piece in pieces]
+    return [build_stream([pieces[i] for i in chosen], prompt_loss_weight) for chosen in _balanced(sizes, max_tokens)]
+
+
+def _balanced(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which items go together, at most `capacity` in sum, or one alone that is larger; few sums, the largest small.
+
+    The capacity is halved in on as long as the number of sums stays (multifit, Coffman et al. 1978).
+    """
+    packed = _first_fit(sizes, capacity)
+    fitting = [size for size in sizes if size <= capacity]
+    low, high = max([0, sum(fitting) // max(len(packed), 1), *fitting]), capacity
+    while low < high:
+        middle = (low + high) // 2
+        tried = _first_fit(sizes, middle)
+        if len(tried) <= len(packed):
+            packed, high = tried, middle
+        else:
+            low = middle + 1
+    return packed
+
+
+def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Each item to the first sum that has room for it, the largest first or in their order, whichever gives fewer sums.
+
+    In their order it never gives more sums than a plain cut of the sequence would.
+    """
+    found = []
+    for order in (sorted(range(len(sizes)), key=lambda i: -sizes[i]), range(len(sizes))):
+        packed: list[list[int]] = []
+        rooms: list[int] = []
+        for i in order:
+            at = next((at for at, room in enumerate(rooms) if sizes[i] <= room), len(rooms))
+            if at == len(rooms):
+                packed.append([])
+                rooms.append(capacity)
+            packed[at].append(i)
+            rooms[at] -= sizes[i]
+        found.append(sorted(map(sorted, packed)))
+    return min(found, key=len)
 
 
 def _branch_rows(branch: Branch) -> int:
