@@ -20,7 +20,7 @@ from jittor_lora import __version__
 from jittor_lora.errors import UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
-VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "merge", "inspect", "doctor")
+VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "merge", "inspect", "doctor", "bench")
 
 # Faults of the machine or of a path that was given, not of this program.
 MACHINE_FAULTS = frozenset((

@@ -1,0 +1,62 @@
+"""The folder that all contenders load: a GPT-2 with random weights, or the base that was asked for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jittor_lora.formats.bases import load_base, resolve_base
+from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
+from jittor_lora.model.config import ModelConfig, tensor_shapes
+
+# The smallest GPT-2, 124M parameters (Radford et al. 2019, table 2).
+GPT2 = {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
+        "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": 50256, "eos_token_id": 50256}
+
+
+class RandomWeights(Mapping[str, np.ndarray]):
+    """Weights of the size GPT-2 begins with, each made when it is asked for. Biases are not zero: they are to show."""
+
+    def __init__(self, config: ModelConfig):
+        self._shapes = tensor_shapes(config)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        draw = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
+        values = draw.standard_normal(self._shapes[name], np.float32) * np.float32(0.02)
+        if len(values.shape) == 1 and name.endswith("weight"):  # of a norm
+            values += 1
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def provide(name: str | None, folder: Path, source: Mapping = GPT2) -> tuple[Path, str]:
+    """A Hugging Face folder, and a sentence that says what is in it.
+
+    Args:
+        name: as for `--base`; None for random weights.
+        folder: where one is made if there is none yet.
+        source: the config.json of the random weights.
+
+    Raises:
+        UserError: the base cannot be found or read.
+    """
+    if name is None:
+        config = ModelConfig.from_hugging_face(dict(source), "config.json")
+        write_checkpoint(folder, Checkpoint(config, RandomWeights(config), None))
+        size = sum(int(np.prod(shape)) for shape in tensor_shapes(config).values())
+        return folder, f"GPT-2 with {size / 1e6:.0f}M parameters, random"
+    resolved = resolve_base(name)
+    if resolved.kind == "folder":
+        return resolved.path, resolved.description
+    checkpoint, tokenizer = load_base(resolved)  # transformers reads folders
+    write_checkpoint(folder, checkpoint)
+    tokenizer.save(folder)
+    return folder, resolved.description

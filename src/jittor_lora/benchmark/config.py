@@ -1,0 +1,67 @@
+"""The settings of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+from pydantic import field_validator
+
+from jittor_lora.settings import Settings, did_you_mean, nearest, setting
+
+PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive")
+PRECISIONS = ("fp32", "bf16")
+WHAT, HOW = "What is measured", "How"
+
+
+class BenchConfig(Settings):
+    base: Optional[str] = setting(None, WHAT, "base model: a folder, a named base (gpt2, smollm2-135m) or a Hub id; by "
+                                  "default a GPT-2 of 124M parameters with random weights", min_length=1)
+    parts: str = setting(",".join(PARTS), WHAT, "which measurements, in a list with commas")
+    precisions: str = setting(",".join(PRECISIONS), WHAT, "which precisions, in a list with commas")
+    peers: Optional[bool] = setting(None, WHAT, "also measure transformers with PEFT; by default where torch, "
+                                    "transformers and peft are installed")
+    compile: bool = setting(False, WHAT, "also measure PEFT's training step under torch.compile")
+    questions: int = setting(256, WHAT, "questions of SQuAD in a run of training", ge=32)
+    evaluated: int = setting(200, WHAT, "questions of SQuAD in a run of answering", ge=1)
+    memory_steps: int = setting(500, WHAT, "steps of the training that shows whether memory grows", ge=1)
+
+    threads: int = setting(2, HOW, "threads of each contender", ge=1)
+    repeats: int = setting(5, HOW, "counted runs of each contender", ge=1)
+    warmups: int = setting(1, HOW, "runs before them that do not count", ge=0)
+
+    output: Optional[str] = setting(None, "Output", "folder of bench.json, bench.md and what the processes printed",
+                                    min_length=1)
+
+    def part_names(self) -> list[str]:
+        return names(self.parts)
+
+    def precision_names(self) -> list[str]:
+        return names(self.precisions)
+
+    @field_validator("parts")
+    @classmethod
+    def _parts(cls, value: str) -> str:
+        return checked_list(value, PARTS)
+
+    @field_validator("precisions")
+    @classmethod
+    def _precisions(cls, value: str) -> str:
+        return checked_list(value, PRECISIONS)
+
+
+def names(text: str) -> list[str]:
+    """The names in a list with commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def checked_list(text: str, known: Iterable[str]) -> str:
+    """
+    Raises:
+        ValueError: a name that is not known, or none.
+    """
+    wrong = [name for name in names(text) if name not in known]
+    if wrong or not names(text):
+        hint = did_you_mean(nearest(wrong[0], known)) if wrong else ""
+        raise ValueError(f"expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{hint}")
+    return text

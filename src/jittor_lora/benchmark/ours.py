@@ -1,0 +1,169 @@
+"""jittor-lora as a contender: the functions that training and evaluation themselves use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jittor_lora.benchmark import workloads
+from jittor_lora.benchmark.worker import Job, memory
+from jittor_lora.config import RunConfig
+from jittor_lora.data.examples import LengthReport, TokenGroup
+from jittor_lora.data.stream import Stream
+from jittor_lora.generation import Generator
+from jittor_lora.loading import load
+from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
+from jittor_lora.lora.inject import inject
+from jittor_lora.model.generate import generate
+from jittor_lora.model.layout import Layout
+from jittor_lora.runtime import jt, set_threads
+from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.training.loop import gradients_of, mean_loss, steps_from, steps_per_epoch, stream_loss, streams_of
+from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
+
+# A weight that computes the logits of a row and leaves the loss as it is.
+NO_WEIGHT = 1e-30
+
+
+class Contender:
+    """
+    Args:
+        base: a Hugging Face folder.
+        precision: "fp32" or "bf16".
+    """
+
+    def __init__(self, base: str, threads: int, precision: str):
+        set_threads(threads)
+        self.precision = precision
+        self.loaded = load(base) if precision == "fp32" else load(base, precision=precision)
+        self.checkpoint, self.tokenizer = self.loaded.checkpoint, self.loaded.tokenizer
+
+    def step(self, spec: dict[str, Any]) -> Job:
+        """A training step on random tokens, in one stream.
+
+        Args:
+            spec: shape: (sequences, length); rows: "all" or "answer".
+        """
+        tokens, labels = workloads.step_tokens(spec["shape"], self.checkpoint.config.vocab_size)
+        labels = workloads.scored(labels, spec["rows"]).reshape(-1)
+        sequences, length = tokens.shape
+        rows = np.flatnonzero(labels != workloads.IGNORED).astype(np.int32)
+        stream = Stream(tokens.reshape(-1), np.tile(np.arange(length, dtype=np.int32), sequences),
+                        Layout.plain(*[length] * sequences), rows, labels[rows], np.ones(len(rows), np.float32), [])
+        training, results = Training(self.loaded), []
+        return Job(lambda: results.append(training.step([stream])),
+                   lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
+
+    def squad(self, spec: dict[str, Any]) -> Job:
+        """An epoch on questions of SQuAD.
+
+        Args:
+            spec: questions; share: compute a paragraph once for its questions; logits: of "labels" or of "all" rows.
+        """
+        training, batches, groups, config = self._squad(spec)
+        check = {"loss": mean_loss(self.loaded.model, streams_of(workloads.first_questions(groups), config))}
+        steps = steps_per_epoch(groups, config)
+
+        def run() -> None:
+            for streams in itertools.islice(batches, steps):
+                training.step(streams)
+
+        return Job(run, lambda: check)
+
+    def memory(self, spec: dict[str, Any]) -> Job:
+        """Training on SQuAD for long; the check is the resident memory in MiB after each step.
+
+        Args:
+            spec: as of `squad`, and steps.
+        """
+        training, batches, *_ = self._squad(spec)
+        resident = []
+
+        def run() -> None:
+            for streams in itertools.islice(batches, spec["steps"]):
+                training.step(streams)
+                resident.append(memory()["rss_mib"])
+
+        return Job(run, lambda: resident)
+
+    def _squad(self, spec: dict[str, Any]) -> tuple[Training, Iterable[list[Stream]], list[TokenGroup], RunConfig]:
+        groups = workloads.training_questions(self.checkpoint, self.tokenizer, spec["questions"])
+        config = RunConfig(batch_size=workloads.BATCH_SIZE, lora_dropout=0.0, share_prefixes=spec.get("share", True),
+                           prompt_loss_weight=NO_WEIGHT if spec.get("logits") == "all" else 0.0)
+        batches = (streams_of(batch, config) for _, batch in steps_from(0, 2**31, groups, config))
+        return Training(self.loaded), batches, groups, config
+
+    def decode(self, spec: dict[str, Any]) -> Job:
+        """Greedy continuation of random prompts.
+
+        Args:
+            spec: batch, prompt and new: how many prompts of how many tokens, and how many follow.
+        """
+        prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
+        results = []
+        return Job(lambda: results.append(generate(self.loaded.model, [], prompts.tolist(), spec["new"])),
+                   lambda: {"tokens": results[0]})
+
+    def evaluate(self, spec: dict[str, Any]) -> Job:
+        """Greedy answers to questions of SQuAD.
+
+        Args:
+            spec: questions; new: longest answer in tokens.
+        """
+        groups = workloads.prompts(self.checkpoint, self.tokenizer, spec["questions"], spec["new"])
+        questions = Questions(groups, {}, LengthReport(self.checkpoint.config.max_positions), spec["new"])
+        generator, results = Generator(self.loaded.model, self.tokenizer), []
+        return Job(lambda: results.append(answer(generator, questions)),
+                   lambda: {"answers": [results[0][branch.id] for group in groups for branch in group.branches]})
+
+    def gemm(self, spec: dict[str, Any]) -> Job:
+        """Products of a (m, k) and a (k, n) matrix.
+
+        Args:
+            spec: m, k, n, and times: how many products.
+        """
+        if self.precision != "fp32":
+            raise NotImplementedError("Jittor multiplies float32 only")
+        draw = np.random.RandomState(0)
+        a, b = (jt.array(draw.standard_normal(shape).astype(np.float32))
+                for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
+
+        def run() -> None:
+            for _ in range(spec["times"]):
+                jt.matmul(a, b).sync()
+
+        return Job(run, lambda: None)
+
+
+class Training:
+    """An adapter in the network with its optimiser; `step` is a step of `training.loop.train`."""
+
+    def __init__(self, loaded):
+        self.model = loaded.model
+        targets = DEFAULT_TARGETS[loaded.model.config.family]
+        self.adapter = inject(loaded.model, LoraConfig(workloads.RANK, workloads.ALPHA, 0.0, targets))
+        parameters = self.adapter.parameters()
+        self.adapter.load(workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()}))
+        self.names, self.parameters = zip(*parameters.items())
+        self.optimizer = AdamW(parameters)
+
+    def step(self, streams: Sequence[Stream]) -> tuple[float, float]:
+        """Loss and norm of the gradient."""
+        weight = sum(stream.total_weight for stream in streams)
+        loss, gradients = 0.0, None
+        for stream in streams:
+            part = stream_loss(self.model, stream) / weight
+            found = gradients_of(part, self.parameters)
+            gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
+            jt.sync(gradients)
+            loss += part.item()
+        gradients = dict(zip(self.names, gradients))
+        norm = gradient_norm(gradients)
+        scale = clip_scale(norm, workloads.MAX_GRAD_NORM)
+        if scale < 1.0:
+            gradients = {name: g * scale for name, g in gradients.items()}
+        self.optimizer.step(gradients, workloads.LEARNING_RATE)
+        return loss, norm

@@ -1,0 +1,197 @@
+"""transformers with PEFT on torch as a contender, at the settings that are fastest on a processor."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+
+from jittor_lora.benchmark import workloads
+from jittor_lora.benchmark.worker import Job
+from jittor_lora.lora.config import DEFAULT_TARGETS
+
+DROPOUTS = ("attn_pdrop", "resid_pdrop", "embd_pdrop", "attention_dropout")
+
+
+class Contender:
+    """
+    Args:
+        base: a Hugging Face folder.
+        precision: "fp32" or "bf16".
+        autocast: for bf16, cast float32 weights in each step; else the weights are held in bf16 (and PEFT's in
+            float32, its default).
+        compile: let torch.compile compile the network.
+    """
+
+    def __init__(self, base: str, threads: int, precision: str, autocast: bool = False, compile: bool = False):
+        torch.set_num_threads(threads)
+        transformers.logging.set_verbosity_error()
+        config = transformers.AutoConfig.from_pretrained(base)
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=torch.float32 if autocast else self.dtype, attn_implementation="sdpa")
+        self.context = (lambda: torch.autocast("cpu", torch.bfloat16)) if autocast else contextlib.nullcontext
+        self.compile = compile
+        self.checkpoint, self.tokenizer = workloads.open_base(base)
+
+    def step(self, spec: dict[str, Any]) -> Job:
+        """A training step on random tokens.
+
+        Args:
+            spec: shape: (sequences, length); rows: "all" or "answer"; logits: of "all" rows or of "labels".
+        """
+        tokens, labels = workloads.step_tokens(spec["shape"], self.checkpoint.config.vocab_size)
+        labels = workloads.scored(labels, spec["rows"])
+        training, results = self._training(spec), []
+        return Job(lambda: results.append(training.step(tokens, labels)),
+                   lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
+
+    def squad(self, spec: dict[str, Any]) -> Job:
+        """An epoch on questions of SQuAD.
+
+        Args:
+            spec: questions; order: of the batches, "random" or "length"; logits: of "all" rows or of "labels".
+        """
+        groups = workloads.training_questions(self.checkpoint, self.tokenizer, spec["questions"])
+        examples, training, epochs = workloads.examples(groups), self._training(spec), iter(range(2**31))
+        check = {"loss": training.mean_loss(workloads.examples(workloads.first_questions(groups)))}
+
+        def run() -> None:
+            for batch in workloads.padded_batches(examples, spec["order"], next(epochs)):
+                training.step(*workloads.padded(batch))
+
+        return Job(run, lambda: check)
+
+    def decode(self, spec: dict[str, Any]) -> Job:
+        """Greedy continuation of random prompts.
+
+        Args:
+            spec: batch, prompt and new: how many prompts of how many tokens, and how many follow; cache: "dynamic" or
+                "static".
+        """
+        prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
+        tokens, results = torch.from_numpy(prompts.astype(np.int64)), []
+
+        def run() -> None:
+            made = self._generate(tokens, torch.ones_like(tokens), spec["new"], None, spec["cache"])
+            results.append(made.tolist())
+
+        return Job(run, lambda: {"tokens": results[0]})
+
+    def evaluate(self, spec: dict[str, Any]) -> Job:
+        """Greedy answers to questions of SQuAD, in batches of about equal length filled up on the left.
+
+        Args:
+            spec: questions; new: longest answer in tokens; batch.
+        """
+        groups = workloads.prompts(self.checkpoint, self.tokenizer, spec["questions"], spec["new"])
+        prompts = [example.prompt for example in workloads.examples(groups)]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+        ends = [*workloads.newline_tokens(self.tokenizer), self.tokenizer.eos_id]
+        results = []
+
+        def run() -> None:
+            answers = [""] * len(prompts)
+            for start in range(0, len(order), spec["batch"]):
+                chosen = order[start : start + spec["batch"]]
+                longest = len(prompts[chosen[0]])
+                tokens = np.zeros((len(chosen), longest), np.int64)
+                mask = np.zeros_like(tokens)
+                for row, i in enumerate(chosen):
+                    tokens[row, longest - len(prompts[i]) :] = prompts[i]
+                    mask[row, longest - len(prompts[i]) :] = 1
+                made = self._generate(torch.from_numpy(tokens), torch.from_numpy(mask), spec["new"], ends, "dynamic")
+                for i, row in zip(chosen, made.tolist()):
+                    end = next((at for at, token in enumerate(row) if token == self.tokenizer.eos_id), len(row))
+                    answers[i] = self.tokenizer.decode(row[:end]).lstrip().split("\n")[0].strip()
+            results.append(answers)
+
+        return Job(run, lambda: {"answers": results[0]})
+
+    def gemm(self, spec: dict[str, Any]) -> Job:
+        """Products of a (m, k) and a (k, n) matrix.
+
+        Args:
+            spec: m, k, n, and times: how many products.
+        """
+        a, b = (torch.randn(shape).to(self.dtype) for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
+
+        def run() -> None:
+            with torch.inference_mode():
+                for _ in range(spec["times"]):
+                    torch.mm(a, b)
+
+        return Job(run, lambda: None)
+
+    def _generate(self, tokens, mask, new: int, ends: list[int] | None, cache: str):
+        """The new tokens, (B, up to `new`)."""
+        self.model.eval()
+        settings = transformers.GenerationConfig(
+            max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=ends,
+            pad_token_id=ends[-1] if ends else 0, cache_implementation="static" if cache == "static" else None)
+        with torch.inference_mode(), self.context():
+            made = self.model.generate(tokens, attention_mask=mask, generation_config=settings)
+        return made[:, tokens.shape[1] :]
+
+    def _training(self, spec: dict[str, Any]) -> _Training:
+        return _Training(self.model, self.checkpoint.config.family, self.context, spec.get("logits", "all"),
+                         self.compile)
+
+
+class _Training:
+    def __init__(self, model, family: str, context, logits: str, compile: bool):
+        lora = peft.LoraConfig(task_type="CAUSAL_LM", r=workloads.RANK, lora_alpha=workloads.ALPHA, lora_dropout=0.0,
+                               target_modules=list(DEFAULT_TARGETS[family]), fan_in_fan_out=family == "gpt2")
+        self.model, self.context, self.logits = peft.get_peft_model(model, lora), context, logits
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        ours = {name[len("base_model.model.") :].replace(".default.weight", ""): p for name, p in named.items()}
+        values = workloads.adapter_values({name: tuple(p.shape) for name, p in ours.items()})
+        for name, parameter in ours.items():
+            parameter.data.copy_(torch.from_numpy(values[name]))
+        self.model.train()
+        self.parameters = list(named.values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=workloads.LEARNING_RATE, weight_decay=0.0, fused=True)
+        self.call = torch.compile(self._loss) if compile else self._loss
+
+    def step(self, tokens: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Loss and norm of the gradient of a batch, (B, T) each."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.context():
+            loss = self.call(*_tensors(tokens, labels))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, workloads.MAX_GRAD_NORM)
+        self.optimizer.step()
+        return loss.item(), norm.item()
+
+    def mean_loss(self, examples) -> float:
+        """The mean loss a label."""
+        total, count = 0.0, 0
+        with torch.no_grad(), self.context():
+            for batch in workloads.padded_batches(examples, "length", 0):
+                tokens, labels = workloads.padded(batch)
+                scored = int((labels != workloads.IGNORED).sum())
+                total += self._loss(*_tensors(tokens, labels)).item() * scored
+                count += scored
+        return total / count
+
+    def _loss(self, tokens, labels):
+        # Without an attention mask: what fills up a batch on the right is seen by no row that is scored, and torch
+        # has a faster attention that is causal and nothing else.
+        if self.logits == "labels":
+            network = self.model.get_base_model()
+            rows = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state[labels != workloads.IGNORED]
+            return cross_entropy(network.lm_head(rows).float(), labels[labels != workloads.IGNORED])
+        logits = self.model(input_ids=tokens, use_cache=False).logits.float()  # as the loss of transformers has it
+        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=workloads.IGNORED)
+
+
+def _tensors(*arrays: np.ndarray):
+    return [torch.from_numpy(array.astype(np.int64)) for array in arrays]

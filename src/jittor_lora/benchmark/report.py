@@ -1,0 +1,157 @@
+"""From the measurements to tables in Markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+TITLES = {
+    "gemm": "Matrix product", "step": "Training step", "squad": "Training on SQuAD", "decode": "Greedy decoding",
+    "evaluate": "Answering SQuAD", "scaling": "Training step by length and threads", "memory": "Memory over a long run",
+    "additive": "What each part gives", "roofline": "Share of the matrix-product peak",
+}
+AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}  # largest relative difference of a loss or a gradient norm
+EARLY_STEP = 50
+MISSING = "–"
+PACKAGES = ("jittor_lora", "jittor", "onednn", "torch", "transformers", "peft")
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The table of every part that was measured, by its name in `TITLES`."""
+    found = {}
+    for part in TITLES:
+        results = [result for result in report["results"] if result["part"] == part]
+        if part == "roofline":
+            found[part] = roofline(report)
+        elif part == "memory" and results:
+            found[part] = memory(results)
+        elif results:
+            found[part] = comparison(results)
+    return {part: table for part, table in found.items() if table}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """All of it: machine, settings, tables."""
+    lines = ["# Benchmark", "", setting(report), ""]
+    for part, table in tables(report).items():
+        lines += [f"## {TITLES[part]}", "", table, ""]
+    return "\n".join(lines)
+
+
+def setting(report: dict[str, Any]) -> str:
+    """Sentences about the machine and the run."""
+    system, settings = report["system"], report["settings"]
+    versions = ", ".join(f"{name} {system[name]}" for name in PACKAGES if system.get(name))
+    text = (f"{report['base']}. {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB, "
+            f"{', '.join(system['instructions'])}; {versions}; Python {system['python']}. "
+            f"{settings['threads']} threads, {settings['warmups']} warm-up and {settings['repeats']} counted runs.")
+    for name, choice in report["choices"].items():
+        tried = ", ".join(f"{record['name']} {min(run['seconds'] for run in record['runs']):.3g} s"
+                          for record in choice["tried"] if record["runs"])
+        text += f" {name[0].upper()}{name[1:]}: the fastest of {tried}."
+    return text
+
+
+def comparison(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each contender at each workload: median and least wall time, median processor time, rate, ratio."""
+    several_threads = len({result["threads"] for result in results}) > 1
+    rows = []
+    for result in results:
+        ours, *_ = result["contenders"]
+        for record in result["contenders"]:
+            cells = [result["workload"], result["precision"]] + [f"{result['threads']}"] * several_threads
+            cells.append(f"**{record['name']}**" if record["ours"] else record["name"])
+            if not record["runs"]:
+                rows.append([*cells, *[MISSING] * 6, record.get("error", "not measured")[:80].replace("|", "/")])
+                continue
+            seconds = median(record, "seconds")
+            rows.append([*cells, number(seconds), number(min(values(record, "seconds"))),
+                         number(median(record, "cpu_seconds")), number(result["units"] / seconds),
+                         f"{seconds / median(ours, 'seconds'):.2f}" if ours["runs"] else MISSING,
+                         f"{max(values(record, 'peak_mib')):,.0f}",
+                         agreement(result["precision"], ours["check"], record["check"])])
+    units = {result["unit"] for result in results}
+    head = ["workload", "precision", *["threads"] * several_threads, "tool", "median s", "least s", "processor s",
+            f"{units.pop()}s a second", "time / first", "peak MiB", "same result"]
+    return table(head, rows)
+
+
+def agreement(precision: str, ours: Any, theirs: Any) -> str:
+    """How two checks compare: the largest relative difference of numbers, or the share of equal tokens or answers."""
+    if not ours or not theirs:
+        return MISSING
+    shown = []
+    for name, mine in ours.items():
+        other = theirs[name]
+        if isinstance(mine, float):
+            difference = abs(other - mine) / abs(mine)
+            shown.append(f"{name} ±{difference:.0e}" + (" (DIFFERS)" if difference > AGREEMENT[precision] else ""))
+        else:
+            pairs = list(zip(flat(mine), flat(other)))
+            shown.append(f"{100 * sum(a == b for a, b in pairs) / len(pairs):.0f} % of {name}")
+    return ", ".join(shown)
+
+
+def memory(results: Sequence[dict[str, Any]]) -> str:
+    """Resident memory along a training."""
+    rows = []
+    for result in results:
+        for record in result["contenders"]:
+            resident = record["check"]
+            if not resident:
+                rows.append([result["precision"], record["name"], *[MISSING] * 4])
+                continue
+            early = resident[min(EARLY_STEP, len(resident)) - 1]
+            rows.append([result["precision"], record["name"], f"{len(resident)}", f"{early:,.0f}",
+                         f"{resident[-1]:,.0f}", f"{max(values(record, 'peak_mib')):,.0f}"])
+    return table(["precision", "tool", "steps", f"MiB after step {EARLY_STEP}", "MiB at the end", "peak MiB"], rows)
+
+
+def roofline(report: dict[str, Any]) -> str:
+    """The training step with all rows scored: operations needed a second, against the best matrix product measured."""
+    peaks: dict[str, float] = {}
+    for result in report["results"]:
+        if result["part"] == "gemm":
+            rates = [result["units"] / min(values(record, "seconds")) for record in result["contenders"]
+                     if record["runs"]]
+            peaks[result["precision"]] = max(rates, default=0.0)
+    rows = []
+    for result in report["results"]:
+        peak = peaks.get(result["precision"])
+        if result["part"] == "step" and result["gflop"] and peak:
+            for record in result["contenders"]:
+                if record["runs"]:
+                    rate = result["gflop"] / median(record, "seconds")
+                    rows.append([result["precision"], record["name"], f"{result['gflop']:,.0f}", f"{rate:,.0f}",
+                                 f"{peak:,.0f}", f"{100 * rate / peak:.0f} %"])
+    return table(["precision", "tool", "GFLOP needed", "GFLOP/s", "peak GFLOP/s", "share"], rows) if rows else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def values(record: dict[str, Any], name: str) -> list[float]:
+    return [run[name] for run in record["runs"]]
+
+
+def median(record: dict[str, Any], name: str) -> float:
+    return statistics.median(values(record, name))
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def flat(value: Any) -> list[Any]:
+    return [item for entry in value for item in flat(entry)] if isinstance(value, list) else [value]
+
+
+def read(path: str) -> dict[str, Any]:
+    """A `bench.json`."""
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)

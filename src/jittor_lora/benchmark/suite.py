@@ -1,0 +1,220 @@
+"""What is measured, and against whom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.benchmark import base, flops, workloads
+from jittor_lora.benchmark.config import BenchConfig
+from jittor_lora.benchmark.turns import Contender, take_turns
+from jittor_lora.files import make_writable, write_json
+from jittor_lora.machine import cpu_flags
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.runtime import system_info
+
+PEERS = ("torch", "transformers", "peft")
+OURS = "jittor-lora"
+
+STEP = (4, 384)  # sequences, tokens in each
+SCALING = (64, 256, 1024)  # tokens of one sequence
+PROMPT, NEW = 64, 64  # tokens, in decoding
+DECODING_BATCHES = (1, 8)
+ANSWER = 32  # longest answer in tokens
+EVALUATION_BATCHES = (16, 32, 64)
+GEMM = {"m": 1536, "k": 768, "n": 3072, "times": 20}  # rows of a step, width, width of the feed-forward layer
+ADDITIVE_QUESTIONS = 64
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    Args:
+        job, spec: method of the contenders, and its arguments.
+        unit, units: what is counted in one run, and how many.
+    """
+
+    name: str
+    job: str
+    spec: dict[str, Any]
+    unit: str
+    units: float
+
+
+def missing_peers() -> list[str]:
+    """Packages that the peers need and that are not installed."""
+    return [name for name in PEERS if importlib.util.find_spec(name) is None]
+
+
+def measure(config: BenchConfig, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure, and leave `bench.json` in the output folder, written anew after every workload.
+
+    Args:
+        config: with `output` given.
+        peers: also measure transformers with PEFT.
+
+    Returns: what is in the file.
+
+    Raises:
+        UserError: the base cannot be read, or the folder not be written.
+    """
+    make_writable(config.output)
+    with tempfile.TemporaryDirectory(prefix="jittor-lora-") as folder:
+        path, description = base.provide(config.base, Path(folder, "base"))
+        say(f"Base: {description}")
+        checkpoint, _ = workloads.open_base(path)
+        report = {"base": description, "settings": {**config.model_dump(), "peers": peers}, "system": system(),
+                  "choices": {}, "results": []}
+        suite = Suite(config, peers, path.resolve(), checkpoint.config, report, say)
+        for part in config.part_names():
+            suite.measure(part)
+    return report
+
+
+def system() -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in PEERS if name not in missing_peers()}
+    return {**system_info(), **versions, "instructions": [name for name in INSTRUCTION_SETS if name in cpu_flags()]}
+
+
+@dataclass
+class Suite:
+    """
+    Args:
+        peers: also measure transformers with PEFT.
+        base: a Hugging Face folder.
+        model: sizes of what is in it.
+        report: what is in the file; results are added.
+    """
+
+    config: BenchConfig
+    peers: bool
+    base: Path
+    model: ModelConfig
+    report: dict[str, Any]
+    say: Callable[[str], None]
+
+    def measure(self, part: str) -> None:
+        precisions = self.config.precision_names()[: 1 if part == "additive" else None]
+        for threads in sorted({1, self.config.threads}) if part == "scaling" else [self.config.threads]:
+            for precision in precisions:
+                for workload in self.workloads(part):
+                    self.compare(part, workload, precision, threads)
+
+    def compare(self, part: str, workload: Workload, precision: str, threads: int) -> None:
+        contenders = self.contenders(part, workload, precision)
+        result = {"part": part, "workload": workload.name, "precision": precision, "threads": threads,
+                  "unit": workload.unit, "units": workload.units, "gflop": self.gflop(workload),
+                  "time": time.time(), "load_before": os.getloadavg()[0]}
+        once = part == "memory"
+        result["contenders"] = self.turns(workload, precision, threads, contenders,
+                                          0 if once else self.config.warmups, 1 if once else self.config.repeats)
+        self.report["results"].append(result)
+        write_json(Path(self.config.output, "bench.json"), self.report)
+
+    def workloads(self, part: str) -> list[Workload]:
+        c = self.config
+        if part == "gemm":
+            m, k, n, times = GEMM.values()
+            return [Workload(f"{m} × {k} × {n}", "gemm", GEMM, "GFLOP", times * flops.product(m, k, n) / 1e9)]
+        if part == "step":
+            return [Workload(f"{rows} rows scored", "step", {"shape": STEP, "rows": rows}, "token", STEP[0] * STEP[1])
+                    for rows in ("all", "answer")]
+        if part == "scaling":
+            return [Workload(f"1 × {n}", "step", {"shape": (1, n), "rows": "all"}, "token", n)
+                    for n in SCALING if n <= self.model.max_positions]
+        if part == "decode":
+            return [Workload(f"batch {n}", "decode", {"batch": n, "prompt": PROMPT, "new": NEW}, "token", n * NEW)
+                    for n in DECODING_BATCHES]
+        if part == "evaluate":
+            return [Workload("answers", "evaluate", {"questions": c.evaluated, "new": ANSWER}, "question",
+                             c.evaluated)]
+        if part == "memory":
+            return [Workload("long training", "memory", {"questions": c.questions, "steps": c.memory_steps}, "step",
+                             c.memory_steps)]
+        count = c.questions if part == "squad" else ADDITIVE_QUESTIONS
+        return [Workload("epoch", "squad", {"questions": count}, "question", count)]
+
+    def contenders(self, part: str, workload: Workload, precision: str) -> list[Contender]:
+        """Ours first."""
+        ours = [Contender(OURS, "ours")]
+        if part == "additive":
+            return self.additive()
+        if part == "memory" or not self.peers:
+            return ours
+        if part == "gemm":
+            return [*ours, Contender("torch", "peers")]
+        if part == "decode":
+            return [*ours, Contender("transformers", "peers", spec={"cache": "dynamic"}),
+                    Contender("transformers, static cache", "peers", spec={"cache": "static"})]
+        if part == "evaluate":
+            batch = self.choice(f"batch of the evaluation, {precision}", lambda: self.fastest_batch(precision))
+            return [*ours, Contender(f"transformers, batches of {batch}", "peers", spec={"batch": batch})]
+        options = self.choice("PEFT in bf16", self.fastest_bf16) if precision == "bf16" else {}
+        if part == "squad":
+            return [*ours, *(Contender(f"PEFT, {name}", "peers", options, {"order": order, "logits": logits})
+                             for name, order, logits in (("random batches", "random", "all"),
+                                                         ("batches by length", "length", "all"),
+                                                         ("batches by length, answer logits", "length", "labels")))]
+        peers = [Contender("PEFT", "peers", options)]
+        if workload.spec["rows"] == "answer":
+            peers.append(Contender("PEFT, answer logits", "peers", options, {"logits": "labels"}))
+        if part == "step" and self.config.compile:
+            peers.append(Contender("PEFT, torch.compile", "peers", {**options, "compile": True}))
+        return [*ours, *peers]
+
+    def additive(self) -> list[Contender]:
+        """Ours, each with one thing more than the one before."""
+        separate, shared = {"share": False, "logits": "labels"}, {"share": True, "logits": "labels"}
+        steps = [Contender("separate examples, logits of all rows", "ours", {}, {"share": False, "logits": "all"}),
+                 Contender("+ label rows only", "ours", {}, separate),
+                 Contender("+ shared prefixes", "ours", {}, shared)]
+        if "bf16" in self.config.precision_names():
+            steps.append(Contender("+ bf16", "ours", {"precision": "bf16"}, shared))
+        return steps
+
+    def choice(self, name: str, choose: Callable[[], dict[str, Any]]) -> Any:
+        """A setting of a peer's that is found by trying, once."""
+        if name not in self.report["choices"]:
+            self.report["choices"][name] = choose()
+        return self.report["choices"][name]["best"]
+
+    def fastest_bf16(self) -> dict[str, Any]:
+        """How PEFT is fastest in bf16: `options` of peers.py."""
+        return self.fastest(self.workloads("step")[0], "bf16", [
+            Contender("bf16 weights", "peers"), Contender("autocast", "peers", {"autocast": True})],
+            lambda contender: contender.options, warmups=1, repeats=2)
+
+    def fastest_batch(self, precision: str) -> dict[str, Any]:
+        """How many questions transformers answers at a time."""
+        return self.fastest(self.workloads("evaluate")[0], precision, [
+            Contender(f"{n}", "peers", spec={"batch": n}) for n in EVALUATION_BATCHES],
+            lambda contender: contender.spec["batch"], warmups=0, repeats=1)
+
+    def fastest(self, workload: Workload, precision: str, contenders: list[Contender],
+                setting: Callable[[Contender], Any], warmups: int, repeats: int) -> dict[str, Any]:
+        records = self.turns(workload, precision, self.config.threads, contenders, warmups, repeats)
+        seconds = [min((run["seconds"] for run in record["runs"]), default=float("inf")) for record in records]
+        best = contenders[seconds.index(min(seconds))]
+        return {"best": setting(best), "tried": records}
+
+    def turns(self, workload: Workload, precision: str, threads: int, contenders: list[Contender], warmups: int,
+              repeats: int) -> list[dict[str, Any]]:
+        self.say(f"{workload.job}: {workload.name}, {precision}, {threads} thread{'s' if threads > 1 else ''}")
+        options = {"base": str(self.base), "threads": threads, "precision": precision}
+        return take_turns(contenders, options, workload.job, workload.spec, warmups, repeats,
+                          Path(self.config.output, "workers.log"), self.say)
+
+    def gflop(self, workload: Workload) -> float | None:
+        """Needed in a run, where all contenders need the same."""
+        if workload.job != "step" or workload.spec["rows"] != "all":
+            return None
+        sequences, length = workload.spec["shape"]
+        return flops.training_step(self.model, [length] * sequences, sequences * length, workloads.RANK) / 1e9

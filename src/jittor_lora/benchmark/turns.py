@@ -1,0 +1,76 @@
+"""Contenders take turns at one workload; every single measurement is kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.benchmark.process import Worker, WorkerError
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    Args:
+        name: as the tables show it.
+        module: "ours" or "peers".
+        options: of the module's `Contender`, over those that all have.
+        spec: of its job, besides what the workload gives to all.
+    """
+
+    name: str
+    module: str
+    options: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: str, spec: dict[str, Any], warmups: int,
+               repeats: int, log: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Each runs once in every round, in every other round in the opposite order; the first rounds do not count.
+
+    Each has a process of its own, so that its memory is its own. One that fails is left out from then on.
+
+    Args:
+        options: what every `Contender` gets, such as the number of threads.
+        job, spec: see worker.py.
+        log: file for what the processes print.
+        say: told of every run.
+
+    Returns: for each its name, `ours`, options, spec, `warmups` and `runs` (seconds, cpu_seconds, peak_mib and rss_mib
+        of each run), `check` after the first run, and `error` if it failed.
+    """
+    records = [{"name": c.name, "ours": c.module == "ours", "options": c.options, "spec": c.spec, "check": None,
+                "warmups": [], "runs": []} for c in contenders]
+    workers: dict[int, Worker] = {}
+
+    @contextlib.contextmanager
+    def failure_noted(index: int) -> Iterator[None]:
+        try:
+            yield
+        except WorkerError as error:
+            records[index]["error"] = str(error)
+            workers.pop(index, None)
+            say(f"  {contenders[index].name}: failed: {error}")
+
+    with contextlib.ExitStack() as stack:
+        for index, contender in enumerate(contenders):
+            with failure_noted(index):
+                worker = stack.enter_context(Worker(contender.module, {**options, **contender.options}, log))
+                worker.ask("start")
+                worker.ask("prepare", job=job, **spec, **contender.spec)
+                workers[index] = worker
+        for number in range(warmups + repeats):
+            order = sorted(workers, reverse=number % 2 == 1)
+            for index in order:
+                record = records[index]
+                with failure_noted(index):
+                    measured = workers[index].ask("run")
+                    if record["check"] is None:
+                        record["check"] = workers[index].ask("check")["value"]
+                    record["runs" if number >= warmups else "warmups"].append(measured)
+                    say(f"  {record['name']}: {measured['seconds']:.3g} s, {measured['cpu_seconds']:.3g} s of "
+                        f"processor time, peak {measured['peak_mib']:.0f} MiB{'' if number >= warmups else ' (warm-up)'}")
+    return records

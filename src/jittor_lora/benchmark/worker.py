@@ -1,0 +1,79 @@
+"""One contender in a process of its own, which obeys JSON commands on standard input, a line each.
+
+    {"do": "prepare", "job": "step", ...}    make everything ready
+    {"do": "run"}                            once; replies with seconds, cpu_seconds, peak_mib, rss_mib
+    {"do": "check"}                          replies with what must be equal among contenders, of the first run
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Job(NamedTuple):
+    """Something to measure.
+
+    Attributes:
+        run: does it once.
+        check: what must be equal among contenders; called after the first run.
+    """
+
+    run: Callable[[], Any]
+    check: Callable[[], Any]
+
+
+def main(module: str, options: str) -> None:
+    """
+    Args:
+        module: of this package, with the class `Contender`, whose methods by the name of a job return a `Job`.
+        options: JSON, the arguments of the class.
+    """
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no reply
+    worker = _Worker()
+    for line in iter(sys.stdin.readline, ""):
+        command = json.loads(line)
+        try:
+            if command["do"] == "start":
+                contender = importlib.import_module(f"jittor_lora.benchmark.{module}").Contender(**json.loads(options))
+                reply = {}
+            elif command["do"] == "prepare":
+                worker.job = getattr(contender, command.pop("job"))({k: v for k, v in command.items() if k != "do"})
+                reply = {}
+            else:
+                reply = getattr(worker, command["do"])()
+        except Exception as error:
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+
+
+class _Worker:
+    job: Job
+
+    def run(self) -> dict[str, Any]:
+        started, cpu = time.perf_counter(), time.process_time()
+        self.job.run()
+        return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, **memory()}
+
+    def check(self) -> dict[str, Any]:
+        return {"value": self.job.check()}
+
+
+def memory() -> dict[str, float]:
+    """Highest and present resident memory of this process, in MiB."""
+    with open("/proc/self/status") as stream:
+        found = dict(re.findall(r"^(VmHWM|VmRSS):\s*(\d+) kB$", stream.read(), re.MULTILINE))
+    return {"peak_mib": int(found["VmHWM"]) / 1024, "rss_mib": int(found["VmRSS"]) / 1024}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,46 @@
+"""`jittor-lora bench`: how fast this machine trains and answers, here and with PEFT where that is installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jittor_lora.benchmark.config import BenchConfig
+from jittor_lora.cli.options import add_flags, from_flags, require
+from jittor_lora.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "bench", help="measure training, decoding and memory on this machine, also against PEFT",
+        usage="jittor-lora bench --output DIR [any flag below]",
+        description="Measure this machine: training steps, training on SQuAD, greedy decoding, answering, memory. "
+                    "Where torch, transformers and peft are installed, they take turns with jittor-lora in the same run. "
+                    "Writes every measurement to bench.json and tables to bench.md.")
+    add_flags(parser, BenchConfig, required=("output",))
+
+
+def run(args: argparse.Namespace) -> int:
+    config = from_flags(args, BenchConfig)
+    require(config, "output")
+    from jittor_lora.benchmark.report import markdown
+    from jittor_lora.benchmark.suite import measure, missing_peers
+    from jittor_lora.files import atomic_write
+
+    missing = missing_peers()
+    if missing and config.peers:
+        raise UserError(f"--peers: not installed: {', '.join(missing)}. `pip install {' '.join(missing)}`, or leave "
+                        "--peers out.")
+    if missing:
+        say(f"Not installed: {', '.join(missing)}. Measuring jittor-lora alone.")
+    peers = not missing if config.peers is None else config.peers
+    text = markdown(measure(config, peers, say))
+    with atomic_write(Path(config.output, "bench.md")) as stream:
+        stream.write(text)
+    print(text)
+    return 0
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
