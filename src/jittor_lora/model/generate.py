@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.model.layout import Group, Layout, Segment
+from jittor_lora.model.causal_lm import CausalLM, check_range
+from jittor_lora.model.decoder import reader_of
+from jittor_lora.model.reading import Turn
 from jittor_lora.model.sampling import Sampler, Sampling
-from jittor_lora.runtime import jt
 
 GREEDY = Sampling()
+ROWS = 64  # branches that are continued at a time
+TOKENS = 1024  # of prompts that are read at a time
 
 
 def generate(
@@ -24,78 +28,121 @@ def generate(
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
 ) -> list[list[int]]:
-    """Continue several prompts that start with the same tokens; the shared part is read and kept once.
+    """`generate_groups` for one group."""
+    return generate_groups(model, [(prefix, branches)], max_new_tokens, sampling, finished, on_token)
+
+
+def generate_groups(
+    model: CausalLM,
+    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
+    on_token: Callable[[int, int], None] = lambda branch, token: None,
+    rows: int = ROWS,
+) -> list[list[int]]:
+    """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
+
+    Branches of several groups advance together, and where some have finished, the next groups take their place. What
+    a branch becomes does not depend on its company: with a temperature each draws from a stream of its own.
 
     Args:
-        prefix: token ids that all prompts start with; may be empty.
-        branches: the rest of each prompt, one token or more.
+        groups: (prefix, branches) each: token ids that the prompts of the group start with, which may be none, and
+            the rest of each prompt, one token or more. Branches are numbered through all groups.
         max_new_tokens: most tokens to add to each. Fewer are added where the model has no position for more.
         finished: is branch number `branch` done after these new tokens? Then it takes no further step.
         on_token: called with each new token as it is chosen.
+        rows: most branches that advance at a time.
 
     Returns: the new tokens of each branch, including the one it finished with.
 
     Raises:
-        UserError: a prompt that is empty or leaves no room within the model's positions, or weights that are damaged.
+        UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
+            not have, or weights that are damaged.
     """
-    if not branches:
-        return []
-    longest, room = max(map(len, branches)), model.config.max_positions - len(prefix)
-    if min(map(len, branches)) == 0:
-        raise UserError("The prompt is empty; at least one token is needed.")
-    if longest > room:
-        raise UserError(f"The prompt has {len(prefix) + longest} tokens, more than the model's longest text of "
-                        f"{model.config.max_positions}. Shorten it.")
-    # The cache holds the prefix, then for each branch its rows and the room for new ones: no more than the model has
-    # positions, and one less than the new tokens, as the token chosen last is never read back.
-    starts, end = [], len(prefix)
-    for branch in branches:
-        starts.append(end)
-        end += min(len(branch) + max(max_new_tokens - 1, 0), room)
-    cache, sampler = model.new_cache(end), Sampler(sampling)
-    lengths = [len(branch) for branch in branches]
-    new: list[list[int]] = [[] for _ in branches]
+    waiting = deque(_parts(model, groups, max_new_tokens, sampling, rows))
+    everything = [branch for part in waiting for branch in part.branches]
+    if max_new_tokens < 1 or not waiting:
+        return [[] for _ in everything]
+    reader, live = reader_of(model), []
+    greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1.0
+    while waiting or live:
+        turns = [Turn(part.opened, (), [(b.slot, b.new[-1:]) for b in part.live]) for part in live]
+        advancing, tokens = sum(len(part.live) for part in live), 0
+        while waiting and (not turns or (advancing + len(waiting[0].branches) <= rows and tokens < TOKENS)):
+            part = waiting.popleft()
+            part.opened = reader.open(len(part.prefix), [branch.room for branch in part.branches])
+            turns.append(Turn(part.opened, part.prefix, [(b.slot, b.prompt) for b in part.branches]))
+            live.append(part)
+            advancing, tokens = advancing + len(part.branches), tokens + part.tokens
+        results = iter((reader.likeliest if greedy else reader.logits)(turns))
+        for part in live:
+            for branch in part.live:
+                token = int(next(results)) if greedy else branch.choose(next(results), part.prefix)
+                branch.new.append(token)
+                on_token(branch.index, token)
+            part.live = [b for b in part.live if len(b.new) < b.limit and not finished(b.index, b.new)]
+        live = [part for part in live if part.live]
+    return [branch.new for branch in everything]
 
-    def run(live: list[int], rows: list[Sequence[int]], tokens, positions, cache_rows, wanted):
-        """Read `rows[i]` more tokens of branch live[i] (after the prefix, if it is read too); logits (len(live), V)."""
-        first = len(tokens) - sum(rows)
-        segments = [Segment(0, first, 0, 0, 0, first)] if first else []
-        for branch, count in zip(live, rows):
-            k0 = starts[branch]
-            segments.append(Segment(first, first + count, 0, len(prefix), k0, k0 + lengths[branch] + len(new[branch])))
-            first += count
-        layout = Layout([Group(0, len(tokens), 0, end, tuple(segments))])
-        hidden = model.hidden(np.asarray(tokens, np.int32), np.asarray(positions, np.int32), layout,
-                              np.asarray(wanted, np.int32), cache, np.asarray(cache_rows, np.int32))
-        logits = model.logits(hidden).numpy()
-        if not np.isfinite(logits).all():
-            raise UserError("The model gives numbers that are not finite: weights of the base or of the adapter are "
-                            "damaged. Fetch or train them again.")
-        return logits
 
-    with jt.no_grad():
-        live = list(range(len(branches)))
-        tokens, positions, cache_rows = list(prefix), list(range(len(prefix))), list(range(len(prefix)))
-        wanted = []
-        for branch in live:
-            tokens += branches[branch]
-            positions += range(len(prefix), len(prefix) + lengths[branch])
-            cache_rows += range(starts[branch], starts[branch] + lengths[branch])
-            wanted.append(len(tokens) - 1)
-        if max_new_tokens < 1:
-            return new
-        logits = run(live, lengths, tokens, positions, cache_rows, wanted)
-        while True:
-            for branch, row in zip(live, logits):
-                seen = [*prefix, *branches[branch], *new[branch]] if sampling.repetition_penalty != 1.0 else ()
-                token = sampler.choose(row, seen)
-                new[branch].append(token)
-                on_token(branch, token)
-            live = [branch for branch in live
-                    if len(new[branch]) < max_new_tokens and lengths[branch] + len(new[branch]) <= room
-                    and not finished(branch, new[branch])]
-            if not live:
-                return new
-            at = [lengths[branch] + len(new[branch]) - 1 for branch in live]  # where in its branch the token stands
-            logits = run(live, [1] * len(live), [new[branch][-1] for branch in live], [len(prefix) + i for i in at],
-                         [starts[branch] + i for branch, i in zip(live, at)], range(len(live)))
+@dataclass
+class _Branch:
+    """A prompt's own part and what was added to it.
+
+    Attributes:
+        index, slot: its number among all branches, and among those of its part.
+        limit: most new tokens.
+        room: rows that are read of it; the token chosen last never is.
+    """
+
+    index: int
+    slot: int
+    prompt: Sequence[int]
+    limit: int
+    sampler: Sampler
+    new: list[int] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        return len(self.prompt) + self.limit - 1
+
+    def choose(self, logits: np.ndarray, prefix: Sequence[int]) -> int:
+        penalised = self.sampler.settings.repetition_penalty != 1.0
+        return self.sampler.choose(logits, [*prefix, *self.prompt, *self.new] if penalised else ())
+
+
+@dataclass
+class _Part:
+    """Branches with the same prefix that are read together."""
+
+    prefix: Sequence[int]
+    branches: list[_Branch]
+    live: list[_Branch]
+    opened: Any = None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prefix) + sum(len(branch.prompt) for branch in self.branches)
+
+
+def _parts(model: CausalLM, groups, max_new_tokens: int, sampling: Sampling, rows: int) -> list[_Part]:
+    """The groups, checked, those of more than `rows` branches in several parts."""
+    parts, index, longest = [], 0, model.config.max_positions
+    for prefix, prompts in groups:
+        branches = []
+        for prompt in prompts:
+            length = len(prefix) + len(prompt)
+            if not len(prompt):
+                raise UserError("The prompt is empty; at least one token is needed.")
+            if length > longest:
+                raise UserError(f"The prompt has {length} tokens, more than the model's longest text of {longest}. "
+                                "Shorten it.")
+            check_range("token id", np.asarray([*prefix, *prompt]), model.config.vocab_size)
+            limit = min(max_new_tokens, longest - length + 1)
+            branches.append(_Branch(index, len(branches) % rows, prompt, limit, Sampler(sampling, index)))
+            index += 1
+        for first in range(0, len(branches), rows):
+            some = branches[first : first + rows]
+            parts.append(_Part(prefix, some, list(some)))
+    return parts

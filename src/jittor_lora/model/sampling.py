@@ -47,11 +47,15 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses tokens; one stream of random numbers, so that the same seed gives the same text."""
+    """Chooses the tokens of one text, drawing from a stream of random numbers of its own.
 
-    def __init__(self, settings: Sampling):
+    Args:
+        number: of the text; it decides the stream together with the seed.
+    """
+
+    def __init__(self, settings: Sampling, number: int = 0):
         self.settings = settings
-        self._draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed])))
+        self._draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, number])))
 
     def choose(self, logits: np.ndarray, seen: Sequence[int]) -> int:
         """A token from logits (V,), given the tokens before it."""

@@ -1,0 +1,148 @@
+// Products with weights packed in panels. A panel is PANEL columns of the transposed weight: for each input, PANEL
+// values that follow each other in memory, so that a product reads its weights once, straight through.
+//
+// Every sum runs over the inputs in their order, one accumulator an output. A row's result is therefore the same bits
+// whatever other rows are multiplied with it and however many threads share the work.
+#pragma once
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include "vector.h"
+
+namespace jl::decoding {
+
+constexpr int PANEL = 2 * W;
+// Most rows, and most rows with two panels at once, whose sums fit the registers.
+constexpr int ROWS = W == 16 ? 12 : 6;
+constexpr int WIDE_ROWS = ROWS / 2;
+
+#if defined(__AVX512BF16__)
+// In bf16 the values of two inputs lie side by side, as the processor's product of pairs takes them; inputs are bf16.
+constexpr bool PAIRS = true;
+#else
+// In bf16 weights become floats as they are loaded; inputs are floats.
+constexpr bool PAIRS = false;
+#endif
+
+static inline int padded(int count, int unit) { return (count + unit - 1) / unit * unit; }
+
+// Rows of these many values apart, so that they do not fall into the same set of the first cache.
+static inline int float_stride(int width) { return padded(width, PANEL) + W; }
+static inline int bf16_stride(int width) { return padded(width, PANEL) + PANEL; }
+
+static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+constexpr int AHEAD = 2048;  // bytes
+
+// y (R, N · W) += x (R, inputs) · weights. Vector j of the weights is in panel j / 2, of which each input has `STEP`
+// values; panels are `panel` values apart.
+template <class T, int R, int N, int STEP>
+static void multiply_floats(const T* weights, size_t panel, const float* x, int ldx, int inputs, float* y, int ldy) {
+    vec s[R][N];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) s[r][j] = load(y + (size_t)r * ldy + j * W);
+    for (int k = 0; k < inputs; k++) {
+        const T* at = weights + (size_t)k * STEP;
+        vec w[N];
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) {
+            w[j] = load(at + (j / 2) * panel + (j % 2) * W);
+            prefetch((const char*)(at + (j / 2) * panel + (j % 2) * W) + AHEAD);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            vec in = splat(x[(size_t)r * ldx + k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++) s[r][j] += in * w[j];
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) store(y + (size_t)r * ldy + j * W, s[r][j]);
+}
+
+#if defined(__AVX512BF16__)
+// The same for bf16 in pairs; with an odd number of inputs the last pair is filled up with zeros.
+template <int R, int N>
+static void multiply_pairs(const bf16* weights, size_t panel, const bf16* x, int ldx, int inputs, float* y, int ldy) {
+    __m512 s[R][N];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) s[r][j] = _mm512_loadu_ps(y + (size_t)r * ldy + j * W);
+    for (int k = 0; k < inputs; k += 2) {
+        const bf16* at = weights + (size_t)k * PANEL;
+        __m512bh w[N];
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) {
+            const bf16* p = at + (j / 2) * panel + (j % 2) * 2 * W;
+            w[j] = (__m512bh)_mm512_loadu_si512(p);
+            prefetch((const char*)p + AHEAD);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            int32_t pair;
+            memcpy(&pair, x + (size_t)r * ldx + k, sizeof pair);
+            __m512bh in = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++) s[r][j] = _mm512_dpbf16_ps(s[r][j], w[j], in);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) _mm512_storeu_ps(y + (size_t)r * ldy + j * W, s[r][j]);
+}
+#endif
+
+// One of the functions above for a number of rows that is known when it runs, 1 to R.
+template <int R, int N, int STEP, class T>
+static inline void multiply(int rows, const T* weights, size_t panel, const float* x, int ldx, int inputs, float* y,
+                            int ldy) {
+    if constexpr (R > 1)
+        if (rows < R) return multiply<R - 1, N, STEP>(rows, weights, panel, x, ldx, inputs, y, ldy);
+    multiply_floats<T, R, N, STEP>(weights, panel, x, ldx, inputs, y, ldy);
+}
+
+#if defined(__AVX512BF16__)
+template <int R, int N>
+static inline void multiply(int rows, const bf16* weights, size_t panel, const bf16* x, int ldx, int inputs, float* y,
+                            int ldy) {
+    if constexpr (R > 1)
+        if (rows < R) return multiply<R - 1, N>(rows, weights, panel, x, ldx, inputs, y, ldy);
+    multiply_pairs<R, N>(weights, panel, x, ldx, inputs, y, ldy);
+}
+#endif
+
+// Up to ROWS rows with one panel, or up to WIDE_ROWS with two panels, of floats.
+static inline void multiply_panels(int rows, int panels, const float* weights, size_t panel, const float* x, int ldx,
+                                   int inputs, float* y, int ldy) {
+    if (panels == 2)
+        multiply<WIDE_ROWS, 4, PANEL>(rows, weights, panel, x, ldx, inputs, y, ldy);
+    else
+        multiply<ROWS, 2, PANEL>(rows, weights, panel, x, ldx, inputs, y, ldy);
+}
+
+// The same for bf16, of which the inputs are given in both forms.
+static inline void multiply_panels(int rows, int panels, const bf16* weights, size_t panel, const float* x, int ldx,
+                                   const bf16* half, int ldh, int inputs, float* y, int ldy) {
+#if defined(__AVX512BF16__)
+    (void)x, (void)ldx;
+    if (panels == 2)
+        multiply<WIDE_ROWS, 4>(rows, weights, panel, half, ldh, inputs, y, ldy);
+    else
+        multiply<ROWS, 2>(rows, weights, panel, half, ldh, inputs, y, ldy);
+#else
+    (void)half, (void)ldh;
+    if (panels == 2)
+        multiply<WIDE_ROWS, 4, PANEL>(rows, weights, panel, x, ldx, inputs, y, ldy);
+    else
+        multiply<ROWS, 2, PANEL>(rows, weights, panel, x, ldx, inputs, y, ldy);
+#endif
+}
+
+}  // namespace jl::decoding
