@@ -62,6 +62,12 @@ class RunConfig(Settings):
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
     max_tokens_per_stream: int = setting(1024, TRAINING, "most tokens in one forward pass; a larger batch takes "
                                          "several passes, with the same loss and gradients", ge=8)
+    precision: Literal["fp32", "bf16"] = setting(
+        "fp32", TRAINING, "numbers of the frozen weights' products; bf16 is about twice as fast where the processor "
+        "has it")
+    threads: Optional[int] = setting(None, TRAINING, "processor threads; by default one for each core", ge=1)
+    activation_checkpointing: bool = setting(False, TRAINING, "keep only each block's input and compute the rest "
+                                             "again in the backward pass: less memory, more time")
     seed: int = setting(42, TRAINING, "seed of subset, order, initial weights and dropout", ge=0, le=LARGEST_SEED)
 
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).

@@ -35,11 +35,11 @@ class Echo:
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """(base, adapter) of each model loaded."""
+    """(base, adapter, precision) of each model loaded."""
     loaded = []
     loading = types.ModuleType("jittor_lora.loading")
     model = types.SimpleNamespace(model="m", tokenizer="t")
-    loading.load = lambda base, adapter: loaded.append((base, adapter)) or model
+    loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
     monkeypatch.setitem(sys.modules, "jittor_lora.loading", loading)
     monkeypatch.setattr("jittor_lora.generation.Generator", Echo)
     return loaded
@@ -55,7 +55,7 @@ def adapter(tmp_path):
 def test_the_continuation_alone_is_printed(loaded, capsys):
     assert main(["generate", "--base", "b", "--prompt", "x", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == "<x|3|None>\n"
-    assert loaded == [("b", None)]
+    assert loaded == [("b", None, "fp32")]
 
 
 def test_question(loaded, capsys):
@@ -72,7 +72,7 @@ def test_stop(stop, meant, loaded, capsys):
 def test_adapter_on_and_off(loaded, adapter):
     main(["generate", "--adapter", str(adapter), "--prompt", "x"])
     main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
-    assert loaded == [("gpt2", adapter), ("gpt2", None)]
+    assert loaded == [("gpt2", adapter, "fp32"), ("gpt2", None, "fp32")]
 
 
 def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):

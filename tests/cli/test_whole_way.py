@@ -11,6 +11,7 @@ import pytest
 
 import small_run
 from jittor_lora.cli.main import main
+from jittor_lora.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,23 @@ def test_ways_to_train(arguments, run, tmp_path, monkeypatch, capsys):
     assert main(["generate", "--adapter", output, "--prompt", "Town", "--max-new-tokens", "3"]) == 0
     out, err = capsys.readouterr()
     assert out.endswith("\n") and err == ""
+
+
+@pytest.mark.parametrize("verb, arguments", [
+    ("train", ["--data", "train.json", "--output", "threads-train"]),
+    ("evaluate", ["--data", "dev.json", "--output", "threads-evaluate"]),
+    ("generate", ["--prompt", "Town"]),
+    ("quickstart", ["--data", "train.json", "--dev", "dev.json", "--output", "threads-quick"]),
+])
+def test_threads_are_set(verb, arguments, run, monkeypatch, capsys):
+    def set_threads(count):
+        raise UserError(f"{count} threads")
+
+    monkeypatch.chdir(run)
+    for module in ("jittor_lora.runtime", "jittor_lora.tasks.train", "jittor_lora.tasks.quickstart"):
+        monkeypatch.setattr(f"{module}.set_threads", set_threads)
+    assert main([verb, "--base", "base", "--threads", "3", *arguments]) == 2
+    assert "3 threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb, seen, arguments", [

@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 import small_run
 from jittor_lora import runtime
 from jittor_lora.cli.main import main
+from jittor_lora.formats.training_state import TrainingState, read_state, write_state
 
-STEPS, SAVE_EVERY = 24, 3
+STEPS, SAVE_EVERY = 60, 3
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 FILES = ("train_loss.txt", "val_loss.txt", "adapter/adapter_model.safetensors", "best/adapter_model.safetensors")
 
@@ -139,9 +140,26 @@ def test_a_finished_run_stays_as_it_is(files, whole, tmp_path):
 
 
 def test_another_setting_is_refused(files, copy, capsys):
-    assert main([*command(files, copy), "--resume", "--lora-r", "4", "--seed", "7"]) == 2
+    changed = ["--lora-r", "4", "--seed", "7", "--precision", "bf16", "--threads", "1"]
+    assert main([*command(files, copy), "--resume", *changed]) == 2
     err = capsys.readouterr().err
+    assert "precision (--precision): fp32 in the run, now bf16" in err and "--threads" not in err
     assert "lora_r (--lora-r): 8 in the run, now 4" in err and "seed (--seed): 42 in the run, now 7" in err
+
+
+def test_another_precision_is_refused(files, copy, capsys):
+    """As where a run in bf16 is copied to a processor that has no bf16."""
+    newest = max((copy / "checkpoints").iterdir())
+    state = read_state(newest)
+    step = int(newest.stem.split("-")[1])
+    write_state(newest.parent, step, TrainingState(state.arrays, {**state.values, "precision": "bf16"}), 2)
+    assert main([*command(files, copy), "--resume"]) == 2
+    assert "the run began in bf16, and here the base is computed in fp32" in capsys.readouterr().err
+
+
+def test_the_number_of_threads_may_change(files, copy):
+    status, _, err = small_run.run(*command(files, copy), "--resume", "--threads", "1")
+    assert status == 0 and "Going on from" in err, err
 
 
 def test_other_data_are_refused(files, copy, capsys):

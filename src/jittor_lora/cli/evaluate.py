@@ -9,7 +9,7 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
+from jittor_lora.cli.options import ComputeOptions, ModelOptions, add_flags, from_flags, require
 from jittor_lora.config import DATA, LARGEST_SEED, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
@@ -18,7 +18,7 @@ from jittor_lora.settings import Problem, setting
 DECODING = "Decoding"
 
 
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(ComputeOptions, ModelOptions):
     with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
 
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, squad-dev, "
@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_name(), options.adapter_folder()
+    from jittor_lora.runtime import set_threads
     from jittor_lora.tasks.evaluate import evaluate
-    evaluate(base=base, adapter=adapter, **options.model_dump(exclude={"base", "adapter"}))
+    if options.threads:
+        set_threads(options.threads)
+    evaluate(base=base, adapter=adapter, **options.model_dump(exclude={"base", "adapter", "threads"}))
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags
+from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
 from jittor_lora.config import checked_template
 from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
@@ -26,7 +26,7 @@ PROMPT, GENERATION = "Prompt (one of --prompt, --context with --question, --file
 RECORDS_AT_A_TIME = 16  # questions of one context share its keys and values
 
 
-class GenerateOptions(SamplingOptions, ModelOptions):
+class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     prompt: Optional[str] = setting(None, PROMPT, "text to continue", min_length=1)
     context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", min_length=1)
     question: Optional[str] = setting(None, PROMPT, "question about --context", min_length=1)
@@ -81,7 +81,10 @@ def run(args: argparse.Namespace) -> int:
     base, adapter = options.base_name(), options.adapter_folder()
     from jittor_lora.generation import Generator
     from jittor_lora.loading import load
-    loaded = load(base, None if args.no_adapter else adapter)
+    from jittor_lora.runtime import set_threads
+    if options.threads:
+        set_threads(options.threads)
+    loaded = load(base, None if args.no_adapter else adapter, options.precision)
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
     if options.file:
         _continue_records(generator, options, records)

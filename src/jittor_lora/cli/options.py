@@ -58,6 +58,14 @@ class ModelOptions(Settings):
         return name
 
 
+class ComputeOptions(Settings):
+    """How it is computed."""
+
+    precision: Literal["fp32", "bf16"] = setting(
+        "fp32", "Computing", "numbers of the weights' products; bf16 is faster where the processor has it")
+    threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
+
+
 class SamplingOptions(Settings):
     """How the next token is chosen."""
 

@@ -73,13 +73,15 @@ def _settings_of_run(output: str | None) -> str | None:
 
 
 def _refuse_changes(config: RunConfig, earlier: str | None) -> None:
-    """A run goes on bit for bit, so with the settings it began with; only where and how often it writes may change."""
+    """A run goes on bit for bit, so with the settings it began with; what does not matter for that may change: where and
+    how often it writes, and the number of threads."""
     if earlier is None:
         return
     before = RunConfig.resolve(earlier)
     changed = [f"  {name} ({config.origin(name)}): {getattr(before, name)} in the run, now {getattr(config, name)}"
                for name, field in RunConfig.model_fields.items()
-               if field.json_schema_extra["group"] != OUTPUTS and getattr(before, name) != getattr(config, name)]
+               if field.json_schema_extra["group"] != OUTPUTS and name != "threads"
+               and getattr(before, name) != getattr(config, name)]
     if changed:
         raise UserError("\n".join([f"{earlier}: --resume goes on with the settings of the run; these differ:", *changed,
                                    f"Leave them out, or start a new run with another {flag('output')}."]))

@@ -106,7 +106,8 @@ def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
 
 def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
              limit: int | None = None, template: str | None = None, max_tokens: int | None = None, seed: int = 42,
-             batch_size: int = BATCH_SIZE, max_new_tokens: int = MAX_NEW_TOKENS) -> dict[str, SquadScore]:
+             batch_size: int = BATCH_SIZE, max_new_tokens: int = MAX_NEW_TOKENS,
+             precision: str = "fp32") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves in `output` predictions.json, metrics.json and questions.jsonl; with `with_base` those of the base are in
@@ -117,7 +118,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     questions_data = load_data(data, "dev", "evaluation")
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
-    loaded = load(base, adapter)
+    loaded = load(base, adapter, precision)
     longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
     questions = Questions.of(questions_data, loaded.tokenizer, Template(template) if template else Template(), longest,
                              max_new_tokens)

@@ -20,6 +20,7 @@ from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
+from jittor_lora.runtime import set_threads
 from jittor_lora.tasks.evaluate import Questions, say, score_and_write
 from jittor_lora.tasks.train import subset, train
 
@@ -45,7 +46,9 @@ def quickstart(config: RunConfig) -> bool:
     data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
     if not isinstance(data, SquadData):
         raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD v1.1 JSON.")
-    loaded = load(config.base)
+    if config.threads:
+        set_threads(config.threads)
+    loaded = load(config.base, precision=config.precision)
     say(f"Base: {loaded.base.description}")
     limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
     questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
@@ -76,9 +79,11 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
     """The folder to work in, and whether an interrupted run in it is gone on with."""
     number, folder = 1, Path(config.output)
     while folder.exists():
-        unfinished = (folder / SETTINGS_FILE).is_file() and not (folder / SUMMARY_FILE).is_file()
-        same = unfinished and RunConfig.resolve(str(folder / SETTINGS_FILE)) == config.model_copy(
-            update={"output": str(folder)})
+        if (folder / SETTINGS_FILE).is_file() and not (folder / SUMMARY_FILE).is_file():
+            earlier = RunConfig.resolve(str(folder / SETTINGS_FILE))
+            same = earlier == config.model_copy(update={"output": str(folder), "threads": earlier.threads})
+        else:
+            same = False
         if same:
             say(f"{folder}: going on with the interrupted run.")
             return folder, True

@@ -27,7 +27,7 @@ from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter, inject
 from jittor_lora.model.config import tensor_shapes
-from jittor_lora.runtime import system_info
+from jittor_lora.runtime import set_threads, system_info
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
@@ -41,7 +41,8 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     Args:
         config: with `data` and `output` given.
         resume: go on from the newest checkpoint in the run folder.
-        loaded: the base, without an adapter, if it is loaded already; it has the adapter in it afterwards.
+        loaded: the base in the precision of `config`, without an adapter, if it is loaded already; it has the adapter
+            in it afterwards.
 
     Returns: the summary, as in summary.json.
 
@@ -49,9 +50,11 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
         UserError: something that the user can mend.
     """
     started, folder = time.perf_counter(), Path(config.output)
+    if config.threads:
+        set_threads(config.threads)
     train_data = subset(load_data(config.data, "train"), config.max_train, config.seed)
     dev_data = subset(load_data(config.dev, "dev"), config.max_dev, config.seed) if config.dev else None
-    loaded = loaded or load(config.base)
+    loaded = loaded or load(config.base, precision=config.precision)
     limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
@@ -60,7 +63,8 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
     optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
                       config.weight_decay)
-    identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint)}
+    identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
+                  "precision": loaded.model.precision}
     progress = Progress()
     passed: list[str] = []
     if resume:
@@ -132,10 +136,12 @@ def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
     """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
 
     Args:
-        identities: fingerprints of "data" and "base", which must be those in the checkpoint.
+        identities: fingerprints of "data" and "base", and the "precision" computed in, which must be those in the
+            checkpoint.
 
     Raises:
-        UserError: no checkpoint can be read, or it belongs to other data, another base or another adapter.
+        UserError: no checkpoint can be read, or it belongs to other data, another base, another adapter or another
+            precision.
     """
     found = newest_state(checkpoints)
     if found is None:
@@ -147,6 +153,11 @@ def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
     if state.values.get("data") != identities["data"]:
         raise UserError(f"{path}: the training examples are not those that this run began with. Put the data file, the "
                         "tokenizer and the template back, or start a new run in another folder.")
+    precision = state.values.get("precision", "fp32")
+    if precision != identities["precision"]:
+        raise UserError(f"{path}: the run began in {precision}, and here the base is computed in "
+                        f"{identities['precision']}, with other results. Go on where {precision} works, or start a new "
+                        "run in another folder.")
     prefix = "adapter."
     adapter.load({name[len(prefix):]: a for name, a in state.arrays.items() if name.startswith(prefix)})
     values = state.values["progress"]
