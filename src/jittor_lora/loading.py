@@ -24,13 +24,16 @@ class Loaded(NamedTuple):
     base: ResolvedBase
 
 
-def load(base: str | ResolvedBase, adapter: Path | None = None) -> Loaded:
+def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str = "fp32") -> Loaded:
     """Load a base, by any name that `resolve_base` knows, and put an adapter into it.
+
+    Args:
+        precision: of products with the base's weights, "fp32" or "bf16"; see `build_model`.
 
     Raises:
         UserError: the base or the adapter cannot be found or read, or they do not fit together.
     """
     resolved = resolve_base(base) if isinstance(base, str) else base
     checkpoint, tokenizer = load_base(resolved)
-    model = build_model(checkpoint.config, checkpoint.tensors)
+    model = build_model(checkpoint.config, checkpoint.tensors, precision)
     return Loaded(model, tokenizer, load_adapter(adapter, model) if adapter else None, checkpoint, resolved)

@@ -199,6 +199,12 @@ def kernel_tools() -> KernelTools:
     return KernelTools(utils.cc_path, onednn.folder(jittor_home()), Path(utils.cache_path))
 
 
+def uses_onednn() -> bool:
+    """Does Jittor multiply matrices with the oneDNN that the kernels are compiled with?"""
+    _import_jittor()
+    return onednn.is_served() and os.environ.get("use_mkl", "1") == "1"
+
+
 def threads() -> int:
     """Threads that the next operator on the CPU may use."""
     return _openmp().omp_get_max_threads()

@@ -8,7 +8,8 @@ import numpy as np
 
 from jittor_lora import ops
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.model.modules import Linear, frozen
+from jittor_lora.model.modules import Linear
+from jittor_lora.ops import Matrix, frozen
 from jittor_lora.runtime import jt
 
 
@@ -47,6 +48,15 @@ class LoraLinear(jt.Module):
         return ops.lora_linear(x, self.base.weight, self.base.bias, self.lora_A, b, self.config.scaling,
                                self.config.dropout, self.dropout_seed)
 
+    def acting(self):
+        """What it computes with as it is now: weight, bias, and the update beside them, (A (r, in), scaling · B (out, r))
+        as numpy arrays or None."""
+        if not self.enabled:
+            return self.base.weight if self._unmerged is None else self._unmerged, self.base.bias, None
+        if self.merged:
+            return self.base.acting()
+        return self.base.weight, self.base.bias, (self.lora_A.numpy(), self.effective_b() * self.config.scaling)
+
     @property
     def merged(self) -> bool:
         return self._unmerged is not None
@@ -64,7 +74,7 @@ class LoraLinear(jt.Module):
     def merge(self) -> None:
         """Fold the update into the base layer's weight; the weight it had is kept for `unmerge`."""
         if not self.merged:
-            merged = frozen(self.merged_weight())
+            merged = Matrix.of(self.merged_weight(), self.base.weight.precision)
             self._unmerged, self.base.weight = self.base.weight, merged
 
     def unmerge(self) -> None:

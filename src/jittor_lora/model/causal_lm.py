@@ -10,6 +10,8 @@ from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.modules import Pass
+from jittor_lora.model.recompute import recomputed
+from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 
@@ -19,7 +21,11 @@ class CausalLM(jt.Module):
     All weights are frozen: a module that trains brings parameters of its own.
     """
 
-    config: ModelConfig
+    activation_checkpointing = False  # keep only each block's input for the gradient
+
+    def __init__(self, config: ModelConfig, precision: str = "fp32"):
+        super().__init__()
+        self.config, self.precision = config, precision
 
     def hidden(self, tokens: np.ndarray, positions: np.ndarray, layout: Layout, rows: np.ndarray | None = None,
                cache: KeyValueCache | None = None, cache_rows: np.ndarray | None = None):
@@ -58,6 +64,12 @@ class CausalLM(jt.Module):
                 return x
             return x[jt.array(order.astype(np.int32))]
 
+    def through(self, block: jt.Module, x, *context):
+        """The rows x behind this block: block(x, *context)."""
+        if self.activation_checkpointing and not jt.flags.no_grad:
+            return recomputed(block, x, *context)
+        return block(x, *context)
+
     def logits(self, hidden):
         """(M, D) → (M, V)."""
         return ops.linear(hidden, self.head())
@@ -66,7 +78,7 @@ class CausalLM(jt.Module):
         c = self.config
         return KeyValueCache(c.layers, capacity, c.kv_heads, c.head_dim)
 
-    def head(self):
+    def head(self) -> Matrix:
         """The (V, D) matrix that turns final states into logits."""
         raise NotImplementedError
 

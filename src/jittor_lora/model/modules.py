@@ -9,55 +9,57 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.layout import Layout
+from jittor_lora.ops import AttentionPlan, Matrix, frozen
 from jittor_lora.runtime import jt
 
 
 class Weights:
-    """The tensors of a checkpoint below one name, as frozen Jittor arrays.
+    """The tensors of a checkpoint below one name, as what the network computes with.
 
     Args:
         tensors: canonical name → array in the checkpoint's orientation.
+        precision: of the matrices, see `Matrix`.
         prefix: "" or a name that ends in a dot.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], prefix: str = ""):
-        self._tensors, self._prefix = tensors, prefix
+    def __init__(self, tensors: Mapping[str, np.ndarray], precision: str = "fp32", prefix: str = ""):
+        self._tensors, self._precision, self._prefix = tensors, precision, prefix
 
     def at(self, name: str) -> Weights:
-        return Weights(self._tensors, f"{self._prefix}{name}.")
+        return Weights(self._tensors, self._precision, f"{self._prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
 
     def __getitem__(self, name: str):
+        """A vector, or a table that no product is taken with."""
         return frozen(self._tensors[self._prefix + name])
+
+    def matrix(self, name: str, transposed: bool = False) -> Matrix:
+        """The matrix (out, in) of this name; `transposed`: stored as (in, out)."""
+        tensors, whole = self._tensors, self._prefix + name
+        return Matrix(lambda: tensors[whole].T if transposed else tensors[whole], self._precision)
 
     def linear(self, name: str) -> Linear:
         """A layer whose weight is stored (out, in)."""
         w = self.at(name)
-        return Linear(w["weight"], w["bias"] if "bias" in w else None)
+        return Linear(w.matrix("weight"), w["bias"] if "bias" in w else None)
 
     def conv1d(self, name: str) -> Linear:
-        """A layer whose weight is stored (in, out), as GPT-2's are; kept (out, in) here like every other."""
+        """A layer whose weight is stored (in, out), as GPT-2's are; it is (out, in) here like every other."""
         w = self.at(name)
-        weight = self._tensors[w._prefix + "weight"]
-        return Linear(frozen(weight.T), w["bias"] if "bias" in w else None, stored_transposed=True)
-
-
-def frozen(array: np.ndarray):
-    """A float32 Jittor array that gets no gradient."""
-    return jt.array(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+        return Linear(w.matrix("weight", transposed=True), w["bias"] if "bias" in w else None, stored_transposed=True)
 
 
 class Linear(jt.Module):
     """x · weightᵀ + bias.
 
     Args:
-        weight: (out, in). bias: (out,) or None.
+        weight: (out, in), frozen. bias: (out,) or None.
         stored_transposed: the checkpoint holds the weight as (in, out).
     """
 
-    def __init__(self, weight, bias=None, stored_transposed: bool = False):
+    def __init__(self, weight: Matrix, bias=None, stored_transposed: bool = False):
         super().__init__()
         self.weight, self.bias, self.stored_transposed = weight, bias, stored_transposed
 
@@ -68,6 +70,10 @@ class Linear(jt.Module):
     @property
     def out_features(self) -> int:
         return self.weight.shape[0]
+
+    def acting(self):
+        """What it computes with: weight, bias, and no low-rank update."""
+        return self.weight, self.bias, None
 
     def execute(self, x):
         return ops.linear(x, self.weight, self.bias)
@@ -89,7 +95,7 @@ class Pass:
         self.positions, self._layout = positions, layout
         self._cache, self._rows = cache, rows
         self._wanted = None if wanted is None else jt.array(np.asarray(wanted, np.int32))
-        self._plan = ops.attention_plan(layout if wanted is None else layout.restricted(wanted))
+        self._plan = AttentionPlan(layout if wanted is None else layout.restricted(wanted))
 
     def ending_in(self, wanted: np.ndarray | None) -> Pass:
         """This run in the last block, of which only the rows `wanted` are asked for."""
@@ -104,6 +110,14 @@ class Pass:
         if self._cache is not None:
             k, v = self._cache.write(layer, self._rows, k, v)
         return ops.attention(q, k, v, self._plan)
+
+    def attend_fused(self, layer: int, qkv, heads: int):
+        """As `attend`, of queries, keys and values beside each other, (N, 3 · D)."""
+        if self._cache is None:
+            return ops.fused_attention(qkv, heads, self._plan, self._wanted)
+        n, width = qkv.shape[0], qkv.shape[1] // 3
+        q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, heads, width // heads)) for i in range(3))
+        return self.attend(layer, self.wanted(q), k, v)
 
 
 def linear_layers(module: jt.Module, prefix: str = "") -> Iterator[tuple[str, jt.Module, str, Linear]]:

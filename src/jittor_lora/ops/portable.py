@@ -10,11 +10,9 @@ for, such as a frozen weight's, is never computed: Jittor runs only what is need
 from __future__ import annotations
 
 import math
-from typing import Sequence
-
 import numpy as np
 
-from jittor_lora.model.layout import Layout
+from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.runtime import jt
 
 # Logits of this many rows are held at a time by `token_cross_entropy`.
@@ -186,11 +184,17 @@ def dropout_mask(rows: int, columns: int, p: float, seed: int):
     MurmurHash3 with Wellons' constants, all in 32-bit integers that wrap around, so that every device and number of
     threads draws the same mask and a resumed run goes on with the same ones.
     """
-    first, second = (int(k) for k in np.random.SeedSequence(seed).generate_state(2, np.uint32).astype(np.int32))
+    first, second = dropout_keys(seed)
     counter = jt.index((rows, columns), 0) * columns + jt.index((rows, columns), 1)
     bits = _mix(_mix(counter ^ first) ^ second) & 0x7FFFFFFF
     kept = bits >= min(round(p * 2.0**31), 2**31 - 1)
     return kept.float32() * (1.0 / (1.0 - p))
+
+
+def dropout_keys(seed: int) -> tuple[int, int]:
+    """The two keys, 32-bit integers with a sign, that `dropout_mask` makes of a seed."""
+    first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).astype(np.int32).tolist()
+    return first, second
 
 
 def _mix(h):
@@ -222,26 +226,31 @@ def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
     return jt.array(np.cos(angle)), jt.array(np.sin(angle))
 
 
-def attention_plan(layout: Layout):
-    """What `attention` needs of a layout, made once for all layers: the groups with their additive masks.
-
-    A group without a query row has no mask.
-    """
-    return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None)
-            for group in layout.groups]
-
-
-def attention(q, k, v, plan):
+def attention(q, k, v, plan: AttentionPlan):
     """softmax(q · kᵀ / √d) · v, where each row sees the keys that its layout shows (Vaswani et al. 2017, eq. 1).
 
     Args:
         q: (N, H, d), at least one row. k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
             (Ainslie et al. 2023).
-        plan: `attention_plan(layout)`.
+        plan: of the layout.
 
     Returns: (N, H · d).
     """
     return _Attention.apply(q, k, v, plan)
+
+
+def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
+    """`attention` of queries, keys and values that stand beside each other.
+
+    Args:
+        qkv: (N, 3 · D) of `heads` heads each.
+        rows: (M,) int32, of which rows there are queries in the plan; None for all.
+
+    Returns: (M, D).
+    """
+    n, width = qkv.shape[0], qkv.shape[1] // 3
+    q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, heads, width // heads)) for i in range(3))
+    return attention(q if rows is None else q[rows], k, v, plan)
 
 
 class _Attention(jt.Function):
@@ -253,7 +262,7 @@ class _Attention(jt.Function):
     def execute(self, q, k, v, plan):
         self.inputs = q, k, v, plan
         outputs = []
-        for group, mask in (part for part in plan if part[1] is not None):
+        for group, mask in (part for part in plan.masks if part[1] is not None):
             heads = [jt.matmul(_weights(q_h, k_h, mask), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
             outputs.append(jt.concat(heads, 1))
         return _joined(outputs)
@@ -261,12 +270,10 @@ class _Attention(jt.Function):
     def grad(self, upstream):
         q, k, v, plan = self.inputs
         scale, share = 1.0 / math.sqrt(q.shape[2]), q.shape[1] // k.shape[1]
-        borders = [group.k0 for group, _ in plan] + [k.shape[0]]
-        if borders[0] != 0 or borders[1:] != [group.k1 for group, _ in plan]:
-            raise ValueError("the keys of the groups must follow each other without a gap for a gradient")
+        plan.check_keys(k.shape[0])
         upstream = upstream.reshape(q.shape)
         dq, dk, dv = [], [], []
-        for group, mask in plan:
+        for group, mask in plan.masks:
             if mask is None:
                 nothing = jt.zeros((group.k1 - group.k0, k.shape[1], k.shape[2]))
                 dk.append(nothing)
@@ -339,8 +346,3 @@ class _TokenCrossEntropy(jt.Function):
 
     def grad(self, upstream):
         return self.gradient * upstream, None, None, None
-
-
-def embedding(table, ids: Sequence[int] | np.ndarray):
-    """table (V, D) at ids (N,): (N, D). The ids must have been checked: Jittor reads past the end silently."""
-    return table[jt.array(np.asarray(ids, np.int32))]

@@ -157,7 +157,7 @@ def stream_loss(model: CausalLM, stream: Stream):
     """
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
     hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
-    return ops.token_cross_entropy(hidden, model.head(), jt.array(stream.labels), jt.array(stream.label_weights))
+    return ops.token_cross_entropy(hidden, model.head(), stream.labels, stream.label_weights)
 
 
 def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:

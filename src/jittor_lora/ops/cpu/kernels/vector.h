@@ -42,6 +42,36 @@ static inline void store(bf16* p, vec v) {
     memcpy(p, &h, sizeof h);
 }
 
+// The first n < W elements, zeros behind them.
+template <class T>
+static inline vec load(const T* p, int n) {
+    T first[W] = {};
+    memcpy(first, p, n * sizeof(T));
+    return load(first);
+}
+
+template <class T>
+static inline void store(T* p, vec v, int n) {
+    T all[W];
+    store(all, v);
+    memcpy(p, all, n * sizeof(T));
+}
+
+// Calls body(i, n) for the elements [i, i + n) of [0, count): n is the constant W but for the last call.
+template <class Body>
+static inline void each(int64_t count, Body body) {
+    int64_t i = 0;
+    for (; i + W <= count; i += W) body(i, W);
+    if (i < count) body(i, int(count - i));
+}
+
+// Whole vectors are loaded and stored without a copy.
+template <class T>
+static inline vec get(const T* p, int n) { return n == W ? load(p) : load(p, n); }
+
+template <class T>
+static inline void put(T* p, vec v, int n) { n == W ? store(p, v) : store(p, v, n); }
+
 static inline vec splat(float x) { return vec{} + x; }
 
 static inline vec select(ivec condition, vec yes, vec no) {
@@ -67,11 +97,11 @@ static inline float maximum(vec v) {
     return s[0];
 }
 
-// exp(x) within 2 units in the last place; 0 below -87.3, and e^88.3 above 88.3. Range reduction and polynomial as in
+// exp(x) within 2 units in the last place; 0 below -87.3, e^88.3 above 88.3, NaN of NaN. Range reduction and polynomial as in
 // Cephes' expf (Moshier).
 static inline vec exp(vec x) {
     ivec tiny = x < -87.3f;
-    x = min(x, splat(88.3f));
+    x = select(x > 88.3f, splat(88.3f), x);  // NaN stays
     vec n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // rounds to a whole number
     vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;

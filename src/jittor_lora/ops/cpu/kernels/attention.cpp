@@ -1,0 +1,210 @@
+// Attention over a layout of shared prefixes and branches, in blocks of query rows; no weights are kept.
+//
+// A segment (q0, q1, p0, p1, k0, k1) says: query rows [q0, q1) see key rows [p0, p1), and of key rows [k0, k1) row
+// q1 - 1 - i sees all but the last i. A group (s0, s1, k0, k1) is segments [s0, s1) that share key rows [k0, k1), which
+// no other group sees.
+#include <dnnl.h>
+
+#include <vector>
+
+#include "rows.h"
+#include "vector.h"
+
+namespace jl {
+
+constexpr int BLOCK = 64;  // query rows at a time
+
+struct Segment {
+    int q0, q1, p0, p1, k0, k1;
+};
+
+struct Group {
+    int s0, s1, k0, k1;
+};
+
+struct Block {
+    int first, end;  // query rows
+    const Segment* segment;
+
+    int prefix() const { return segment->p1 - segment->p0; }
+    // Own keys that the row sees.
+    int own(int row) const { return segment->k1 - segment->k0 - (segment->q1 - 1 - row); }
+    int keys() const { return prefix() + own(end - 1); }
+};
+
+// Rows of heads: element (row, head, i) at data[row · stride + head · d + i].
+template <class T>
+struct Heads {
+    T* data;
+    int stride;
+
+    T* at(int row, int head, int d) const { return data + size_t(row) * stride + size_t(head) * d; }
+};
+
+static std::vector<Block> blocks(const Segment* segments, int from, int to) {
+    std::vector<Block> made;
+    for (int s = from; s < to; s++)
+        for (int q = segments[s].q0; q < segments[s].q1; q += BLOCK)
+            made.push_back({q, std::min(q + BLOCK, segments[s].q1), segments + s});
+    return made;
+}
+
+// c (m, n) = alpha · a · op(b) + beta · c, in the calling thread.
+static inline void multiply(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
+                            int ldb, float beta, float* c, int ldc) {
+    if (m > 0 && n > 0 && k > 0) dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+// out (rows, keys) = alpha · x (rows, d) · mᵀ over the keys that the block sees: prefix, then its own.
+static void against_keys(const Block& b, float alpha, const float* x, int ldx, Heads<const float> m, int head, int d,
+                         float* out, int stride) {
+    int rows = b.end - b.first, prefix = b.prefix();
+    multiply('N', 'T', rows, prefix, d, alpha, x, ldx, m.at(b.segment->p0, head, d), m.stride, 0, out, stride);
+    multiply('N', 'T', rows, b.own(b.end - 1), d, alpha, x, ldx, m.at(b.segment->k0, head, d), m.stride, 0, out + prefix, stride);
+}
+
+// out (rows, d) = x (rows, keys) · m
+static void over_keys(const Block& b, const float* x, int stride, Heads<const float> m, int head, int d, float* out, int ldo) {
+    int rows = b.end - b.first, prefix = b.prefix();
+    multiply('N', 'N', rows, d, prefix, 1, x, stride, m.at(b.segment->p0, head, d), m.stride, 0, out, ldo);
+    multiply('N', 'N', rows, d, b.own(b.end - 1), 1, x + prefix, stride, m.at(b.segment->k0, head, d), m.stride, prefix ? 1.f : 0.f, out, ldo);
+}
+
+// m += xᵀ (keys, rows) · y (rows, d); row 0 of m is key row `first`
+static void onto_keys(const Block& b, const float* x, int stride, const float* y, int ldy, float* m, int ldm, int first, int d) {
+    int rows = b.end - b.first, prefix = b.prefix();
+    multiply('T', 'N', prefix, d, rows, 1, x, stride, y, ldy, 1, m + size_t(b.segment->p0 - first) * ldm, ldm);
+    multiply('T', 'N', b.own(b.end - 1), d, rows, 1, x + prefix, stride, y, ldy, 1, m + size_t(b.segment->k0 - first) * ldm, ldm);
+}
+
+// Rows of one head of a block, one after the other.
+static const float* gathered(Buffer& memory, Heads<const float> x, const int* rows, const Block& b, int head, int d) {
+    float* to = memory.get<float>(size_t(BLOCK) * d);
+    for (int r = b.first; r < b.end; r++) memcpy(to + size_t(r - b.first) * d, x.at(rows ? rows[r] : r, head, d), d * sizeof(float));
+    return to;
+}
+
+static int row_stride(const Block& b) { return round_up(b.keys(), W) + W; }
+
+}  // namespace jl
+
+using namespace jl;
+
+// out (rows, heads · d) and lse (rows, heads), the logarithm of each row's sum of exponentials.
+// query_rows: row of q for each query row; null: the same. Key head of query head h is h / (heads / kv_heads).
+JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
+                                 const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
+                                 int heads, int kv_heads, int d) {
+    auto all = blocks(reinterpret_cast<const Segment*>(segments), 0, segment_count);
+    Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
+    float scale = 1.f / std::sqrt(float(d));
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int task = 0; task < int(all.size()) * heads; task++) {
+        static thread_local Buffer for_weights, for_queries, for_output;
+        // The longest rows tend to stand at the end: they go first.
+        const Block& b = all[all.size() - 1 - task / heads];
+        int head = task % heads, kv_head = head / (heads / kv_heads), stride = row_stride(b), rows = b.end - b.first;
+        float* weights = for_weights.get<float>(size_t(rows) * stride);
+        float* o = for_output.get<float>(size_t(rows) * d);
+        against_keys(b, scale, gathered(for_queries, queries, query_rows, b, head, d), d, keys, kv_head, d, weights, stride);
+        float norm[BLOCK];
+        for (int r = 0; r < rows; r++) {
+            float* w = weights + size_t(r) * stride;
+            int seen = b.prefix() + b.own(b.first + r), whole = round_up(seen, W);
+            for (int i = seen; i < whole; i++) w[i] = -INFINITY;
+            vec top = splat(-INFINITY), total{};
+            for (int i = 0; i < whole; i += W) top = max(top, load(w + i));
+            float highest = maximum(top);
+            for (int i = 0; i < whole; i += W) {
+                vec e = exp(load(w + i) - highest);
+                store(w + i, e);
+                total += e;
+            }
+            for (int i = whole; i < b.keys(); i++) w[i] = 0;
+            float sums = sum(total);
+            norm[r] = 1.f / sums;
+            lse[size_t(b.first + r) * heads + head] = highest + std::log(sums);
+        }
+        over_keys(b, weights, stride, values, kv_head, d, o, d);
+        for (int r = 0; r < rows; r++) {
+            float* to = out + (size_t(b.first + r) * heads + head) * d;
+            each(d, [&](int64_t i, int n) { put(to + i, get(o + size_t(r) * d + i, n) * norm[r], n); });
+        }
+    }
+}
+
+// dq, dk, dv with the strides of q, k, v. Rows of q that no segment asks about are left alone: give zeros.
+JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
+                                  const int* query_rows, const int* segments, const int* groups, int group_count,
+                                  const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
+                                  int key_rows, int heads, int kv_heads, int d) {
+    const Segment* all = reinterpret_cast<const Segment*>(segments);
+    const Group* gs = reinterpret_cast<const Group*>(groups);
+    Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
+    int share = heads / kv_heads;
+    float scale = 1.f / std::sqrt(float(d));
+    std::vector<std::vector<Block>> per_group;
+    for (int g = 0; g < group_count; g++) per_group.push_back(blocks(all, gs[g].s0, gs[g].s1));
+    // Where query heads share a key head each has sums of its own, which are added in order afterwards.
+    static Buffer for_sums;
+    size_t one = size_t(key_rows) * heads * d;
+    float* shared = share > 1 ? for_sums.get<float>(2 * one) : nullptr;
+    Heads<float> to_k = share > 1 ? Heads<float>{shared, heads * d} : Heads<float>{dk, kv_stride};
+    Heads<float> to_v = share > 1 ? Heads<float>{shared + one, heads * d} : Heads<float>{dv, kv_stride};
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int task = 0; task < group_count * heads; task++) {
+        static thread_local Buffer for_weights, for_slopes, for_queries, for_upstream, for_dq, for_dk, for_dv;
+        int g = task / heads, head = task % heads, kv_head = head / share, first = gs[g].k0, count = gs[g].k1 - first;
+        float* sums_k = for_dk.get<float>(size_t(count) * d);
+        float* sums_v = for_dv.get<float>(size_t(count) * d);
+        memset(sums_k, 0, size_t(count) * d * sizeof(float));
+        memset(sums_v, 0, size_t(count) * d * sizeof(float));
+        for (const Block& b : per_group[g]) {
+            int stride = row_stride(b), rows = b.end - b.first;
+            float* weights = for_weights.get<float>(size_t(rows) * stride);
+            float* slopes = for_slopes.get<float>(size_t(rows) * stride);
+            const float* x = gathered(for_queries, queries, query_rows, b, head, d);
+            const float* dy = gathered(for_upstream, {dout, heads * d}, nullptr, b, head, d);
+            against_keys(b, scale, x, d, keys, kv_head, d, weights, stride);
+            against_keys(b, 1, dy, d, values, kv_head, d, slopes, stride);
+            for (int r = 0; r < rows; r++) {
+                float *w = weights + size_t(r) * stride, *s = slopes + size_t(r) * stride;
+                int seen = b.prefix() + b.own(b.first + r), whole = round_up(seen, W);
+                size_t at = size_t(b.first + r) * heads + head;
+                vec product{};
+                each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
+                float delta = sum(product), l = lse[at];
+                for (int i = seen; i < whole; i++) w[i] = -INFINITY, s[i] = 0;
+                for (int i = 0; i < whole; i += W) {
+                    vec e = exp(load(w + i) - l);
+                    store(w + i, e);
+                    store(s + i, e * (load(s + i) - delta) * scale);
+                }
+                for (int i = whole; i < b.keys(); i++) w[i] = s[i] = 0;
+            }
+            float* dx = for_dq.get<float>(size_t(rows) * d);
+            over_keys(b, slopes, stride, keys, kv_head, d, dx, d);
+            for (int r = 0; r < rows; r++)
+                memcpy(dq + size_t(query_rows ? query_rows[b.first + r] : b.first + r) * q_stride + size_t(head) * d, dx + size_t(r) * d, d * sizeof(float));
+            onto_keys(b, slopes, stride, x, d, sums_k, d, first, d);
+            onto_keys(b, weights, stride, dy, d, sums_v, d, first, d);
+        }
+        for (int r = 0; r < count; r++) {
+            memcpy(to_k.at(first + r, head, d), sums_k + size_t(r) * d, d * sizeof(float));
+            memcpy(to_v.at(first + r, head, d), sums_v + size_t(r) * d, d * sizeof(float));
+        }
+    }
+    if (share == 1) return;
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < key_rows; r++)
+        for (int h = 0; h < kv_heads; h++)
+            each(d, [&](int64_t i, int n) {
+                vec sum_k{}, sum_v{};
+                for (int s = h * share; s < (h + 1) * share; s++) {
+                    sum_k += get(to_k.at(r, s, d) + i, n);
+                    sum_v += get(to_v.at(r, s, d) + i, n);
+                }
+                put(dk + size_t(r) * kv_stride + h * d + i, sum_k, n);
+                put(dv + size_t(r) * kv_stride + h * d + i, sum_v, n);
+            });
+}

@@ -1,0 +1,163 @@
+// The weighted sum of the labels' negative log-likelihoods under logits = hidden · headᵀ, and its gradient for `hidden`.
+//
+// Some rows at a time; the vocabulary is cut into panels, and panels into parts. A part's sums are taken panel by panel
+// in the thread that has the part, and the parts are added in order: the result does not depend on the threads.
+#include <dnnl.h>
+
+#include <vector>
+
+#include "product.h"
+
+namespace jl {
+
+constexpr int ROWS = 256;    // whose logits are held at a time
+constexpr int PANEL = 1024;  // entries of the vocabulary
+constexpr int PARTS = 16;
+
+struct Vocabulary {
+    int size, width;
+    const float* head;        // (size, width), or
+    const char *up, *down;    // panels of it in bf16, packed for the logits and for the gradient
+    std::vector<size_t> up_at, down_at;
+
+    int panels() const { return (size + PANEL - 1) / PANEL; }
+    int begin(int panel) const { return panel * PANEL; }
+    int count(int panel) const { return std::min(PANEL, size - panel * PANEL); }
+    // Columns of a panel's logits, and of the panel where it is packed: oneDNN has no fast products of odd sizes, or of
+    // rows with a gap between them, so the last panel is filled up with zeros.
+    int padded(int panel) const { return round_up(count(panel), 64); }
+};
+
+}  // namespace jl
+
+using namespace jl;
+
+JL_API int64_t jl_packed_size(int k, int n);
+JL_API void jl_pack(const float* w, void* packed, int k, int n, int transposed);
+
+static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Bytes of panel p of a head, packed for the logits (down = 0) or the gradient (down = 1).
+static int64_t panel_size_of(const Vocabulary& v, int p, int down) {
+    return aligned(down ? jl_packed_size(v.padded(p), v.width) : jl_packed_size(v.width, v.padded(p)));
+}
+
+JL_API int64_t jl_packed_head_size(int size, int width, int down) {
+    Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+    int64_t total = 0;
+    for (int p = 0; p < v.panels(); p++) total += panel_size_of(v, p, down);
+    return total;
+}
+
+// Packs a head (size, width) by panels.
+JL_API void jl_pack_head(const float* head, char* packed, int size, int width, int down) {
+    Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+    std::vector<float> padded(size_t(PANEL) * width);
+    for (int p = 0; p < v.panels(); p++) {
+        std::fill(padded.begin(), padded.end(), 0.f);
+        memcpy(padded.data(), head + size_t(v.begin(p)) * width, size_t(v.count(p)) * width * sizeof(float));
+        down ? jl_pack(padded.data(), packed, v.padded(p), width, 0) : jl_pack(padded.data(), packed, width, v.padded(p), 1);
+        packed += panel_size_of(v, p, down);
+    }
+}
+
+// loss (1); gradient (rows, width) unless null. In bf16 `head` is not read, but `up` and, for the gradient, `down`.
+JL_API void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down,
+                             const int* labels, const float* weights, float* loss, float* gradient, int rows,
+                             int width, int size) {
+    static Buffer for_logits, for_sums, for_narrow;
+    bool narrow = up;
+    Vocabulary v{size, width, head, up, down, {}, {}};
+    size_t up_at = 0, down_at = 0;
+    for (int p = 0; narrow && p < v.panels(); p++) {
+        v.up_at.push_back(up_at), v.down_at.push_back(down_at);
+        up_at += panel_size_of(v, p, 0), down_at += panel_size_of(v, p, 1);
+    }
+    double total = 0;
+    for (int start = 0; start < rows; start += ROWS) {
+        int count = std::min(ROWS, rows - start), whole = narrow ? round_up(count, 16) : count;
+        const float* h = hidden + size_t(start) * width;
+        bf16* hs = nullptr;
+        if (narrow) {
+            hs = for_narrow.get<bf16>(size_t(whole) * width);
+            memset(hs, 0, size_t(whole) * width * sizeof(bf16));
+            each(int64_t(count) * width, [&](int64_t i, int n) { put(hs + i, get(h + i, n), n); });
+        }
+        // Panel p's logits are (whole, padded(p)), panel by panel.
+        size_t panel_size = size_t(whole) * PANEL;
+        float* logits = for_logits.get<float>(panel_size * v.panels());
+        std::vector<float> tops(size_t(v.panels()) * count), totals(size_t(v.panels()) * count);
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int p = 0; p < v.panels(); p++) {
+            float* l = logits + panel_size * p;
+            int n = v.count(p), wide = v.padded(p);
+            if (narrow)
+                gemm_tile(up + v.up_at[p], width, wide, hs, l, whole);
+            else
+                dnnl_sgemm('N', 'T', count, n, width, 1.f, h, width, head + size_t(v.begin(p)) * width, width, 0.f, l, wide);
+            for (int r = 0; r < count; r++) {
+                vec top = splat(-INFINITY), sums{};
+                float* x = l + size_t(r) * wide;
+                for (int i = n; i < round_up(n, W); i++) x[i] = -INFINITY;
+                for (int i = 0; i < n; i += W) top = max(top, load(x + i));
+                float highest = maximum(top);
+                for (int i = 0; i < n; i += W) sums += exp(load(x + i) - highest);
+                tops[size_t(p) * count + r] = highest;
+                totals[size_t(p) * count + r] = sum(sums);
+            }
+        }
+        std::vector<float> lse(count);
+        for (int r = 0; r < count; r++) {
+            float highest = -INFINITY;
+            for (int p = 0; p < v.panels(); p++) highest = std::max(highest, tops[size_t(p) * count + r]);
+            double sums = 0;
+            for (int p = 0; p < v.panels(); p++) sums += double(totals[size_t(p) * count + r]) * std::exp(double(tops[size_t(p) * count + r]) - highest);
+            lse[r] = float(highest + std::log(sums));
+            int label = labels[start + r];
+            int panel = label / PANEL;
+            float score = logits[panel_size * panel + size_t(r) * v.padded(panel) + label % PANEL];
+            total += double(weights[start + r]) * (highest + std::log(sums) - score);
+        }
+        if (!gradient) continue;
+        size_t part_size = size_t(whole) * width;
+        float* sums = for_sums.get<float>(part_size * PARTS);
+        int parts = std::min(PARTS, v.panels());
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int part = 0; part < parts; part++) {
+            static thread_local Buffer for_odds, for_product;
+            float* to = sums + part_size * part;
+            int first = v.panels() * part / parts, end = v.panels() * (part + 1) / parts;
+            for (int p = first; p < end; p++) {
+                float* l = logits + panel_size * p;
+                int n = v.count(p), wide = v.padded(p);
+                bf16* odds = narrow ? for_odds.get<bf16>(size_t(whole) * wide) : nullptr;
+                if (narrow) memset(odds, 0, size_t(whole) * wide * sizeof(bf16));
+                for (int r = 0; r < whole; r++) {
+                    float* x = l + size_t(r) * wide;
+                    bool real = r < count;
+                    float w = real ? weights[start + r] : 0.f, shift = real ? lse[r] : 0.f;
+                    int label = real ? labels[start + r] - v.begin(p) : -1;
+                    each(n, [&](int64_t i, int m) { put(x + i, real ? exp(get(x + i, m) - shift) * w : vec{}, m); });
+                    if (label >= 0 && label < n) x[label] -= w;
+                    if (narrow) each(n, [&](int64_t i, int m) { put(odds + size_t(r) * wide + i, get(x + i, m), m); });
+                }
+                if (narrow) {
+                    float* made = p == first ? to : for_product.get<float>(part_size);
+                    gemm_tile(down + v.down_at[p], wide, width, odds, made, whole);
+                    if (p > first) each(part_size, [&](int64_t i, int m) { put(to + i, get(to + i, m) + get(made + i, m), m); });
+                } else {
+                    dnnl_sgemm('N', 'N', count, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f, to, width);
+                }
+            }
+        }
+#pragma omp parallel for schedule(static)
+        for (int r = 0; r < count; r++)
+            each(width, [&](int64_t i, int n) {
+                size_t at = size_t(r) * width + i;
+                vec g{};
+                for (int part = 0; part < parts; part++) g += get(sums + part_size * part + at, n);
+                put(gradient + size_t(start) * width + at, g, n);
+            });
+    }
+    *loss = float(total);
+}

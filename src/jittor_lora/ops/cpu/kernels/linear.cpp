@@ -1,0 +1,196 @@
+// A frozen linear layer with bias and a low-rank update, y = x Wᵀ + bias + s · drop(x) Aᵀ Bᵀ, and its gradient.
+#include "dropout.h"
+#include "product.h"
+
+namespace jl {
+
+constexpr int RANK = 8;  // ranks are handled so many at a time; what is missing is zeros
+
+// The rows of a small matrix (rank, n), or the columns of one (n, rank), padded to whole groups and vectors.
+struct Small {
+    int rank, n, groups, stride;
+    float* rows;
+
+    Small(Buffer& memory, const float* from, int rank, int n, bool columns)
+        : rank(rank), n(n), groups((rank + RANK - 1) / RANK), stride(round_up(n, W)) {
+        rows = memory.get<float>(size_t(groups) * RANK * stride);
+        memset(rows, 0, size_t(groups) * RANK * stride * sizeof(float));
+        for (int j = 0; j < rank; j++)
+            for (int i = 0; i < n; i++) rows[size_t(j) * stride + i] = columns ? from[size_t(i) * rank + j] : from[size_t(j) * n + i];
+    }
+
+    int width() const { return groups * RANK; }
+    const float* group(int g) const { return rows + size_t(g) * RANK * stride; }
+};
+
+// t (count, width) = scale · x (count, n) · mᵀ
+template <int R>
+static inline void project_rows(const float* x, const float* m, int n, int stride, float scale, float* t, int width) {
+    vec acc[R][RANK] = {};
+    each(n, [&](int64_t i, int count) {
+        vec xs[R];
+        for (int r = 0; r < R; r++) xs[r] = get(x + size_t(r) * n + i, count);
+        for (int j = 0; j < RANK; j++) {
+            vec w = load(m + size_t(j) * stride + i);
+            for (int r = 0; r < R; r++) acc[r][j] += xs[r] * w;
+        }
+    });
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < RANK; j++) t[size_t(r) * width + j] = scale * sum(acc[r][j]);
+}
+
+static void project(const float* x, const Small& m, int count, float scale, float* t) {
+    constexpr int R = W == 16 ? 3 : 1;
+    for (int g = 0; g < m.groups; g++) {
+        int r = 0;
+        for (; r + R <= count; r += R)
+            project_rows<R>(x + size_t(r) * m.n, m.group(g), m.n, m.stride, scale, t + size_t(r) * m.width() + g * RANK, m.width());
+        for (; r < count; r++)
+            project_rows<1>(x + size_t(r) * m.n, m.group(g), m.n, m.stride, scale, t + size_t(r) * m.width() + g * RANK, m.width());
+    }
+}
+
+// y (count, n) += bias + t (count, width) · m, with each addend masked by drop if it is on
+static void expand(float* y, const float* t, const Small& m, const float* bias, int count, const Dropout& drop, int row) {
+    each(m.n, [&](int64_t i, int n) {
+        vec b = bias ? get(bias + i, n) : vec{};
+        for (int g = 0; g < m.groups; g++) {
+            vec w[RANK];
+            for (int j = 0; j < RANK; j++) w[j] = load(m.group(g) + size_t(j) * m.stride + i);
+            for (int r = 0; r < count; r++) {
+                const float* s = t + size_t(r) * m.width() + g * RANK;
+                float* to = y + size_t(r) * m.n + i;
+                vec even = w[0] * s[0], odd = w[1] * s[1];
+                for (int j = 2; j < RANK; j += 2) even += w[j] * s[j], odd += w[j + 1] * s[j + 1];
+                vec update = even + odd;
+                if (drop.on) update *= drop.mask(uint32_t(row + r) * m.n + i);
+                put(to, get(to, n) + (g ? update : update + b), n);
+            }
+        }
+        if (!m.groups && bias)
+            for (int r = 0; r < count; r++) put(y + size_t(r) * m.n + i, get(y + size_t(r) * m.n + i, n) + b, n);
+    });
+}
+
+// sums (groups · RANK, stride) += tᵀ (width, count) · x (count, n)
+static void accumulate(float* sums, const float* t, const float* x, const Small& m, int count) {
+    for (int g = 0; g < m.groups; g++)
+        each(m.n, [&](int64_t i, int n) {
+            vec acc[RANK];
+            float* to = sums + size_t(g) * RANK * m.stride + i;
+            for (int j = 0; j < RANK; j++) acc[j] = load(to + size_t(j) * m.stride);
+            for (int r = 0; r < count; r++) {
+                vec xs = get(x + size_t(r) * m.n + i, n);
+                const float* s = t + size_t(r) * m.width() + g * RANK;
+                for (int j = 0; j < RANK; j++) acc[j] += xs * s[j];
+            }
+            for (int j = 0; j < RANK; j++) store(to + size_t(j) * m.stride, acc[j]);
+        });
+}
+
+static const float* dropped(Buffer& memory, const float* x, const Dropout& drop, int columns, int r0, int r1) {
+    const float* from = x + size_t(r0) * columns;
+    if (!drop.on) return from;
+    float* to = memory.get<float>(size_t(r1 - r0) * columns);
+    for (int r = r0; r < r1; r++)
+        each(columns, [&](int64_t i, int n) {
+            size_t at = size_t(r - r0) * columns + i;
+            put(to + at, get(from + at, n) * drop.mask(uint32_t(r) * columns + i), n);
+        });
+    return to;
+}
+
+constexpr int BLOCK = 15;  // rows whose input stays in the cache between the steps of an update
+
+// The sums of the chunks, in their order, as (rank, n) or (n, rank).
+static void reduce(const float* sums, int chunks, const Small& m, float scale, float* out, bool columns) {
+    size_t size = size_t(m.width()) * m.stride;
+#pragma omp parallel for schedule(static)
+    for (int j = 0; j < m.rank; j++)
+        each(m.n, [&](int64_t i, int n) {
+            vec total{};
+            for (int c = 0; c < chunks; c++) total += load(sums + c * size + size_t(j) * m.stride + i);
+            total *= scale;
+            if (!columns) return put(out + size_t(j) * m.n + i, total, n);
+            for (int e = 0; e < n; e++) out[size_t(i + e) * m.rank + j] = total[e];
+        });
+}
+
+static Dropout dropout(double p, double first, double second) {
+    // Thresholds and keys as in `dropout_mask`.
+    uint32_t threshold = uint32_t(std::min(std::nearbyint(p * 2147483648.0), 2147483647.0));
+    return {p > 0, uint32_t(int64_t(first)), uint32_t(int64_t(second)), threshold, float(1.0 / (1.0 - p))};
+}
+
+}  // namespace jl
+
+using namespace jl;
+
+// y (rows, out), t (rows, width) = s · drop(x) Aᵀ. Without an update rank is 0 and a, b, t are not read.
+JL_API void jl_linear_forward(const float* x, const void* w, int narrow, const float* bias, const float* a, const float* b,
+                              int rank, double scaling, double p, double first, double second, float* y, float* t,
+                              int rows, int in, int out) {
+    static Buffer memory_a, memory_b;
+    Small small_a(memory_a, a, rank, in, false), small_b(memory_b, b, rank, out, true);
+    Dropout drop = dropout(p, first, second), none{};
+    int width = small_a.width();
+    product({w, bool(narrow), true, in, out}, x, y, rows,
+            [&](int, int r0, int r1) {
+                static thread_local Buffer masked;
+                if (!rank) return;
+                for (int r = r0; r < r1; r += BLOCK) {
+                    int end = std::min(r + BLOCK, r1);
+                    project(dropped(masked, x, drop, in, r, end), small_a, end - r, float(scaling), t + size_t(r) * width);
+                }
+            },
+            [&](int, int r0, int r1) {
+                if (rank || bias) expand(y + size_t(r0) * out, t + size_t(r0) * width, small_b, bias, r1 - r0, none, r0);
+            });
+}
+
+// dx (rows, in) unless null, da (rank, in), db (out, rank) for dy (rows, out). W is packed for this direction.
+JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int narrow, const float* a,
+                               const float* b, int rank, double scaling, double p, double first, double second, float* dx,
+                               float* da, float* db, int rows, int in, int out) {
+    static Buffer memory_a, memory_b, sums_a, sums_b, projections;
+    Small small_a(memory_a, a, rank, in, false), small_b(memory_b, b, rank, out, true);
+    Dropout drop = dropout(p, first, second);
+    int width = small_a.width();
+    size_t size_a = size_t(width) * small_a.stride, size_b = size_t(width) * small_b.stride;
+    float* sa = sums_a.get<float>(size_a * MAX_CHUNKS);
+    float* sb = sums_b.get<float>(size_b * MAX_CHUNKS);
+    float* d = projections.get<float>(size_t(rows) * width);  // s · dy B
+    memset(sa, 0, size_a * MAX_CHUNKS * sizeof(float));
+    memset(sb, 0, size_b * MAX_CHUNKS * sizeof(float));
+    auto before = [&](int chunk, int r0, int r1) {
+        for (int r = r0; rank && r < r1; r += BLOCK) {
+            int count = std::min(r + BLOCK, r1) - r;
+            const float* y = dy + size_t(r) * out;
+            project(y, small_b, count, float(scaling), d + size_t(r) * width);
+            accumulate(sb + chunk * size_b, t + size_t(r) * width, y, small_b, count);
+        }
+    };
+    auto after = [&](int chunk, int r0, int r1) {
+        static thread_local Buffer masked;
+        for (int r = r0; rank && r < r1; r += BLOCK) {
+            int end = std::min(r + BLOCK, r1);
+            accumulate(sa + chunk * size_a, d + size_t(r) * width, dropped(masked, x, drop, in, r, end), small_a, end - r);
+            if (dx) expand(dx + size_t(r) * in, d + size_t(r) * width, small_a, nullptr, end - r, drop, r);
+        }
+    };
+    int chunks = Chunks(rows, narrow ? tile_rows(rows) : 16).count;
+    if (dx) {
+        product({w, bool(narrow), false, out, in}, dy, dx, rows, before, after);
+    } else {
+        Chunks all(rows, narrow ? tile_rows(rows) : 16);
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int c = 0; c < all.count; c++) {
+            before(c, all.begin(c), all.end(c));
+            after(c, all.begin(c), all.end(c));
+        }
+    }
+    if (rank) {
+        reduce(sa, chunks, small_a, 1.f, da, false);
+        reduce(sb, chunks, small_b, 1.f, db, true);
+    }
+}

@@ -1,0 +1,86 @@
+#include "product.h"
+
+#include <dnnl.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
+
+namespace jl {
+
+using dnnl::matmul;
+using dnnl::memory;
+typedef memory::format_tag tag;
+typedef memory::data_type type;
+
+static dnnl::engine& engine() {
+    static dnnl::engine e(dnnl::engine::kind::cpu, 0);
+    return e;
+}
+
+void gemm(const Frozen& m, const float* x, float* y, int rows) {
+    const float* w = static_cast<const float*>(m.weights);
+    dnnl_sgemm('N', m.transposed ? 'T' : 'N', rows, m.n, m.k, 1.f, x, m.k, w, m.transposed ? m.k : m.n, 0.f, y, m.n);
+}
+
+int tile_rows(int rows) { return rows < 512 ? 32 : 64; }
+
+// Weights are laid out once, for tiles of any height.
+static const memory::desc& packed_layout(int k, int n) {
+    static std::mutex lock;
+    static std::map<std::pair<int, int>, memory::desc> known;
+    std::lock_guard<std::mutex> hold(lock);
+    auto found = known.find({k, n});
+    if (found == known.end()) {
+        matmul::desc d(memory::desc({64, k}, type::bf16, tag::ab), memory::desc({k, n}, type::bf16, tag::any),
+                       memory::desc({64, n}, type::f32, tag::ab));
+        found = known.emplace(std::make_pair(k, n), matmul::primitive_desc(d, engine()).weights_desc()).first;
+    }
+    return found->second;
+}
+
+struct Tile {
+    matmul primitive;
+    memory::desc x, y, scratch;
+};
+
+static const Tile& tile(int rows, int k, int n) {
+    static std::mutex lock;
+    static std::map<std::tuple<int, int, int>, std::unique_ptr<Tile>> known;
+    std::lock_guard<std::mutex> hold(lock);
+    auto& made = known[std::make_tuple(rows, k, n)];
+    if (!made) {
+        memory::desc x({rows, k}, type::bf16, tag::ab), y({rows, n}, type::f32, tag::ab);
+        dnnl::primitive_attr attributes;
+        attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+        matmul::primitive_desc d(matmul::desc(x, packed_layout(k, n), y), attributes, engine());
+        made.reset(new Tile{matmul(d), x, y, d.scratchpad_desc()});
+    }
+    return *made;
+}
+
+void gemm_tile(const void* weights, int k, int n, const bf16* x, float* y, int rows) {
+    static thread_local Buffer scratch;
+    static thread_local dnnl::stream stream(engine());
+    const Tile& t = tile(rows, k, n);
+    memory mx(t.x, engine(), const_cast<bf16*>(x)), my(t.y, engine(), y);
+    memory mw(packed_layout(k, n), engine(), const_cast<void*>(weights));
+    memory ms(t.scratch, engine(), scratch.get<char>(t.scratch.get_size()));
+    t.primitive.execute(stream, {{DNNL_ARG_SRC, mx}, {DNNL_ARG_WEIGHTS, mw}, {DNNL_ARG_DST, my},
+                                 {DNNL_ARG_SCRATCHPAD, ms}});
+}
+
+}  // namespace jl
+
+// Bytes of a (k, n) matrix in bf16 as the products of this processor take it.
+JL_API int64_t jl_packed_size(int k, int n) { return jl::packed_layout(k, n).get_size(); }
+
+// Packs M (k, n); `transposed`: w holds it as (n, k), else as (k, n).
+JL_API void jl_pack(const float* w, void* packed, int k, int n, int transposed) {
+    using namespace jl;
+    dnnl::stream stream(engine());
+    memory from(memory::desc({k, n}, type::f32, transposed ? tag::ba : tag::ab), engine(), const_cast<float*>(w));
+    memory to(packed_layout(k, n), engine(), packed);
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+}

@@ -1,0 +1,61 @@
+// Products of a stream with a frozen matrix W (out, in): x Wᵀ, or dy W for a gradient.
+#pragma once
+#include <omp.h>
+
+#include "rows.h"
+#include "vector.h"
+
+namespace jl {
+
+// A direction of a frozen matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
+struct Frozen {
+    const void* weights;  // fp32: W itself; bf16: M as `jl_pack` wrote it
+    bool bf16;
+    bool transposed;  // M is Wᵀ
+    int k, n;
+};
+
+void gemm(const Frozen& m, const float* x, float* y, int rows);  // fp32, with all threads
+
+// y (rows, n) = x (rows, k) in bf16 · packed weights, in the calling thread.
+void gemm_tile(const void* weights, int k, int n, const bf16* x, float* y, int rows);
+
+int tile_rows(int rows);
+
+// y = x M. Around it, for each chunk of rows, before(chunk, r0, r1) and after(chunk, r0, r1) are called by whichever
+// thread has these rows: `after` finds rows of y that were just written.
+template <class Before, class After>
+void product(const Frozen& m, const float* x, float* y, int rows, Before before, After after) {
+    Chunks chunks(rows, m.bf16 ? tile_rows(rows) : 16);
+    if (!m.bf16) {
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int c = 0; c < chunks.count; c++) before(c, chunks.begin(c), chunks.end(c));
+        gemm(m, x, y, rows);
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int c = 0; c < chunks.count; c++) after(c, chunks.begin(c), chunks.end(c));
+        return;
+    }
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int c = 0; c < chunks.count; c++) {
+        static thread_local Buffer narrow, tail;
+        for (int r = chunks.begin(c); r < chunks.end(c); r += chunks.tile) {
+            int count = std::min(chunks.tile, chunks.end(c) - r), whole = round_up(count, 16);
+            before(c, r, r + count);
+            bf16* xs = narrow.get<bf16>(size_t(chunks.tile) * m.k);
+            const float* from = x + size_t(r) * m.k;
+            each(int64_t(count) * m.k, [&](int64_t i, int n) { put(xs + i, get(from + i, n), n); });
+            memset(xs + size_t(count) * m.k, 0, size_t(whole - count) * m.k * sizeof(bf16));
+            float* to = y + size_t(r) * m.n;
+            if (whole == count) {
+                gemm_tile(m.weights, m.k, m.n, xs, to, count);
+            } else {
+                float* ys = tail.get<float>(size_t(whole) * m.n);
+                gemm_tile(m.weights, m.k, m.n, xs, ys, whole);
+                memcpy(to, ys, size_t(count) * m.n * sizeof(float));
+            }
+            after(c, r, r + count);
+        }
+    }
+}
+
+}  // namespace jl

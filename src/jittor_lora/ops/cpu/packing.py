@@ -1,0 +1,43 @@
+"""Weights in bfloat16, laid out once for oneDNN's products."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from jittor_lora import machine
+from jittor_lora.ops.cpu.library import library
+from jittor_lora.runtime import jt
+
+# Without one of these oneDNN computes bf16 products by way of float32, slower than in float32.
+INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+
+
+def has_bf16() -> bool:
+    """Does the processor multiply bfloat16 numbers?"""
+    return not machine.cpu_flags().isdisjoint(INSTRUCTIONS)
+
+
+def pack(weight: np.ndarray, transposed: bool):
+    """`weight` (out, in), for x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
+    out, width = weight.shape
+    k, n = (width, out) if transposed else (out, width)
+    return _packed(library().jl_packed_size(k, n), lambda to: library().jl_pack(_at(weight), to, k, n, int(transposed)))
+
+
+def pack_head(head: np.ndarray, down: bool):
+    """`head` (V, D) in panels, for logits or, `down`, for their gradient: uint8 bytes."""
+    size = library().jl_packed_head_size(*head.shape, int(down))
+    return _packed(size, lambda to: library().jl_pack_head(_at(head), to, *head.shape, int(down)))
+
+
+def _packed(size: int, write) -> jt.Var:
+    packed = jt.empty((size,), "uint8")
+    packed.sync()
+    write(ctypes.c_void_p(packed.raw_ptr))
+    return packed
+
+
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)

@@ -1,0 +1,74 @@
+"""A frozen weight matrix in the form that products take."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import numpy as np
+
+from jittor_lora.ops.cpu import decode, packing
+from jittor_lora.runtime import jt
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class Matrix:
+    """A frozen (out, in) matrix: in float32, or rounded to bfloat16 and laid out for the processor's own products.
+
+    A bf16 matrix holds no float32 copy; what needs one (a merge, the portable operations) reads it again.
+
+    Args:
+        read: gives the array, (out, in). It is kept, so it should hold little itself: a view of a mapped file.
+        precision: "fp32" or "bf16".
+    """
+
+    def __init__(self, read: Callable[[], np.ndarray], precision: str = "fp32"):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision}")
+        self._read, self.precision = read, precision
+        self._forms: dict[str, jt.Var] = {}
+        array = read()
+        self.shape = array.shape
+        if precision == "fp32":
+            self._forms["float32"] = frozen(array)
+
+    @classmethod
+    def of(cls, array: np.ndarray, precision: str = "fp32") -> Matrix:
+        return cls(lambda: array, precision)
+
+    @property
+    def var(self):
+        """(out, in) float32; made anew each time from a bf16 matrix, with the numbers it had before rounding."""
+        return self._forms["float32"] if self.precision == "fp32" else frozen(self._read())
+
+    def numpy(self) -> np.ndarray:
+        """(out, in) float32."""
+        return self._forms["float32"].numpy() if self.precision == "fp32" else np.asarray(self._read(), np.float32)
+
+    def rows(self, ids: np.ndarray):
+        """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
+        if self.precision == "fp32":
+            return self._forms["float32"][jt.array(ids)]
+        return frozen(self._read()[ids])
+
+    def packed(self, transposed: bool):
+        """A bf16 matrix for x · Wᵀ (`transposed`) or for dy · W, as bytes; kept."""
+        return self._form(f"packed {transposed}", lambda w: packing.pack(w, transposed))
+
+    def packed_head(self, down: bool):
+        """A bf16 matrix in panels of its rows, for logits or, `down`, for their gradient; kept."""
+        return self._form(f"head {down}", lambda w: packing.pack_head(w, down))
+
+    def panels(self):
+        """The matrix in panels for decoding, in its own precision, as bytes; kept."""
+        return self._form("panels", lambda w: decode.pack(w, self.precision == "bf16"))
+
+    def _form(self, name: str, make: Callable[[np.ndarray], jt.Var]):
+        if name not in self._forms:
+            self._forms[name] = make(np.ascontiguousarray(self._read(), np.float32)).stop_grad()
+        return self._forms[name]
+
+
+def frozen(array: np.ndarray):
+    """A float32 Jittor array that gets no gradient."""
+    return jt.array(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()

@@ -1,0 +1,50 @@
+"""What attention needs of a layout, made once for all layers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from jittor_lora.model.layout import Layout
+from jittor_lora.runtime import jt
+
+
+class AttentionPlan:
+    """A layout in the forms that the operations take.
+
+    Attributes:
+        masks: the layout's groups, each with its additive mask (rows, keys), or None for a group without a query row.
+        segments: (S, 6) int32, see `Layout.segments`.
+        groups: (G, 4) int32: first segment, end of its segments, first key row, end of its key rows.
+    """
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+
+    @cached_property
+    def masks(self):
+        return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None)
+                for group in self.layout.groups]
+
+    @cached_property
+    def segments(self):
+        return jt.array(self.layout.segments()).stop_grad()
+
+    @cached_property
+    def groups(self):
+        rows, first = [], 0
+        for group in self.layout.groups:
+            rows.append((first, first + len(group.segments), group.k0, group.k1))
+            first += len(group.segments)
+        return jt.array(np.array(rows, np.int32).reshape(-1, 4)).stop_grad()
+
+    def check_keys(self, count: int) -> None:
+        """
+        Raises:
+            ValueError: a key row belongs to no group, so that its gradient would be left out.
+        """
+        groups = self.layout.groups
+        borders = [group.k0 for group in groups] + [count]
+        if borders[0] != 0 or borders[1:] != [group.k1 for group in groups]:
+            raise ValueError("the keys of the groups must follow each other without a gap for a gradient")

@@ -1,0 +1,256 @@
+"""Every fused kernel against its portable definition: values and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jittor_lora.model.layout import Layout
+from jittor_lora.ops import AttentionPlan, Matrix, portable
+from jittor_lora.ops.backend import bf16_works, kernels_work
+from jittor_lora.runtime import jt, set_threads, threads
+
+pytestmark = pytest.mark.skipif(not kernels_work(), reason="no kernels for this machine")
+
+VALUE, GRADIENT = 1e-5, 1e-4
+BF16 = 2e-2
+few = settings(max_examples=20, deadline=None)
+
+
+def kernels():
+    from jittor_lora.ops.cpu import functions
+    return functions
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def close(found, expected, tolerance):
+    """Within `tolerance` of the largest size in `expected`, or of 0.1 where that is smaller: sums that cancel."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), 0.1)
+
+
+def both(name, arrays, arguments=(), differentiate=None, value=VALUE, gradient=GRADIENT):
+    """Compare operation `name` of the kernels with the portable one on these arrays."""
+    compare(lambda *v: getattr(kernels(), name)(*v, *arguments), lambda *v: getattr(portable, name)(*v, *arguments),
+            arrays, differentiate, value, gradient)
+
+
+def compare(kernel, definition, arrays, differentiate=None, value=VALUE, gradient=GRADIENT):
+    results = []
+    wanted = range(len(arrays)) if differentiate is None else differentiate
+    for operation in (kernel, definition):
+        variables = [jt.array(a) if i in wanted else jt.array(a).stop_grad() for i, a in enumerate(arrays)]
+        y = operation(*variables)
+        probe = jt.array(normal(*y.shape, seed=99))
+        results.append([y.numpy(), *(g.numpy() for g in jt.grad((y * probe).sum(), [variables[i] for i in wanted]))])
+    found, expected = results
+    close(found[0], expected[0], value)
+    for f, e in zip(found[1:], expected[1:]):
+        close(f, e, gradient)
+
+
+sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))
+
+
+@few
+@given(sizes, st.integers(0, 50))
+@example((1, 1), 0)
+@example((3, 768), 1000)
+def test_layer_norm(shape, mean):
+    rows, width = shape
+    both("layer_norm", [normal(rows, width) + np.float32(mean), normal(width, seed=1), normal(width, seed=2)], (1e-5,),
+         [0], value=1e-5 + 1e-6 * mean, gradient=1e-4 + 1e-4 * mean)
+
+
+@few
+@given(sizes)
+@example((1, 576))
+def test_rms_norm(shape):
+    both("rms_norm", [normal(*shape), normal(shape[1], seed=1)], (1e-5,), [0])
+
+
+def test_norms_with_weights_that_train_are_the_portable_ones():
+    both("layer_norm", [normal(5, 12), normal(12, seed=1), normal(12, seed=2)], (1e-5,))
+    both("rms_norm", [normal(5, 12), normal(12, seed=1)], (1e-5,))
+
+
+@few
+@given(sizes)
+@example((400, 90))
+def test_activations(shape):
+    both("gelu_tanh", [normal(*shape, scale=4)])
+    both("swiglu", [normal(*shape, scale=4), normal(*shape, seed=1)])
+
+
+def test_activations_far_out():
+    x = np.array([-1e15, -1e9, -100, -20, -12, -1e-30, 0, 1e-30, 12, 20, 100, 1e9, 1e15], np.float32)
+    both("gelu_tanh", [x])
+    both("swiglu", [x, np.ones_like(x)])
+
+
+@pytest.mark.parametrize("operation", ["gelu_tanh", "silu"])
+def test_not_a_number_stays(operation):
+    x = np.array([1.0, np.nan, 2.0], np.float32)
+    f = kernels()
+    y = f.gelu_tanh(jt.array(x)) if operation == "gelu_tanh" else f.swiglu(jt.array(x), jt.array(np.ones_like(x)))
+    assert np.isnan(y.numpy()).tolist() == [False, True, False]
+
+
+@few
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 40))
+def test_rotary(rows, heads, half):
+    angles = normal(rows, half, seed=1)
+    both("rotary", [normal(rows, heads, 2 * half), np.cos(angles), np.sin(angles)], (), [0])
+
+
+def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, gradient=GRADIENT, frozen_input=False):
+    weight = normal(out, width, seed=1, scale=width**-0.5)
+    arrays = [normal(rows, width)]
+    if rank:
+        arrays += [normal(rank, width, seed=3, scale=width**-0.5), normal(out, rank, seed=4)]
+    b = jt.array(normal(out, seed=2)).stop_grad() if bias else None
+    matrix = Matrix.of(weight, precision)
+
+    def with_kernel(x, a=None, b_=None):
+        return kernels().lora_linear(x, matrix, b, a, b_, 2.0, p, 7)
+
+    def defined(x, a=None, b_=None):
+        if a is None:
+            return portable.linear(x, jt.array(weight).stop_grad(), b)
+        return portable.lora_linear(x, jt.array(weight).stop_grad(), b, a, b_, 2.0, p, 7)
+
+    differentiate = [i for i in range(len(arrays)) if i or not frozen_input]
+    compare(with_kernel, defined, arrays, differentiate, value, gradient)
+
+
+@few
+@given(st.integers(1, 90), st.integers(1, 70), st.integers(1, 70), st.integers(0, 20), st.booleans(),
+       st.sampled_from([0.0, 0.1, 0.5]))
+@example(1, 1, 1, 1, True, 0.5)
+@example(1024, 33, 65, 8, True, 0.1)
+@example(700, 64, 48, 16, False, 0.0)
+def test_linear_with_an_update(rows, width, out, rank, bias, p):
+    linear_case(rows, width, out, rank, bias, p)
+
+
+def test_linear_below_which_nothing_trains():
+    linear_case(40, 24, 30, 4, True, 0.3, frozen_input=True)
+
+
+def test_linear_with_a_bias_that_trains():
+    weight = normal(7, 9, seed=1)
+    compare(lambda x, b: kernels().linear(x, Matrix.of(weight), b),
+            lambda x, b: portable.linear(x, jt.array(weight).stop_grad(), b), [normal(5, 9), normal(7, seed=2)])
+
+
+needs_bf16 = pytest.mark.skipif(not bf16_works(), reason="no bf16 products here")
+
+
+@needs_bf16
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 70), st.integers(1, 70), st.integers(0, 9), st.sampled_from([0.0, 0.1]))
+@example(1, 1, 1, 1, 0.0)
+@example(600, 96, 64, 8, 0.1)
+def test_linear_in_bf16(rows, width, out, rank, p):
+    linear_case(rows, width, out, rank, True, p, "bf16", BF16, BF16)
+
+
+lengths = st.lists(st.tuples(st.integers(0, 80), st.lists(st.integers(1, 30), max_size=6)), min_size=1, max_size=4)
+
+
+def attention_case(groups, heads, share, d, chosen=None):
+    layout = Layout.of_lengths([g for g in groups if g[0] or g[1]] or [(1, ())])
+    rows = np.arange(layout.rows) if chosen is None else np.unique([c % layout.rows for c in chosen])
+    plan = AttentionPlan(layout if chosen is None else layout.restricted(rows))
+    n = layout.rows
+    both("attention", [normal(len(rows), heads * share, d), normal(n, heads, d, seed=1), normal(n, heads, d, seed=2)],
+         (plan,))
+    if share == 1:
+        picked = None if chosen is None else jt.array(rows.astype(np.int32))
+        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked))
+
+
+@few
+@given(lengths, st.integers(1, 3), st.integers(1, 3), st.integers(1, 20),
+       st.none() | st.lists(st.integers(0, 500), min_size=1, max_size=9))
+@example([(1, [])], 1, 1, 1, None)
+@example([(0, [1])], 2, 3, 64, [0])
+@example([(5, [1] * 40)], 2, 1, 16, [2, 3, 44])
+@example([(0, [3, 70, 1]), (130, []), (64, [64, 1])], 1, 3, 64, None)
+def test_attention(groups, heads, share, d, chosen):
+    attention_case(groups, heads, share, d, chosen)
+
+
+def test_attention_of_a_long_text():
+    attention_case([(1024, [])], 2, 1, 64)
+
+
+def test_attention_is_sharp_where_scores_are_large():
+    layout = Layout.plain(9)
+    arrays = [normal(9, 2, 8, scale=6), normal(9, 2, 8, seed=1, scale=6), normal(9, 2, 8, seed=2)]
+    both("attention", arrays, (AttentionPlan(layout),))
+
+
+def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT):
+    head, labels = normal(size, width, seed=1), np.random.RandomState(2).randint(0, size, rows).astype(np.int32)
+    weights = np.abs(normal(rows, seed=3)) + 0.1
+    matrix = Matrix.of(head, precision)
+    compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights)),
+            lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights)),
+            [normal(rows, width)], None, value, gradient)
+
+
+@few
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2500))
+@example(1, 1, 1)
+@example(300, 24, 1025)
+@example(257, 48, 20000)
+def test_cross_entropy(rows, width, size):
+    cross_entropy_case(rows, width, size)
+
+
+@needs_bf16
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2500))
+@example(300, 24, 1025)
+def test_cross_entropy_in_bf16(rows, width, size):
+    if size == 1:
+        return  # the loss is zero
+    cross_entropy_case(rows, width, size, "bf16", BF16, BF16)
+
+
+def test_cross_entropy_with_extreme_logits():
+    head = np.array([[1.0], [-1.0], [0.5]], np.float32)
+    hidden, labels = np.array([[5000.0], [-5000.0]], np.float32), np.array([1, 1], np.int32)
+    loss = kernels().token_cross_entropy(jt.array(hidden), Matrix.of(head), jt.array(labels), jt.array(np.ones(2, np.float32)))
+    assert loss.item() == pytest.approx(10000.0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_one_and_two_threads_give_the_same_bits(precision):
+    def results():
+        matrix, head = Matrix.of(normal(200, 96, seed=1), precision), Matrix.of(normal(5000, 200, seed=5), precision)
+        x, a, b = (jt.array(v) for v in (normal(333, 96), normal(8, 96, seed=3), normal(200, 8, seed=4)))
+        y = kernels().lora_linear(x, matrix, None, a, b, 2.0, 0.1, 3)
+        layout = Layout.of_lengths([(100, [20, 30]), (0, [90, 93])])
+        qkv = kernels().lora_linear(y, Matrix.of(normal(96, 200, seed=6), precision), None, None, None, 0.0)
+        z = kernels().fused_attention(qkv, 4, AttentionPlan(layout))
+        labels = np.arange(40, dtype=np.int32)
+        hidden = kernels().linear(z[:40], Matrix.of(normal(200, 32, seed=7), precision))
+        loss = kernels().token_cross_entropy(hidden, head, jt.array(labels), jt.array(np.ones(40, np.float32)))
+        return [loss.numpy(), *(g.numpy() for g in jt.grad(loss, [x, a, b]))]
+
+    before = threads()
+    try:
+        found = []
+        for count in (1, 2, 3):
+            set_threads(count)
+            found.append([r.tobytes() for r in results()])
+    finally:
+        set_threads(before)
+    assert found[0] == found[1] == found[2]
