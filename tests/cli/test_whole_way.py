@@ -10,8 +10,10 @@ import time
 import pytest
 
 import small_run
+import tiny
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
+from jittor_lora.model import causal_lm
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,14 @@ def test_ways_to_train(arguments, run, tmp_path, monkeypatch, capsys):
     assert main(["generate", "--adapter", output, "--prompt", "Town", "--max-new-tokens", "3"]) == 0
     out, err = capsys.readouterr()
     assert out.endswith("\n") and err == ""
+
+
+def test_activation_checkpointing(run, tmp_path, monkeypatch):
+    blocks, recomputed = [], causal_lm.recomputed
+    monkeypatch.setattr(causal_lm, "recomputed", lambda *arguments: blocks.append(1) or recomputed(*arguments))
+    assert main(["train", "--base", str(run / "base"), "--data", str(run / "train.json"), "--output",
+                 str(tmp_path / "new"), "--max-steps", "2", "--activation-checkpointing"]) == 0
+    assert len(blocks) == 2 * tiny.VARIANTS["gpt2"]["n_layer"]
 
 
 @pytest.mark.parametrize("verb, arguments", [

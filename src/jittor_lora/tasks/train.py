@@ -63,6 +63,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
     optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
                       config.weight_decay)
+    loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
                   "precision": loaded.model.precision}
     progress = Progress()
