@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jittor_lora import ops
 from jittor_lora.benchmark import workloads
 from jittor_lora.benchmark.worker import Job, memory
 from jittor_lora.config import RunConfig
@@ -19,6 +21,7 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.generate import generate
 from jittor_lora.model.layout import Layout
+from jittor_lora.ops.backend import OPERATIONS
 from jittor_lora.runtime import jt, set_threads
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.training.loop import gradients_of, mean_loss, steps_from, steps_per_epoch, stream_loss, streams_of
@@ -33,12 +36,22 @@ class Contender:
     Args:
         base: a Hugging Face folder.
         precision: "fp32" or "bf16".
+        kernels: operations (`ops.backend.OPERATIONS`) that run on fused kernels, the others in stock Jittor; by default
+            all.
+
+    Raises:
+        ValueError: there is no bf16 on this machine.
     """
 
-    def __init__(self, base: str, threads: int, precision: str):
+    def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None):
         set_threads(threads)
-        self.precision = precision
-        self.loaded = load(base) if precision == "fp32" else load(base, precision=precision)
+        self.operations = contextlib.ExitStack()
+        if kernels is not None:
+            self.operations.enter_context(ops.portable_operations(*(set(OPERATIONS) - set(kernels))))
+        self.loaded = load(base, precision=precision)
+        self.precision = self.loaded.model.precision
+        if self.precision != precision:
+            raise ValueError(f"no {precision} on this machine")
         self.checkpoint, self.tokenizer = self.loaded.checkpoint, self.loaded.tokenizer
 
     def step(self, spec: dict[str, Any]) -> Job:
@@ -125,15 +138,14 @@ class Contender:
         Args:
             spec: m, k, n, and times: how many products.
         """
-        if self.precision != "fp32":
-            raise NotImplementedError("Jittor multiplies float32 only")
         draw = np.random.RandomState(0)
-        a, b = (jt.array(draw.standard_normal(shape).astype(np.float32))
-                for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
+        a = jt.array(draw.standard_normal((spec["m"], spec["k"])).astype(np.float32))
+        b = ops.Matrix.of(draw.standard_normal((spec["n"], spec["k"])).astype(np.float32), self.precision)
 
         def run() -> None:
-            for _ in range(spec["times"]):
-                jt.matmul(a, b).sync()
+            with jt.no_grad():
+                for _ in range(spec["times"]):
+                    ops.linear(a, b).sync()
 
         return Job(run, lambda: None)
 

@@ -47,6 +47,8 @@ def setting(report: dict[str, Any]) -> str:
     text = (f"{report['base']}. {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB, "
             f"{', '.join(system['instructions'])}; {versions}; Python {system['python']}. "
             f"{settings['threads']} threads, {settings['warmups']} warm-up and {settings['repeats']} counted runs.")
+    load = max((result["load_before"] for result in report["results"]), default=0.0)
+    text += f" Highest load average before a measurement: {load:.1f}."
     for name, choice in report["choices"].items():
         tried = ", ".join(f"{record['name']} {min(run['seconds'] for run in record['runs']):.3g} s"
                           for record in choice["tried"] if record["runs"])

@@ -125,8 +125,9 @@ class Suite:
             m, k, n, times = GEMM.values()
             return [Workload(f"{m} × {k} × {n}", "gemm", GEMM, "GFLOP", times * flops.product(m, k, n) / 1e9)]
         if part == "step":
-            return [Workload(f"{rows} rows scored", "step", {"shape": STEP, "rows": rows}, "token", STEP[0] * STEP[1])
-                    for rows in ("all", "answer")]
+            sequences, length = STEP[0], min(STEP[1], self.model.max_positions)
+            return [Workload(f"{rows} rows scored", "step", {"shape": (sequences, length), "rows": rows}, "token",
+                             sequences * length) for rows in ("all", "answer")]
         if part == "scaling":
             return [Workload(f"1 × {n}", "step", {"shape": (1, n), "rows": "all"}, "token", n)
                     for n in SCALING if n <= self.model.max_positions]
@@ -172,8 +173,13 @@ class Suite:
 
     def additive(self) -> list[Contender]:
         """Ours, each with one thing more than the one before."""
+        everything = {"share": False, "logits": "all"}
         separate, shared = {"share": False, "logits": "labels"}, {"share": True, "logits": "labels"}
-        steps = [Contender("separate examples, logits of all rows", "ours", {}, {"share": False, "logits": "all"}),
+        steps = [Contender("stock Jittor, separate examples, logits of all rows", "ours",
+                           {"kernels": []}, everything),
+                 Contender("+ attention kernel", "ours", {"kernels": ["attention"]}, everything),
+                 Contender("+ fused linear", "ours", {"kernels": ["attention", "linear"]}, everything),
+                 Contender("+ the other kernels", "ours", {}, everything),
                  Contender("+ label rows only", "ours", {}, separate),
                  Contender("+ shared prefixes", "ours", {}, shared)]
         if "bf16" in self.config.precision_names():

@@ -70,7 +70,8 @@ def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: st
                     measured = workers[index].ask("run")
                     if record["check"] is None:
                         record["check"] = workers[index].ask("check")["value"]
-                    record["runs" if number >= warmups else "warmups"].append(measured)
+                    counted = number >= warmups
+                    record["runs" if counted else "warmups"].append(measured)
                     say(f"  {record['name']}: {measured['seconds']:.3g} s, {measured['cpu_seconds']:.3g} s of "
-                        f"processor time, peak {measured['peak_mib']:.0f} MiB{'' if number >= warmups else ' (warm-up)'}")
+                        f"processor time, peak {measured['peak_mib']:.0f} MiB{'' if counted else ' (warm-up)'}")
     return records

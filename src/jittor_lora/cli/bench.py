@@ -16,8 +16,8 @@ def add_parser(subparsers) -> None:
         "bench", help="measure training, decoding and memory on this machine, also against PEFT",
         usage="jittor-lora bench --output DIR [any flag below]",
         description="Measure this machine: training steps, training on SQuAD, greedy decoding, answering, memory. "
-                    "Where torch, transformers and peft are installed, they take turns with jittor-lora in the same run. "
-                    "Writes every measurement to bench.json and tables to bench.md.")
+                    "Where torch, transformers and peft are installed, they take turns with jittor-lora. Every "
+                    "measurement goes to bench.json, tables to bench.md.")
     add_flags(parser, BenchConfig, required=("output",))
 
 

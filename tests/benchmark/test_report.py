@@ -1,0 +1,64 @@
+"""From measurements to tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from jittor_lora.benchmark import report
+
+
+def record(name, seconds, check=None, ours=False, **more):
+    runs = [{"seconds": s, "cpu_seconds": 2 * s, "peak_mib": 100 * s, "rss_mib": 90.0} for s in seconds]
+    return {"name": name, "ours": ours, "options": {}, "spec": {}, "warmups": [], "runs": runs, "check": check, **more}
+
+
+def result(part, contenders, precision="fp32", **more):
+    return {"part": part, "workload": "w", "precision": precision, "threads": 2, "unit": "token", "units": 60.0,
+            "gflop": None, "load_before": 0.5, "contenders": contenders, **more}
+
+
+def cells(table: str) -> list[dict[str, str]]:
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [dict(zip(head, row)) for row in rows]
+
+
+def test_medians_rates_and_ratios():
+    made = report.comparison([result("step", [record("ours", [1.0, 3.0, 2.0], ours=True), record("peer", [8, 6, 7])])])
+    ours, peer = cells(made)
+    assert (ours["tool"], ours["median s"], ours["least s"], ours["processor s"]) == ("**ours**", "2", "1", "4")
+    assert (ours["tokens a second"], ours["time / first"], ours["peak MiB"]) == ("30", "1.00", "300")
+    assert (peer["median s"], peer["time / first"]) == ("7", "3.50")
+
+
+def test_what_failed_is_named():
+    peer = record("peer", [], error="no | memory")
+    made = report.comparison([result("step", [record("ours", [1.0], ours=True), peer])])
+    assert cells(made)[1]["median s"] == report.MISSING
+    assert cells(made)[1]["same result"] == "no / memory"
+
+
+@pytest.mark.parametrize("precision, ours, theirs, shown", [
+    ("fp32", {"loss": 2.0}, {"loss": 2.00001}, "loss ±5e-06"),
+    ("fp32", {"loss": 2.0}, {"loss": 2.01}, "loss ±5e-03 (DIFFERS)"),
+    ("bf16", {"loss": 2.0}, {"loss": 2.01}, "loss ±5e-03"),
+    ("fp32", {"tokens": [[1, 2], [3, 4]]}, {"tokens": [[1, 2], [3, 5]]}, "75 % of tokens"),
+    ("fp32", {"answers": ["a", "b"]}, {"answers": ["a", "b"]}, "100 % of answers"),
+    ("fp32", None, {"loss": 1.0}, report.MISSING),
+])
+def test_agreement(precision, ours, theirs, shown):
+    assert report.agreement(precision, ours, theirs) == shown
+
+
+def test_memory_after_an_early_step_and_at_the_end():
+    [row] = cells(report.memory([result("memory", [record("ours", [1.0], check=[float(i) for i in range(1, 101)])])]))
+    assert (row["steps"], row["MiB after step 50"], row["MiB at the end"]) == ("100", "50", "100")
+
+
+def test_share_of_the_peak():
+    made = report.roofline({"results": [
+        result("gemm", [record("ours", [2.0, 1.0]), record("torch", [0.5])], units=10.0),
+        result("step", [record("ours", [3.0])], gflop=30.0),
+        result("step", [record("ours", [3.0])], "bf16", gflop=30.0),  # no product was measured in bf16
+    ]})
+    [row] = cells(made)
+    assert (row["GFLOP/s"], row["peak GFLOP/s"], row["share"]) == ("10", "20", "50 %")
