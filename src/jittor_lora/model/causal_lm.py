@@ -11,6 +11,7 @@ from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.modules import Pass
 from jittor_lora.model.recompute import recomputed
+from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 
@@ -22,7 +23,9 @@ class CausalLM(jt.Module):
 
     activation_checkpointing = False  # keep only each block's input for the gradient
 
-    config: ModelConfig
+    def __init__(self, config: ModelConfig, precision: str = "fp32"):
+        super().__init__()
+        self.config, self.precision = config, precision
 
     def hidden(self, tokens: np.ndarray, positions: np.ndarray, layout: Layout, rows: np.ndarray | None = None,
                cache: KeyValueCache | None = None, cache_rows: np.ndarray | None = None):
@@ -75,7 +78,7 @@ class CausalLM(jt.Module):
         c = self.config
         return KeyValueCache(c.layers, capacity, c.kv_heads, c.head_dim)
 
-    def head(self):
+    def head(self) -> Matrix:
         """The (V, D) matrix that turns final states into logits."""
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.modules import Pass, Weights
+from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu}
@@ -27,15 +28,12 @@ class LayerNorm(jt.Module):
 class Attention(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig, layer: int):
         super().__init__()
-        self.layer, self.heads, self.head_dim = layer, config.heads, config.head_dim
+        self.layer, self.heads = layer, config.heads
         self.c_attn = weights.conv1d("c_attn")
         self.c_proj = weights.conv1d("c_proj")
 
     def execute(self, x, run: Pass):
-        n, width = x.shape
-        qkv = self.c_attn(x)  # (N, 3 D)
-        q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, self.heads, self.head_dim)) for i in range(3))
-        return self.c_proj(run.attend(self.layer, run.wanted(q), k, v))
+        return self.c_proj(run.attend_fused(self.layer, self.c_attn(x), self.heads))
 
 
 class FeedForward(jt.Module):
@@ -65,7 +63,7 @@ class Block(jt.Module):
 class GPT2Model(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig):
         super().__init__()
-        self.wte = weights["wte.weight"]  # (V, D)
+        self.wte = weights.matrix("wte.weight")  # (V, D)
         self.wpe = weights["wpe.weight"]  # (positions, D)
         self.h = [Block(weights.at(f"h.{layer}"), config, layer) for layer in range(config.layers)]
         self.ln_f = LayerNorm(weights.at("ln_f"), config.norm_eps)
@@ -77,19 +75,20 @@ class GPT2LMHeadModel(CausalLM):
     Args:
         config: of family "gpt2".
         tensors: the checkpoint's tensors by canonical name.
+        precision: of products with the weights, see `Matrix`.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
-        super().__init__()
-        self.config = config
-        self.transformer = GPT2Model(Weights(tensors).at("transformer"), config)
-        self.lm_head = None if config.tied_head else Weights(tensors).linear("lm_head")
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32"):
+        super().__init__(config, precision)
+        weights = Weights(tensors, precision)
+        self.transformer = GPT2Model(weights.at("transformer"), config)
+        self.lm_head = None if config.tied_head else weights.linear("lm_head")
 
-    def head(self):
+    def head(self) -> Matrix:
         return self.transformer.wte if self.lm_head is None else self.lm_head.weight
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
-        x = ops.embedding(self.transformer.wte, tokens) + ops.embedding(self.transformer.wpe, run.positions)
+        x = self.transformer.wte.rows(tokens) + self.transformer.wpe[jt.array(run.positions)]
         *blocks, last = self.transformer.h
         for block in blocks:
             x = self.through(block, x, run)

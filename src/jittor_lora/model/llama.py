@@ -10,6 +10,7 @@ from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.modules import Pass, Weights
+from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 
@@ -67,7 +68,7 @@ class Block(jt.Module):
 class LlamaModel(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = weights["embed_tokens.weight"]  # (V, D)
+        self.embed_tokens = weights.matrix("embed_tokens.weight")  # (V, D)
         self.layers = [Block(weights.at(f"layers.{layer}"), config, layer) for layer in range(config.layers)]
         self.norm = RMSNorm(weights["norm.weight"], config.norm_eps)
 
@@ -78,21 +79,22 @@ class LlamaForCausalLM(CausalLM):
     Args:
         config: of family "llama".
         tensors: the checkpoint's tensors by canonical name.
+        precision: of products with the weights, see `Matrix`.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]):
-        super().__init__()
-        self.config = config
-        self.model = LlamaModel(Weights(tensors).at("model"), config)
-        self.lm_head = None if config.tied_head else Weights(tensors).linear("lm_head")
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32"):
+        super().__init__(config, precision)
+        weights = Weights(tensors, precision)
+        self.model = LlamaModel(weights.at("model"), config)
+        self.lm_head = None if config.tied_head else weights.linear("lm_head")
 
-    def head(self):
+    def head(self) -> Matrix:
         return self.model.embed_tokens if self.lm_head is None else self.lm_head.weight
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         c = self.config
         rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
-        x = ops.embedding(self.model.embed_tokens, tokens)
+        x = self.model.embed_tokens.rows(tokens)
         *blocks, last = self.model.layers
         for block in blocks:
             x = self.through(block, x, run, rotation)
