@@ -1,10 +1,10 @@
-"""Puts the tables of a benchmark into a page.
+"""Puts the tables of a benchmark, or of several that measured different parts, into a page.
 
-    python benchmarks/report.py benchmarks/results/bench.json docs/performance.md
+    python benchmarks/report.py docs/performance.md benchmarks/results/bench.json
 
 What stands between `<!-- bench: NAME -->` and `<!-- /bench -->` is replaced by the table of that name (see
 `jittor_lora.benchmark.report.TITLES`), or by the sentences about machine and settings for the name `setting`.
-A table that the file does not have is left as it is, and named.
+A table that the files do not have is left as it is, and named.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def filled(page: str, texts: dict[str, str]) -> tuple[str, list[str]]:
     return MARKED.sub(text, page), absent
 
 
-def main(measurements: str, page: str) -> None:
-    report = read(measurements)
+def main(page: str, *measurements: str) -> None:
+    report = read(*measurements)
     text, absent = filled(Path(page).read_text(encoding="utf-8"), {**tables(report), "setting": setting(report)})
     with atomic_write(page) as stream:
         stream.write(text)
     if absent:
-        print(f"{measurements} has no measurements for: {', '.join(absent)}", file=sys.stderr)
+        print(f"No measurements for: {', '.join(absent)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from jittor_lora.benchmark import report
+from jittor_lora.errors import UserError
 
 
 def record(name, seconds, check=None, ours=False, **more):
@@ -52,6 +55,22 @@ def test_agreement(precision, ours, theirs, shown):
 def test_memory_after_an_early_step_and_at_the_end():
     [row] = cells(report.memory([result("memory", [record("ours", [1.0], check=[float(i) for i in range(1, 101)])])]))
     assert (row["steps"], row["MiB after step 50"], row["MiB at the end"]) == ("100", "50", "100")
+
+
+def test_runs_of_different_parts_are_one_report(tmp_path):
+    def file(name, part, system="this"):
+        content = {"base": "random", "system": system, "settings": {}, "choices": {name: 1}, "results": [
+            result(part, [record("ours", [1.0])])]}
+        (tmp_path / name).write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    one, other = file("one", "step"), file("other", "gemm")
+    both = report.read(one, other)
+    assert [r["part"] for r in both["results"]] == ["step", "gemm"] and set(both["choices"]) == {"one", "other"}
+    with pytest.raises(UserError, match="step: expected once"):
+        report.read(one, other, file("again", "step"))
+    with pytest.raises(UserError, match="system: expected this.*found that"):
+        report.read(one, file("elsewhere", "squad", system="that"))
 
 
 def test_share_of_the_peak():

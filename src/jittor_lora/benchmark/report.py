@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.hugging_face import read_json
 
 TITLES = {
     "gemm": "Matrix product", "step": "Training step", "squad": "Training on SQuAD", "decode": "Greedy decoding",
@@ -153,7 +156,24 @@ def flat(value: Any) -> list[Any]:
     return [item for entry in value for item in flat(entry)] if isinstance(value, list) else [value]
 
 
-def read(path: str) -> dict[str, Any]:
-    """A `bench.json`."""
-    with open(path, encoding="utf-8") as stream:
-        return json.load(stream)
+def read(*paths: str) -> dict[str, Any]:
+    """One report from the `bench.json` of several runs, which measured different parts of the same.
+
+    Raises:
+        UserError: a file cannot be read, they are of different machines, versions or bases, or a part is in several.
+    """
+    reports = [read_json(Path(path)) for path in paths]
+    whole = {**reports[0], "results": [], "choices": {}}
+    parts: dict[str, str] = {}
+    for path, report in zip(paths, reports):
+        for name in ("base", "system"):
+            if report[name] != whole[name]:
+                raise UserError(f"{path}: {name}: expected {whole[name]}, as in {paths[0]}; found {report[name]}. "
+                                "Measure all parts on one machine with one set of versions.")
+        for part in {result["part"] for result in report["results"]}:
+            if part in parts:
+                raise UserError(f"{path}: {part}: expected once; it is in {parts[part]} too. Leave one of them out.")
+            parts[part] = path
+        whole["results"] += report["results"]
+        whole["choices"].update(report["choices"])
+    return whole
