@@ -1,0 +1,56 @@
+"""Who is measured at what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+from jittor_lora.benchmark.config import PARTS, BenchConfig
+from jittor_lora.benchmark.suite import OURS, Suite
+
+
+def suite(peers=True, **settings):
+    made = Suite(BenchConfig(**settings), peers, Path("base"), tiny.config({**tiny.GPT2, "n_positions": 1024}),
+                 {"choices": {}, "results": []}, lambda text: None)
+    tried = []
+
+    def turns(workload, precision, threads, contenders, warmups, repeats):
+        tried.append([contender.name for contender in contenders])
+        return [{"name": c.name, "runs": [{"seconds": 9.0 - i}]} for i, c in enumerate(contenders)]
+
+    made.turns = turns
+    return made, tried
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "additive"])
+def test_ours_is_first_and_peers_are_there(part, precision):
+    made, _ = suite()
+    for workload in made.workloads(part):
+        contenders = made.contenders(part, workload, precision)
+        assert contenders[0].name == OURS and contenders[0].module == "ours"
+        assert all(c.module == "peers" for c in contenders[1:])
+        assert len({c.name for c in contenders}) == len(contenders)
+        assert (len(contenders) > 1) == (part != "memory")
+        assert [c.name for c in suite(peers=False)[0].contenders(part, workload, precision)] == [OURS]
+
+
+def test_what_is_fastest_for_a_peer_is_tried_once():
+    made, tried = suite()
+    [squad] = made.workloads("squad")
+    for _ in range(2):
+        assert all(c.options == {"autocast": True} for c in made.contenders("squad", squad, "bf16")[1:])
+    assert tried == [["bf16 weights", "autocast"]]
+    [evaluate] = made.workloads("evaluate")
+    assert made.contenders("evaluate", evaluate, "fp32")[1].spec == {"batch": 64}
+
+
+def test_each_line_of_the_additive_table_differs_from_the_one_above():
+    made, _ = suite()
+    [workload] = made.workloads("additive")
+    lines = made.contenders("additive", workload, "fp32")
+    assert all(c.module == "ours" for c in lines)
+    assert len({str((c.options, c.spec)) for c in lines}) == len(lines) == 7
+    assert len(suite(precisions="fp32")[0].contenders("additive", workload, "fp32")) == 6
