@@ -48,7 +48,7 @@ class Matrix:
     def rows(self, ids: np.ndarray):
         """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
         if self.precision == "fp32":
-            return self._forms["float32"][jt.array(ids)]
+            return self._forms["float32"][jt.array(ids)].stop_grad()
         return frozen(self._read()[ids])
 
     def packed(self, transposed: bool):
