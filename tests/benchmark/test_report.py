@@ -33,6 +33,16 @@ def test_medians_rates_and_ratios():
     assert (peer["median s"], peer["time / first"]) == ("7", "3.50")
 
 
+def test_gains_over_the_line_above_and_the_first():
+    lines = [record("stock", [8.0], check={"loss": 2.0}), record("+ a", [4.0], check={"loss": 2.0}),
+             record("+ b", [], error="broken"),
+             {**record("+ bf16", [1.0], check={"loss": 2.01}), "options": {"precision": "bf16"}}]
+    rows = cells(report.additive([result("additive", lines)]))
+    assert [row["faster than above"] for row in rows] == ["1.00", "2.00", report.MISSING, "4.00"]
+    assert [row["than the first"] for row in rows] == ["1.00", "2.00", report.MISSING, "8.00"]
+    assert rows[2]["same result"] == "broken" and rows[3]["same result"] == "loss ±5e-03"
+
+
 def test_what_failed_is_named():
     peer = record("peer", [], error="no | memory")
     made = report.comparison([result("step", [record("ours", [1.0], ours=True), peer])])

@@ -30,6 +30,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             found[part] = roofline(report)
         elif part == "memory" and results:
             found[part] = memory(results)
+        elif part == "additive" and results:
+            found[part] = additive(results)
         elif results:
             found[part] = comparison(results)
     return {part: table for part, table in found.items() if table}
@@ -47,9 +49,10 @@ def setting(report: dict[str, Any]) -> str:
     """Sentences about the machine and the run."""
     system, settings = report["system"], report["settings"]
     versions = ", ".join(f"{name} {system[name]}" for name in PACKAGES if system.get(name))
-    text = (f"{report['base']}. {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB, "
+    text = (f"Base: {report['base']}. {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB, "
             f"{', '.join(system['instructions'])}; {versions}; Python {system['python']}. "
-            f"{settings['threads']} threads, {settings['warmups']} warm-up and {settings['repeats']} counted runs.")
+            f"Threads: {settings['threads']}; runs of each tool: {settings['repeats']}, after "
+            f"{settings['warmups']} for warming up.")
     load = max((result["load_before"] for result in report["results"]), default=0.0)
     text += f" Highest load average before a measurement: {load:.1f}."
     for name, choice in report["choices"].items():
@@ -69,14 +72,14 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
             cells = [result["workload"], result["precision"]] + [f"{result['threads']}"] * several_threads
             cells.append(f"**{record['name']}**" if record["ours"] else record["name"])
             if not record["runs"]:
-                rows.append([*cells, *[MISSING] * 6, record.get("error", "not measured")[:80].replace("|", "/")])
+                rows.append([*cells, *[MISSING] * 6, failure(record)])
                 continue
             seconds = median(record, "seconds")
             rows.append([*cells, number(seconds), number(min(values(record, "seconds"))),
                          number(median(record, "cpu_seconds")), number(result["units"] / seconds),
                          f"{seconds / median(ours, 'seconds'):.2f}" if ours["runs"] else MISSING,
                          f"{max(values(record, 'peak_mib')):,.0f}",
-                         agreement(result["precision"], ours["check"], record["check"])])
+                         MISSING if record is ours else agreement(result["precision"], ours["check"], record["check"])])
     units = {result["unit"] for result in results}
     head = ["workload", "precision", *["threads"] * several_threads, "tool", "median s", "least s", "processor s",
             f"{units.pop()}s a second", "time / first", "peak MiB", "same result"]
@@ -97,6 +100,27 @@ def agreement(precision: str, ours: Any, theirs: Any) -> str:
             pairs = list(zip(flat(mine), flat(other)))
             shown.append(f"{100 * sum(a == b for a, b in pairs) / len(pairs):.0f} % of {name}")
     return ", ".join(shown)
+
+
+def additive(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each line that adds something, and how much faster it is than the one above and than the first."""
+    rows = []
+    for result in results:
+        first = above = result["contenders"][0]
+        for record in result["contenders"]:
+            if not record["runs"]:
+                rows.append([record["name"], *[MISSING] * 6, failure(record)])
+                continue
+            seconds = median(record, "seconds")
+            gains = [f"{median(other, 'seconds') / seconds:.2f}" if other["runs"] else MISSING
+                     for other in (above, first)]
+            precision = record["options"].get("precision", result["precision"])
+            rows.append([record["name"], number(seconds), number(median(record, "cpu_seconds")),
+                         number(result["units"] / seconds), *gains, f"{max(values(record, 'peak_mib')):,.0f}",
+                         MISSING if record is first else agreement(precision, first["check"], record["check"])])
+            above = record
+    return table(["with", "median s", "processor s", f"{results[0]['unit']}s a second", "faster than above",
+                  "than the first", "peak MiB", "same result"], rows)
 
 
 def memory(results: Sequence[dict[str, Any]]) -> str:
@@ -137,6 +161,11 @@ def roofline(report: dict[str, Any]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def failure(record: dict[str, Any]) -> str:
+    """Why a contender has no measurement."""
+    return record.get("error", "not measured")[:80].replace("|", "/").replace("\n", " ")
 
 
 def values(record: dict[str, Any], name: str) -> list[float]:
