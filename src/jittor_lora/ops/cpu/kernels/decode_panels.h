@@ -31,9 +31,14 @@ static inline int padded(int count, int unit) { return (count + unit - 1) / unit
 static inline int float_stride(int width) { return padded(width, PANEL) + W; }
 static inline int bf16_stride(int width) { return padded(width, PANEL) + PANEL; }
 
-static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// How far ahead weights are fetched, in bytes: the memory's latency at its bandwidth.
+constexpr int AHEAD = 2048;
 
-constexpr int AHEAD = 2048;  // bytes
+// Fetches the weights that will be needed after AHEAD more bytes of their panel, from address `at` on. Beyond the end of
+// the panel that is the beginning of the next one that is not read at the same time.
+static inline void prefetch(const void* at, size_t skipped) {
+    __builtin_prefetch((const char*)at + AHEAD + skipped, 0, 3);
+}
 
 // y (R, N · W) += x (R, inputs) · weights. Vector j of the weights is in panel j / 2, of which each input has `STEP`
 // values; panels are `panel` values apart.
@@ -44,13 +49,15 @@ static void multiply_floats(const T* weights, size_t panel, const float* x, int 
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) s[r][j] = load(y + (size_t)r * ldy + j * W);
+    const int near_end = inputs - AHEAD / (STEP * (int)sizeof(T));
     for (int k = 0; k < inputs; k++) {
         const T* at = weights + (size_t)k * STEP;
+        const size_t skipped = k < near_end ? 0 : (N / 2 - 1) * panel * sizeof(T);
         vec w[N];
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) {
             w[j] = load(at + (j / 2) * panel + (j % 2) * W);
-            prefetch((const char*)(at + (j / 2) * panel + (j % 2) * W) + AHEAD);
+            prefetch(at + (j / 2) * panel + (j % 2) * W, skipped);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
@@ -74,14 +81,16 @@ static void multiply_pairs(const bf16* weights, size_t panel, const bf16* x, int
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) s[r][j] = _mm512_loadu_ps(y + (size_t)r * ldy + j * W);
+    const int near_end = inputs - AHEAD / (PANEL * (int)sizeof(bf16));
     for (int k = 0; k < inputs; k += 2) {
         const bf16* at = weights + (size_t)k * PANEL;
+        const size_t skipped = k < near_end ? 0 : (N / 2 - 1) * panel * sizeof(bf16);
         __m512bh w[N];
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) {
             const bf16* p = at + (j / 2) * panel + (j % 2) * 2 * W;
             w[j] = (__m512bh)_mm512_loadu_si512(p);
-            prefetch((const char*)p + AHEAD);
+            prefetch(p, skipped);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
