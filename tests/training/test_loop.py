@@ -118,6 +118,24 @@ def relative(x, y):
     return np.linalg.norm(x - y) / np.linalg.norm(y)
 
 
+class Census(AdamW):
+    """Counts Jittor's variables after each step."""
+
+    def step(self, gradients, rate):
+        super().step(gradients, rate)
+        self.alive = [*getattr(self, "alive", []), jt.liveness_info()["lived_vars"]]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_step_leaves_anything_behind(tmp_path, checkpointing):
+    config = settings(max_steps=12, batch_size=2, max_tokens_per_stream=16, lora_dropout=0.3)
+    model, adapter = adapted(config)
+    model.activation_checkpointing = checkpointing
+    run = Run(tmp_path, config, tiny.groups(6), (), model, adapter, Census(adapter.parameters()))
+    alive = run.optimizer.alive
+    assert len(alive) == 12 and max(alive[6:]) == max(alive[:6])
+
+
 # --- the loss and its gradient ---------------------------------------------------------------------------------------
 
 
