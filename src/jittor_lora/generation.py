@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Tuple
 
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.model.sampling import Sampling
 
+Group = Tuple[Sequence[int], Sequence[Sequence[int]]]
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character
 
 
@@ -96,8 +98,8 @@ class Generator:
         Raises:
             UserError: the prompt is empty or too long for the model.
         """
-        prefix, branch = self.encoder.plain_prompt(prompt)
-        return self.continue_tokens(prefix, [branch], decoding, False, lambda _, text: on_text(text))[0]
+        group = self.encoder.plain_prompt(prompt)
+        return self.continue_groups([(group[0], [group[1]])], decoding, False, lambda _, text: on_text(text))[0]
 
     def answer(self, context: str, questions: Sequence[str], decoding: Decoding,
                on_text: Callable[[int, str], None] = lambda index, text: None) -> list[str]:
@@ -107,22 +109,39 @@ class Generator:
             UserError: the prompt is too long for the model.
         """
         prompts = [self.encoder.prompt(context, question) for question in questions]
-        if not self.encoder.template.shares_context:
-            return [self.continue_tokens(prefix, [branch], decoding, True, lambda _, text, i=i: on_text(i, text))[0]
-                    for i, (prefix, branch) in enumerate(prompts)]
-        return self.continue_tokens(prompts[0][0], [branch for _, branch in prompts], decoding, True, on_text)
+        groups = [(prefix, [branch]) for prefix, branch in prompts]
+        if self.encoder.template.shares_context and prompts:
+            groups = [(prompts[0][0], [branch for _, branch in prompts])]
+        return self.continue_groups(groups, decoding, True, on_text)
 
-    def continue_tokens(self, prefix: Sequence[int], branches: Sequence[Sequence[int]], decoding: Decoding,
-                        trim: bool = False, on_text: Callable[[int, str], None] = lambda index, text: None
-                        ) -> list[str]:
-        """The continuations of token ids that start with the same prefix; `trim` drops whitespace at the beginning."""
-        from jittor_lora.model.generate import generate  # brings Jittor
-        texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim) for _ in branches]
-        generate(self.model, prefix, branches, decoding.max_new_tokens, decoding.sampling,
-                 finished=lambda index, _: texts[index].done,
-                 on_token=lambda index, token: on_text(index, texts[index].add(token)))
-        for index, text in enumerate(texts):
-            on_text(index, text.finish())
+    def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
+                        on_text: Callable[[int, str], None] = lambda index, text: None,
+                        on_end: Callable[[int], None] = lambda index: None, rows: int | None = None) -> list[str]:
+        """The continuations of prompts in token ids.
+
+        Args:
+            groups: (prefix, branches) each: what prompts start with, and how each of them goes on. Prompts are numbered
+                through all groups.
+            trim: leave out whitespace at the beginning of each continuation.
+            on_text: called with the pieces of a continuation as they become certain.
+            on_end: called when a continuation is whole.
+            rows: most prompts that are continued at a time; 64 if None.
+
+        Raises:
+            UserError: a prompt is empty or too long for the model.
+        """
+        from jittor_lora.model.generate import ROWS, generate_groups  # brings Jittor
+        texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
+                 for _, branches in groups for _ in branches]
+
+        def end(index: int) -> None:
+            on_text(index, texts[index].finish())
+            on_end(index)
+
+        generate_groups(self.model, groups, decoding.max_new_tokens, decoding.sampling,
+                        finished=lambda index, _: texts[index].done,
+                        on_token=lambda index, token: on_text(index, texts[index].add(token)),
+                        on_end=end, rows=rows or ROWS)
         return [text.text for text in texts]
 
 

@@ -28,7 +28,7 @@ def generate(
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
 ) -> list[list[int]]:
-    """`generate_groups` for one group."""
+    """`generate_groups` for one group: the new tokens of each of its branches."""
     return generate_groups(model, [(prefix, branches)], max_new_tokens, sampling, finished, on_token)
 
 
@@ -39,6 +39,7 @@ def generate_groups(
     sampling: Sampling = GREEDY,
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
+    on_end: Callable[[int], None] = lambda branch: None,
     rows: int = ROWS,
 ) -> list[list[int]]:
     """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
@@ -52,6 +53,7 @@ def generate_groups(
         max_new_tokens: most tokens to add to each. Fewer are added where the model has no position for more.
         finished: is branch number `branch` done after these new tokens? Then it takes no further step.
         on_token: called with each new token as it is chosen.
+        on_end: called when a branch takes no further step.
         rows: most branches that advance at a time.
 
     Returns: the new tokens of each branch, including the one it finished with.
@@ -77,11 +79,15 @@ def generate_groups(
             advancing, tokens = advancing + len(part.branches), tokens + part.tokens
         results = iter((reader.likeliest if greedy else reader.logits)(turns))
         for part in live:
-            for branch in part.live:
+            read, part.live = part.live, []
+            for branch in read:
                 token = int(next(results)) if greedy else branch.choose(next(results), part.prefix)
                 branch.new.append(token)
                 on_token(branch.index, token)
-            part.live = [b for b in part.live if len(b.new) < b.limit and not finished(b.index, b.new)]
+                if len(branch.new) < branch.limit and not finished(branch.index, branch.new):
+                    part.live.append(branch)
+                else:
+                    on_end(branch.index)
         live = [part for part in live if part.live]
     return [branch.new for branch in everything]
 

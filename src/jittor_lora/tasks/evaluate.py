@@ -27,7 +27,7 @@ from jittor_lora.loading import load
 from jittor_lora.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
-BATCH_SIZE = 16
+BATCH_SIZE = 64
 LINE_SECONDS = 30.0  # between lines of progress where the screen is not a terminal
 
 
@@ -68,19 +68,15 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     """Greedy answers to the end of the line, by question id.
 
     Args:
-        batch_size: most questions of one context that are answered at a time.
+        batch_size: most questions that are answered at a time.
         progress: name under which progress is shown on standard error; none without it.
     """
     decoding = Decoding(questions.max_new_tokens, stop="\n")
-    total, answers = sum(len(group.branches) for group in questions.groups), {}
-    with counting(total, progress) as answered:
-        for group in questions.groups:
-            for start in range(0, len(group.branches), batch_size):
-                branches = group.branches[start : start + batch_size]
-                texts = generator.continue_tokens(group.prefix, [b.prompt for b in branches], decoding, trim=True)
-                answers.update((branch.id, text.strip()) for branch, text in zip(branches, texts))
-                answered(len(branches))
-    return answers
+    ids = [branch.id for group in questions.groups for branch in group.branches]
+    groups = [(group.prefix, [branch.prompt for branch in group.branches]) for group in questions.groups]
+    with counting(len(ids), progress) as answered:
+        texts = generator.continue_groups(groups, decoding, trim=True, on_end=lambda _: answered(1), rows=batch_size)
+    return {name: text.strip() for name, text in zip(ids, texts)}
 
 
 @contextmanager

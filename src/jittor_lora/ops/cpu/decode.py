@@ -16,8 +16,8 @@ ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu", "relu")  # in the order of the k
 
 
 class LinearWeights(NamedTuple):
-    """One linear layer: its packed weight (see `pack`), bias (out,), and A (r, in) with B (out, r), times the scaling, of
-    the update beside it."""
+    """One linear layer: its packed weight (see `pack`), bias (out,), and the update beside it, A (r, in) with B (out, r)
+    times the scaling."""
 
     packed: Any
     outputs: int

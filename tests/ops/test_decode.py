@@ -1,0 +1,188 @@
+"""The kernel that reads a whole network: against the operators, row by row, whatever its company and its threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tiny
+from jittor_lora import ops, runtime
+from jittor_lora.errors import UserError
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.inject import inject
+from jittor_lora.model.decoder import Decoder
+from jittor_lora.model.load import build_model
+from jittor_lora.model.reading import PortableReader, Turn
+from jittor_lora.ops.backend import bf16_works
+
+pytestmark = pytest.mark.skipif(not ops.has_kernel("decoding"), reason="there are no CPU kernels on this machine")
+
+# Widths beside those of vectors and panels, an odd head, several panels of keys; and sizes like those of real models.
+ODD_HEADS = {**tiny.GPT2, "n_embd": 35, "n_head": 5, "n_inner": 67, "activation_function": "relu", "n_positions": 120}
+ALIGNED = {**tiny.LLAMA, "hidden_size": 64, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64,
+           "intermediate_size": 96, "vocab_size": 200, "max_position_embeddings": 120}
+VARIANTS = {**tiny.VARIANTS, "odd-heads": ODD_HEADS, "aligned": ALIGNED}
+
+
+def network(source: dict, precision: str = "fp32"):
+    return build_model(tiny.config(source), tiny.tensors(source), precision)
+
+
+def adapted(source: dict, precision: str = "fp32", r: int = 5, qv_only: bool = False):
+    """With an adapter on every linear layer, its values large enough to matter."""
+    model = network(source, precision)
+    adapter = inject(model, LoraConfig(r=r, alpha=8.0, target_modules="all-linear", qv_only=qv_only))
+    adapter.load(tiny.adapter_arrays({name: tuple(p.shape) for name, p in adapter.parameters().items()}))
+    return model, adapter
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    return tiny.tokens(count, seed).tolist()
+
+
+def read(reader, prefix: int, branches: list[int], steps: int = 2, seed: int = 0) -> list[np.ndarray]:
+    """Logits (branches, V) after the prompts of one group, and after each of `steps` more tokens of each branch."""
+    group = reader.open(prefix, [length + steps for length in branches])
+    found = [reader.logits([Turn(group, ids(prefix, seed), [(b, ids(n, seed + b)) for b, n in enumerate(branches)])])]
+    for step in range(steps):
+        found.append(reader.logits([Turn(group, (), [(b, ids(1, 50 + step + b)) for b in range(len(branches))])]))
+    return found
+
+
+def check_close(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> None:
+    for ours, theirs in zip(found, expected):
+        assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
+
+
+def operators(model, *shape, **more) -> list[np.ndarray]:
+    with ops.portable_operations():
+        return read(PortableReader(model), *shape, **more)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape", [(0, [1]), (7, [3, 1, 12]), (1, [2])])
+def test_logits_are_those_of_the_operators(variant, shape):
+    model = network(VARIANTS[variant])
+    check_close(read(Decoder(model), *shape), operators(model, *shape), 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(70, [33, 20]), (0, [100]), (64, [1, 32, 5])])
+@pytest.mark.parametrize("source", [ODD_HEADS, ALIGNED])
+def test_several_panels_of_keys(source, shape):
+    model = network(source)
+    check_close(read(Decoder(model), *shape), operators(model, *shape), 1e-5)
+
+
+def test_forty_branches_over_one_prefix():
+    model, shape = network(ALIGNED), (40, [1 + b % 7 for b in range(40)])
+    check_close(read(Decoder(model), *shape), operators(model, *shape), 1e-5)
+
+
+@pytest.mark.parametrize("r", [1, 5, 16, 33])
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "odd-heads"])
+def test_adapters_of_any_rank(variant, r):
+    model, adapter = adapted(VARIANTS[variant], r=r)
+    with_update = read(Decoder(model), 6, [3, 4])
+    check_close(with_update, operators(model, 6, [3, 4]), 1e-5)
+    adapter.enable(False)
+    base = read(Decoder(model), 6, [3, 4])
+    check_close(base, read(Decoder(network(VARIANTS[variant])), 6, [3, 4]), 0)
+    assert np.abs(with_update[0] - base[0]).max() > 0.1
+
+
+def test_keys_left_out_of_the_adapter():
+    model, _ = adapted(tiny.GPT2, qv_only=True)
+    check_close(read(Decoder(model), 6, [3]), operators(model, 6, [3]), 1e-5)
+
+
+def test_a_decoder_has_the_adapter_as_it_is():
+    """Also a merged one, one that is switched off while merged, and one that has been trained on."""
+    model, adapter = adapted(tiny.LLAMA)
+    apart, layers = read(Decoder(model), 6, [3]), adapter.layers.values()
+    for layer in layers:
+        layer.merge()
+    check_close(read(Decoder(model), 6, [3]), apart, 1e-5)
+    adapter.enable(False)
+    check_close(read(Decoder(model), 6, [3]), read(Decoder(network(tiny.LLAMA)), 6, [3]), 0)
+    adapter.enable(True)
+    for layer in layers:
+        layer.unmerge()
+    check_close(read(Decoder(model), 6, [3]), apart, 0)
+    adapter.load({name: p.numpy() * 0.5 for name, p in adapter.parameters().items()})
+    check_close(read(Decoder(model), 6, [3]), operators(model, 6, [3]), 1e-5)
+
+
+@pytest.mark.skipif(not bf16_works(), reason="no fast bf16 products on this machine")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bf16(variant):
+    exact = operators(network(VARIANTS[variant]), 9, [4, 2])
+    found = read(Decoder(network(VARIANTS[variant], "bf16")), 9, [4, 2])
+    check_close(found, exact, 4e-2)
+    assert any(np.abs(ours - theirs).max() > 1e-4 for ours, theirs in zip(found, exact))
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(
+    not bf16_works(), reason="no fast bf16 products on this machine"))])
+@pytest.mark.parametrize("source", [ODD_HEADS, ALIGNED])
+def test_company_does_not_change_a_bit(source, precision):
+    """Alone, with other branches, with other groups, and while those join: the same logits."""
+    model, _ = adapted(source, precision)
+    decoder, prefix, prompt, steps = Decoder(model), ids(40, 1), ids(9, 2), [ids(1, 90 + i) for i in range(3)]
+    group = decoder.open(40, [12])
+    alone = [decoder.logits([Turn(group, prefix, [(0, prompt)])])]
+    alone += [decoder.logits([Turn(group, (), [(0, step)])]) for step in steps]
+
+    group, other = decoder.open(40, [20] * 30), decoder.open(3, [9] * 5)
+    crowd = [(b, ids(1 + b % 8, b)) for b in range(30) if b != 17]
+    late = [(b, ids(2, b)) for b in range(5)]
+    turns = [[Turn(group, prefix, [*crowd[:17], (17, prompt), *crowd[17:]])],
+             [Turn(group, (), [(2, ids(1, 3)), (17, steps[0]), (20, ids(1, 4))])],
+             [Turn(other, ids(3, 5), late), Turn(group, (), [(17, steps[1])])],
+             [Turn(other, (), [(4, ids(1))]), Turn(group, (), [(b, ids(1, b)) for b in range(17)] + [(17, steps[2])])]]
+    rows = [17, 1, 5, 18]
+    for expected, turn, row in zip(alone, turns, rows):
+        np.testing.assert_array_equal(decoder.logits(turn)[row], expected[0])
+
+
+@pytest.mark.parametrize("source", [tiny.GPT2, ALIGNED])
+def test_the_number_of_threads_does_not_change_a_bit(source):
+    model, _ = adapted(source)
+    before = runtime.threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            runtime.set_threads(threads)
+            found.append(np.concatenate(read(Decoder(model), 20, [5, 1, 14])))
+    finally:
+        runtime.set_threads(before)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("source", [tiny.GPT2, ALIGNED])
+def test_the_likeliest_is_the_first_with_the_largest_logit(source):
+    tensors = tiny.tensors(source)
+    name = next(n for n in tensors if "wte" in n or "embed_tokens" in n)
+    tensors[name][1::2] = tensors[name][::2][: len(tensors[name][1::2])]  # every logit twice
+    decoder = Decoder(build_model(tiny.config(source), tensors))
+    branches = [(b, ids(3, b)) for b in range(20)]
+    turns = [[Turn(decoder.open(5, [3] * 20), ids(5), branches)] for _ in range(2)]
+    expected = decoder.logits(turns[0]).argmax(1)
+    assert (expected % 2 == 0).all() and len(set(expected)) > 1
+    np.testing.assert_array_equal(decoder.likeliest(turns[1]), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("ask", ["likeliest", "logits"])
+def test_numbers_that_are_not_finite(value, ask):
+    tensors = tiny.tensors(tiny.GPT2)
+    tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
+    decoder = Decoder(build_model(tiny.config(tiny.GPT2), tensors))
+    with pytest.raises(UserError, match="not finite"):
+        getattr(decoder, ask)([Turn(decoder.open(0, [4]), (), [(0, ids(4))])])
+
+
+def test_no_more_rows_than_there_is_room_for():
+    decoder = Decoder(network(tiny.GPT2))
+    with pytest.raises(ValueError, match="room"):
+        decoder.logits([Turn(decoder.open(0, [1]), (), [(0, ids(40))])])
