@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Callable
 
 import numpy as np
@@ -27,10 +28,12 @@ class Matrix:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision}")
         self._read, self.precision = read, precision
         self._forms: dict[str, jt.Var] = {}
+        self._table: np.ndarray | None = None
         array = read()
         self.shape = array.shape
         if precision == "fp32":
             self._forms["float32"] = frozen(array)
+            _release(array)
 
     @classmethod
     def of(cls, array: np.ndarray, precision: str = "fp32") -> Matrix:
@@ -49,7 +52,9 @@ class Matrix:
         """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
         if self.precision == "fp32":
             return self._forms["float32"][jt.array(ids)].stop_grad()
-        return frozen(self._read()[ids])
+        if self._table is None:
+            self._table = self._read()
+        return frozen(self._table[ids])
 
     def packed(self, transposed: bool):
         """A bf16 matrix for x · Wᵀ (`transposed`) or for dy · W, as bytes; kept."""
@@ -65,10 +70,23 @@ class Matrix:
 
     def _form(self, name: str, make: Callable[[np.ndarray], jt.Var]):
         if name not in self._forms:
-            self._forms[name] = make(np.ascontiguousarray(self._read(), np.float32)).stop_grad()
+            array = self._read()
+            self._forms[name] = make(np.ascontiguousarray(array, np.float32)).stop_grad()
+            _release(array)
         return self._forms[name]
 
 
 def frozen(array: np.ndarray):
     """A float32 Jittor array that gets no gradient."""
     return jt.array(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+
+
+def _release(array: np.ndarray) -> None:
+    """Give back the memory of a mapped file that reading `array` filled; what is read again comes from the file."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
