@@ -22,14 +22,29 @@ struct Group {
     int s0, s1, k0, k1;
 };
 
-struct Block {
-    int first, end;  // query rows
+// Consecutive query rows [first, end) of one segment.
+struct Piece {
+    int first, end;
     const Segment* segment;
 
-    int prefix() const { return segment->p1 - segment->p0; }
     // Own keys that the row sees.
     int own(int row) const { return segment->k1 - segment->k0 - (segment->q1 - 1 - row); }
-    int keys() const { return prefix() + own(end - 1); }
+    int keys() const { return own(end - 1); }
+};
+
+// Query rows of pieces that see the same prefix: short branches share the product with it. A row's weights are those of
+// the prefix, then those of its own keys.
+struct Block {
+    int first, end, p0, p1;
+    std::vector<Piece> pieces;
+
+    int rows() const { return end - first; }
+    int prefix() const { return p1 - p0; }
+    int stride() const {
+        int own = 0;
+        for (const Piece& piece : pieces) own = std::max(own, piece.keys());
+        return round_up(prefix() + own, W) + W;
+    }
 };
 
 // Rows of heads: element (row, head, i) at data[row · stride + head · d + i].
@@ -43,9 +58,18 @@ struct Heads {
 
 static std::vector<Block> blocks(const Segment* segments, int from, int to) {
     std::vector<Block> made;
-    for (int s = from; s < to; s++)
-        for (int q = segments[s].q0; q < segments[s].q1; q += BLOCK)
-            made.push_back({q, std::min(q + BLOCK, segments[s].q1), segments + s});
+    for (int i = from; i < to; i++) {
+        const Segment& s = segments[i];
+        for (int q = s.q0; q < s.q1;) {
+            bool fits = !made.empty() && s.p1 > s.p0 && made.back().p0 == s.p0 && made.back().p1 == s.p1 &&
+                        made.back().end == q && made.back().rows() < BLOCK;
+            if (!fits) made.push_back({q, q, s.p0, s.p1, {}});
+            Block& b = made.back();
+            int end = std::min(b.first + BLOCK, s.q1);
+            b.pieces.push_back({q, end, &s});
+            q = b.end = end;
+        }
+    }
     return made;
 }
 
@@ -55,26 +79,35 @@ static inline void multiply(char ta, char tb, int m, int n, int k, float alpha, 
     if (m > 0 && n > 0 && k > 0) dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// out (rows, keys) = alpha · x (rows, d) · mᵀ over the keys that the block sees: prefix, then its own.
-static void against_keys(const Block& b, float alpha, const float* x, int ldx, Heads<const float> m, int head, int d,
-                         float* out, int stride) {
-    int rows = b.end - b.first, prefix = b.prefix();
-    multiply('N', 'T', rows, prefix, d, alpha, x, ldx, m.at(b.segment->p0, head, d), m.stride, 0, out, stride);
-    multiply('N', 'T', rows, b.own(b.end - 1), d, alpha, x, ldx, m.at(b.segment->k0, head, d), m.stride, 0, out + prefix, stride);
+// out (rows, keys) = alpha · x (rows, d) · mᵀ over the keys that the rows see.
+static void against_keys(const Block& b, float alpha, const float* x, Heads<const float> m, int head, int d, float* out,
+                         int stride) {
+    multiply('N', 'T', b.rows(), b.prefix(), d, alpha, x, d, m.at(b.p0, head, d), m.stride, 0, out, stride);
+    for (const Piece& p : b.pieces) {
+        int at = p.first - b.first;
+        multiply('N', 'T', p.end - p.first, p.keys(), d, alpha, x + size_t(at) * d, d, m.at(p.segment->k0, head, d), m.stride,
+                 0, out + size_t(at) * stride + b.prefix(), stride);
+    }
 }
 
 // out (rows, d) = x (rows, keys) · m
-static void over_keys(const Block& b, const float* x, int stride, Heads<const float> m, int head, int d, float* out, int ldo) {
-    int rows = b.end - b.first, prefix = b.prefix();
-    multiply('N', 'N', rows, d, prefix, 1, x, stride, m.at(b.segment->p0, head, d), m.stride, 0, out, ldo);
-    multiply('N', 'N', rows, d, b.own(b.end - 1), 1, x + prefix, stride, m.at(b.segment->k0, head, d), m.stride, prefix ? 1.f : 0.f, out, ldo);
+static void over_keys(const Block& b, const float* x, int stride, Heads<const float> m, int head, int d, float* out) {
+    multiply('N', 'N', b.rows(), d, b.prefix(), 1, x, stride, m.at(b.p0, head, d), m.stride, 0, out, d);
+    for (const Piece& p : b.pieces) {
+        int at = p.first - b.first;
+        multiply('N', 'N', p.end - p.first, d, p.keys(), 1, x + size_t(at) * stride + b.prefix(), stride,
+                 m.at(p.segment->k0, head, d), m.stride, b.prefix() ? 1.f : 0.f, out + size_t(at) * d, d);
+    }
 }
 
-// m += xᵀ (keys, rows) · y (rows, d); row 0 of m is key row `first`
-static void onto_keys(const Block& b, const float* x, int stride, const float* y, int ldy, float* m, int ldm, int first, int d) {
-    int rows = b.end - b.first, prefix = b.prefix();
-    multiply('T', 'N', prefix, d, rows, 1, x, stride, y, ldy, 1, m + size_t(b.segment->p0 - first) * ldm, ldm);
-    multiply('T', 'N', b.own(b.end - 1), d, rows, 1, x + prefix, stride, y, ldy, 1, m + size_t(b.segment->k0 - first) * ldm, ldm);
+// m (keys, d) += xᵀ (keys, rows) · y (rows, d); row 0 of m is key row `first`
+static void onto_keys(const Block& b, const float* x, int stride, const float* y, float* m, int first, int d) {
+    multiply('T', 'N', b.prefix(), d, b.rows(), 1, x, stride, y, d, 1, m + size_t(b.p0 - first) * d, d);
+    for (const Piece& p : b.pieces) {
+        int at = p.first - b.first;
+        multiply('T', 'N', p.keys(), d, p.end - p.first, 1, x + size_t(at) * stride + b.prefix(), stride, y + size_t(at) * d, d,
+                 1, m + size_t(p.segment->k0 - first) * d, d);
+    }
 }
 
 // Rows of one head of a block, one after the other.
@@ -83,8 +116,6 @@ static const float* gathered(Buffer& memory, Heads<const float> x, const int* ro
     for (int r = b.first; r < b.end; r++) memcpy(to + size_t(r - b.first) * d, x.at(rows ? rows[r] : r, head, d), d * sizeof(float));
     return to;
 }
-
-static int row_stride(const Block& b) { return round_up(b.keys(), W) + W; }
 
 }  // namespace jl
 
@@ -103,29 +134,30 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
         static thread_local Buffer for_weights, for_queries, for_output;
         // The longest rows tend to stand at the end: they go first.
         const Block& b = all[all.size() - 1 - task / heads];
-        int head = task % heads, kv_head = head / (heads / kv_heads), stride = row_stride(b), rows = b.end - b.first;
+        int head = task % heads, kv_head = head / (heads / kv_heads), stride = b.stride(), rows = b.rows();
         float* weights = for_weights.get<float>(size_t(rows) * stride);
         float* o = for_output.get<float>(size_t(rows) * d);
-        against_keys(b, scale, gathered(for_queries, queries, query_rows, b, head, d), d, keys, kv_head, d, weights, stride);
+        against_keys(b, scale, gathered(for_queries, queries, query_rows, b, head, d), keys, kv_head, d, weights, stride);
         float norm[BLOCK];
-        for (int r = 0; r < rows; r++) {
-            float* w = weights + size_t(r) * stride;
-            int seen = b.prefix() + b.own(b.first + r), whole = round_up(seen, W);
-            for (int i = seen; i < whole; i++) w[i] = -INFINITY;
-            vec top = splat(-INFINITY), total{};
-            for (int i = 0; i < whole; i += W) top = max(top, load(w + i));
-            float highest = maximum(top);
-            for (int i = 0; i < whole; i += W) {
-                vec e = exp(load(w + i) - highest);
-                store(w + i, e);
-                total += e;
+        for (const Piece& p : b.pieces)
+            for (int row = p.first; row < p.end; row++) {
+                int r = row - b.first, seen = b.prefix() + p.own(row), whole = round_up(seen, W);
+                float* w = weights + size_t(r) * stride;
+                for (int i = seen; i < whole; i++) w[i] = -INFINITY;
+                vec top = splat(-INFINITY), total{};
+                for (int i = 0; i < whole; i += W) top = max(top, load(w + i));
+                float highest = maximum(top);
+                for (int i = 0; i < whole; i += W) {
+                    vec e = exp(load(w + i) - highest);
+                    store(w + i, e);
+                    total += e;
+                }
+                for (int i = whole; i < b.prefix() + p.keys(); i++) w[i] = 0;
+                float sums = sum(total);
+                norm[r] = 1.f / sums;
+                lse[size_t(row) * heads + head] = highest + std::log(sums);
             }
-            for (int i = whole; i < b.keys(); i++) w[i] = 0;
-            float sums = sum(total);
-            norm[r] = 1.f / sums;
-            lse[size_t(b.first + r) * heads + head] = highest + std::log(sums);
-        }
-        over_keys(b, weights, stride, values, kv_head, d, o, d);
+        over_keys(b, weights, stride, values, kv_head, d, o);
         for (int r = 0; r < rows; r++) {
             float* to = out + (size_t(b.first + r) * heads + head) * d;
             each(d, [&](int64_t i, int n) { put(to + i, get(o + size_t(r) * d + i, n) * norm[r], n); });
@@ -160,34 +192,35 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
         memset(sums_k, 0, size_t(count) * d * sizeof(float));
         memset(sums_v, 0, size_t(count) * d * sizeof(float));
         for (const Block& b : per_group[g]) {
-            int stride = row_stride(b), rows = b.end - b.first;
+            int stride = b.stride(), rows = b.rows();
             float* weights = for_weights.get<float>(size_t(rows) * stride);
             float* slopes = for_slopes.get<float>(size_t(rows) * stride);
             const float* x = gathered(for_queries, queries, query_rows, b, head, d);
             const float* dy = gathered(for_upstream, {dout, heads * d}, nullptr, b, head, d);
-            against_keys(b, scale, x, d, keys, kv_head, d, weights, stride);
-            against_keys(b, 1, dy, d, values, kv_head, d, slopes, stride);
-            for (int r = 0; r < rows; r++) {
-                float *w = weights + size_t(r) * stride, *s = slopes + size_t(r) * stride;
-                int seen = b.prefix() + b.own(b.first + r), whole = round_up(seen, W);
-                size_t at = size_t(b.first + r) * heads + head;
-                vec product{};
-                each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
-                float delta = sum(product), l = lse[at];
-                for (int i = seen; i < whole; i++) w[i] = -INFINITY, s[i] = 0;
-                for (int i = 0; i < whole; i += W) {
-                    vec e = exp(load(w + i) - l);
-                    store(w + i, e);
-                    store(s + i, e * (load(s + i) - delta) * scale);
+            against_keys(b, scale, x, keys, kv_head, d, weights, stride);
+            against_keys(b, 1, dy, values, kv_head, d, slopes, stride);
+            for (const Piece& p : b.pieces)
+                for (int row = p.first; row < p.end; row++) {
+                    int r = row - b.first, seen = b.prefix() + p.own(row), whole = round_up(seen, W);
+                    float *w = weights + size_t(r) * stride, *s = slopes + size_t(r) * stride;
+                    size_t at = size_t(row) * heads + head;
+                    vec product{};
+                    each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
+                    float delta = sum(product), l = lse[at];
+                    for (int i = seen; i < whole; i++) w[i] = -INFINITY, s[i] = 0;
+                    for (int i = 0; i < whole; i += W) {
+                        vec e = exp(load(w + i) - l);
+                        store(w + i, e);
+                        store(s + i, e * (load(s + i) - delta) * scale);
+                    }
+                    for (int i = whole; i < b.prefix() + p.keys(); i++) w[i] = s[i] = 0;
                 }
-                for (int i = whole; i < b.keys(); i++) w[i] = s[i] = 0;
-            }
             float* dx = for_dq.get<float>(size_t(rows) * d);
-            over_keys(b, slopes, stride, keys, kv_head, d, dx, d);
+            over_keys(b, slopes, stride, keys, kv_head, d, dx);
             for (int r = 0; r < rows; r++)
                 memcpy(dq + size_t(query_rows ? query_rows[b.first + r] : b.first + r) * q_stride + size_t(head) * d, dx + size_t(r) * d, d * sizeof(float));
-            onto_keys(b, slopes, stride, x, d, sums_k, d, first, d);
-            onto_keys(b, weights, stride, dy, d, sums_v, d, first, d);
+            onto_keys(b, slopes, stride, x, sums_k, first, d);
+            onto_keys(b, weights, stride, dy, sums_v, first, d);
         }
         for (int r = 0; r < count; r++) {
             memcpy(to_k.at(first + r, head, d), sums_k + size_t(r) * d, d * sizeof(float));
