@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from jittor_lora.ops.cpu.library import library
 from jittor_lora.runtime import jt
 
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu", "relu")  # in the order of the kernels' `Activation`
+ROWS = 512  # read at a time: the states of many more do not stay in the cache
 
 
 class LinearWeights(NamedTuple):
@@ -137,6 +139,7 @@ class Network:
         self.sizes, self.vocabulary, self.layers = sizes, head.outputs, len(layers)
         self._panel, self._vector = _library().jl_decode_panel(), _library().jl_decode_vector()
         self._kept: list[Any] = []  # what the structures point to
+        self._space, self._room, self._free = None, 0, lambda: None
         width, attended = sizes.width, sizes.heads * sizes.head_dim
         made = [_Layer(self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._linear(width, layer.qkv),
                        self._linear(attended, [layer.out]), self._linear(width, layer.up),
@@ -180,6 +183,14 @@ class Network:
         full = [r for r in readings if r.own.used + r.rows > r.own.capacity]
         if full or any(reading.rows < 1 for reading in readings):
             raise ValueError("a reading without rows, or without room for them")
+        row = wanted = 0
+        for part in _parts(readings):
+            end, found = row + sum(r.rows for r in part), slice(wanted, wanted + sum(r.wanted for r in part))
+            self._call(embedded[row:end], positions[row:end], part, None if logits is None else logits[found],
+                       None if tokens is None else tokens[found])
+            row, wanted = end, found.stop
+
+    def _call(self, embedded, positions, readings, logits, tokens) -> None:
         made, first = (_Segment * len(readings))(), 0
         for segment, reading in zip(made, readings):
             segment.own, segment.first, segment.count = reading.own._structure(), first, reading.rows
@@ -187,11 +198,22 @@ class Network:
             reading.own.used += reading.rows
             if reading.prefix is not None:
                 segment.prefix = reading.prefix._structure()
-        finite = _library().jl_decode(ctypes.byref(self._network), rows, _at(embedded), _at(positions), len(made), made,
-                                      _at(logits), _at(tokens))
+        finite = _library().jl_decode(ctypes.byref(self._network), self._workspace(first), first, _at(embedded),
+                                      _at(positions), len(made), made, _at(logits), _at(tokens))
         if not finite:
             raise UserError("The model gives numbers that are not finite: weights of the base or of the adapter are "
                             "damaged. Fetch or train them again.")
+
+    def _workspace(self, rows: int) -> int:
+        """The address of room for the states of so many rows; it is kept, and grows."""
+        if rows > self._room:
+            made = _library().jl_decode_workspace(ctypes.byref(self._network), rows)
+            if not made:
+                raise MemoryError(f"no memory for the states of {rows} rows")
+            self._free()
+            self._free = weakref.finalize(self, _library().jl_decode_free, made)
+            self._space, self._room = made, rows
+        return self._space
 
     def _keep(self, array: np.ndarray) -> int:
         array = np.ascontiguousarray(array, np.float32)
@@ -231,11 +253,28 @@ class Network:
         return self._keep(padded.reshape(-1, unit, matrix.shape[1]).transpose(0, 2, 1))
 
 
+def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
+    """The readings in parts of at most ROWS rows, one that is longer cut into several."""
+    part, room = [], ROWS
+    for reading in readings:
+        left = reading.rows
+        while left:
+            rows = min(left, room)
+            left, room = left - rows, room - rows
+            part.append(reading._replace(rows=rows, wanted=reading.wanted and not left))
+            if not room:
+                yield part
+                part, room = [], ROWS
+    if part:
+        yield part
+
+
 def _library() -> ctypes.CDLL:
     found = library()
     found.jl_decode_packed_size.restype = c_int64
     found.jl_decode_pack.argtypes = [c_void_p, c_int, c_int, c_int, c_void_p]
-    found.jl_decode.argtypes = [c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p]
+    found.jl_decode_workspace.restype, found.jl_decode_free.argtypes = c_void_p, [c_void_p]
+    found.jl_decode.argtypes = [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p]
     return found
 
 

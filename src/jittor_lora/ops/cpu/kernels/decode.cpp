@@ -120,16 +120,44 @@ struct Keys {
     }
 };
 
+// The states of up to `rows` rows, kept from call to call.
+struct Workspace {
+    Rows x, last, h, qkv, attended, inner, projected;
+
+    Workspace(const Network& net, int rows)
+        : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
+          attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
+          projected(rows, most_ranks(net)) {}
+
+    static bool halves(const Network& net) { return net.bf16 && PAIRS; }
+
+    static int qkv_width(const Network& net) {
+        int width = 0;
+        const Linear& qkv = net.layers[0].qkv;
+        for (int m = 0; m < qkv.count; m++) width += padded(qkv.matrices[m].outputs, PANEL);
+        return width;
+    }
+
+    static int most_ranks(const Network& net) {
+        int most = 0;
+        for (int l = 0; l < net.layer_count; l++) {
+            const Layer& layer = net.layers[l];
+            for (const Linear* linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
+                most = std::max(most, linear->ranks);
+        }
+        return most;
+    }
+};
+
 class Run {
   public:
-    Run(const Network& net, int rows, const float* embedded, const int32_t* positions, int segments,
-        const Segment* segment, float* logits, int32_t* likeliest)
+    Run(const Network& net, const Workspace& space, int rows, const float* embedded, const int32_t* positions,
+        int segments, const Segment* segment, float* logits, int32_t* likeliest)
         : net_(net), rows_(rows), embedded_(embedded), positions_(positions), segments_(segment),
           logits_(logits), likeliest_(likeliest), threads_(omp_get_max_threads()),
           schedule_(net.layer_count * 10 + 4, threads_),
-          x_(rows, net.width), h_(rows, net.width, halves()), qkv_(rows, qkv_width()),
-          attended_(rows, net.heads * net.head_dim, halves()), inner_(rows, net.inner, halves()),
-          projected_(rows, most_ranks()), x_last_(wanted_of(segments, segment), net.width) {
+          x_(space.x), x_last_(space.last), h_(space.h), qkv_(space.qkv), attended_(space.attended),
+          inner_(space.inner), projected_(space.projected) {
         share_ = net.heads / net.kv_heads;
         bool fused = net.layers[0].qkv.count == 1;
         int wide_q = padded(net.heads * net.head_dim, PANEL), wide_k = padded(net.kv_heads * net.head_dim, PANEL);
@@ -176,31 +204,6 @@ class Run {
         }
     };
 
-    static int wanted_of(int segments, const Segment* segment) {
-        int count = 0;
-        for (int s = 0; s < segments; s++) count += segment[s].wanted;
-        return count;
-    }
-
-    bool halves() const { return net_.bf16 && PAIRS; }
-
-    int qkv_width() const {
-        int width = 0;
-        const Linear& qkv = net_.layers[0].qkv;
-        for (int m = 0; m < qkv.count; m++) width += padded(qkv.matrices[m].outputs, PANEL);
-        return width;
-    }
-
-    int most_ranks() const {
-        int most = net_.head.ranks;
-        for (int l = 0; l < net_.layer_count; l++) {
-            const Layer& layer = net_.layers[l];
-            for (const Linear* linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
-                most = std::max(most, linear->ranks);
-        }
-        return most;
-    }
-
     // Cuts the queries, those next to each other with the same prefix together, into tasks.
     std::vector<Task> tasks_of(const std::vector<Query>& queries) const {
         std::vector<Task> tasks;
@@ -244,7 +247,7 @@ class Run {
             schedule_.share(phase, tasks.size(), 4, [&](int t0, int t1) {
                 for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], scores);
             });
-            if (layer.out.ranks || halves())
+            if (layer.out.ranks || attended_.halves)
                 schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
                     for (int r = r0; r < r1; r++) attended_.halve(r, 0, attended_.ld - W);
                     project(layer.out, attended_, r0, r1);
@@ -515,7 +518,7 @@ class Run {
     std::vector<Task> tasks_, last_tasks_;
     std::vector<Best> best_;  // of each thread and wanted row
     std::atomic<bool> finite_{true};
-    Rows x_, h_, qkv_, attended_, inner_, projected_, x_last_;
+    const Rows &x_, &x_last_, &h_, &qkv_, &attended_, &inner_, &projected_;
 };
 
 template <class T>
@@ -564,10 +567,20 @@ EXPORT void jl_decode_pack(const float* weight, int outputs, int inputs, int bf1
         jl::decoding::pack(weight, outputs, inputs, (float*)to);
 }
 
+// Room for calls of up to `rows` rows; to be freed with jl_decode_free. Null if there is no memory.
+EXPORT jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows) try {
+    return new jl::decoding::Workspace(*net, rows);
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+EXPORT void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
+
 // Reads rows of tokens, of which `embedded` (rows, width) are the first states; their keys and values are added to the
 // segments' spans. Of the wanted segments, in their order, `logits` (wanted, vocabulary) and `likeliest` (wanted,) are
 // written if they are not null. Returns 0 if a logit is not finite, else 1.
-EXPORT int jl_decode(const jl::decoding::Network* net, int rows, const float* embedded, const int32_t* positions,
-                     int segments, const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {
-    return jl::decoding::Run(*net, rows, embedded, positions, segments, segment, logits, likeliest).go();
+EXPORT int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
+                     const float* embedded, const int32_t* positions, int segments,
+                     const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {
+    return jl::decoding::Run(*net, *space, rows, embedded, positions, segments, segment, logits, likeliest).go();
 }
