@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import tiny
+from jittor_lora import ops
 from jittor_lora.errors import UserError
-from jittor_lora.model.generate import generate
+from jittor_lora.model.generate import generate, generate_groups
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.sampling import Sampler, Sampling
@@ -29,9 +30,9 @@ def last_logits(model, tokens):
         return model.logits(hidden).numpy()[0]
 
 
-def without_cache(model, prompt, max_new_tokens, sampling):
+def without_cache(model, prompt, max_new_tokens, sampling, number=0):
     """The definition: the whole text is read again for each token."""
-    sampler, new = Sampler(sampling), []
+    sampler, new = Sampler(sampling, number), []
     while len(new) < max_new_tokens and len(prompt) + len(new) <= model.config.max_positions:
         new.append(sampler.choose(last_logits(model, prompt + new), prompt + new))
     return new
@@ -118,3 +119,52 @@ def test_the_network_is_as_before(model):
     before = last_logits(model, ids(6))
     generate(model, ids(3), [ids(2)], 5)
     np.testing.assert_array_equal(last_logits(model, ids(6)), before)
+
+
+GROUPS = [(ids(6, 1), [ids(5, 2), ids(1, 3), ids(9, 4)]), ([], [ids(7, 5)]), (ids(12, 6), [ids(2, 7)] * 5), ([4], [])]
+SAMPLED = Sampling(temperature=1.1, top_k=30, seed=7)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 64])
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED])
+def test_groups_are_as_if_alone(model, rows, sampling):
+    """Greedy and sampled, whichever branches advance together; each draws from a stream of its own."""
+    found = generate_groups(model, GROUPS, 10, sampling, rows=rows)
+    prompts = [prefix + branch for prefix, branches in GROUPS for branch in branches]
+    assert found == [without_cache(model, prompt, 10, sampling, number) for number, prompt in enumerate(prompts)]
+
+
+def test_the_portable_reader_gives_the_same(model):
+    with ops.portable_operations():
+        expected = generate_groups(model, GROUPS, 10, SAMPLED, rows=4)
+    assert generate_groups(model, GROUPS, 10, SAMPLED, rows=4) == expected
+
+
+def test_branches_end_and_others_take_their_place(model):
+    full = generate_groups(model, GROUPS, 9)
+    ends, ended, most, live = [2, 7, 4, 9, 1, 3, 5, 2, 8], [], [0], set()
+
+    def on_token(branch, token):
+        live.add(branch)
+        most[0] = max(most[0], len(live))
+
+    def on_end(branch):
+        live.remove(branch)
+        ended.append(branch)
+
+    found = generate_groups(model, GROUPS, 9, finished=lambda branch, new: len(new) == ends[branch], on_token=on_token,
+                            on_end=on_end, rows=5)
+    assert found == [tokens[:end] for tokens, end in zip(full, ends)]
+    assert sorted(ended) == list(range(9)) and ended != sorted(ended)
+    assert 3 < most[0] <= 5
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED])
+def test_damaged_weights(sampling):
+    tensors = tiny.tensors(tiny.GPT2)
+    tensors["transformer.h.0.mlp.c_fc.weight"][0, 0] = np.nan
+    damaged = build_model(tiny.config(tiny.GPT2), tensors)
+    with pytest.raises(UserError, match="not finite: weights of the base or of the adapter are damaged"):
+        generate(damaged, [1, 2], [[3]], 4, sampling)
+    with ops.portable_operations(), pytest.raises(UserError, match="not finite"):
+        generate(damaged, [1, 2], [[3]], 4, sampling)

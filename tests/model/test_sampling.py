@@ -75,6 +75,12 @@ def test_the_seed_decides():
     assert drawn(0) != drawn(1)
 
 
+def test_every_text_has_a_stream_of_its_own():
+    logits = np.zeros(1000, np.float32)
+    first = [Sampler(Sampling(1.0, seed=3), number).choose(logits, ()) for number in range(9)]
+    assert len(set(first)) > 6
+
+
 def test_repetition_penalty_divides_the_positive_and_multiplies_the_rest():
     logits = np.array([4.0, 3.9, -1.0, -1.5, 0.0], np.float32)
     before = logits.copy()

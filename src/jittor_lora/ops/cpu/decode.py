@@ -18,8 +18,8 @@ ROWS = 512  # read at a time: the states of many more do not stay in the cache
 
 
 class LinearWeights(NamedTuple):
-    """One linear layer: its packed weight (see `pack`), bias (out,), and the update beside it, A (r, in) with B (out, r)
-    times the scaling."""
+    """One linear layer: its weight from `pack`, bias (out,), and the update beside it: A (r, in), and B (out, r) times
+    the scaling."""
 
     packed: Any
     outputs: int
