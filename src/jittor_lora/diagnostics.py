@@ -132,14 +132,10 @@ def check_cores(available: int, total: int) -> Check:
 
 def check_cpu(model: str, flags: frozenset[str], x86: bool) -> Check:
     sets = [name for name in ("avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-    found = f"{model} ({', '.join(sets) or 'no AVX'}" + ("" if _bf16(flags) else "; no bf16") + ")"
+    found = f"{model} ({', '.join(sets) or 'no AVX'}" + ("" if machine.multiplies_bf16(flags) else "; no bf16") + ")"
     if x86 and "avx2" not in flags:
         return Check("processor", WARNING, f"{found}; without AVX2 everything is slow", "use a newer machine")
     return Check("processor", OK, found if x86 else model)
-
-
-def _bf16(flags: frozenset[str]) -> bool:
-    return bool(flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert"})
 
 
 def check_mpi(mpicc: str, ranks: str | None) -> Check:
@@ -242,11 +238,13 @@ def deep_checks(environ: Mapping[str, str]) -> list[Check]:
 
 TRY_IMPORT = """
 import time
+from jittor_lora.ops.backend import bf16_works, kernels_work
 from jittor_lora.runtime import jt, threads
+kernels = ("fused kernels, " + ("fp32 and bf16" if bf16_works() else "fp32")) if kernels_work() else "no fused kernels"
 x = jt.random((512, 512)); (x @ x).sync()
 start = time.time()
 for _ in range(10): (x @ x).sync()
-print(f"works; 512x512x512 product in {(time.time() - start) * 100:.1f} ms on {threads()} threads")
+print(f"works; 512x512x512 product in {(time.time() - start) * 100:.1f} ms on {threads()} threads; {kernels}")
 """
 
 

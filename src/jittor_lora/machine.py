@@ -43,6 +43,11 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(_cpuinfo_field("flags", cpuinfo).split())
 
 
+def multiplies_bf16(flags: frozenset[str]) -> bool:
+    """Does a processor with these instruction sets multiply bfloat16 numbers? Else they are slower than float32."""
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
 def _cpuinfo_field(name: str, cpuinfo: Path) -> str:
     try:
         text = cpuinfo.read_text(errors="replace")

@@ -47,7 +47,8 @@ def loss_and_gradients(source, precision="fp32", portable=False, recompute=False
     rows = np.array([29, 33, 34, 43, 44, 61, 86])
     with ops.portable_operations() if portable else nullcontext():
         hidden = model.hidden(tiny.tokens(layout.rows), positions, layout, rows)
-        loss = ops.token_cross_entropy(hidden, model.head(), tiny.tokens(len(rows), 9), np.full(len(rows), 0.2, np.float32))
+        weights = np.full(len(rows), 0.2, np.float32)
+        loss = ops.token_cross_entropy(hidden, model.head(), tiny.tokens(len(rows), 9), weights)
         gradients = gradients_of(loss, list(adapter.parameters().values()))
         return loss.item(), np.concatenate([g.numpy().ravel() for g in gradients])
 

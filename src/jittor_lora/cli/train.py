@@ -73,8 +73,8 @@ def _settings_of_run(output: str | None) -> str | None:
 
 
 def _refuse_changes(config: RunConfig, earlier: str | None) -> None:
-    """A run goes on bit for bit, so with the settings it began with; what does not matter for that may change: where and
-    how often it writes, and the number of threads."""
+    """A run goes on bit for bit, so with the settings it began with; what does not matter for that may change: where
+    and how often it writes, and the number of threads."""
     if earlier is None:
         return
     before = RunConfig.resolve(earlier)

@@ -24,8 +24,10 @@ class AttentionPlan:
 
     @cached_property
     def masks(self):
-        return [(group, jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None)
-                for group in self.layout.groups]
+        def mask(group):
+            return jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None
+
+        return [(group, mask(group)) for group in self.layout.groups]
 
     @cached_property
     def segments(self):

@@ -10,6 +10,7 @@ for, such as a frozen weight's, is never computed: Jittor runs only what is need
 from __future__ import annotations
 
 import math
+
 import numpy as np
 
 from jittor_lora.ops.plan import AttentionPlan

@@ -64,7 +64,8 @@ class _LayerNorm(jt.Function):
     def execute(self, x, weight, bias, eps):
         self.inputs = x, weight, eps
         return _kernel(x.shape, [x, weight, bias],
-                       'jl_layer_norm_forward(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, data["eps"]);', eps=eps)
+                       'jl_layer_norm_forward(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, data["eps"]);',
+                       eps=eps)
 
     def grad(self, upstream):
         x, weight, eps = self.inputs
@@ -166,8 +167,9 @@ class _LoraLinear(jt.Function):
         width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
         y, projected = _kernel([(rows, out), (rows, width) if width else (1,)],
                                [x, w, nothing if bias is None else bias, *pair],
-                               'jl_linear_forward(in0_p, (const void*)in1_p, data["narrow"], data["biased"] ? in2_p : 0, '
-                               'in3_p, in4_p, data["rank"], data["scaling"], data["p"], data["first"], data["second"], '
+                               'jl_linear_forward(in0_p, (const void*)in1_p, data["narrow"], '
+                               'data["biased"] ? in2_p : 0, in3_p, in4_p, data["rank"], data["scaling"], data["p"], '
+                               'data["first"], data["second"], '
                                'out0_p, out1_p, in0_shape0, in0_shape1, data["out"]);', **numbers)
         self.saved = x, weight, pair, projected, numbers, not x.is_stop_grad()
         return y
@@ -179,8 +181,8 @@ class _LoraLinear(jt.Function):
             w = weight.packed(False) if weight.precision == "bf16" else weight.var
         dx, da, db = _kernel([x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
                              [x, projected, upstream, w, *pair],
-                             'jl_linear_backward(in0_p, in1_p, in2_p, (const void*)in3_p, data["narrow"], in4_p, in5_p, '
-                             'data["rank"], data["scaling"], data["p"], data["first"], data["second"], '
+                             'jl_linear_backward(in0_p, in1_p, in2_p, (const void*)in3_p, data["narrow"], in4_p, '
+                             'in5_p, data["rank"], data["scaling"], data["p"], data["first"], data["second"], '
                              'data["wanted"] ? out0_p : 0, out1_p, out2_p, in0_shape0, in0_shape1, data["out"]);',
                              wanted=wanted, **numbers)
         adapted = numbers["rank"] > 0
@@ -204,8 +206,8 @@ class _Attention(jt.Function):
         numbers = {"heads": heads, "kv_heads": k.shape[1], "d": d}
         out, lse = _kernel([(rows, heads * d), (rows, heads)], [q, k, v, plan.segments],
                            'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
-                           'jl_attention_forward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in3_shape0, out0_p, out1_p, '
-                           'h, g, d);', **numbers)
+                           'jl_attention_forward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in3_shape0, out0_p, '
+                           'out1_p, h, g, d);', **numbers)
         self.saved = q, k, v, plan, out, lse, numbers
         return out
 
@@ -231,8 +233,8 @@ class _FusedAttention(jt.Function):
         self.rows = plan.segments if rows is None else rows
         out, lse = _kernel([(count, width), (count, heads)], [qkv, plan.segments, self.rows],
                            'int h = data["heads"], w = in0_shape1 / 3; '
-                           'jl_attention_forward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, data["chosen"] ? in2_p : 0, '
-                           'in1_p, in1_shape0, out0_p, out1_p, h, h, w / h);', **numbers)
+                           'jl_attention_forward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, '
+                           'data["chosen"] ? in2_p : 0, in1_p, in1_shape0, out0_p, out1_p, h, h, w / h);', **numbers)
         self.saved = qkv, plan, out, lse, numbers
         return out
 
@@ -242,9 +244,9 @@ class _FusedAttention(jt.Function):
         return _kernel(qkv.shape, [qkv, plan.segments, plan.groups, self.rows, out, lse, upstream],
                        'int h = data["heads"], w = in0_shape1 / 3; bool chosen = data["chosen"]; '
                        'if (chosen) memset(out0_p, 0, out0->size); '
-                       'jl_attention_backward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, chosen ? in3_p : 0, in1_p, '
-                       'in2_p, in2_shape0, in4_p, in5_p, in6_p, out0_p, out0_p + w, out0_p + 2 * w, in0_shape0, h, h, '
-                       'w / h);', **numbers), None, None, None
+                       'jl_attention_backward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, chosen ? in3_p : 0, '
+                       'in1_p, in2_p, in2_shape0, in4_p, in5_p, in6_p, out0_p, out0_p + w, out0_p + 2 * w, in0_shape0, '
+                       'h, h, w / h);', **numbers), None, None, None
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights):

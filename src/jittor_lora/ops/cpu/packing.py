@@ -10,13 +10,10 @@ from jittor_lora import machine
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.runtime import jt
 
-# Without one of these oneDNN computes bf16 products by way of float32, slower than in float32.
-INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
-
 
 def has_bf16() -> bool:
     """Does the processor multiply bfloat16 numbers?"""
-    return not machine.cpu_flags().isdisjoint(INSTRUCTIONS)
+    return machine.multiplies_bf16(machine.cpu_flags())
 
 
 def pack(weight: np.ndarray, transposed: bool):
