@@ -9,21 +9,26 @@
 
 namespace jl::decoding {
 
-// A phase of a token takes some ten microseconds, so threads wait for each other awake; but not for long, as on a busy
-// machine the other one may not be running.
-class Barrier {
+// Hands out the parts of each phase to whichever thread is free. A phase ends when its parts are done, not when every
+// thread has come by: on a busy machine one may not be running, and then it holds nobody up.
+class Schedule {
   public:
-    explicit Barrier(int threads) : threads_(threads) {}
+    Schedule(int phases, int threads) : phases_(phases), threads_(threads) {}
 
-    void wait() {
-        if (threads_ == 1) return;
-        int round = round_.load(std::memory_order_acquire);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
-            arrived_.store(0, std::memory_order_relaxed);
-            round_.store(round + 1, std::memory_order_release);
-            return;
+    // Calls work(first, end) until all of `parts` are taken, and waits until all are done. `phase` is the thread's own
+    // count of phases; `most` bounds the parts handed out at a time.
+    template <class Work>
+    void share(int& phase, int parts, int most, Work work) {
+        Phase& current = phases_[phase++];
+        const int step = threads_ == 1 ? most : std::max(1, std::min(most, parts / (3 * threads_)));
+        for (int first; (first = current.taken.fetch_add(step, std::memory_order_relaxed)) < parts;) {
+            int end = std::min(first + step, parts);
+            work(first, end);
+            current.done.fetch_add(end - first, std::memory_order_acq_rel);
         }
-        for (int turn = 0; round_.load(std::memory_order_acquire) == round; turn++)
+        // A phase of one token takes some ten microseconds, so threads wait for each other awake; but not for long, as
+        // the other one may need this processor.
+        for (int turn = 0; current.done.load(std::memory_order_acquire) < parts; turn++)
             if (turn < PATIENCE)
                 pause();
             else
@@ -31,7 +36,11 @@ class Barrier {
     }
 
   private:
-    static constexpr int PATIENCE = 2000;  // of some 15 nanoseconds each
+    static constexpr int PATIENCE = 1000;  // of some 15 nanoseconds each
+
+    struct alignas(64) Phase {
+        std::atomic<int> taken{0}, done{0};
+    };
 
     static void pause() {
 #if defined(__x86_64__)
@@ -39,34 +48,7 @@ class Barrier {
 #endif
     }
 
-    const int threads_;
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> round_{0};
-};
-
-// Hands out the parts of each phase to whichever thread is free.
-class Schedule {
-  public:
-    Schedule(int phases, int threads) : taken_(phases), barrier_(threads), threads_(threads) {}
-
-    // Calls work(first, end) until all of `parts` are done, and waits for the other threads. `phase` is the thread's own
-    // count of phases; `most` bounds the parts handed out at a time.
-    template <class Work>
-    void share(int& phase, int parts, int most, Work work) {
-        std::atomic<int>& taken = taken_[phase++].count;
-        int step = std::max(1, std::min(most, parts / (3 * threads_)));
-        if (threads_ == 1) step = std::max(1, most);
-        for (int first; (first = taken.fetch_add(step, std::memory_order_relaxed)) < parts;)
-            work(first, std::min(first + step, parts));
-        barrier_.wait();
-    }
-
-  private:
-    struct alignas(64) Count {
-        std::atomic<int> count{0};
-    };
-    std::vector<Count> taken_;
-    Barrier barrier_;
+    std::vector<Phase> phases_;
     const int threads_;
 };
 
