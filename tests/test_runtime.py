@@ -31,7 +31,7 @@ def executable(path, text="#!/bin/sh\n"):
 def test_switches_are_the_tested_ones():
     chosen = runtime.switches(plain_environ(nvcc_path=""))
     expected = {"nvcc_path": "", "use_mpi": "0", "log_silent": "1", "use_parallel_op_compiler": "0",
-                "cache_name": "jittor_lora", "FIX_TORCH_ERROR": "0", "use_sfrl_allocator": "0"}
+                "cache_name": "jittor_lora", "FIX_TORCH_ERROR": "0"}
     assert {name: chosen[name] for name in expected} == expected
 
 
@@ -48,11 +48,6 @@ def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "NVCC_PLACES", ("nvcc",))
     executable(tmp_path / "bin" / "nvcc")
     assert runtime.switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
-
-
-def test_a_gpu_keeps_jittors_pool_of_memory(monkeypatch):
-    monkeypatch.setattr(machine, "find_cuda", lambda environ: machine.Cuda("/cuda/bin/nvcc", "12.2"))
-    assert "use_sfrl_allocator" not in runtime.switches(plain_environ())
 
 
 def test_switches_name_a_config_where_jittor_would_find_none(monkeypatch, tmp_path):

@@ -74,10 +74,6 @@ def switches(environ: Mapping[str, str]) -> dict[str, str]:
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
     cuda = machine.Cuda() if environ.get("nvcc_path") == "" else machine.find_cuda(environ)
     chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
-    if not cuda.usable:
-        # Every stream has other lengths, and Jittor's pool of freed blocks then holds on to half as much again as the
-        # activations need. On a CPU the system's allocator is as fast.
-        chosen["use_sfrl_allocator"] = environ.get("use_sfrl_allocator", "0")
     if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
         chosen["python_config_path"] = machine.python_config()
     if "OMP_NUM_THREADS" not in environ and machine.available_cores() < machine.all_cores():
