@@ -254,7 +254,8 @@ class Run {
                 });
             const Rows& sum = last ? x_last_ : x_;
             multiply_all(phase, layer.out, attended_, count, [&](int r, int at, const float* y, int width) {
-                for (int i = 0; i < width; i += W) store(sum.row(r) + at + i, load(x_.row(from[r]) + at + i) + load(y + i));
+                for (int i = 0; i < width; i += W)
+                    store(sum.row(r) + at + i, load(x_.row(from[r]) + at + i) + load(y + i));
             });
             schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.mlp_norm, sum, r0, r1);

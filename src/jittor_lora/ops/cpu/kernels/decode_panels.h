@@ -34,8 +34,8 @@ static inline int bf16_stride(int width) { return padded(width, PANEL) + PANEL; 
 // How far ahead weights are fetched, in bytes: the memory's latency at its bandwidth.
 constexpr int AHEAD = 2048;
 
-// Fetches the weights that will be needed after AHEAD more bytes of their panel, from address `at` on. Beyond the end of
-// the panel that is the beginning of the next one that is not read at the same time.
+// Fetches the weights that will be needed after AHEAD more bytes of their panel, from address `at` on. Beyond the end
+// of the panel that is the beginning of the next one that is not read at the same time.
 static inline void prefetch(const void* at, size_t skipped) {
     __builtin_prefetch((const char*)at + AHEAD + skipped, 0, 3);
 }
