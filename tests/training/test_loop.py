@@ -19,6 +19,7 @@ from jittor_lora.lora.inject import inject
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.runtime import jt
+from jittor_lora.training import loop
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import (
     Progress,
@@ -134,6 +135,20 @@ def test_no_step_leaves_anything_behind(tmp_path, checkpointing):
     run = Run(tmp_path, config, tiny.groups(6), (), model, adapter, Census(adapter.parameters()))
     alive = run.optimizer.alive
     assert len(alive) == 12 and max(alive[6:]) == max(alive[:6])
+
+
+def test_memory_is_given_back_before_a_stream_longer_than_all_before(tmp_path, monkeypatch):
+    seen, given_back = [], []
+
+    def noted(model, stream):
+        seen.append(len(stream.tokens))
+        return stream_loss(model, stream)
+
+    monkeypatch.setattr(loop, "stream_loss", noted)
+    monkeypatch.setattr(loop.jt, "gc", lambda: given_back.append(len(seen)))
+    Run(tmp_path, settings(max_steps=10, batch_size=2, seed=4, max_tokens_per_stream=16), tiny.groups(9))
+    assert given_back == [i for i, rows in enumerate(seen) if rows > max(seen[:i], default=0)]
+    assert 1 < len(given_back) < len(seen)
 
 
 # --- the loss and its gradient ---------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def train(
     total = total_steps(groups, config)
     reason = "finished"
     names, parameters = zip(*adapter.parameters().items())
+    longest = 0
 
     def validate(step: int) -> None:
         progress.validation_loss = validation = mean_loss(model, validation_streams)
@@ -111,6 +112,10 @@ def train(
             weight = sum(stream.total_weight for stream in streams)
             loss, gradients = 0.0, None
             for number, stream in enumerate(streams):
+                if len(stream.tokens) > longest:
+                    # What shorter streams have freed is too small for this one, and Jittor would hold on to it.
+                    longest = len(stream.tokens)
+                    jt.gc()
                 if config.lora_dropout:
                     adapter.set_dropout(config.seed, step, number)
                 part = stream_loss(model, stream) / weight
