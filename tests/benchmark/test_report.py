@@ -83,9 +83,18 @@ def test_runs_of_different_parts_are_one_report(tmp_path):
         report.read(one, file("elsewhere", "squad", system="that"))
 
 
+def test_what_others_took():
+    one = record("ours", [3.0, 1.0])
+    for run, others in zip(one["runs"], (1.0, 0.6)):
+        run["others_cpu_seconds"] = others
+    assert report.disturbance({"system": {"cores": 2}, "results": [result("step", [one])]}) == pytest.approx(0.2)
+    assert report.disturbance({"system": {"cores": 2}, "results": []}) == 0.0
+
+
 def test_share_of_the_peak():
     made = report.roofline({"results": [
         result("gemm", [record("ours", [2.0, 1.0]), record("torch", [0.5])], units=10.0),
+        result("gemm", [record("ours", [1.0])], units=10.0),  # the best of all products counts
         result("step", [record("ours", [3.0])], gflop=30.0),
         result("step", [record("ours", [3.0])], "bf16", gflop=30.0),  # no product was measured in bf16
     ]})

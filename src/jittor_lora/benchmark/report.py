@@ -53,13 +53,19 @@ def setting(report: dict[str, Any]) -> str:
             f"{', '.join(system['instructions'])}; {versions}; Python {system['python']}. "
             f"Threads: {settings['threads']}; runs of each tool: {settings['repeats']}, after "
             f"{settings['warmups']} for warming up.")
-    load = max((result["load_before"] for result in report["results"]), default=0.0)
-    text += f" Highest load average before a measurement: {load:.1f}."
+    text += f" Other processes took {100 * disturbance(report):.0f} % of the processor time meanwhile."
     for name, choice in report["choices"].items():
         tried = ", ".join(f"{record['name']} {min(run['seconds'] for run in record['runs']):.3g} s"
                           for record in choice["tried"] if record["runs"])
         text += f" {name[0].upper()}{name[1:]}: the fastest of {tried}."
     return text
+
+
+def disturbance(report: dict[str, Any]) -> float:
+    """The share of the machine's processor time that went elsewhere during the counted runs."""
+    runs = [run for result in report["results"] for record in result["contenders"] for run in record["runs"]]
+    available = report["system"]["cores"] * sum(run["seconds"] for run in runs)
+    return sum(run["others_cpu_seconds"] for run in runs) / available if runs else 0.0
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> str:
@@ -145,7 +151,7 @@ def roofline(report: dict[str, Any]) -> str:
         if result["part"] == "gemm":
             rates = [result["units"] / min(values(record, "seconds")) for record in result["contenders"]
                      if record["runs"]]
-            peaks[result["precision"]] = max(rates, default=0.0)
+            peaks[result["precision"]] = max([peaks.get(result["precision"], 0.0), *rates])
     rows = []
     for result in report["results"]:
         peak = peaks.get(result["precision"])

@@ -29,7 +29,8 @@ PROMPT, NEW = 64, 64  # tokens, in decoding
 DECODING_BATCHES = (1, 8)
 ANSWER = 32  # longest answer in tokens
 EVALUATION_BATCHES = (16, 32, 64)
-GEMM = {"m": 1536, "k": 768, "n": 3072, "times": 20}  # rows of a step, width, width of the feed-forward layer
+GEMMS = ((1536, 768, 3072), (1536, 3072, 768), (2048, 2048, 2048))  # m, k, n: the feed-forward layer of a step; large
+GEMM_TIMES = 20
 ADDITIVE_QUESTIONS = 64
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -122,8 +123,8 @@ class Suite:
     def workloads(self, part: str) -> list[Workload]:
         c = self.config
         if part == "gemm":
-            m, k, n, times = GEMM.values()
-            return [Workload(f"{m} × {k} × {n}", "gemm", GEMM, "GFLOP", times * flops.product(m, k, n) / 1e9)]
+            return [Workload(f"{m} × {k} × {n}", "gemm", {"m": m, "k": k, "n": n, "times": GEMM_TIMES}, "GFLOP",
+                             GEMM_TIMES * flops.product(m, k, n) / 1e9) for m, k, n in GEMMS]
         if part == "step":
             sequences, length = STEP[0], min(STEP[1], self.model.max_positions)
             return [Workload(f"{rows} rows scored", "step", {"shape": (sequences, length), "rows": rows}, "token",

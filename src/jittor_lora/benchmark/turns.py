@@ -39,8 +39,8 @@ def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: st
         log: file for what the processes print.
         say: told of every run.
 
-    Returns: for each its name, `ours`, options, spec, `warmups` and `runs` (seconds, cpu_seconds, peak_mib and rss_mib
-        of each run), `check` after the first run, and `error` if it failed.
+    Returns: for each its name, `ours`, options, spec, `warmups` and `runs` (of each run what worker.py
+        replies), `check` after the first run, and `error` if it failed.
     """
     records = [{"name": c.name, "ours": c.module == "ours", "options": c.options, "spec": c.spec, "check": None,
                 "warmups": [], "runs": []} for c in contenders]

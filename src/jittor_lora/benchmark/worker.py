@@ -1,7 +1,7 @@
 """One contender in a process of its own, which obeys JSON commands on standard input, a line each.
 
     {"do": "prepare", "job": "step", ...}    make everything ready
-    {"do": "run"}                            once; replies with seconds, cpu_seconds, peak_mib, rss_mib
+    {"do": "run"}                            once; replies with seconds, cpu_seconds, others_cpu_seconds, and `memory()`
     {"do": "check"}                          replies with what must be equal among contenders, of the first run
 """
 
@@ -60,12 +60,21 @@ class _Worker:
     job: Job
 
     def run(self) -> dict[str, Any]:
-        started, cpu = time.perf_counter(), time.process_time()
+        started, cpu, busy = time.perf_counter(), time.process_time(), machine_seconds()
         self.job.run()
-        return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, **memory()}
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        return {"seconds": seconds, "cpu_seconds": cpu,
+                "others_cpu_seconds": max(0.0, machine_seconds() - busy - cpu), **memory()}
 
     def check(self) -> dict[str, Any]:
         return {"value": self.job.check()}
+
+
+def machine_seconds() -> float:
+    """Processor time that all processes, and other machines on the same processor, have taken since the start."""
+    with open("/proc/stat") as stream:
+        user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, stream.readline().split()[1:9])
+    return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
 
 
 def memory() -> dict[str, float]:
