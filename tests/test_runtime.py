@@ -39,6 +39,10 @@ def test_switches_keep_what_the_user_set():
     assert runtime.switches(plain_environ(log_silent="0", cache_name="mine", use_mpi="1"))["cache_name"] == "mine"
 
 
+def test_the_allocator_without_which_numbers_are_wrong_cannot_be_turned_off():
+    assert runtime.switches(plain_environ(nvcc_path="", use_sfrl_allocator="0"))["use_sfrl_allocator"] == "1"
+
+
 def test_switches_use_mpi_under_mpirun():
     assert runtime.switches(plain_environ(nvcc_path="", OMPI_COMM_WORLD_SIZE="2"))["use_mpi"] == "1"
 

@@ -74,6 +74,7 @@ def switches(environ: Mapping[str, str]) -> dict[str, str]:
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
     cuda = machine.Cuda() if environ.get("nvcc_path") == "" else machine.find_cuda(environ)
     chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
+    chosen["use_sfrl_allocator"] = "1"  # without that pool, memory that operators share is freed early: wrong numbers
     if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
         chosen["python_config_path"] = machine.python_config()
     if "OMP_NUM_THREADS" not in environ and machine.available_cores() < machine.all_cores():

@@ -55,7 +55,7 @@ def adapter(tmp_path):
 def test_the_continuation_alone_is_printed(loaded, capsys):
     assert main(["generate", "--base", "b", "--prompt", "x", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == "<x|3|None>\n"
-    assert loaded == [("b", None, "fp32")]
+    assert loaded == [("b", None, "bf16")]
 
 
 def test_question(loaded, capsys):
@@ -72,7 +72,7 @@ def test_stop(stop, meant, loaded, capsys):
 def test_adapter_on_and_off(loaded, adapter):
     main(["generate", "--adapter", str(adapter), "--prompt", "x"])
     main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
-    assert loaded == [("gpt2", adapter, "fp32"), ("gpt2", None, "fp32")]
+    assert loaded == [("gpt2", adapter, "bf16"), ("gpt2", None, "bf16")]
 
 
 def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):

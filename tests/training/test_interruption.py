@@ -140,10 +140,10 @@ def test_a_finished_run_stays_as_it_is(files, whole, tmp_path):
 
 
 def test_another_setting_is_refused(files, copy, capsys):
-    changed = ["--lora-r", "4", "--seed", "7", "--precision", "bf16", "--threads", "1"]
+    changed = ["--lora-r", "4", "--seed", "7", "--precision", "fp32", "--threads", "1"]
     assert main([*command(files, copy), "--resume", *changed]) == 2
     err = capsys.readouterr().err
-    assert "precision (--precision): fp32 in the run, now bf16" in err and "--threads" not in err
+    assert "precision (--precision): bf16 in the run, now fp32" in err and "--threads" not in err
     assert "lora_r (--lora-r): 8 in the run, now 4" in err and "seed (--seed): 42 in the run, now 7" in err
 
 

@@ -29,7 +29,7 @@ class EvaluateOptions(ComputeOptions, ModelOptions):
                                         "can take. The context is cut at its end", ge=8)
     seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)
 
-    batch_size: int = setting(16, DECODING, "questions answered at a time", ge=1)
+    batch_size: int = setting(64, DECODING, "questions answered at a time", ge=1)
     max_new_tokens: int = setting(32, DECODING, "longest answer in tokens", ge=1)
 
     output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "

@@ -62,7 +62,8 @@ class ComputeOptions(Settings):
     """How it is computed."""
 
     precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "Computing", "numbers of the weights' products; bf16 is faster where the processor has it")
+        "bf16", "Computing", "numbers of the products with frozen weights; bf16 is faster than fp32, which is taken "
+        "where the processor has no bf16")
     threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
 
 
