@@ -224,6 +224,23 @@ def test_cross_entropy_in_bf16(rows, width, size):
     cross_entropy_case(rows, width, size, "bf16", BF16, BF16)
 
 
+@needs_bf16
+def test_bf16_weights_are_read_for_packing_alone():
+    reads = []
+
+    def read(weight):
+        reads.append(weight.shape)
+        return weight
+
+    matrix, head = (Matrix(lambda w=w: read(w), "bf16") for w in (normal(8, 4), normal(40, 8)))
+    counts = []
+    for _ in range(3):
+        hidden = kernels().linear(jt.array(normal(5, 4)), matrix)
+        kernels().token_cross_entropy(hidden, head, jt.array(np.arange(5, dtype=np.int32)), jt.ones(5)).sync()
+        counts.append(len(reads))
+    assert counts[0] == counts[2]
+
+
 def test_cross_entropy_with_extreme_logits():
     head = np.array([[1.0], [-1.0], [0.5]], np.float32)
     hidden, labels = np.array([[5000.0], [-5000.0]], np.float32), np.array([1, 1], np.int32)

@@ -256,9 +256,10 @@ def token_cross_entropy(hidden, head: Matrix, labels, weights):
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights):
         wanted, narrow, nothing = not hidden.is_stop_grad(), head.precision == "bf16", _nothing()
-        forms = [head.var, nothing, nothing]
         if narrow:
             forms = [nothing, head.packed_head(False), head.packed_head(True) if wanted else nothing]
+        else:
+            forms = [head.var, nothing, nothing]
         loss, gradient = _kernel([(1,), hidden.shape if wanted else (1,)], [hidden, *forms, labels, weights],
                                  'bool narrow = data["narrow"]; '
                                  'jl_cross_entropy(in0_p, in1_p, narrow ? (const char*)in2_p : 0, '
