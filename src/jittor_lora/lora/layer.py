@@ -49,8 +49,8 @@ class LoraLinear(jt.Module):
                                self.config.dropout, self.dropout_seed)
 
     def acting(self):
-        """What it computes with as it is now: weight, bias, and the update beside them, A (r, in) and scaling · B (out, r)
-        as numpy arrays, or None."""
+        """What it computes with as it is now: weight, bias, and the update beside them, which is A (r, in) and
+        scaling · B (out, r) as numpy arrays, or None."""
         if not self.enabled:
             return self.base.weight if self._unmerged is None else self._unmerged, self.base.bias, None
         if self.merged:
