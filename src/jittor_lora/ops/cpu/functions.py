@@ -171,7 +171,11 @@ class _LoraLinear(jt.Function):
                                'data["biased"] ? in2_p : 0, in3_p, in4_p, data["rank"], data["scaling"], data["p"], '
                                'data["first"], data["second"], '
                                'out0_p, out1_p, in0_shape0, in0_shape1, data["out"]);', **numbers)
-        self.saved = x, weight, pair, projected, numbers, not x.is_stop_grad()
+        wanted = not x.is_stop_grad()
+        if wanted and weight.precision == "bf16":
+            # Packed now: in the middle of a backward pass it would make Jittor compute, and keep, all of it so far.
+            weight.packed(False)
+        self.saved = x, weight, pair, projected, numbers, wanted
         return y
 
     def grad(self, upstream):
