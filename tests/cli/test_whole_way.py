@@ -115,7 +115,8 @@ def test_threads_are_set(verb, arguments, run, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("verb, seen, arguments", [
-    ("evaluate", "dev.json: ", ["--data", "dev.json", "--output", "again", "--batch-size", "1"]),
+    ("evaluate", "train.json: ", ["--data", "train.json", "--output", "again", "--batch-size", "1",
+                                  "--max-new-tokens", "150"]),
     ("generate", "Prompt: ", ["--interactive"]),
     ("quickstart", "1/4  ", ["--data", "train.json", "--dev", "dev.json", "--output", "quick", "--max-steps", "5"]),
 ])
