@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from jittor_lora.benchmark.process import Worker, WorkerError, variables
@@ -23,3 +28,33 @@ def test_torch_waits_in_its_own_way(monkeypatch):
     assert "OMP_WAIT_POLICY" not in variables("peers", 2)
     assert variables("ours", 2)["OMP_WAIT_POLICY"] == "passive"
     assert variables("ours", 2)["OMP_NUM_THREADS"] == variables("peers", 2)["OMP_NUM_THREADS"] == "2"
+
+
+PARENT = """
+import subprocess, sys, time
+child = "import os; from jittor_lora.benchmark.worker import end_with; end_with(os.getppid())"
+print(subprocess.Popen([sys.executable, "-c", child]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_in_the_middle_of_a_run_ends_with_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True,
+                              env=variables("ours", 1))
+    child = Path("/proc", parent.stdout.readline().strip(), "stat")
+    time.sleep(1.5)
+    assert alive(child)
+    parent.kill()
+    parent.communicate()
+    end = time.monotonic() + 20
+    while alive(child):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(stat: Path) -> bool:
+    """Is there a process, not only what is left of one until somebody asks how it ended?"""
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -13,12 +13,11 @@ from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.ops.backend import bf16_works, kernels_work
 from jittor_lora.runtime import set_threads, threads
 from jittor_lora.training.loop import gradients_of
+from kernels import PRECISIONS, needs_bf16, needs_kernels
 
-pytestmark = pytest.mark.skipif(not kernels_work(), reason="no kernels for this machine")
-needs_bf16 = pytest.mark.skipif(not bf16_works(), reason="no bf16 products here")
+pytestmark = needs_kernels
 
 WIDER = {
     "gpt2": {**tiny.GPT2, "n_embd": 96, "n_layer": 3, "n_head": 3, "n_positions": 128},
@@ -75,7 +74,7 @@ def test_loss_and_gradients_in_bf16(name):
     assert 1e-5 < distance(gradients, expected) < 2e-2
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_threads_change_no_bit(precision, recompute):
     before, found = threads(), []

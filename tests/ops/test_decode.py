@@ -13,9 +13,9 @@ from jittor_lora.lora.inject import inject
 from jittor_lora.model.decoder import Decoder
 from jittor_lora.model.load import build_model
 from jittor_lora.model.reading import PortableReader, Turn
-from jittor_lora.ops.backend import bf16_works
+from kernels import PRECISIONS, needs_bf16, needs_kernels
 
-pytestmark = pytest.mark.skipif(not ops.has_kernel("decoding"), reason="there are no CPU kernels on this machine")
+pytestmark = needs_kernels
 
 # Widths beside those of vectors and panels, an odd head, several panels of keys; and sizes like those of real models.
 ODD_HEADS = {**tiny.GPT2, "n_embd": 35, "n_head": 5, "n_inner": 67, "activation_function": "relu", "n_positions": 120}
@@ -112,7 +112,7 @@ def test_a_decoder_has_the_adapter_as_it_is():
     check_close(read(Decoder(model), 6, [3]), operators(model, 6, [3]), 1e-5)
 
 
-@pytest.mark.skipif(not bf16_works(), reason="no fast bf16 products on this machine")
+@needs_bf16
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_bf16(variant):
     exact = operators(network(VARIANTS[variant]), 9, [4, 2])
@@ -121,8 +121,7 @@ def test_bf16(variant):
     assert any(np.abs(ours - theirs).max() > 1e-4 for ours, theirs in zip(found, exact))
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(
-    not bf16_works(), reason="no fast bf16 products on this machine"))])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("source", [ODD_HEADS, ALIGNED])
 def test_company_does_not_change_a_bit(source, precision):
     """Alone, with other branches, with other groups, and while those join: the same logits."""

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from jittor_lora.model.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, portable
-from jittor_lora.ops.backend import bf16_works, kernels_work
 from jittor_lora.runtime import jt, set_threads, threads
+from kernels import PRECISIONS, needs_bf16, needs_kernels
 
-pytestmark = pytest.mark.skipif(not kernels_work(), reason="no kernels for this machine")
+pytestmark = needs_kernels
 
 VALUE, GRADIENT = 1e-5, 1e-4
 BF16 = 2e-2
@@ -28,19 +28,19 @@ def normal(*shape, seed=0, scale=1.0):
     return (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
-def close(found, expected, tolerance):
-    """Within `tolerance` of the largest size in `expected`, or of 1 where that is smaller: sums that cancel."""
+def close(found, expected, tolerance, least=0.01):
+    """Within `tolerance` of the largest size in `expected`, or of `least` where that is smaller: sums that cancel."""
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), 1.0)
+    assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), least)
 
 
-def both(name, arrays, arguments=(), differentiate=None, value=VALUE, gradient=GRADIENT):
+def both(name, arrays, arguments=(), differentiate=None, value=VALUE, gradient=GRADIENT, least=0.01):
     """Compare operation `name` of the kernels with the portable one on these arrays."""
     compare(lambda *v: getattr(kernels(), name)(*v, *arguments), lambda *v: getattr(portable, name)(*v, *arguments),
-            arrays, differentiate, value, gradient)
+            arrays, differentiate, value, gradient, least)
 
 
-def compare(kernel, definition, arrays, differentiate=None, value=VALUE, gradient=GRADIENT):
+def compare(kernel, definition, arrays, differentiate=None, value=VALUE, gradient=GRADIENT, least=0.01):
     results = []
     wanted = range(len(arrays)) if differentiate is None else differentiate
     for operation in (kernel, definition):
@@ -49,9 +49,9 @@ def compare(kernel, definition, arrays, differentiate=None, value=VALUE, gradien
         probe = jt.array(normal(*y.shape, seed=99))
         results.append([y.numpy(), *(g.numpy() for g in jt.grad((y * probe).sum(), [variables[i] for i in wanted]))])
     found, expected = results
-    close(found[0], expected[0], value)
+    close(found[0], expected[0], value, least)
     for f, e in zip(found[1:], expected[1:]):
-        close(f, e, gradient)
+        close(f, e, gradient, least)
 
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))
@@ -64,14 +64,15 @@ sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))
 def test_layer_norm(shape, mean):
     rows, width = shape
     both("layer_norm", [normal(rows, width) + np.float32(mean), normal(width, seed=1), normal(width, seed=2)], (1e-5,),
-         [0], value=1e-5 + 1e-6 * mean, gradient=1e-4 + 1e-4 * mean)
+         [0], value=1e-5 + 1e-6 * mean, gradient=1e-4 + 1e-4 * mean, least=1.0)
 
 
 @few
 @given(sizes)
 @example((1, 576))
 def test_rms_norm(shape):
-    both("rms_norm", [normal(*shape), normal(shape[1], seed=1)], (1e-5,), [0])
+    # Of a narrow row the gradient is what is left of numbers of size 1.
+    both("rms_norm", [normal(*shape), normal(shape[1], seed=1)], (1e-5,), [0], least=1.0)
 
 
 def test_norms_with_weights_that_train_are_the_portable_ones():
@@ -148,9 +149,6 @@ def test_linear_with_a_bias_that_trains():
             lambda x, b: portable.linear(x, jt.array(weight).stop_grad(), b), [normal(5, 9), normal(7, seed=2)])
 
 
-needs_bf16 = pytest.mark.skipif(not bf16_works(), reason="no bf16 products here")
-
-
 @needs_bf16
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 70), st.integers(1, 70), st.integers(0, 9), st.sampled_from([0.0, 0.1]))
@@ -197,12 +195,13 @@ def test_attention_is_sharp_where_scores_are_large():
 
 
 def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT):
+    least = 1.0 if size < 10 else 0.01  # a small loss is a difference of large logits
     head, labels = normal(size, width, seed=1), np.random.RandomState(2).randint(0, size, rows).astype(np.int32)
     weights = np.abs(normal(rows, seed=3)) + 0.1
     matrix = Matrix.of(head, precision)
     compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights)),
             lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights)),
-            [normal(rows, width)], None, value, gradient)
+            [normal(rows, width)], None, value, gradient, least)
 
 
 @few
@@ -216,11 +215,9 @@ def test_cross_entropy(rows, width, size):
 
 @needs_bf16
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2500))
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 2500))
 @example(300, 24, 1025)
 def test_cross_entropy_in_bf16(rows, width, size):
-    if size == 1:
-        return  # the loss is zero
     cross_entropy_case(rows, width, size, "bf16", BF16, BF16)
 
 
@@ -248,7 +245,7 @@ def test_cross_entropy_with_extreme_logits():
     assert loss.item() == pytest.approx(10000.0)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_one_and_two_threads_give_the_same_bits(precision):
     def results():
         matrix, head = Matrix.of(normal(200, 96, seed=1), precision), Matrix.of(normal(5000, 200, seed=5), precision)

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from jittor_lora.ops import Matrix
-from jittor_lora.ops.backend import bf16_works
+from kernels import PRECISIONS, needs_bf16
 
 WEIGHT = np.random.RandomState(0).standard_normal((7, 5)).astype(np.float32)
-needs_bf16 = pytest.mark.skipif(not bf16_works(), reason="no bf16 products here")
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_rows_and_numbers_are_those_it_was_read_with(precision):
     matrix = Matrix.of(WEIGHT, precision)
     assert matrix.shape == (7, 5)

@@ -24,8 +24,8 @@ from jittor_lora.model.layout import Layout
 from jittor_lora.ops.backend import OPERATIONS
 from jittor_lora.runtime import jt, set_threads
 from jittor_lora.tasks.evaluate import Questions, answer
-from jittor_lora.training.loop import gradients_of, mean_loss, steps_from, steps_per_epoch, stream_loss, streams_of
-from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
+from jittor_lora.training.loop import batch_gradients, clipped, mean_loss, steps_from, steps_per_epoch, streams_of
+from jittor_lora.training.optimizer import AdamW, gradient_norm
 
 # A weight that computes the logits of a row and leaves the loss as it is.
 NO_WEIGHT = 1e-30
@@ -159,23 +159,11 @@ class Training:
         self.adapter = inject(loaded.model, LoraConfig(workloads.RANK, workloads.ALPHA, 0.0, targets))
         parameters = self.adapter.parameters()
         self.adapter.load(workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()}))
-        self.names, self.parameters = zip(*parameters.items())
         self.optimizer = AdamW(parameters)
 
     def step(self, streams: Sequence[Stream]) -> tuple[float, float]:
         """Loss and norm of the gradient."""
-        weight = sum(stream.total_weight for stream in streams)
-        loss, gradients = 0.0, None
-        for stream in streams:
-            part = stream_loss(self.model, stream) / weight
-            found = gradients_of(part, self.parameters)
-            gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
-            jt.sync(gradients)
-            loss += part.item()
-        gradients = dict(zip(self.names, gradients))
+        loss, gradients = batch_gradients(self.model, streams, self.adapter.parameters())
         norm = gradient_norm(gradients)
-        scale = clip_scale(norm, workloads.MAX_GRAD_NORM)
-        if scale < 1.0:
-            gradients = {name: g * scale for name, g in gradients.items()}
-        self.optimizer.step(gradients, workloads.LEARNING_RATE)
+        self.optimizer.step(clipped(gradients, norm, workloads.MAX_GRAD_NORM), workloads.LEARNING_RATE)
         return loss, norm

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def main(module: str, options: str) -> None:
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no reply
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     worker = _Worker()
     for line in iter(sys.stdin.readline, ""):
         command = json.loads(line)
@@ -54,6 +56,13 @@ def main(module: str, options: str) -> None:
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply) + "\n")
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, however that ends: a run may last for minutes."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class _Worker:

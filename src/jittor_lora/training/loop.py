@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, Protocol, Sequence
+from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def train(
     """
     total = total_steps(groups, config)
     reason = "finished"
-    names, parameters = zip(*adapter.parameters().items())
+    parameters = adapter.parameters()
     longest = 0
 
     def validate(step: int) -> None:
@@ -109,26 +109,20 @@ def train(
         for step, batch in steps_from(progress.step, total, groups, config):
             started = time.perf_counter()
             streams = streams_of(batch, config)
-            weight = sum(stream.total_weight for stream in streams)
-            loss, gradients = 0.0, None
-            for number, stream in enumerate(streams):
+
+            def prepare(number: int, stream: Stream, step: int = step) -> None:
+                nonlocal longest
                 if len(stream.tokens) > longest:
                     # What shorter streams have freed is too small for this one, and Jittor would hold on to it.
                     longest = len(stream.tokens)
                     jt.gc()
                 if config.lora_dropout:
                     adapter.set_dropout(config.seed, step, number)
-                part = stream_loss(model, stream) / weight
-                found = gradients_of(part, parameters)
-                gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
-                jt.sync(gradients)
-                loss += part.item()
-            gradients = dict(zip(names, gradients))
+
+            loss, gradients = batch_gradients(model, streams, parameters, prepare)
             norm = gradient_norm(gradients)
             check_finite(step, loss, norm)
-            scale = clip_scale(norm, config.max_grad_norm)
-            if scale < 1.0:
-                gradients = {name: g * scale for name, g in gradients.items()}
+            gradients = clipped(gradients, norm, config.max_grad_norm)
             rate = learning_rate(step, total_steps=total, peak=config.learning_rate,
                                  warmup_steps=config.warmup(total), schedule=config.schedule,
                                  min_ratio=config.min_learning_rate_ratio)
@@ -152,6 +146,32 @@ def train(
             if reason != "finished":
                 break
     return Outcome(progress, reason, total)
+
+
+def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapping[str, jt.Var],
+                    prepare: Callable[[int, Stream], None] = lambda number, stream: None
+                    ) -> tuple[float, dict[str, jt.Var]]:
+    """The mean loss a label over the streams of a batch, in nats, and its gradient by parameter.
+
+    Args:
+        prepare: called with each stream and its number before it is read.
+    """
+    weight = sum(stream.total_weight for stream in streams)
+    loss, gradients = 0.0, None
+    for number, stream in enumerate(streams):
+        prepare(number, stream)
+        part = stream_loss(model, stream) / weight
+        found = gradients_of(part, list(parameters.values()))
+        gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
+        jt.sync(gradients)
+        loss += part.item()
+    return loss, dict(zip(parameters, gradients))
+
+
+def clipped(gradients: dict[str, jt.Var], norm: float, max_norm: float) -> dict[str, jt.Var]:
+    """Gradients of this norm, scaled down to `max_norm` if it is larger; see `clip_scale`."""
+    scale = clip_scale(norm, max_norm)
+    return {name: g * scale for name, g in gradients.items()} if scale < 1.0 else gradients
 
 
 def stream_loss(model: CausalLM, stream: Stream):

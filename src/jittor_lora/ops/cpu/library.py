@@ -49,7 +49,7 @@ def compiled(tools: KernelTools, screen: TextIO) -> Path:
     target = tools.cache / f"jittor_lora_kernels-{key.hexdigest()[:16]}.so"
     if not target.is_file():
         started = time.monotonic()
-        screen.write("Compiling the CPU kernels for this machine: once, some 20 seconds.\n")
+        screen.write("Compiling the CPU kernels for this machine: once, some 10 seconds.\n")
         screen.flush()
         link = [f"-L{tools.onednn / 'lib'}", "-ldnnl", f"-Wl,-rpath,{tools.onednn / 'lib'}"]
         _compile(tools.compiler, flags, sorted(SOURCES.glob("*.cpp")), link, target)

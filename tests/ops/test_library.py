@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from jittor_lora.errors import UserError
+from jittor_lora.ops import backend
+from jittor_lora.ops.cpu import library
+from jittor_lora.runtime import KernelTools, kernel_tools
+from kernels import HAS_BF16, needs_kernels
+
+pytestmark = needs_kernels
+
+
+def test_the_kernels_work_here():
+    assert backend.kernels_work()
+    assert backend.bf16_works() == HAS_BF16
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A library of one function, in place of the kernels."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "one.cpp").write_text('#include "one.h"\nextern "C" int one() { return ONE; }\n')
+    (folder / "one.h").write_text("#define ONE 1\n")
+    monkeypatch.setattr(library, "SOURCES", folder)
+    return folder
+
+
+@pytest.fixture
+def tools(tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    return kernel_tools()._replace(cache=cache)
+
+
+def test_it_is_compiled_once(sources, tools):
+    screen = io.StringIO()
+    made = library.compiled(tools, screen)
+    assert "Compiling" in screen.getvalue() and [path.name for path in tools.cache.iterdir()] == [made.name]
+    before = made.stat().st_mtime_ns
+    assert library.compiled(tools, screen := io.StringIO()) == made
+    assert made.stat().st_mtime_ns == before and screen.getvalue() == ""
+
+
+@pytest.mark.parametrize("name", ["one.cpp", "one.h"])
+def test_a_changed_source_is_compiled_anew(name, sources, tools):
+    before = library.compiled(tools, io.StringIO())
+    with open(sources / name, "a") as stream:
+        stream.write("// changed\n")
+    assert library.compiled(tools, io.StringIO()) != before
+
+
+def test_what_the_compiler_says_is_shown_and_nothing_is_left(sources, tools):
+    (sources / "two.cpp").write_text("int two() { return missing; }\n")
+    with pytest.raises(UserError, match="(?s)could not be compiled.*missing.*doctor"):
+        library.compiled(tools, io.StringIO())
+    assert not list(tools.cache.iterdir())
+
+
+def test_without_them_it_goes_on_in_stock_jittor(monkeypatch, capsys):
+    def fail(tools: KernelTools, screen):
+        raise UserError("no compiler")
+
+    monkeypatch.setattr(library, "compiled", fail)
+    monkeypatch.setattr(library, "library", library.library.__wrapped__)
+    assert not backend.kernels_work.__wrapped__()
+    assert "no compiler\nGoing on without them" in capsys.readouterr().err
