@@ -138,11 +138,11 @@ def test_an_adapter_that_is_off_or_new_changes_nothing(family):
     base = loss(network(family)).item()
     model = network(family)
     adapter = inject(model, LoraConfig(r=2, target_modules=DEFAULT_TARGETS[family]))
-    assert loss(model).item() == pytest.approx(base, rel=1e-6)  # Jittor may fuse, and so add, in another order
+    assert loss(model).item() == base
     model, adapter = adapted(family)
     assert abs(loss(model).item() - base) > 0.1
     adapter.enable(False)
-    assert loss(model).item() == pytest.approx(base, rel=1e-6)
+    assert loss(model).item() == base
 
 
 def test_only_the_named_modules_are_wrapped():

@@ -157,9 +157,11 @@ def test_another_precision_is_refused(files, copy, capsys):
     assert "the run began in fp16, and here the base is computed in" in capsys.readouterr().err
 
 
-def test_the_number_of_threads_may_change(files, copy):
-    status, _, err = small_run.run(*command(files, copy), "--resume", "--threads", "1")
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_on_another_number_of_threads_it_ends_the_same(count, files, copy, whole):
+    status, _, err = small_run.run(*command(files, copy), "--resume", "--threads", count)
     assert status == 0 and "Going on from" in err, err
+    assert_same(copy, whole)
 
 
 def test_other_data_are_refused(files, copy, capsys):

@@ -95,7 +95,7 @@ def _gpt2(model):
     layers = [LayerWeights(_layer_norm(block.ln_1), [_linear(block.attn.c_attn)], _linear(block.attn.c_proj),
                            _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj))
               for block in network.h]
-    return layers, _layer_norm(network.ln_f), _table(network.wte), network.wpe.data
+    return layers, _layer_norm(network.ln_f), network.wte.table, network.wpe.data
 
 
 def _llama(model):
@@ -107,7 +107,7 @@ def _llama(model):
             [_linear(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)],
             _linear(attention.o_proj), NormWeights(block.post_attention_layernorm.weight.numpy()),
             [_linear(mlp.gate_proj), _linear(mlp.up_proj)], _linear(mlp.down_proj)))
-    return layers, NormWeights(network.norm.weight.numpy()), _table(network.embed_tokens), None
+    return layers, NormWeights(network.norm.weight.numpy()), network.embed_tokens.table, None
 
 
 _PARTS = {"gpt2": _gpt2, "llama": _llama}
@@ -115,11 +115,6 @@ _PARTS = {"gpt2": _gpt2, "llama": _llama}
 
 def _layer_norm(norm) -> NormWeights:
     return NormWeights(norm.weight.numpy(), norm.bias.numpy())
-
-
-def _table(matrix) -> np.ndarray:
-    """(V, D) float32, without a copy where the matrix is float32."""
-    return matrix.var.data if matrix.precision == "fp32" else matrix.numpy()
 
 
 def _rotation(config: ModelConfig) -> Optional[tuple[np.ndarray, np.ndarray]]:

@@ -52,9 +52,14 @@ class Matrix:
         """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
         if self.precision == "fp32":
             return self._forms["float32"][jt.array(ids)].stop_grad()
+        return frozen(self.table[ids])
+
+    @property
+    def table(self) -> np.ndarray:
+        """(out, in) float32 in the processor's memory, not rounded; kept."""
         if self._table is None:
-            self._table = self._read()
-        return frozen(self._table[ids])
+            self._table = self.var.data if self.precision == "fp32" else self._read()
+        return self._table
 
     def packed(self, transposed: bool):
         """A bf16 matrix for x · Wᵀ (`transposed`) or for dy · W, as bytes; kept."""
