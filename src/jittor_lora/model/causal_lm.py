@@ -59,7 +59,8 @@ class CausalLM(jt.Module):
         # assignments in place, of which a cache has some.
         with jt.flag_scope(th_mode=int(cache is None)):
             wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
-            x = self._final_norm(self._rows(tokens, Pass(positions, layout, cache, where), wanted))
+            run = Pass(positions, layout, cache, where, precision=self.precision)
+            x = self._final_norm(self._rows(tokens, run, wanted))
             if rows is None or np.array_equal(rows, distinct):
                 return x
             return x[jt.array(order.astype(np.int32))]
