@@ -222,7 +222,8 @@ class _Attention(jt.Function):
                          [q, k, v, plan.segments, plan.groups, out, lse, upstream],
                          'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
                          'jl_attention_backward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in4_p, in4_shape0, in5_p, '
-                         'in6_p, in7_p, out0_p, out1_p, out2_p, in1_shape0, h, g, d, data["narrow"]);', **numbers), None)
+                         'in6_p, in7_p, out0_p, out1_p, out2_p, in1_shape0, h, g, d, data["narrow"]);', **numbers),
+                None)
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
