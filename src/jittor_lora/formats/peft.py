@@ -13,7 +13,8 @@ from jittor_lora.files import atomic_write, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import Adapter, inject, listing, selects
+from jittor_lora.lora.inject import Adapter, inject, listing
+from jittor_lora.lora.targets import selects
 from jittor_lora.model.causal_lm import CausalLM
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -47,8 +48,8 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str) -> None
     arrays = {peft_name(name): p.numpy() for name, p in adapter.parameters().items()}
     if c.qv_only:
         # PEFT knows no such setting; the rows that get no update are zeros, which say the same.
-        arrays.update({peft_name(f"{name}.lora_B"): layer.effective_b()
-                       for name, layer in adapter.layers.items()})
+        arrays.update({peft_name(f"{name}.lora_B"): update.effective_b()
+                       for name, update in adapter.updates.items()})
     write_json(folder / CONFIG_FILE, {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -193,7 +193,7 @@ def introduction(loaded: Loaded, adapter: Adapter, report: LengthReport, dev_rep
     whole = sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
     lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
              f"Trainable: {adapter.count():,} of {whole + adapter.count():,} parameters "
-             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.layers)} modules"]
+             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.versions)} modules"]
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
