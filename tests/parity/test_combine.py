@@ -13,7 +13,8 @@ import torch
 import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import read_adapter_folder
-from jittor_lora.lora.combine import METHODS, PRUNING, Combination, _Draws, combine, random_mask
+from jittor_lora.lora.combination import METHODS, PRUNING, Combination
+from jittor_lora.lora.combine import _Draws, combine, random_mask
 from parity import reference
 
 pytestmark = pytest.mark.parity

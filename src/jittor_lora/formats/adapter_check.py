@@ -65,8 +65,11 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def open_weights(path: Path) -> SafetensorsFile:
-    """An adapter's tensors, with the names and shapes of all of them checked, and their numbers.
+def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
+    """An adapter's tensors, with the names and shapes of all of them checked.
+
+    Args:
+        numbers: see whether all numbers are finite, too.
 
     Raises:
         UserError: no such file, a pickle, a damaged file, or tensors that no adapter has; all are listed.
@@ -81,8 +84,9 @@ def open_weights(path: Path) -> SafetensorsFile:
     if LONGEST_HEADER < length <= os.path.getsize(path):
         raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
     file = SafetensorsFile(path)
-    wrong = list(_wrong_entries(file)) or [f"{show(name)}: holds numbers that are not finite"
-                                           for name in file if not _finite(file[name])]
+    wrong = list(_wrong_entries(file))
+    if numbers and not wrong:
+        wrong = [f"{show(name)}: holds numbers that are not finite" for name in file if not _finite(file[name])]
     if wrong:
         raise UserError(f"{path}:\n  {shorten(wrong, SHOWN, separator=chr(10) + '  ')}")
     if not file:

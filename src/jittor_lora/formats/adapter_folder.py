@@ -17,6 +17,7 @@ from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config,
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 from jittor_lora.lora.combine import Factors
+from jittor_lora.lora.config import LoraConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PART = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
@@ -48,15 +49,19 @@ class AdapterFolder:
         return low_rank + sum(math.prod(shape) for shape in self.others.values())
 
 
-def read_adapter_folder(folder: Path) -> AdapterFolder:
+def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     """
+    Args:
+        numbers: see whether all numbers are finite, for which all are read.
+
     Raises:
         UserError: files missing, damaged or hostile; matrices without their counterpart; ranks that differ from the
             settings; all are listed.
     """
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    settings, file = read_config(config), open_weights(weights)
+    settings, file = read_config(config), open_weights(weights, numbers)
     halves, others = _halves(file)
+    config = _config(settings)
     wrong, factors = [], {}
     for module, parts in halves.items():
         a, b = parts.get("A"), parts.get("B")
@@ -68,14 +73,17 @@ def read_adapter_folder(folder: Path) -> AdapterFolder:
         elif file.entries[a].shape[0] != file.entries[b].shape[1]:
             wrong.append(f"{module}: expected the rank of A in B, found shapes {file.entries[a].shape} and "
                          f"{file.entries[b].shape}")
-        elif file.entries[a].shape[0] != rank_of(module, settings):
-            wrong.append(f"{module}: {CONFIG_FILE} says r = {rank_of(module, settings)}, found rank "
+        elif file.entries[a].shape[0] != config.rank_of(module):
+            wrong.append(f"{module}: {CONFIG_FILE} says r = {config.rank_of(module)}, found rank "
                          f"{file.entries[a].shape[0]}")
         else:
-            factors[module] = Factors(file[a], file[b], scaling_of(module, settings))
+            factors[module] = Factors(file[a], file[b], config.scaling_of(module))
     if wrong:
         raise UserError(f"{weights}:\n  {shorten(wrong, 20, chr(10) + '  ')}")
     embeddings = frozenset(m for m, parts in halves.items() if "lora_embedding_" in parts["A"])
+    # Of an embedding that is adapted PEFT saves the base's weight, too.
+    copies = {f"{PREFIX}{module}{of_base}.weight" for module in embeddings for of_base in ("", ".base_layer")}
+    others = {name: shape for name, shape in others.items() if name not in copies}
     size = config.stat().st_size + weights.stat().st_size
     return AdapterFolder(folder, settings, factors, embeddings, others, size)
 
@@ -99,24 +107,11 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
         write_safetensors(stream, arrays, shapes, {"format": "pt"})
 
 
-def rank_of(module: str, settings: Mapping[str, Any]) -> int:
-    """The rank that the settings give to a module."""
-    return _of_pattern(module, settings.get("rank_pattern"), settings.get("r", 8))
-
-
-def scaling_of(module: str, settings: Mapping[str, Any]) -> float:
-    """What B A is multiplied with: alpha / r, or alpha / √r with rsLoRA (Kalajdzievski 2023)."""
-    rank, alpha = rank_of(module, settings), _of_pattern(module, settings.get("alpha_pattern"),
-                                                         settings.get("lora_alpha", 8))
-    return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
-
-
-def _of_pattern(module: str, pattern: Mapping[str, Any] | None, otherwise: Any) -> Any:
-    """The value of the first key that matches the end of the module's name, as PEFT looks it up."""
-    for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return otherwise
+def _config(settings: Mapping[str, Any]) -> LoraConfig:
+    """The settings that ranks and scalings depend on."""
+    return LoraConfig(r=settings.get("r", 8), alpha=float(settings.get("lora_alpha", 8)),
+                      use_rslora=bool(settings.get("use_rslora")), rank_pattern=settings.get("rank_pattern") or {},
+                      alpha_pattern=settings.get("alpha_pattern") or {})
 
 
 def _halves(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, ...]]]:

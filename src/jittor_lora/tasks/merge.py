@@ -23,12 +23,22 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
         UserError: the two do not fit, or differ by more than `tolerance`; nothing is written then.
     """
     loaded = load(base, adapter)
+    difference = checked(loaded, tolerance)
+    write_checkpoint(output, merged_checkpoint(loaded))
+    loaded.tokenizer.save(output)
+    return difference
+
+
+def checked(loaded: Loaded, tolerance: float) -> float:
+    """The largest difference that merging makes to a logit of a probe text.
+
+    Raises:
+        UserError: it is more than `tolerance`.
+    """
     difference, largest = merge_error(loaded.model)
     if not difference <= tolerance:
         raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than "
                         f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
-    write_checkpoint(output, merged_checkpoint(loaded))
-    loaded.tokenizer.save(output)
     return difference
 
 
