@@ -55,9 +55,11 @@ class Copied(jt.Module):
         self.module = copy.copy(base)
         self.trained: dict[str, jt.Var] = {}
         if whole:
-            weight = base.weight
-            self.module.weight = TrainedMatrix(weight.numpy()) if isinstance(weight, Matrix) else _copy(weight)
-            self.trained["weight"] = getattr(self.module.weight, "var", self.module.weight)
+            if isinstance(base.weight, Matrix):
+                self.module.weight = TrainedMatrix(base.weight.numpy())
+                self.trained["weight"] = self.module.weight.var
+            else:
+                self.module.weight = self.trained["weight"] = _copy(base.weight)
         if getattr(base, "bias", None) is not None:
             self.module.bias = self.trained["bias"] = _copy(base.bias)
 

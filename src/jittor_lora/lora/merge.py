@@ -30,10 +30,12 @@ class MergedTensors(Mapping[str, np.ndarray]):
 
     def __init__(self, tensors: Mapping[str, np.ndarray], model: CausalLM, untied: bool = False):
         self._tensors = tensors
-        self._names = [*tensors, *(["lm_head.weight"] if untied else [])]
+        self._names = dict.fromkeys([*tensors, *(["lm_head.weight"] if untied else [])])
         self._modules = {leaf.name: leaf.module for leaf in leaves(model)}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
         module, _, part = name.rpartition(".")
         adapted = self._modules[module]
         if not (isinstance(adapted, Adapted) and adapted.acting_versions()):

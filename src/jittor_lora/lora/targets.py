@@ -34,7 +34,7 @@ def match_targets(names: Sequence[str], config: LoraConfig, linear: Sequence[str
         raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. There are "
                         f"{', '.join(short_names(names))}; {ALL_LINEAR} takes all linear layers but the output head.")
     excluded = set(_named(names, config.exclude_modules, "exclude_modules")) if config.exclude_modules else set()
-    chosen = [name for name in named if name not in excluded and not _is_saved(name, config.modules_to_save)
+    chosen = [name for name in named if name not in excluded and not _is_left_to_saved(name, config.modules_to_save)
               and _in_layers(name, config)]
     if not chosen:
         raise UserError("target_modules: of the modules it names none is left after exclude_modules, modules_to_save "
@@ -60,12 +60,18 @@ def match_saved(names: Sequence[str], saved: Sequence[str]) -> list[str]:
     Raises:
         UserError: a text that no name ends in.
     """
-    every = [part for name in names for part in _self_and_above(name)]
-    idle = [text for text in saved if not any(name.endswith(text) for name in every)]
+    idle = [text for text in saved if not any(is_saved(name, [text]) for name in names)]
     if idle:
         raise UserError(f"modules_to_save: no name of a module ends in {', '.join(idle)}. There are "
                         f"{', '.join(short_names(names))}.")
-    return [name for name in names if any(part.endswith(text) for text in saved for part in _self_and_above(name))]
+    return [name for name in names if is_saved(name, saved)]
+
+
+def is_saved(name: str, saved: Sequence[str]) -> bool:
+    """Does the name of the module, or of one that it is in, end in one of the texts?"""
+    parts = name.split(".")
+    above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(part.endswith(text) for text in saved for part in above)
 
 
 def selects(target: str, name: str) -> bool:
@@ -91,7 +97,7 @@ def _named(names: Sequence[str], targets: tuple[str, ...] | str, setting: str) -
     return [name for name in names if re.fullmatch(targets, name)]
 
 
-def _is_saved(name: str, saved: Sequence[str]) -> bool:
+def _is_left_to_saved(name: str, saved: Sequence[str]) -> bool:
     return any(re.match(rf"(^|.*\.){re.escape(text)}($|\..*)", name) for text in saved)
 
 
@@ -106,9 +112,3 @@ def _in_layers(name: str, config: LoraConfig) -> bool:
 
 def _last(name: str) -> str:
     return name.rsplit(".", 1)[-1]
-
-
-def _self_and_above(name: str) -> list[str]:
-    """"a.b.c": "a", "a.b", "a.b.c"."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
