@@ -10,7 +10,9 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
+
+import numpy as np
 
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
@@ -32,7 +34,7 @@ from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
-from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
 
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
@@ -61,8 +63,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
 
     adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
-    optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
-                      config.weight_decay)
+    optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
                   "precision": loaded.model.precision}
@@ -73,6 +74,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
 
     def save(progress: Progress) -> None:
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
+        arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
         values = {"progress": state_of(progress), **identities}
         write_state(folder / "checkpoints", progress.step, TrainingState({**arrays, **optimizer.state()}, values),
                     config.keep_checkpoints)
@@ -106,9 +108,25 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
 
 
 def lora_config(config: RunConfig, family: str) -> LoraConfig:
-    targets = config.target_modules or DEFAULT_TARGETS[family]
-    return LoraConfig(config.lora_r, config.lora_alpha, config.lora_dropout,
-                      targets if isinstance(targets, str) else tuple(targets), config.lora_init, config.qv_only)
+    targets, layers = config.target_modules or DEFAULT_TARGETS[family], config.lora_layers_to_transform
+    excluded, patterns = config.exclude_modules or (), config.lora_layers_pattern
+    return LoraConfig(
+        r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, init=config.lora_init,
+        target_modules=targets if isinstance(targets, str) else tuple(targets), qv_only=config.qv_only,
+        use_rslora=config.lora_use_rslora, use_dora=config.lora_use_dora, rank_pattern=config.lora_rank_pattern or {},
+        alpha_pattern=config.lora_alpha_pattern or {}, layers_to_transform=None if layers is None else tuple(layers),
+        layers_pattern=None if patterns is None else tuple(patterns),
+        exclude_modules=excluded if isinstance(excluded, str) else tuple(excluded),
+        modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
+
+
+def optimizer_of(config: RunConfig, adapter: Adapter) -> AdamW:
+    parameters, rates, undecayed = adapter.parameters(), {}, set()
+    if config.loraplus_lr_ratio is not None:
+        rates, undecayed = loraplus_groups(parameters, config.loraplus_lr_ratio,
+                                           config.loraplus_lr_embedding / config.learning_rate)
+    return AdamW(parameters, (config.adam_beta1, config.adam_beta2), config.adam_epsilon, config.weight_decay, rates,
+                 undecayed)
 
 
 def identity_of_data(groups: list[TokenGroup]) -> str:
@@ -159,12 +177,16 @@ def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
         raise UserError(f"{path}: the run began in {precision}, and here the base is computed in "
                         f"{identities['precision']}, with other results. Go on where {precision} works, or start a new "
                         "run in another folder.")
-    prefix = "adapter."
-    adapter.load({name[len(prefix):]: a for name, a in state.arrays.items() if name.startswith(prefix)})
+    adapter.load(_below("adapter.", state.arrays))
+    adapter.load_initial(_below("initial.", state.arrays))
     values = state.values["progress"]
     progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
     optimizer.load_state(state.arrays, progress.step)
     return progress, [*passed, f"Going on from {path}."]
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[len(prefix):]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def state_of(progress: Progress) -> dict[str, Any]:
