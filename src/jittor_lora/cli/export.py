@@ -13,8 +13,8 @@ from jittor_lora.settings import setting
 
 class ExportOptions(ModelOptions):
     format: Literal["gguf-ready", "npz"] = setting(
-        "gguf-ready", "Output", "gguf-ready: a folder that llama.cpp's convert_hf_to_gguf.py converts; npz: the file of "
-        "base weights that GPT2_LoRA_Jittor reads")
+        "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
+        "weights that GPT2_LoRA_Jittor reads")
     output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", min_length=1)
     tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and exported "
                                "model; above it nothing is written", gt=0)

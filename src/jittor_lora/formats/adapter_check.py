@@ -219,8 +219,10 @@ def _names_or_pattern(value: Any) -> str | None:
     return None if value and not _names(value) else "expected names or a regular expression"
 
 
-def _texts(value: Any) -> str | None:
-    return (_text(value) if isinstance(value, str) else _names(value)) and "expected a name or a list of names"
+def _patterns(value: Any) -> str | None:
+    if not isinstance(value, (str, list)) or len(value) > MOST_NAMES:
+        return "expected a name or a list of names"
+    return next(filter(None, map(wrong_pattern, [value] if isinstance(value, str) else value)), None)
 
 
 def _pattern_to(check: Check) -> Check:
@@ -244,7 +246,7 @@ _FIELDS: dict[str, Check] = {
     "modules_to_save": _or_null(_names),
     "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
     "layers_to_transform": _or_null(_layers),
-    "layers_pattern": _or_null(_texts),
+    "layers_pattern": _or_null(_patterns),
     "rank_pattern": _or_null(_pattern_to(_rank)),
     "alpha_pattern": _or_null(_pattern_to(_alpha)),
     "base_model_name_or_path": _or_null(_text),

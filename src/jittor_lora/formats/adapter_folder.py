@@ -58,8 +58,8 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
         UserError: files missing, damaged or hostile; matrices without their counterpart; ranks that differ from the
             settings; all are listed.
     """
-    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    settings, file = read_config(config), open_weights(weights, numbers)
+    weights = folder / WEIGHTS_FILE
+    settings, file = read_config(folder / CONFIG_FILE), open_weights(weights, numbers)
     halves, others = _halves(file)
     config = _config(settings)
     wrong, factors = [], {}
@@ -84,7 +84,7 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     # Of an embedding that is adapted PEFT saves the base's weight, too.
     copies = {f"{PREFIX}{module}{of_base}.weight" for module in embeddings for of_base in ("", ".base_layer")}
     others = {name: shape for name, shape in others.items() if name not in copies}
-    size = config.stat().st_size + weights.stat().st_size
+    size = (folder / CONFIG_FILE).stat().st_size + weights.stat().st_size
     return AdapterFolder(folder, settings, factors, embeddings, others, size)
 
 
