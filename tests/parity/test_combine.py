@@ -9,12 +9,14 @@ import numpy as np
 import peft
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.lora.combination import METHODS, PRUNING, Combination
 from jittor_lora.lora.combine import _Draws, combine, random_mask
+from jittor_lora.tasks.adapter import combine_folders
 from parity import reference
 
 pytestmark = pytest.mark.parity
@@ -212,3 +214,22 @@ def test_patterns_of_rank_and_alpha(make):
     theirs = make("gpt2", settings, {"r": 6, "lora_alpha": 3})
     expected = theirs.exact().combined("svd", WEIGHTS[:2])
     assert_same(with_signs_of(theirs.ours("svd", WEIGHTS[:2]), expected), expected)
+
+
+@pytest.mark.parametrize("method", ["cat", "svd", "ties"])
+def test_peft_loads_the_combination(make, tmp_path, method):
+    """And computes with it what it does with its own; of rsLoRA its own has the same tensors, but too large a scaling."""
+    theirs = make("gpt2", {"use_rslora": True, "lora_alpha": 4}, {"lora_alpha": 3})
+    pruning = {"density": 0.7} if method in PRUNING else {}
+    combine_folders([tmp_path / name for name in theirs.names], WEIGHTS[:2], Combination(method, **pruning),
+                    tmp_path / "ours")
+    source = tiny.VARIANTS["gpt2"]
+    loaded = peft.PeftModel.from_pretrained(reference.network(source, tiny.tensors(source)), tmp_path / "ours").eval()
+    theirs.combined(method, WEIGHTS[:2], **pruning)
+    theirs.model.set_adapter("new")
+    for module in theirs.model.modules():
+        if isinstance(module, LoraLayer) and "new" in module.scaling:
+            assert module.scaling["new"] == pytest.approx(np.sqrt(module.r["new"]))
+            module.scaling["new"] = 1.0
+    tokens = tiny.tokens(20)
+    np.testing.assert_allclose(reference.logits(loaded, tokens), reference.logits(theirs.model, tokens), atol=1e-4)

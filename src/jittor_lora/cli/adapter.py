@@ -13,6 +13,7 @@ from jittor_lora.cli.options import find_adapter
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
 
+ACTIONS = ("list", "info", "diff", "combine", "convert")
 QUANTITIES = {"frobenius": "Frobenius norm of ΔW", "spectral": "spectral norm of ΔW",
               "effective_rank": "effective rank of ΔW"}
 
@@ -85,12 +86,12 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {
-        "list": _list, "info": _info, "diff": _diff, "combine": _combine, "convert": _convert}
     if args.action is None:
-        raise UserError("adapter: expected list, info, diff, combine or convert.\n"
+        raise UserError(f"adapter: expected {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}.\n"
                         "Run `jittor-lora adapter --help` for what they do.")
-    return actions[args.action](args)
+    run_action: Callable[[argparse.Namespace], int] = dict(zip(ACTIONS, (_list, _info, _diff, _combine, _convert)))[
+        args.action]
+    return run_action(args)
 
 
 def _list(args: argparse.Namespace) -> int:
