@@ -162,7 +162,9 @@ def _metavar(name: str, kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
     if get_origin(kind) is list:
-        return "NAMES"
+        return "NUMBERS" if get_args(kind) == (int,) else "NAMES"
+    if get_origin(kind) is dict:
+        return "NAME=NUMBER,..."
     if kind in (int, float):
         return {int: "N", float: "X"}[kind]
     return METAVARS.get(name, "TEXT")

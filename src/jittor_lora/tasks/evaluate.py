@@ -24,7 +24,6 @@ from jittor_lora.files import make_writable
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
-from jittor_lora.lora.inject import adapters_of
 from jittor_lora.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
@@ -128,7 +127,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
         say(line)
     generator, scores = Generator(loaded.model, loaded.tokenizer), {}
     if loaded.adapter and with_base:
-        with adapters_of(loaded.model).off():
+        with loaded.adapters_off():
             scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size)
     name = "adapter" if loaded.adapter else "base"
     scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size)

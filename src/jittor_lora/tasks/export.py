@@ -13,7 +13,7 @@ from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.loading import load
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.tasks.merge import checked, merged_checkpoint
+from jittor_lora.tasks.merge import merged_checkpoint
 
 # config.json's names of what convert_hf_to_gguf.py reads without a default of its own.
 _GPT2_NAMES = {"n_layer": "layers", "n_ctx": "max_positions", "n_positions": "max_positions", "n_embd": "hidden_size",
@@ -39,7 +39,7 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
             computes differently or cannot read; nothing is written then.
     """
     loaded = load(base, adapter)
-    difference = checked(loaded, tolerance) if adapter is not None else None
+    difference = loaded.check_merge(tolerance) if adapter is not None else None
     checkpoint = merged_checkpoint(loaded)
     problems = list((_gguf_problems if form == "gguf-ready" else _npz_problems)(checkpoint.config, loaded.tokenizer))
     if problems:

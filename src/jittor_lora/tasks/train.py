@@ -27,7 +27,7 @@ from jittor_lora.formats.training_state import TrainingState, newest_state, writ
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import Adapter, inject
+from jittor_lora.lora.inject import Adapter
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.runtime import set_threads, system_info
 from jittor_lora.tasks.evaluate import Questions, answer
@@ -43,8 +43,8 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     Args:
         config: with `data` and `output` given.
         resume: go on from the newest checkpoint in the run folder.
-        loaded: the base in the precision of `config`, without an adapter, if it is loaded already; it has the adapter
-            in it afterwards.
+        loaded: the base in the precision of `config`, if it is loaded already. An adapter that is active in it is
+            trained, and its settings go before those of `config`; without one an adapter is added.
 
     Returns: the summary, as in summary.json.
 
@@ -62,7 +62,11 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
     dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
 
-    adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
+    adapter = loaded.adapter
+    if adapter is None:
+        adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
+    else:
+        config = described(config, adapter.config)
     optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
@@ -118,6 +122,32 @@ def lora_config(config: RunConfig, family: str) -> LoraConfig:
         layers_pattern=None if patterns is None else tuple(patterns),
         exclude_modules=excluded if isinstance(excluded, str) else tuple(excluded),
         modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
+
+
+def described(config: RunConfig, adapter: LoraConfig) -> RunConfig:
+    """The settings with those of an adapter that is there already.
+
+    Raises:
+        UserError: a setting of the adapter was given another value; all are listed.
+    """
+    own = {
+        "lora_r": adapter.r, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout, "lora_init": adapter.init,
+        "target_modules": _listed(adapter.target_modules), "exclude_modules": _listed(adapter.exclude_modules),
+        "modules_to_save": _listed(adapter.modules_to_save), "lora_use_rslora": adapter.use_rslora,
+        "lora_use_dora": adapter.use_dora, "lora_rank_pattern": dict(adapter.rank_pattern) or None,
+        "lora_alpha_pattern": dict(adapter.alpha_pattern) or None,
+        "lora_layers_to_transform": _listed(adapter.layers_to_transform),
+        "lora_layers_pattern": _listed(adapter.layers_pattern), "lora_bias": adapter.bias, "qv_only": adapter.qv_only,
+    }
+    wrong = [f"{name}: {getattr(config, name)} ({config.origin(name)}), and the adapter has {value}"
+             for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
+    if wrong:
+        raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
+    return config.model_copy(update=own)
+
+
+def _listed(names: str | tuple | None) -> str | list | None:
+    return names if isinstance(names, str) else list(names or ()) or None
 
 
 def optimizer_of(config: RunConfig, adapter: Adapter) -> AdamW:
