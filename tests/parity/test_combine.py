@@ -218,7 +218,7 @@ def test_patterns_of_rank_and_alpha(make):
 
 @pytest.mark.parametrize("method", ["cat", "svd", "ties"])
 def test_peft_loads_the_combination(make, tmp_path, method):
-    """And computes with it what it does with its own; of rsLoRA its own has the same tensors, but too large a scaling."""
+    """And computes with it what it does with its own; of rsLoRA its own has the tensors, and a scaling too large."""
     theirs = make("gpt2", {"use_rslora": True, "lora_alpha": 4}, {"lora_alpha": 3})
     pruning = {"density": 0.7} if method in PRUNING else {}
     combine_folders([tmp_path / name for name in theirs.names], WEIGHTS[:2], Combination(method, **pruning),

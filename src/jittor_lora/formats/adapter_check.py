@@ -35,17 +35,6 @@ _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def check_adapter_name(name: str) -> str:
-    """The name, if it can be that of one folder and of one part of a module's name.
-
-    Raises:
-        UserError: it is empty, too long, or has other characters than letters, digits, "_" and "-".
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
-        raise UserError(f"adapter name {show(name)}: expected up to 64 letters, digits, _ and -.")
-    return name
-
-
 def regular_file(path: Path) -> Path:
     """The path, if it is a file that lies in its folder, or in the blobs of the Hub's cache, which links to them.
 
