@@ -8,19 +8,20 @@ import pytest
 import tiny
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
+from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Linear, linear_layers
+from jittor_lora.model.modules import Linear, leaves
 from jittor_lora.runtime import jt
 
 
-def layers_with_gradient(monkeypatch, variant, targets):
+def layers_with_gradient(monkeypatch, variant, targets, **more):
     """Names of the linear layers whose input needs a gradient in training, and the network."""
     source = tiny.VARIANTS[variant]
     model = build_model(tiny.config(source), tiny.tensors(source))
-    adapter = inject(model, LoraConfig(4, 8.0, 0.0, targets, "gaussian", False))
+    adapter = inject(model, LoraConfig(4, 8.0, 0.0, targets, **more))
     needed = {}
-    for kind in {Linear, *(type(layer) for layer in adapter.layers.values())}:
+    for kind in (Linear, LoraLinear):
         def noted(self, x, run=kind.execute):
             needed[id(self)] = not x.is_stop_grad()
             return run(self, x)
@@ -38,8 +39,8 @@ def layers_with_gradient(monkeypatch, variant, targets):
 ])
 def test_only_layers_above_an_adapted_one(monkeypatch, variant, target, above):
     needed, model = layers_with_gradient(monkeypatch, variant, target)
-    names = {id(layer): name for name, _, _, layer in linear_layers(model)}
-    assert len(needed) == len(names)
+    names = {id(leaf.module): leaf.name for leaf in leaves(model)}
+    assert len(needed) == sum(isinstance(leaf.module, (Linear, LoraLinear)) for leaf in leaves(model)) - 1  # the head
     assert [names[layer] for layer, wanted in needed.items() if wanted] == above
 
 

@@ -9,19 +9,26 @@ from jittor_lora.errors import UserError
 from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.layout import Layout
-from jittor_lora.model.modules import Pass
+from jittor_lora.model.modules import Pass, RowLabels
 from jittor_lora.model.recompute import recomputed
 from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 
 class CausalLM(jt.Module):
-    """Base of the networks; a family defines `_rows`, `_final_norm` and `head`.
+    """Base of the networks; a family defines `_rows`, `_final_norm` and `lm_head`.
 
     All weights are frozen: a module that trains brings parameters of its own.
+
+    Attributes:
+        activation_checkpointing: keep only each block's input for the gradient.
+        row_labels: labels of the rows of the next runs, for modules that treat them differently; None without.
+        lm_head: the output head, a linear layer; where it is tied its weight is the embedding's.
     """
 
-    activation_checkpointing = False  # keep only each block's input for the gradient
+    activation_checkpointing = False
+    row_labels: RowLabels | None = None
+    lm_head: jt.Module
 
     def __init__(self, config: ModelConfig, precision: str = "fp32"):
         super().__init__()
@@ -59,6 +66,8 @@ class CausalLM(jt.Module):
         # assignments in place, of which a cache has some.
         with jt.flag_scope(th_mode=int(cache is None)):
             wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
+            if self.row_labels is not None:
+                self.row_labels.begin(len(tokens), wanted)
             run = Pass(positions, layout, cache, where, precision=self.precision)
             x = self._final_norm(self._rows(tokens, run, wanted))
             if rows is None or np.array_equal(rows, distinct):
@@ -81,7 +90,8 @@ class CausalLM(jt.Module):
 
     def head(self) -> Matrix:
         """The (V, D) matrix that turns final states into logits."""
-        raise NotImplementedError
+        weight, _, _ = self.lm_head.acting()
+        return weight
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         """Embedding and blocks: (N, D), or (M, D) of the rows `wanted` (M,), which are ascending."""
