@@ -66,6 +66,10 @@ class Tokenizer:
             raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of parts of a text that `encode` has taken."""
+        return [found.ids for found in self._backend.encode_batch(texts, add_special_tokens=False)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)

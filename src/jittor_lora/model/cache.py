@@ -23,3 +23,10 @@ class KeyValueCache:
         self._keys[layer][rows] = k
         self._values[layer][rows] = v
         return self._keys[layer], self._values[layer]
+
+    def copy(self, other: KeyValueCache, source: int, target: int, count: int) -> None:
+        """Put `count` rows of another cache of the same network, or of this one, from `source` on at `target`."""
+        for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
+            for layer, rows in enumerate(theirs):
+                if count:
+                    mine[layer][target : target + count] = rows[source : source + count]

@@ -49,6 +49,19 @@ class Decoder:
         """Room for a prefix of `prefix` tokens, and `rooms[i]` tokens of branch i."""
         return _Group(self._network.new_span(prefix) if prefix else None, [self._network.new_span(r) for r in rooms])
 
+    def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
+        """A group with room for as long a prefix, of which the first `length` tokens are those that this one has read."""
+        prefix = None if group.prefix is None else group.prefix.copy(length)
+        return _Group(prefix, [self._network.new_span(room) for room in rooms])
+
+    def rewind(self, group: _Group, branch: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a branch."""
+        group.branches[branch].used = length
+
+    def copy(self, group: _Group, source: int, target: int) -> None:
+        """Let a branch have read what another one has; their rooms are equal."""
+        group.branches[target].take(group.branches[source])
+
     def likeliest(self, turns: Sequence[Turn]) -> np.ndarray:
         """The token with the largest logit after each branch of each turn, (branches,).
 
@@ -69,12 +82,11 @@ class Decoder:
         readings, tokens, positions = [], [], []
         for turn in turns:
             tokens += turn.tokens()
-            start = len(turn.prefix)
-            if start:
-                readings.append(Reading(turn.group.prefix, None, start, False))
-                positions += range(start)
-            else:
-                start = turn.group.start
+            start, prefix = turn.group.start, len(turn.prefix)
+            if prefix:
+                readings.append(Reading(turn.group.prefix, None, prefix, False))
+                positions += range(start, start + prefix)
+                start += prefix
             for branch, new in turn.branches:
                 span = turn.group.branches[branch]
                 readings.append(Reading(span, turn.group.prefix, len(new), True))

@@ -34,9 +34,10 @@ class Turn(NamedTuple):
 @dataclass
 class _Group:
     cache: Any
-    prefix: int  # its length
+    room: int  # of the prefix
     starts: list[int]  # first row of each branch in the cache
     lengths: list[int]  # tokens of each branch that were read
+    prefix: int = 0  # tokens of the prefix that were read
 
 
 class PortableReader:
@@ -49,6 +50,22 @@ class PortableReader:
         """Room for a prefix of `prefix` tokens, and `rooms[i]` tokens of branch i."""
         ends = np.cumsum([prefix, *rooms]).tolist()
         return _Group(self._model.new_cache(ends[-1]), prefix, ends[:-1], [0] * len(rooms))
+
+    def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
+        """A group with room for as long a prefix, of which the first `length` tokens are those that this one has read."""
+        made = self.open(group.room, rooms)
+        made.cache.copy(group.cache, 0, 0, length)
+        made.prefix = length
+        return made
+
+    def rewind(self, group: _Group, branch: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a branch."""
+        group.lengths[branch] = length
+
+    def copy(self, group: _Group, source: int, target: int) -> None:
+        """Let a branch have read what another one has; their rooms are equal."""
+        group.cache.copy(group.cache, group.starts[source], group.starts[target], group.lengths[source])
+        group.lengths[target] = group.lengths[source]
 
     def likeliest(self, turns: Sequence[Turn]) -> np.ndarray:
         """The token with the largest logit after each branch of each turn, (branches,)."""
@@ -69,8 +86,10 @@ class PortableReader:
 
     def _read(self, turn: Turn) -> np.ndarray:
         group, row = turn.group, len(turn.prefix)
-        segments = [Segment(0, row, 0, 0, 0, row)] if row else []
-        positions, cache_rows, wanted = list(range(row)), list(range(row)), []
+        segments = [Segment(0, row, 0, 0, 0, group.prefix + row)] if row else []
+        positions, wanted = list(range(group.prefix, group.prefix + row)), []
+        cache_rows = list(positions)
+        group.prefix += row
         for branch, tokens in turn.branches:
             start, read = group.starts[branch], group.lengths[branch]
             group.lengths[branch] += len(tokens)

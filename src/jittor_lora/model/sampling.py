@@ -20,6 +20,9 @@ class Sampling:
         top_p: only the fewest likeliest tokens whose probabilities sum to at least this (Holtzman et al. 2020).
         repetition_penalty: logits of tokens seen before are divided by it if positive, else multiplied
             (Keskar et al. 2019, section 4.1).
+        min_p: only tokens whose probability is at least this share of the likeliest one's (Nguyen et al. 2024); 0 for all.
+        no_repeat_ngram: so many tokens in a row never occur twice, those of the prompt counted; 0 for no limit.
+        min_new_tokens: the text does not end before so many tokens.
         seed: of the draws.
 
     Raises:
@@ -30,6 +33,9 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    no_repeat_ngram: int = 0
+    min_new_tokens: int = 0
     seed: int = 0
 
     def __post_init__(self):
@@ -39,11 +45,24 @@ class Sampling:
             ("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and at most 1"),
             ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < float("inf"),
              "a number above 0"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "a number from 0 to 1"),
+            ("no_repeat_ngram", self.no_repeat_ngram, self.no_repeat_ngram >= 0, "a whole number of at least 0"),
+            ("min_new_tokens", self.min_new_tokens, self.min_new_tokens >= 0, "a whole number of at least 0"),
             ("seed", self.seed, self.seed >= 0, "a whole number of at least 0"),
         )
         wrong = [f"{name}: expected {expected}, found {value}" for name, value, right, expected in checks if not right]
         if wrong:
             raise UserError("Sampling settings:\n  " + "\n  ".join(wrong))
+
+    @property
+    def constrains(self) -> bool:
+        """Is any token made more or less likely for what was before it?"""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0 or self.min_new_tokens > 0
+
+    @property
+    def plain(self) -> bool:
+        """Is it always the token with the largest logit?"""
+        return self.temperature == 0 and not self.constrains
 
 
 class Sampler:
@@ -51,28 +70,53 @@ class Sampler:
 
     Args:
         number: of the text; it decides the stream together with the seed.
+        ends: tokens that end a text, which `min_new_tokens` is about.
     """
 
-    def __init__(self, settings: Sampling, number: int = 0):
-        self.settings = settings
+    def __init__(self, settings: Sampling, number: int = 0, ends: Sequence[int] = ()):
+        self.settings, self._ends = settings, np.asarray(ends, np.int64)
         self._draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, number])))
 
-    def choose(self, logits: np.ndarray, seen: Sequence[int]) -> int:
-        """A token from logits (V,), given the tokens before it."""
+    def choose(self, logits: np.ndarray, prompt: Sequence[int], new: Sequence[int] = ()) -> int:
+        """A token from logits (V,), given the prompt and the tokens after it; they are looked at if `constrains`."""
         s = self.settings
-        if s.repetition_penalty != 1.0 and len(seen):
+        if s.constrains:
             logits = logits.copy()
-            tokens = np.unique(np.asarray(seen))
-            scores = logits[tokens]
-            logits[tokens] = np.where(scores > 0, scores / s.repetition_penalty, scores * s.repetition_penalty)
+            constrained(logits, s, prompt, new, self._ends)
         if s.temperature == 0:
             return int(logits.argmax())
         reached = np.cumsum(probabilities(logits, s))
         return int(np.searchsorted(reached, self._draw.random() * reached[-1], side="right"))
 
 
+def constrained(scores: np.ndarray, settings: Sampling, prompt: Sequence[int], new: Sequence[int],
+                ends: np.ndarray) -> None:
+    """Change scores (V,), logits or log-probabilities, as the constraints want it: repetition penalty, then no n-gram
+    twice, then no end too early, in the order and the way of transformers.
+
+    Args:
+        prompt, new: the tokens so far.
+        ends: (E,) tokens that end a text.
+    """
+    if settings.repetition_penalty != 1.0:
+        tokens = np.unique(np.asarray([*prompt, *new], np.int64))
+        found = scores[tokens]
+        scores[tokens] = np.where(found > 0, found / settings.repetition_penalty, found * settings.repetition_penalty)
+    if settings.no_repeat_ngram:
+        scores[_repeating([*prompt, *new], settings.no_repeat_ngram)] = -np.inf
+    if len(new) < settings.min_new_tokens:
+        scores[ends] = -np.inf
+
+
+def _repeating(tokens: list[int], n: int) -> np.ndarray:
+    """The tokens with which the last n - 1 would be an n-gram that is there already."""
+    before = tokens[len(tokens) - (n - 1) :] if n <= len(tokens) + 1 else None
+    found = {tokens[i + n - 1] for i in range(len(tokens) - n + 1) if tokens[i : i + n - 1] == before}
+    return np.fromiter(found, np.int64, len(found))
+
+
 def probabilities(logits: np.ndarray, settings: Sampling) -> np.ndarray:
-    """(V,) → the distribution that is drawn from, float64: temperature, then top-k, then top-p, as transformers does.
+    """(V,) → the distribution that is drawn from, float64: temperature, top-k, top-p, min-p, as transformers does.
 
     Every token whose logit equals the k-th is kept.
     """
@@ -85,5 +129,8 @@ def probabilities(logits: np.ndarray, settings: Sampling) -> np.ndarray:
     if settings.top_p < 1.0:
         order = np.argsort(odds, kind="stable")  # ascending
         odds[order[np.cumsum(odds[order]) <= 1.0 - settings.top_p][: len(odds) - 1]] = 0.0
+        odds /= odds.sum()
+    if settings.min_p > 0.0:
+        odds[odds < settings.min_p * odds.max()] = 0.0
         odds /= odds.sum()
     return odds

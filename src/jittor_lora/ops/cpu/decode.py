@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import weakref
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
@@ -106,6 +107,17 @@ class Span:
         self.capacity, self.used = -(-rows // panel) * panel, 0
         wide = -(-sizes.head_dim // panel) * panel
         self.memory = np.empty(layers * sizes.kv_heads * self.capacity * (sizes.head_dim + wide), np.float32)
+
+    def copy(self, used: int) -> Span:
+        """Another one with as much room, of which the first `used` rows are the same."""
+        made = copy.copy(self)
+        made.memory, made.used = self.memory.copy(), used
+        return made
+
+    def take(self, other: Span) -> None:
+        """Become a copy of another one with as much room."""
+        np.copyto(self.memory, other.memory)
+        self.used = other.used
 
     def _structure(self) -> _Span:
         return _Span(self.memory.ctypes.data, self.capacity, self.used)

@@ -1,0 +1,100 @@
+"""From a question about a context to the span of the context that the model holds likeliest as its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Tuple
+
+from jittor_lora.data.encoding import Encoder
+from jittor_lora.data.spans import MAX_WORDS, span_tree
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+
+Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
+
+
+class Extract(NamedTuple):
+    """A span of a context, `context[start:end]`, and the log-probability in nats of it with its end as the answer.
+
+    Where a context has no span, text "" from 0 to 0 with -inf.
+    """
+
+    text: str
+    start: int
+    end: int
+    log_probability: float
+
+
+class Extractor:
+    """A model with its tokenizer, as one that marks answers in contexts: it cannot write what is not there.
+
+    An answer ends at end of text or at the end of the line: the end's probability is that of all tokens together that
+    end it, see `ending_tokens`.
+
+    Args:
+        model: a `CausalLM`, with or without an adapter.
+        tokenizer: with `encode`, `encode_all`, `decode`, `eos_id` and `vocab_size`.
+    """
+
+    def __init__(self, model, tokenizer, template: Template | None = None):
+        self.model, self.tokenizer = model, tokenizer
+        self.encoder = Encoder(tokenizer, template)
+        self._ends = ending_tokens(tokenizer, "\n", model.config.vocab_size)
+
+    def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
+               max_words: int = MAX_WORDS) -> list[Extract]:
+        """The likeliest spans as answers to questions about one context.
+
+        Raises:
+            UserError: the prompt is too long for the model.
+        """
+        prompts = [self.encoder.prompt(context, question) for question in questions]
+        return self.extract([(prefix, [branch], context) for prefix, branch in prompts], max_tokens, max_words)
+
+    def extract(self, groups: Iterable[Group], max_tokens: int = 32, max_words: int = MAX_WORDS,
+                rows: int | None = None, on_end: Callable[[int], None] = lambda index: None) -> list[Extract]:
+        """The likeliest span after each prompt.
+
+        Args:
+            groups: (prefix, prompts, context) each: token ids that the prompts start with, how each of them goes on, and
+                the context that they ask about.
+            max_tokens, max_words: longer spans are left out.
+            rows: most beginnings of spans that are read at a time; 64 if None.
+            on_end: called with the number of a prompt when its span is found.
+
+        Raises:
+            UserError: a prompt is empty or too long for the model.
+        """
+        from jittor_lora.model.spans import ROWS, SpanGroup, best_spans  # brings Jittor
+        contexts: list[str] = []
+
+        def trees() -> Iterator[SpanGroup]:
+            for prefix, prompts, context in groups:
+                contexts.extend([context] * len(prompts))
+                yield SpanGroup(prefix, prompts, span_tree(context, self._completions, max_tokens, max_words))
+
+        found = best_spans(self.model, trees(), self._ends, rows or ROWS, on_end)
+        spans = [(span or (0, 0), score) for span, score in found]
+        return [Extract(context[start:end], start, end, score) for context, ((start, end), score) in zip(contexts, spans)]
+
+    def _completions(self, answers: list[str]) -> list[list[int]]:
+        return self.tokenizer.encode_all([self.encoder.template.completion_text(answer) for answer in answers])
+
+
+def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
+    """The tokens at which a text ends that goes to `stop`: end of text, and those that begin with the stop text.
+
+    Args:
+        vocab_size: of the model; tokens beyond it are left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    ends = {tokenizer.eos_id} if tokenizer.eos_id is not None else set()
+    if stop:
+        count = min(tokenizer.vocab_size, vocab_size)
+        ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(stop))
+    if not ends:
+        raise UserError(f"{tokenizer.origin}: no token for the end of text, and none that begins with {stop!r}; "
+                        "nothing could end a text.")
+    return sorted(ends)
