@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Tuple
 
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
+from jittor_lora.extraction import ending_tokens
+from jittor_lora.model.beam_settings import Beams
 from jittor_lora.model.sampling import Sampling
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -22,11 +25,14 @@ class Decoding:
         max_new_tokens: its longest length in tokens.
         sampling: how a token is chosen.
         stop: text at which it ends, not part of it; end of text always ends it.
+        beams: search for the likeliest text with so many beams; None for token by token. A beam ends with a token that
+            begins with the stop text.
     """
 
     max_new_tokens: int
     sampling: Sampling = Sampling()
     stop: str | None = None
+    beams: Beams | None = None
 
 
 class Continuation:
@@ -132,6 +138,11 @@ class Generator:
         Raises:
             UserError: a prompt is empty or too long for the model; or there is no such adapter.
         """
+        if decoding.beams is not None:
+            found = self.search(groups, decoding, trim, rows, adapters, on_end)
+            for index, several in enumerate(found):
+                on_text(index, several[0])
+            return [several[0] for several in found]
         from jittor_lora.lora.reading import readers_of  # these bring Jittor
         from jittor_lora.model.generate import ROWS, generate_groups
         texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
@@ -145,8 +156,42 @@ class Generator:
                         finished=lambda index, _: texts[index].done,
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
                         on_end=end, rows=rows or ROWS,
-                        readers=None if adapters is None else readers_of(self.model, adapters))
+                        readers=None if adapters is None else readers_of(self.model, adapters),
+                        ends=self._ends(decoding) if decoding.sampling.min_new_tokens else ())
         return [text.text for text in texts]
+
+    def search(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False, rows: int | None = None,
+               adapters: Sequence[str | None] | None = None,
+               on_end: Callable[[int], None] = lambda index: None) -> list[list[str]]:
+        """The texts that beam search finds for each prompt, best first; arguments as in `continue_groups`.
+
+        Raises:
+            UserError: as there, or the tokenizer has no token that ends a text.
+        """
+        from jittor_lora.lora.reading import readers_of  # these bring Jittor
+        from jittor_lora.model.beam import ROWS, search_groups
+        readers = [None] * len(groups) if adapters is None else readers_of(self.model, adapters)
+        starts = [0, *accumulate(len(prompts) for _, prompts in groups)]
+        found: dict[int, list[str]] = {}
+        for reader in {id(reader): reader for reader in readers}.values():
+            chosen = [i for i, other in enumerate(readers) if other is reader]
+            numbers = [n for i in chosen for n in range(starts[i], starts[i + 1])]
+            texts = search_groups(self.model, [groups[i] for i in chosen], decoding.max_new_tokens, decoding.beams,
+                                  self._ends(decoding), decoding.sampling, rows or ROWS,
+                                  lambda index, numbers=numbers: on_end(numbers[index]), reader)
+            found.update((n, [self._text(hypothesis.tokens, decoding, trim) for hypothesis in several])
+                         for n, several in zip(numbers, texts))
+        return [found[n] for n in range(starts[-1])]
+
+    def _ends(self, decoding: Decoding) -> list[int]:
+        return ending_tokens(self.tokenizer, decoding.stop, self.model.config.vocab_size)
+
+    def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool) -> str:
+        text = Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
+        for token in tokens:
+            text.add(token)
+        text.finish()
+        return text.text
 
 
 def _overlap(text: str, stop: str) -> int:

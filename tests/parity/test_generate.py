@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -14,6 +15,8 @@ from transformers import (
 )
 
 import tiny
+from jittor_lora.model.beam import search_groups
+from jittor_lora.model.beam_settings import Beams
 from jittor_lora.model.generate import generate
 from jittor_lora.model.load import build_model
 from jittor_lora.model.sampling import Sampler, Sampling, probabilities
@@ -43,6 +46,53 @@ def test_greedy_texts_are_those_of_transformers(models, penalty):
         assert found[0] == expected[0, length:].tolist()
 
 
+PROMPTS = [tiny.tokens(length, seed) for seed, length in enumerate(np.random.RandomState(1).randint(2, 24, 50))]
+ENDS = [3, 7, 11, 15]
+
+
+def continued(theirs, prompt, **settings):
+    """Their new tokens, of each text that they return, up to the one that ends it."""
+    tokens = torch.from_numpy(prompt[None].astype(np.int64))
+    found = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=20, do_sample=False,
+                            eos_token_id=ENDS, pad_token_id=0, **settings)[:, len(prompt):].tolist()
+    ends = [next((i + 1 for i, token in enumerate(text) if token in ENDS), 20) for text in found]
+    return [text[:end] for text, end in zip(found, ends)]
+
+
+@pytest.mark.parametrize("settings, constraints", [
+    ({"num_beams": 2}, {}),
+    ({"num_beams": 3, "length_penalty": 0.0, "early_stopping": True}, {}),
+    ({"num_beams": 4, "length_penalty": 2.0, "early_stopping": "never"}, {}),
+    ({"num_beams": 5, "length_penalty": -1.0}, {"repetition_penalty": 1.3}),
+    ({"num_beams": 10, "length_penalty": 0.8}, {"no_repeat_ngram": 4}),
+    ({"num_beams": 6, "length_penalty": 0.8, "early_stopping": True}, {"no_repeat_ngram": 2, "min_new_tokens": 9}),
+])
+def test_beams_are_those_of_transformers(models, settings, constraints):
+    """All of them, not the best alone."""
+    ours, theirs = models
+    names = {"no_repeat_ngram": "no_repeat_ngram_size"}
+    beams = Beams(settings["num_beams"], settings.get("length_penalty", 1.0), settings.get("early_stopping", False))
+    found = search_groups(ours, [(p[: len(p) // 2].tolist(), [p[len(p) // 2 :].tolist()]) for p in PROMPTS], 20, beams,
+                          ENDS, Sampling(**constraints))
+    for prompt, texts in zip(PROMPTS, found):
+        expected = continued(theirs, prompt, num_return_sequences=beams.count, **settings,
+                             **{names.get(name, name): value for name, value in constraints.items()})
+        assert [text.tokens for text in texts] == expected
+    assert 1 < len({len(text.tokens) for texts in found for text in texts})
+
+
+@pytest.mark.parametrize("constraints", [{"no_repeat_ngram": 1}, {"no_repeat_ngram": 3}, {"min_new_tokens": 12},
+                                         {"repetition_penalty": 1.5, "no_repeat_ngram": 2, "min_new_tokens": 20}])
+def test_constrained_greedy_texts_are_those_of_transformers(models, constraints):
+    ours, theirs = models
+    names = {"no_repeat_ngram": "no_repeat_ngram_size"}
+    for prompt in PROMPTS:
+        expected = continued(theirs, prompt, **{names.get(name, name): value for name, value in constraints.items()})
+        found = generate(ours, [], [prompt.tolist()], 20, Sampling(**constraints),
+                         lambda _, new: new[-1] in ENDS, ends=ENDS)
+        assert found == expected
+
+
 @pytest.mark.parametrize("settings", [
     Sampling(0.7), Sampling(1.0, top_k=5), Sampling(1.3, top_p=0.8), Sampling(0.9, top_k=20, top_p=0.5),
     Sampling(1.0, top_k=1), Sampling(2.0, top_k=200), Sampling(1.0, top_p=0.01), Sampling(1.0, top_p=0.999),
@@ -53,6 +103,8 @@ def test_distributions_are_those_of_transformers(settings):
         warpers.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p < 1:
         warpers.append(TopPLogitsWarper(settings.top_p))
+    if settings.min_p:
+        warpers.append(MinPLogitsWarper(settings.min_p))
     for seed in range(20):
         logits = (np.random.RandomState(seed).standard_normal(100) * 4).astype(np.float32)
         expected = torch.softmax(warpers(None, torch.from_numpy(logits[None].copy())), -1)[0].numpy()

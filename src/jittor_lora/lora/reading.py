@@ -27,6 +27,15 @@ class AdapterReader:
     def open(self, prefix: int, rooms: Sequence[int]) -> Any:
         return self._reader.open(prefix, rooms)
 
+    def fork(self, group: Any, length: int, rooms: Sequence[int]) -> Any:
+        return self._reader.fork(group, length, rooms)
+
+    def rewind(self, group: Any, branch: int, length: int) -> None:
+        self._reader.rewind(group, branch, length)
+
+    def copy(self, group: Any, source: int, target: int) -> None:
+        self._reader.copy(group, source, target)
+
     def likeliest(self, turns: Sequence[Turn]) -> np.ndarray:
         with self._adapters.only(*self._names):
             return self._reader.likeliest(turns)

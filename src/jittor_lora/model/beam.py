@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, NamedTuple, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-from jittor_lora.errors import UserError
+from jittor_lora.model.beam_settings import Beams
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.decoder import reader_of
 from jittor_lora.model.reading import Turn
@@ -15,37 +15,6 @@ from jittor_lora.model.sampling import Sampling, constrained
 from jittor_lora.model.sharing import Opened, Prompts, Queue
 
 ROWS = 64  # beams that advance at a time
-EARLY_STOPPING = (False, True, "never")
-
-
-@dataclass(frozen=True)
-class Beams:
-    """Settings of a search.
-
-    Args:
-        count: beams that are kept.
-        length_penalty: a finished text's score is its log-probability divided by its length to this power: above 0
-            prefers longer texts, below 0 shorter ones.
-        early_stopping: False ends when no open beam would be better than the worst finished one if it ended now, True
-            when there are `count` finished ones, "never" when no open one can ever be better.
-
-    Raises:
-        UserError: values out of range; all are listed.
-    """
-
-    count: int
-    length_penalty: float = 1.0
-    early_stopping: Union[bool, str] = False
-
-    def __post_init__(self):
-        checks = (
-            ("count", self.count, self.count >= 1, "a whole number of at least 1"),
-            ("length_penalty", self.length_penalty, np.isfinite(self.length_penalty), "a number"),
-            ("early_stopping", self.early_stopping, self.early_stopping in EARLY_STOPPING, "True, False or never"),
-        )
-        wrong = [f"{name}: expected {expected}, found {value}" for name, value, right, expected in checks if not right]
-        if wrong:
-            raise UserError("Settings of the beam search:\n  " + "\n  ".join(wrong))
 
 
 class Hypothesis(NamedTuple):
@@ -57,7 +26,8 @@ class Hypothesis(NamedTuple):
 
 def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], max_new_tokens: int,
                   beams: Beams, ends: Sequence[int], sampling: Sampling = Sampling(), rows: int = ROWS,
-                  on_end: Callable[[int], None] = lambda index: None) -> list[list[Hypothesis]]:
+                  on_end: Callable[[int], None] = lambda index: None,
+                  reader: Any | None = None) -> list[list[Hypothesis]]:
     """The best finished texts after each prompt, at most `beams.count`, best first.
 
     Args:
@@ -66,12 +36,13 @@ def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequenc
         sampling: its constraints are kept (see `constrained`); nothing is drawn.
         rows: most beams that advance at a time; one prompt's always do.
         on_end: called with the number of a prompt when its search has ended.
+        reader: see `reader_of`, which makes one by default.
 
     Raises:
         UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
             not have, or weights that are damaged.
     """
-    reader = reader_of(model)
+    reader = reader or reader_of(model)
     given = (Prompts(prefix, prompts, _room(model, prefix, prompts, max_new_tokens)) for prefix, prompts in groups)
     queue, most = Queue(model, reader, given, beams.count), max(1, rows // beams.count)
     results: dict[int, list[Hypothesis]] = {}

@@ -27,9 +27,10 @@ def generate(
     sampling: Sampling = GREEDY,
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
+    ends: Sequence[int] = (),
 ) -> list[list[int]]:
     """`generate_groups` for one group: the new tokens of each of its branches."""
-    return generate_groups(model, [(prefix, branches)], max_new_tokens, sampling, finished, on_token)
+    return generate_groups(model, [(prefix, branches)], max_new_tokens, sampling, finished, on_token, ends=ends)
 
 
 def generate_groups(
@@ -42,6 +43,7 @@ def generate_groups(
     on_end: Callable[[int], None] = lambda branch: None,
     rows: int = ROWS,
     readers: Sequence[Any] | None = None,
+    ends: Sequence[int] = (),
 ) -> list[list[int]]:
     """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
 
@@ -57,6 +59,7 @@ def generate_groups(
         on_end: called when a branch takes no further step.
         rows: most branches that advance at a time.
         readers: who reads each group, see `reader_of`; by default one for all.
+        ends: tokens that end a text, which the sampling's `min_new_tokens` keeps off; `finished` ends it.
 
     Returns: the new tokens of each branch, including the one it finished with.
 
@@ -65,12 +68,12 @@ def generate_groups(
             not have, or weights that are damaged.
     """
     readers = list(readers) if readers is not None else [reader_of(model)] * len(groups)
-    waiting = deque(_parts(model, groups, readers, max_new_tokens, sampling, rows))
+    waiting = deque(_parts(model, groups, readers, max_new_tokens, sampling, rows, ends))
     everything = [branch for part in waiting for branch in part.branches]
     if max_new_tokens < 1 or not waiting:
         return [[] for _ in everything]
     live: list[_Part] = []
-    greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1.0
+    greedy = sampling.plain
     while waiting or live:
         turns = [(part.reader, Turn(part.opened, (), [(b.slot, b.new[-1:]) for b in part.live])) for part in live]
         advancing, tokens = sum(len(part.live) for part in live), 0
@@ -128,8 +131,8 @@ class _Branch:
         return len(self.prompt) + self.limit - 1
 
     def choose(self, logits: np.ndarray, prefix: Sequence[int]) -> int:
-        penalised = self.sampler.settings.repetition_penalty != 1.0
-        return self.sampler.choose(logits, [*prefix, *self.prompt, *self.new] if penalised else ())
+        seen = [*prefix, *self.prompt] if self.sampler.settings.constrains else ()
+        return self.sampler.choose(logits, seen, self.new)
 
 
 @dataclass
@@ -147,7 +150,8 @@ class _Part:
         return len(self.prefix) + sum(len(branch.prompt) for branch in self.branches)
 
 
-def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Sampling, rows: int) -> list[_Part]:
+def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Sampling, rows: int,
+           ends: Sequence[int]) -> list[_Part]:
     """The groups, checked, those of more than `rows` branches in several parts."""
     parts, index, longest = [], 0, model.config.max_positions
     for (prefix, prompts), reader in zip(groups, readers):
@@ -161,7 +165,8 @@ def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Samp
                                 "Shorten it.")
             check_range("token id", np.asarray([*prefix, *prompt]), model.config.vocab_size)
             limit = min(max_new_tokens, longest - length + 1)
-            branches.append(_Branch(index, len(branches) % rows, prompt, limit, Sampler(sampling, index)))
+            branches.append(_Branch(index, len(branches) % rows, prompt, limit,
+                                    Sampler(sampling, index, ends)))
             index += 1
         for first in range(0, len(branches), rows):
             some = branches[first : first + rows]
