@@ -174,9 +174,9 @@ def _continue_records(generator: Generator, options: GenerateOptions, records: l
     """Print each record as a line of JSON with its `continuation`."""
     done = 0
     for is_question, same in itertools.groupby(records, lambda record: "prompt" not in record):
-        decoding, same = _decoding(options, is_question), list(same)
-        for first in range(0, len(same), RECORDS_AT_A_TIME):
-            some = same[first : first + RECORDS_AT_A_TIME]
+        decoding, alike = _decoding(options, is_question), list(same)
+        for first in range(0, len(alike), RECORDS_AT_A_TIME):
+            some = alike[first : first + RECORDS_AT_A_TIME]
             groups = generator.groups([(_context(r), r["question"] if is_question else r["prompt"]) for r in some])
             texts = generator.continue_groups(groups, decoding, trim=is_question)
             for record, text in zip(some, texts):
