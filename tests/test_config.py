@@ -153,4 +153,4 @@ def test_shipped_recipes(name):
 
 
 def test_names_of_shipped_recipes():
-    assert recipe.names() == ["quickstart", "reference", "squad-gpt2"]
+    assert recipe.names() == ["e2e-gpt2", "quickstart", "reference", "squad-gpt2"]

@@ -30,9 +30,9 @@ class RunConfig(Settings):
     base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
                         min_length=1)
 
-    data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON or of JSON Lines with prompt "
-                                  "and completion, squad-train, or sample-train", min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, or sample-dev; by default none",
+    data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON, of JSON Lines with prompt and "
+                                  "completion or of E2E's lines, squad-train, sample-train, or e2e-train", min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev, or e2e-dev; by default none",
                                  min_length=1)
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all",
                                        ge=1)
@@ -82,12 +82,16 @@ class RunConfig(Settings):
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
     max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch; about so many, as a paragraph stays whole", ge=1)
+    whole_paragraphs: bool = setting(True, TRAINING, "keep the questions of a paragraph, or the completions of a prompt, "
+                                     "in one batch; otherwise batches are drawn from all of them")
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
     max_tokens_per_stream: int = setting(1024, TRAINING, "most tokens in one forward pass; a larger batch takes "
                                          "several passes, with the same loss and gradients", ge=8)
     precision: Literal["fp32", "bf16"] = setting(
         "bf16", TRAINING, "numbers of the products with frozen weights; bf16 is nearly twice as fast as fp32, which is "
         "taken where the processor has no bf16")
+    label_smoothing: float = setting(0.0, TRAINING, "share of each label that is spread over the whole vocabulary; "
+                                     "validation losses are without it", ge=0, lt=1)
     threads: Optional[int] = setting(None, TRAINING, "processor threads; by default one for each core", ge=1)
     activation_checkpointing: bool = setting(False, TRAINING, "keep only each block's input and compute the rest "
                                              "again in the backward pass: less memory, more time")

@@ -173,6 +173,19 @@ class Generator:
                         ends=self._ends(decoding) if decoding.sampling.min_new_tokens else ())
         return [text.text for text in texts]
 
+    def continuations(self, groups: Sequence[Group], decoding: Decoding, count: int,
+                      trim: bool = False) -> list[list[str]]:
+        """`count` continuations of each prompt: the best that beam search finds, else each drawn for itself.
+
+        Raises:
+            UserError: as `continue_groups`.
+        """
+        if decoding.beams is not None:
+            return [texts[:count] for texts in self.search(groups, decoding, trim)]
+        repeated = [(prefix, [prompt for prompt in prompts for _ in range(count)]) for prefix, prompts in groups]
+        texts = self.continue_groups(repeated, decoding, trim)
+        return [texts[i : i + count] for i in range(0, len(texts), count)]
+
     def search(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False, rows: int | None = None,
                adapters: Sequence[str | None] | None = None,
                on_end: Callable[[int], None] = lambda index: None) -> list[list[str]]:

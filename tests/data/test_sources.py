@@ -92,7 +92,7 @@ def test_broken_json_lines_are_reported_as_lines(tmp_path, text):
 
 def test_what_is_not_json_is_neither(tmp_path):
     path = tmp_path / "file"
-    path.write_text("name[The Eagle], food[French]||The Eagle is French.")
-    with pytest.raises(UserError, match="expected SQuAD v1.1 JSON or JSON Lines.*begins with 'name"):
+    path.write_text("name[The Eagle], food[French] The Eagle is French.")
+    with pytest.raises(UserError, match="expected SQuAD v1.1 JSON, JSON Lines.*begins with 'name"):
         load_data(str(path))
     assert is_squad("{\n", path)

@@ -206,13 +206,14 @@ def test_attention_is_sharp_where_scores_are_large():
     both("attention", arrays, (AttentionPlan(layout),))
 
 
-def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT):
+def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT, smoothing=0.0):
     least = 1.0 if size < 10 else 0.01  # a small loss is a difference of large logits
     head, labels = normal(size, width, seed=1), np.random.RandomState(2).randint(0, size, rows).astype(np.int32)
     weights = np.abs(normal(rows, seed=3)) + 0.1
     matrix = Matrix.of(head, precision)
-    compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights)),
-            lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights)),
+    compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights), smoothing),
+            lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights),
+                                                   smoothing),
             [normal(rows, width)], None, value, gradient, least)
 
 
@@ -231,6 +232,18 @@ def test_cross_entropy(rows, width, size):
 @example(300, 24, 1025)
 def test_cross_entropy_in_bf16(rows, width, size):
     cross_entropy_case(rows, width, size, "bf16", BF16, BF16)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.7])
+@pytest.mark.parametrize("rows, width, size", [(5, 16, 7), (300, 24, 1025), (40, 33, 2500)])
+def test_cross_entropy_with_smoothed_labels(rows, width, size, smoothing):
+    cross_entropy_case(rows, width, size, smoothing=smoothing)
+
+
+@needs_bf16
+@pytest.mark.parametrize("rows, width, size", [(5, 16, 70), (300, 24, 1025)])
+def test_cross_entropy_with_smoothed_labels_in_bf16(rows, width, size):
+    cross_entropy_case(rows, width, size, "bf16", BF16, BF16, smoothing=0.1)
 
 
 @needs_bf16

@@ -275,23 +275,25 @@ def test_attention_with_scores_far_apart():
 # --- cross-entropy ---------------------------------------------------------------------------------------------------
 
 
-def exact_cross_entropy(hidden, head, labels, weights):
+def exact_cross_entropy(hidden, head, labels, weights, smoothing=0.0):
     """The loss and its gradient for `hidden`, in float64."""
     hidden, head, weights = (x.astype(np.float64) for x in (hidden, head, weights))
     logits = hidden @ head.T
     top = logits.max(1, keepdims=True)
     total = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
     odds = np.exp(logits - total[:, None])
-    odds[np.arange(len(labels)), labels] -= 1
-    loss = (weights * (total - logits[np.arange(len(labels)), labels])).sum()
+    odds[np.arange(len(labels)), labels] -= 1 - smoothing
+    odds -= smoothing / len(head)
+    nll = total - logits[np.arange(len(labels)), labels]
+    loss = (weights * ((1 - smoothing) * nll + smoothing * (total[:, None] - logits).mean(1))).sum()
     return loss, (odds @ head) * weights[:, None]
 
 
-def check_cross_entropy(hidden, head, labels, weights):
+def check_cross_entropy(hidden, head, labels, weights, smoothing=0.0):
     h = jt.array(hidden)
-    loss = portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights))
+    loss = portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights), smoothing)
     gradient = jt.grad(loss * 3.0, h)
-    expected, expected_gradient = exact_cross_entropy(hidden, head, labels, weights)
+    expected, expected_gradient = exact_cross_entropy(hidden, head, labels, weights, smoothing)
     assert tuple(loss.shape) == (1,)
     assert loss.item() == pytest.approx(expected, rel=2e-6, abs=1e-6)
     np.testing.assert_allclose(gradient.numpy(), 3 * expected_gradient, atol=5e-6 * np.abs(expected_gradient).max())
@@ -303,6 +305,26 @@ def test_cross_entropy_at_the_borders_of_its_chunks(rows):
     labels = np.random.RandomState(0).randint(0, 31, rows).astype(np.int32)
     labels[0], labels[-1] = 0, 30
     check_cross_entropy(normal(rows, 8), normal(31, 8, seed=1), labels, np.abs(normal(rows, seed=2)) + 0.1)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+def test_cross_entropy_with_smoothed_labels(smoothing):
+    labels = np.random.RandomState(0).randint(0, 31, 300).astype(np.int32)
+    check_cross_entropy(normal(300, 8), normal(31, 8, seed=1), labels, np.abs(normal(300, seed=2)) + 0.1, smoothing)
+
+
+def test_gradient_of_a_trained_head_with_smoothed_labels():
+    hidden, head, labels, weights = normal(5, 8), normal(31, 8, seed=1), np.arange(5, dtype=np.int32), np.ones(5, np.float32)
+    trained, step, rows = jt.array(head), 1e-4, [(0, 3), (4, 1), (17, 5)]
+    loss = portable.token_cross_entropy(jt.array(hidden), trained, jt.array(labels), jt.array(weights), 0.2)
+    gradient = jt.grad(loss, trained).numpy()
+    for row, column in rows:
+        sides = []
+        for sign in (1, -1):
+            moved = head.astype(np.float64)
+            moved[row, column] += sign * step
+            sides.append(exact_cross_entropy(hidden, moved, labels, weights, 0.2)[0])
+        assert gradient[row, column] == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-4, abs=1e-5)
 
 
 def test_cross_entropy_of_zero_weights_is_zero_and_so_is_its_gradient():

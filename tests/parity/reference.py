@@ -76,9 +76,11 @@ def padded(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, pad: i
     return torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(weights)
 
 
-def loss(model: torch.nn.Module, groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0) -> torch.Tensor:
+def loss(model: torch.nn.Module, groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0,
+         smoothing: float = 0.0) -> torch.Tensor:
     """The weighted mean loss a label, in nats."""
     tokens, mask, weights = padded(groups, prompt_loss_weight)
     out = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
-    nll = torch.nn.functional.cross_entropy(out.transpose(1, 2), tokens[:, 1:], reduction="none")
+    nll = torch.nn.functional.cross_entropy(out.transpose(1, 2), tokens[:, 1:], reduction="none",
+                                            label_smoothing=smoothing)
     return (nll * weights[:, 1:]).sum() / weights[:, 1:].sum()

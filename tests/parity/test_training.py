@@ -84,16 +84,16 @@ def test_losses_of_fifty_steps(tmp_path, family, weight):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_gradients(family, weight):
+@pytest.mark.parametrize("weight, smoothing", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.4)])
+def test_gradients(family, weight, smoothing):
     config = RunConfig(batch_size=8, lora_r=4, lora_alpha=8.0, lora_dropout=0.0, prompt_loss_weight=weight,
                        max_tokens_per_stream=4096)
     groups = tiny.groups(4, branches=4, vocab_size=200, longer=4)
     ours, adapter, theirs = pair(family, config, tiny.adapter_arrays)
-    loss = reference.loss(theirs, groups, weight)
+    loss = reference.loss(theirs, groups, weight, smoothing)
     loss.backward()
     stream, = streams_of(groups, config)
-    our_loss = stream_loss(ours, stream) / stream.total_weight
+    our_loss = stream_loss(ours, stream, smoothing) / stream.total_weight
     parameters = adapter.parameters()
     gradients = dict(zip(parameters, jt.grad(our_loss, list(parameters.values()))))
     assert our_loss.item() == pytest.approx(loss.item(), rel=1e-5)

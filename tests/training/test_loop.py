@@ -141,7 +141,7 @@ def test_no_step_leaves_anything_behind(tmp_path, checkpointing):
 def test_memory_is_given_back_before_a_stream_longer_than_all_before(tmp_path, monkeypatch):
     seen, given_back = [], []
 
-    def noted(model, stream):
+    def noted(model, stream, smoothing):
         seen.append(len(stream.tokens))
         return stream_loss(model, stream)
 
@@ -501,3 +501,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
         assert resumed.optimizer.state()[name].tobytes() == array.tobytes(), name
     last = "checkpoints/step-00000008.safetensors"
     assert (folder / last).read_bytes() == (tmp_path / "through" / last).read_bytes()
+
+
+def test_batches_of_single_questions_where_paragraphs_need_not_stay_whole():
+    groups = [TokenGroup([g], [Branch(f"{g}.{b}", [b], [9]) for b in range(4)]) for g in range(6)]
+    config = settings(batch_size=4, whole_paragraphs=False)
+    batches = [batch for _, batch in steps_from(0, 6, groups, config)]
+    assert sorted(branch.id for batch in batches for group in batch for branch in group.branches) == sorted(
+        branch.id for group in groups for branch in group.branches)
+    assert any(len({group.branches[0].id[0] for group in batch}) > 2 for batch in batches)
+    assert all(len({group.prefix[0] for group in batch}) == 1
+               for _, batch in steps_from(0, 6, groups, settings(batch_size=4)))

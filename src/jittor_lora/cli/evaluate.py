@@ -9,8 +9,9 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import ComputeOptions, ModelOptions, add_flags, from_flags, require
+from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
 from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, setting
@@ -18,11 +19,11 @@ from jittor_lora.settings import Problem, setting
 DECODING = "Decoding"
 
 
-class EvaluateOptions(ComputeOptions, ModelOptions):
+class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
 
-    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, squad-dev, "
-                                  "or sample-dev", min_length=1)
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
+                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
     template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on")
     max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
@@ -31,6 +32,10 @@ class EvaluateOptions(ComputeOptions, ModelOptions):
 
     batch_size: int = setting(64, DECODING, "questions answered at a time", ge=1)
     max_new_tokens: int = setting(32, DECODING, "longest answer in tokens", ge=1)
+    extractive: bool = setting(False, DECODING, "answer with the span of the context that is likeliest of all, in place "
+                               "of what is generated")
+    max_span_words: int = setting(MAX_WORDS, DECODING, "with extractive: longest span in words", ge=1)
+    perplexity: bool = setting(False, "Scores", "also measure how likely the model holds the reference answers")
 
     output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "
                                     "question", min_length=1)
@@ -41,6 +46,13 @@ class EvaluateOptions(ComputeOptions, ModelOptions):
         return checked_template(value)
 
     def conflicts(self) -> Iterator[Problem]:
+        yield from super().conflicts()
+        if self.extractive:
+            for name in DecodingOptions.model_fields:
+                if getattr(self, name) != DecodingOptions.model_fields[name].default:
+                    yield Problem((name, "extractive"), "has no effect on spans; leave one of them out")
+        elif self.max_span_words != MAX_WORDS:
+            yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
         if self.with_base and self.adapter is None:
             yield Problem(("with_base", "adapter"), "without an adapter it is the base that is scored; give --adapter")
         if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
@@ -64,8 +76,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_name(), options.adapter_folder()
     from jittor_lora.runtime import set_threads
-    from jittor_lora.tasks.evaluate import evaluate
+    from jittor_lora.tasks.evaluate import Answering, evaluate
     if options.threads:
         set_threads(options.threads)
-    evaluate(base=base, adapter=adapter, **options.model_dump(exclude={"base", "adapter", "threads"}))
+    others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity"}
+    how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
+                    options.perplexity)
+    evaluate(base=base, adapter=adapter, how=how,
+             **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))
     return 0

@@ -39,6 +39,9 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, a text, or eos for "
                                   "nowhere else; by default newline for questions, eos for prompts", min_length=1)
 
+    samples: int = setting(1, GENERATION, "so many continuations of each prompt: drawn, or the best of the beams; they "
+                           "are printed as JSON", ge=1)
+
     @field_validator("template")
     @classmethod
     def _template(cls, value: str) -> str:
@@ -46,6 +49,9 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
+        if self.samples > 1 and self.temperature == 0 and self.beams < self.samples:
+            yield Problem(("samples", "temperature", "beams"),
+                          "several continuations are drawn, with a temperature above 0, or are of as many beams")
         ways = [name for name in ("prompt", "question", "file", "interactive") if getattr(self, name)]
         if len(ways) > 1:
             yield Problem(tuple(ways), f"cannot be given together with {' and '.join(ways[1:])}; give one of them")
@@ -124,15 +130,14 @@ def read_records(path: str) -> list[dict[str, Any]]:
 
 
 def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:
-    from jittor_lora.generation import Decoding
-    from jittor_lora.model.sampling import Sampling
-    sampling = Sampling(**options.model_dump(include=set(SamplingOptions.model_fields)))
-    return Decoding(options.max_new_tokens, sampling, options.stop_text(is_question))
+    return options.decoding(options.max_new_tokens, options.stop_text(is_question))
 
 
 def _print_one(generator: Generator, options: GenerateOptions, context: str | None, text: str) -> None:
-    """Print the continuation of a prompt, or the answer to a question about `context`; piece by piece on a terminal."""
-    decoding, pieces = _decoding(options, context is not None), sys.stdout.isatty()
+    """Print the continuation of a prompt, or the answer to a question about `context`; piece by piece on a terminal.
+
+    Several are printed as lines of JSON."""
+    decoding, pieces = _decoding(options, context is not None), sys.stdout.isatty() and options.samples == 1
 
     with silence_explained() as first_piece:
 
@@ -141,11 +146,24 @@ def _print_one(generator: Generator, options: GenerateOptions, context: str | No
             if pieces:
                 print(piece, end="", flush=True)
 
-        if context is None:
+        if options.samples > 1:
+            texts = _several(generator, [(context, text)], decoding, options.samples)[0]
+            whole = "\n".join(json.dumps({"continuation": text}, ensure_ascii=False) for text in texts)
+        elif context is None:
             whole = generator.continue_text(text, decoding, show)
         else:
             whole = generator.answer(context, [text], decoding, lambda _, piece: show(piece))[0].rstrip()
     print("" if pieces else whole, flush=True)
+
+
+def _several(generator: Generator, asked: list[tuple[str | None, str]], decoding: Decoding,
+             count: int) -> list[list[str]]:
+    is_question = asked[0][0] is not None
+    if count == 1:
+        found = [[text] for text in generator.continue_groups(generator.groups(asked), decoding, trim=is_question)]
+    else:
+        found = generator.continuations(generator.groups(asked), decoding, count, trim=is_question)
+    return [[text.rstrip() if is_question else text for text in texts] for texts in found]
 
 
 def _converse(generator: Generator, options: GenerateOptions) -> None:
@@ -177,10 +195,9 @@ def _continue_records(generator: Generator, options: GenerateOptions, records: l
         decoding, alike = _decoding(options, is_question), list(same)
         for first in range(0, len(alike), RECORDS_AT_A_TIME):
             some = alike[first : first + RECORDS_AT_A_TIME]
-            groups = generator.groups([(_context(r), r["question"] if is_question else r["prompt"]) for r in some])
-            texts = generator.continue_groups(groups, decoding, trim=is_question)
-            for record, text in zip(some, texts):
-                whole = text.rstrip() if is_question else text
-                print(json.dumps({**record, "continuation": whole}, ensure_ascii=False), flush=True)
+            asked = [(_context(r), r["question"] if is_question else r["prompt"]) for r in some]
+            for record, texts in zip(some, _several(generator, asked, decoding, options.samples)):
+                found = {"continuation": texts[0]} if options.samples == 1 else {"continuations": texts}
+                print(json.dumps({**record, **found}, ensure_ascii=False), flush=True)
             done += len(some)
             print(f"{done:,} of {len(records):,}", file=sys.stderr)

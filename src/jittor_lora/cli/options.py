@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin
@@ -60,7 +61,39 @@ class ComputeOptions(Settings):
     threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
 
 
-class SamplingOptions(Settings):
+class DecodingOptions(Settings):
+    """How a text is searched for, and what it must be like."""
+
+    beams: int = setting(1, "Decoding", "search for the likeliest text with so many beams; 1 takes token by token", ge=1)
+    length_penalty: float = setting(1.0, "Decoding", "with beams: a text's log-probability is divided by its length to "
+                                    "this power, so the higher the longer")
+    early_stopping: Literal["no", "yes", "never"] = setting(
+        "no", "Decoding", "with beams: when a search ends, as in transformers: by a guess whether open beams can still be "
+        "better (no), with as many finished texts as beams (yes), or when none can be better (never)")
+    no_repeat_ngram: int = setting(0, "Decoding", "so many tokens in a row never occur twice; 0 for no limit", ge=0)
+    min_new_tokens: int = setting(0, "Decoding", "no end before so many tokens", ge=0)
+    repetition_penalty: float = setting(1.0, "Decoding", "above 1 makes tokens seen before less likely", gt=0)
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.beams == 1:
+            for name, off in (("length_penalty", 1.0), ("early_stopping", "no")):
+                if getattr(self, name) != off:
+                    yield Problem((name, "beams"), "has no effect without beams; give --beams")
+
+    def decoding(self, max_new_tokens: int, stop: Optional[str]):
+        """The settings as a `Decoding`."""
+        from jittor_lora.generation import Decoding
+        from jittor_lora.model.beam_settings import Beams
+        from jittor_lora.model.sampling import Sampling
+        names = {field.name for field in dataclasses.fields(Sampling)} & set(type(self).model_fields)
+        beams = None
+        if self.beams > 1:
+            stopping = {"no": False, "yes": True}.get(self.early_stopping, self.early_stopping)
+            beams = Beams(self.beams, self.length_penalty, stopping)
+        return Decoding(max_new_tokens, Sampling(**{name: getattr(self, name) for name in names}), stop, beams)
+
+
+class SamplingOptions(DecodingOptions):
     """How the next token is chosen."""
 
     temperature: float = setting(0.0, "Sampling", "0 takes the likeliest token; above 0 draws, the higher the wilder",
@@ -68,15 +101,19 @@ class SamplingOptions(Settings):
     top_k: int = setting(0, "Sampling", "draw from so many likeliest tokens only; 0 for all", ge=0)
     top_p: float = setting(1.0, "Sampling", "draw from the likeliest tokens that together have this probability", gt=0,
                            le=1)
-    repetition_penalty: float = setting(1.0, "Sampling", "above 1 makes tokens seen before less likely", gt=0)
+    min_p: float = setting(0.0, "Sampling", "draw only tokens at least this share as likely as the likeliest; 0 for all",
+                           ge=0, le=1)
     seed: int = setting(42, "Sampling", "seed of the draws", ge=0, le=LARGEST_SEED)
 
     def conflicts(self) -> Iterator[Problem]:
+        yield from super().conflicts()
         if self.temperature == 0:
-            for name, off in (("top_k", 0), ("top_p", 1.0)):
+            for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
                 if getattr(self, name) != off:
                     yield Problem((name, "temperature"),
                                   "has no effect while temperature is 0; give a temperature above 0")
+        elif self.beams > 1:
+            yield Problem(("temperature", "beams"), "beams draw nothing; leave one of them out")
 
 
 def find_adapter(name: str, flag_text: str = "") -> Path:

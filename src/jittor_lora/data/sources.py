@@ -1,4 +1,4 @@
-"""What `--data` may name: a file, the official SQuAD files, or the shipped sample."""
+"""What `--data` may name: a file, the official SQuAD files, or what is shipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from jittor_lora.data.download import RemoteFile, fetch
+from jittor_lora.data.e2e import is_e2e, parse_e2e
 from jittor_lora.data.examples import Data
 from jittor_lora.data.jsonl import parse_jsonl
 from jittor_lora.data.reading import read_text
@@ -31,9 +32,12 @@ OFFICIAL = {
 SHIPPED = {
     "sample-train": SAMPLE / "squad-v1.1-sample-train.json",
     "sample-dev": SAMPLE / "squad-v1.1-sample-dev.json",
+    "e2e-train": SAMPLE / "e2e-train-part.txt",
+    "e2e-dev": SAMPLE / "e2e-dev-part.txt",
 }
 SPLITS = ("train", "dev")
-NAMES = (*OFFICIAL, *SHIPPED, "squad", "sample")
+SETS = ("squad", "sample", "e2e")
+NAMES = (*OFFICIAL, *SHIPPED, *SETS)
 
 
 def default_cache() -> Path:
@@ -45,8 +49,7 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
     """The file that a name stands for; an official file is downloaded at first.
 
     Args:
-        name: a path, which goes first, or `squad-train`, `squad-dev`, `sample-train`, `sample-dev`, or `squad` or
-            `sample` for the part that `split` tells.
+        name: a path, which goes first, or one of `NAMES`; `squad`, `sample` and `e2e` are the part that `split` tells.
         split: "train" or "dev", what the data are for.
         cache: folder of the official files; by default `default_cache()`.
 
@@ -56,7 +59,7 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
     path = Path(name)
     if path.is_file():
         return path
-    known = f"{name}-{split}" if name in ("squad", "sample") else name
+    known = f"{name}-{split}" if name in SETS else name
     if known in SHIPPED:
         return SHIPPED[known]
     if known in OFFICIAL:
@@ -70,7 +73,7 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
 
 
 def load_data(name: str, split: str = "train", purpose: str = "training", cache: Path | None = None) -> Data:
-    """Read what a name stands for, as SQuAD JSON or JSON Lines by its content.
+    """Read what a name stands for, as SQuAD JSON, JSON Lines or E2E's lines by its content.
 
     Args:
         name, split, cache: see `resolve_data`.
@@ -81,6 +84,8 @@ def load_data(name: str, split: str = "train", purpose: str = "training", cache:
     """
     path = resolve_data(name, split, cache)
     text = read_text(path)
+    if is_e2e(text):
+        return parse_e2e(text, path, purpose)
     return (parse_squad if is_squad(text, path) else parse_jsonl)(text, path, purpose)
 
 
@@ -95,8 +100,8 @@ def is_squad(text: str, path: str | os.PathLike) -> bool:
     start = text.lstrip()
     if not start.startswith(("{", "[")):
         raise UserError(
-            f"{path}: expected SQuAD v1.1 JSON or JSON Lines with prompt and completion, found text that begins with "
-            f"{start[:40]!r}."
+            f"{path}: expected SQuAD v1.1 JSON, JSON Lines with prompt and completion, or E2E's lines with ||, found text "
+            f"that begins with {start[:40]!r}."
         )
     # The usual cases, without parsing a large file twice.
     if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):

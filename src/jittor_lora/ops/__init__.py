@@ -69,12 +69,12 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
     return (_kernels() if has_kernel("attention") else portable).fused_attention(qkv, heads, plan, rows)
 
 
-def token_cross_entropy(hidden, head: Matrix, labels, weights):
+def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
     """See `portable.token_cross_entropy`."""
     labels, weights = jt.array(labels), jt.array(weights)
     if has_kernel("cross_entropy") and not head.trained:
-        return _kernels().token_cross_entropy(hidden, head, labels, weights)
-    return portable.token_cross_entropy(hidden, head.var, labels, weights)
+        return _kernels().token_cross_entropy(hidden, head, labels, weights, smoothing)
+    return portable.token_cross_entropy(hidden, head.var, labels, weights, smoothing)
 
 
 __all__ = [

@@ -322,26 +322,31 @@ def _joined(parts):
     return parts[0] if len(parts) == 1 else jt.concat(parts, 0)
 
 
-def token_cross_entropy(hidden, head, labels, weights):
-    """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · head_labels_i).
+def token_cross_entropy(hidden, head, labels, weights, smoothing: float = 0.0):
+    """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · target_i), where target_i is head_labels_i or, smoothed
+    (Szegedy et al. 2016, section 7), (1 - smoothing) · head_labels_i + smoothing · the mean of all head_v.
 
     The gradients are computed together with the value, some rows at a time, so that the (M, V) logits are never held;
     that of `head` only where it is trained.
 
     Args:
         hidden: (M, D). head: (V, D). labels: (M,) int32, each in [0, V). weights: (M,) float32.
+        smoothing: the share of each label's weight that is spread over the whole vocabulary.
 
     Returns: (1,) float32.
     """
-    return _TokenCrossEntropy.apply(hidden, head, labels, weights)
+    return _TokenCrossEntropy.apply(hidden, head, labels, weights, smoothing)
 
 
 class _TokenCrossEntropy(jt.Function):
-    def execute(self, hidden, head, labels, weights):
+    def execute(self, hidden, head, labels, weights, smoothing):
         losses, gradients, head_gradient = [], [], None
+        everywhere = smoothing / head.shape[0]
         for start in range(0, hidden.shape[0], CROSS_ENTROPY_ROWS):
             rows = slice(start, start + CROSS_ENTROPY_ROWS)
             h, w, truth = hidden[rows], weights[rows], head[labels[rows]]
+            if smoothing:
+                truth = (1.0 - smoothing) * truth + everywhere * head.sum(0, keepdims=True)
             logits = jt.nn.matmul_transpose(h, head)
             top = logits.max(1, keepdims=True)
             odds = jt.exp(logits - top)
@@ -351,11 +356,12 @@ class _TokenCrossEntropy(jt.Function):
             gradients.append((jt.matmul(odds / total, head) - truth) * w.unsqueeze(1))
             if not head.is_stop_grad():
                 chosen = (jt.index(logits.shape, 1) == labels[rows].unsqueeze(1)).float32()
-                part = _transposed_product((odds / total - chosen) * w.unsqueeze(1), h)
+                target = (1.0 - smoothing) * chosen + everywhere
+                part = _transposed_product((odds / total - target) * w.unsqueeze(1), h)
                 head_gradient = part if head_gradient is None else head_gradient + part
         self.gradient, self.head_gradient = _joined(gradients), head_gradient
         return sum(losses[1:], losses[0])
 
     def grad(self, upstream):
         head = None if self.head_gradient is None else self.head_gradient * upstream
-        return self.gradient * upstream, head, None, None
+        return self.gradient * upstream, head, None, None, None

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups
+from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.spans import MAX_WORDS
+from jittor_lora.data.squad import SquadData
+from jittor_lora.data.stream import micro_batches
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.squad import SquadScore, score
-from jittor_lora.files import make_writable
+from jittor_lora.extraction import Extract, Extractor
+from jittor_lora.files import atomic_write, make_writable
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
@@ -28,6 +34,7 @@ from jittor_lora.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
 BATCH_SIZE = 64
+TOKENS_AT_A_TIME = 1024  # of reference answers with their prompts
 LINE_SECONDS = 30.0  # between lines of progress where the screen is not a terminal
 
 
@@ -40,12 +47,14 @@ class Questions:
         references: id → accepted answers, also of questions that were dropped.
         report: what was cut.
         max_new_tokens: room left for each answer.
+        contexts: id → the whole context, of questions that have one.
     """
 
     groups: list[TokenGroup]
     references: dict[str, list[str]]
     report: LengthReport
     max_new_tokens: int
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
@@ -60,23 +69,77 @@ class Questions:
         if max_new_tokens >= limit:
             raise UserError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt within {limit} tokens.")
         groups, report = prompt_groups(data, tokenizer, template, limit - max_new_tokens)
-        return cls(groups, data.references(), report, max_new_tokens)
+        paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
+        contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
+        return cls(groups, data.references(), report, max_new_tokens, contexts)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the prompts, group after group."""
+        return [branch.id for group in self.groups for branch in group.branches]
+
+    def prompts(self) -> list[tuple[list[int], list[list[int]]]]:
+        return [(group.prefix, [branch.prompt for branch in group.branches]) for group in self.groups]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How questions are answered and what is measured besides.
+
+    Args:
+        decoding: of answers that are generated; by default the likeliest tokens to the end of the line.
+        extractive: answers are spans of the context instead, see `extraction.py`.
+        max_span_words: of these.
+        perplexity: measure how likely the reference answers are too.
+    """
+
+    decoding: Decoding | None = None
+    extractive: bool = False
+    max_span_words: int = MAX_WORDS
+    perplexity: bool = False
 
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
-           progress: str | None = None) -> dict[str, str]:
-    """Greedy answers to the end of the line, by question id.
+           progress: str | None = None, decoding: Decoding | None = None) -> dict[str, str]:
+    """Answers by question id; by default greedy ones to the end of the line.
 
     Args:
-        batch_size: most questions that are answered at a time.
+        batch_size: most questions, or beams, that are answered at a time.
         progress: name under which progress is shown on standard error; none without it.
     """
-    decoding = Decoding(questions.max_new_tokens, stop="\n")
-    ids = [branch.id for group in questions.groups for branch in group.branches]
-    groups = [(group.prefix, [branch.prompt for branch in group.branches]) for group in questions.groups]
-    with counting(len(ids), progress) as answered:
-        texts = generator.continue_groups(groups, decoding, trim=True, on_end=lambda _: answered(1), rows=batch_size)
-    return {name: text.strip() for name, text in zip(ids, texts)}
+    decoding = decoding or Decoding(questions.max_new_tokens, stop="\n")
+    with counting(len(questions.ids), progress) as answered:
+        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(1),
+                                          rows=batch_size)
+    return {name: text.strip() for name, text in zip(questions.ids, texts)}
+
+
+def extract(generator: Generator, questions: Questions, max_words: int = MAX_WORDS, batch_size: int = BATCH_SIZE,
+            progress: str | None = None) -> dict[str, Extract]:
+    """The likeliest span of the context by question id; arguments as in `answer`.
+
+    Raises:
+        UserError: the data has no contexts.
+    """
+    if not questions.contexts:
+        raise UserError("--extractive takes answers out of contexts, and these data have prompts without one. "
+                        "Give SQuAD v1.1 JSON, or leave --extractive out.")
+    groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
+              for group in questions.groups]
+    extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
+    with counting(len(questions.ids), progress) as answered:
+        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(1))
+    return dict(zip(questions.ids, found))
+
+
+def answer_loss(model, groups: Sequence[TokenGroup]) -> float:
+    """The mean loss a token, in nats, of reference answers with their end, given their prompts."""
+    from jittor_lora.training.loop import mean_loss
+    return mean_loss(model, micro_batches(groups, max(TOKENS_AT_A_TIME, max(map(longest_text, groups)))))
+
+
+def longest_text(group: TokenGroup) -> int:
+    return len(group.prefix) + max(len(branch.prompt) + len(branch.completion) for branch in group.branches)
 
 
 @contextmanager
@@ -102,12 +165,12 @@ def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
 
 def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
              limit: int | None = None, template: str | None = None, max_tokens: int | None = None, seed: int = 42,
-             batch_size: int = BATCH_SIZE, max_new_tokens: int = MAX_NEW_TOKENS,
+             batch_size: int = BATCH_SIZE, how: Answering = Answering(),
              precision: str = "fp32") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
-    Leaves in `output` predictions.json, metrics.json and questions.jsonl; with `with_base` those of the base are in
-    `output/base`.
+    Leaves in `output` predictions.json, metrics.json and questions.jsonl, and spans.jsonl of answers that are spans;
+    with `with_base` those of the base are in `output/base`.
 
     Returns: the scores of "adapter" and of "base", as far as they were asked for.
     """
@@ -116,8 +179,10 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
         questions_data = questions_data.subset(limit, seed)
     loaded = load(base, adapter, precision)
     longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
-    questions = Questions.of(questions_data, loaded.tokenizer, Template(template) if template else Template(), longest,
-                             max_new_tokens)
+    text = Template(template) if template else Template()
+    questions = Questions.of(questions_data, loaded.tokenizer, text, longest,
+                             how.decoding.max_new_tokens if how.decoding else MAX_NEW_TOKENS)
+    truths = training_groups(questions_data, loaded.tokenizer, text, longest)[0] if how.perplexity else ()
     make_writable(output)
     say(f"{questions_data.path}: {describe_data(questions_data)}")
     say(f"Base: {loaded.base.description}")
@@ -125,12 +190,13 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
         say(f"Adapter: {adapter}")
     for line in questions.report.lines():
         say(line)
-    generator, scores = Generator(loaded.model, loaded.tokenizer), {}
+    generator, scores = Generator(loaded.model, loaded.tokenizer, text), {}
     if loaded.adapter and with_base:
         with loaded.adapters_off():
-            scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size)
+            scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,
+                                             truths)
     name = "adapter" if loaded.adapter else "base"
-    scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size)
+    scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths)
     if len(scores) == 2:
         say(comparison_table(scores["base"], scores["adapter"], seed=seed))
     else:
@@ -142,14 +208,39 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
 
 
 def score_and_write(generator: Generator, questions: Questions, folder: Path, name: str, seed: int,
-                    batch_size: int = BATCH_SIZE) -> SquadScore:
-    """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`."""
-    predictions = answer(generator, questions, batch_size, name)
+                    batch_size: int = BATCH_SIZE, how: Answering = Answering(),
+                    truths: Sequence[TokenGroup] = ()) -> SquadScore:
+    """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`.
+
+    Args:
+        truths: the questions with reference answers, if `how` asks for their perplexity.
+    """
+    more = {}
+    if how.extractive:
+        spans = extract(generator, questions, how.max_span_words, batch_size, name)
+        predictions = {question: span.text for question, span in spans.items()}
+        write_spans(folder / "spans.jsonl", spans)
+    else:
+        predictions = answer(generator, questions, batch_size, name, how.decoding)
+    if truths:
+        loss = answer_loss(generator.model, truths)
+        more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
+        say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats a token)")
     found = score(questions.references, predictions)
     write_predictions(folder / "predictions.json", predictions)
     write_question_scores(folder / "questions.jsonl", found, questions.references)
-    write_metrics(folder / "metrics.json", summarize(found, seed))
+    write_metrics(folder / "metrics.json", summarize(found, seed), **more)
     return found
+
+
+def write_spans(path: Path, spans: Mapping[str, Extract]) -> None:
+    """One span a line: id, text, start, end in characters of the context, and log_probability, null without a span."""
+    with atomic_write(path) as stream:
+        for question, span in spans.items():
+            values = span._asdict()
+            if not span.text:
+                values["log_probability"] = None
+            stream.write(json.dumps({"id": question, **values}, ensure_ascii=False) + "\n")
 
 
 def brackets(interval: tuple[float, float]) -> str:

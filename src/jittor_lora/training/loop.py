@@ -14,7 +14,7 @@ import numpy as np
 
 from jittor_lora import ops
 from jittor_lora.config import RunConfig
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.examples import TokenGroup, separate
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.errors import UserError
 from jittor_lora.model.causal_lm import CausalLM, check_range
@@ -119,7 +119,7 @@ def train(
                 if config.lora_dropout:
                     adapter.set_dropout(config.seed, step, number)
 
-            loss, gradients = batch_gradients(model, streams, parameters, prepare)
+            loss, gradients = batch_gradients(model, streams, parameters, prepare, config.label_smoothing)
             norm = gradient_norm(gradients)
             check_finite(step, loss, norm)
             gradients = clipped(gradients, norm, config.max_grad_norm)
@@ -149,18 +149,19 @@ def train(
 
 
 def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapping[str, jt.Var],
-                    prepare: Callable[[int, Stream], None] = lambda number, stream: None
-                    ) -> tuple[float, dict[str, jt.Var]]:
+                    prepare: Callable[[int, Stream], None] = lambda number, stream: None,
+                    smoothing: float = 0.0) -> tuple[float, dict[str, jt.Var]]:
     """The mean loss a label over the streams of a batch, in nats, and its gradient by parameter.
 
     Args:
         prepare: called with each stream and its number before it is read.
+        smoothing: of the labels, which the loss then is of too.
     """
     weight = sum(stream.total_weight for stream in streams)
     loss, gradients = 0.0, None
     for number, stream in enumerate(streams):
         prepare(number, stream)
-        part = stream_loss(model, stream) / weight
+        part = stream_loss(model, stream, smoothing) / weight
         found = gradients_of(part, list(parameters.values()))
         gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
         jt.sync(gradients)
@@ -174,15 +175,18 @@ def clipped(gradients: dict[str, jt.Var], norm: float, max_norm: float) -> dict[
     return {name: g * scale for name, g in gradients.items()} if scale < 1.0 else gradients
 
 
-def stream_loss(model: CausalLM, stream: Stream):
+def stream_loss(model: CausalLM, stream: Stream, smoothing: float = 0.0):
     """The weighted sum of the losses of a stream's labels, (1,) float32, in nats.
+
+    Args:
+        smoothing: of the labels, see `ops.portable.token_cross_entropy`.
 
     Raises:
         UserError: a token, label or position that the model does not have.
     """
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
     hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
-    return ops.token_cross_entropy(hidden, model.head(), stream.labels, stream.label_weights)
+    return ops.token_cross_entropy(hidden, model.head(), stream.labels, stream.label_weights, smoothing)
 
 
 def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:
@@ -228,6 +232,7 @@ def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
                config: RunConfig) -> Iterator[tuple[int, list[TokenGroup]]]:
     """(step, its examples) for the steps `start` to `total`; the order depends on the seed and the epoch alone."""
     per_epoch, accumulated = steps_per_epoch(groups, config), config.gradient_accumulation
+    groups = groups if config.whole_paragraphs else separate(groups)
     epoch, order = -1, []
     for step in range(start, total):
         if step // per_epoch != epoch:

@@ -34,8 +34,8 @@ void jl_attention_forward(const float*, int, const float*, const float*, int, co
                           float*, int, int, int, int);
 void jl_attention_backward(const float*, int, const float*, const float*, int, const int*, const int*, const int*, int,
                            const float*, const float*, const float*, float*, float*, float*, int, int, int, int, int);
-void jl_cross_entropy(const float*, const float*, const char*, const char*, const int*, const float*, float*, float*,
-                      int, int, int);
+void jl_cross_entropy(const float*, const float*, const char*, const char*, const int*, const float*, double, float*,
+                      float*, int, int, int);
 }
 #include <string.h>
 """
@@ -255,12 +255,12 @@ class _FusedAttention(jt.Function):
                        'h, h, w / h, data["narrow"]);', **numbers), None, None, None
 
 
-def token_cross_entropy(hidden, head: Matrix, labels, weights):
-    return _TokenCrossEntropy.apply(hidden, head, labels, weights)
+def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
+    return _TokenCrossEntropy.apply(hidden, head, labels, weights, smoothing)
 
 
 class _TokenCrossEntropy(jt.Function):
-    def execute(self, hidden, head, labels, weights):
+    def execute(self, hidden, head, labels, weights, smoothing):
         wanted, narrow, nothing = not hidden.is_stop_grad(), head.precision == "bf16", _nothing()
         if narrow:
             forms = [nothing, head.packed_head(False), head.packed_head(True) if wanted else nothing]
@@ -269,11 +269,11 @@ class _TokenCrossEntropy(jt.Function):
         loss, gradient = _kernel([(1,), hidden.shape if wanted else (1,)], [hidden, *forms, labels, weights],
                                  'bool narrow = data["narrow"]; '
                                  'jl_cross_entropy(in0_p, in1_p, narrow ? (const char*)in2_p : 0, '
-                                 'narrow ? (const char*)in3_p : 0, in4_p, in5_p, out0_p, data["wanted"] ? out1_p : 0, '
-                                 'in0_shape0, in0_shape1, data["size"]);', wanted=wanted, narrow=narrow,
-                                 size=head.shape[0])
+                                 'narrow ? (const char*)in3_p : 0, in4_p, in5_p, data["smoothing"], out0_p, '
+                                 'data["wanted"] ? out1_p : 0, in0_shape0, in0_shape1, data["size"]);',
+                                 wanted=wanted, narrow=narrow, size=head.shape[0], smoothing=smoothing)
         self.gradient = gradient
         return loss
 
     def grad(self, upstream):
-        return self.gradient * upstream, None, None, None
+        return self.gradient * upstream, None, None, None, None

@@ -1,4 +1,5 @@
 // The weighted sum of the labels' negative log-likelihoods under logits = hidden · headᵀ, and its gradient for `hidden`.
+// With smoothing a label's loss is (1 - smoothing) times that, and smoothing times the mean over the whole vocabulary.
 //
 // Some rows at a time; the vocabulary is cut into panels, and panels into parts. A part's sums are taken panel by panel
 // in the thread that has the part, and the parts are added in order: the result does not depend on the threads.
@@ -63,8 +64,8 @@ JL_API void jl_pack_head(const float* head, char* packed, int size, int width, i
 
 // loss (1); gradient (rows, width) unless null. In bf16 `head` is not read, but `up` and, for the gradient, `down`.
 JL_API void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down,
-                             const int* labels, const float* weights, float* loss, float* gradient, int rows,
-                             int width, int size) {
+                             const int* labels, const float* weights, double smoothing, float* loss,
+                             float* gradient, int rows, int width, int size) {
     static Buffer for_logits, for_sums, for_narrow;
     bool narrow = up;
     Vocabulary v{size, width, head, up, down, {}, {}};
@@ -87,6 +88,7 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         size_t panel_size = size_t(whole) * PANEL;
         float* logits = for_logits.get<float>(panel_size * v.panels());
         std::vector<float> tops(size_t(v.panels()) * count), totals(size_t(v.panels()) * count);
+        std::vector<float> scores(smoothing > 0 ? size_t(v.panels()) * count : 0);
 #pragma omp parallel for schedule(dynamic, 1)
         for (int p = 0; p < v.panels(); p++) {
             float* l = logits + panel_size * p;
@@ -98,6 +100,11 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
             for (int r = 0; r < count; r++) {
                 vec top = splat(-INFINITY), sums{};
                 float* x = l + size_t(r) * wide;
+                if (smoothing > 0) {
+                    vec all{};
+                    each(n, [&](int64_t i, int m) { all += get(x + i, m); });
+                    scores[size_t(p) * count + r] = sum(all);
+                }
                 for (int i = n; i < round_up(n, W); i++) x[i] = -INFINITY;
                 for (int i = 0; i < n; i += W) top = max(top, load(x + i));
                 float highest = maximum(top);
@@ -116,7 +123,9 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
             int label = labels[start + r];
             int panel = label / PANEL;
             float score = logits[panel_size * panel + size_t(r) * v.padded(panel) + label % PANEL];
-            total += double(weights[start + r]) * (highest + std::log(sums) - score);
+            double expected = (1 - smoothing) * score;
+            for (int p = 0; smoothing > 0 && p < v.panels(); p++) expected += smoothing / size * scores[size_t(p) * count + r];
+            total += double(weights[start + r]) * (highest + std::log(sums) - expected);
         }
         if (!gradient) continue;
         size_t part_size = size_t(whole) * width;
@@ -136,9 +145,12 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
                     float* x = l + size_t(r) * wide;
                     bool real = r < count;
                     float w = real ? weights[start + r] : 0.f, shift = real ? lse[r] : 0.f;
+                    float everywhere = w * float(smoothing / size), there = w * float(1 - smoothing);
                     int label = real ? labels[start + r] - v.begin(p) : -1;
-                    each(n, [&](int64_t i, int m) { put(x + i, real ? exp(get(x + i, m) - shift) * w : vec{}, m); });
-                    if (label >= 0 && label < n) x[label] -= w;
+                    each(n, [&](int64_t i, int m) {
+                        put(x + i, real ? exp(get(x + i, m) - shift) * w - everywhere : vec{}, m);
+                    });
+                    if (label >= 0 && label < n) x[label] -= there;
                     if (narrow) each(n, [&](int64_t i, int m) { put(odds + size_t(r) * wide + i, get(x + i, m), m); });
                 }
                 if (narrow) {
