@@ -7,7 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from jittor_lora import ops
-from jittor_lora.lora.adapted import Adapted, Choice
+from jittor_lora.lora.adapted import Adapted, Choice, names_of
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.start import start
 from jittor_lora.model.modules import Linear
@@ -169,10 +169,14 @@ class LoraLinear(Adapted):
             y = update.onto(y, x, weight)
         return y if bias is None else y + bias
 
-    def acting(self):
+    def acting(self, label: str | None = None):
         """What it computes with as it is now: weight, bias, and the update beside them, which is A (r, in) and
-        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, with the updates in it."""
-        weight, bias, updates = self._parts(self.choice.active)
+        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, with the updates in it.
+
+        Args:
+            label: of the rows it is for, where rows differ.
+        """
+        weight, bias, updates = self._parts(self.choice.active if self.choice.labels is None else names_of(label))
         if not updates:
             return weight, bias, None
         if any(update.magnitude is not None for update in updates):
