@@ -20,7 +20,7 @@ from jittor_lora.model.modules import Embedding, Linear, leaves
 from jittor_lora.model.reading import PortableReader, Turn
 from jittor_lora.runtime import jt
 from jittor_lora.training.loop import gradients_of, stream_loss
-from kernels import HAS_KERNELS, needs_kernels
+from kernels import HAS_KERNELS, needs_bf16, needs_kernels
 
 # Three that differ in everything: ranks, targets, and what is trained beside A and B.
 KINDS = {
@@ -28,6 +28,7 @@ KINDS = {
     "dora": {"r": 2, "use_dora": True, "modules_to_save": {"gpt2": ("ln_f", "wpe"), "llama": ("model.norm",)}},
     "tables": {"r": 4, "use_rslora": True, "target_modules": {"gpt2": ("wte", "c_attn"), "llama": ("embed_tokens", "q_proj")},
                "modules_to_save": ("lm_head",)},
+    "head": {"r": 2, "target_modules": ("lm_head",), "use_dora": True},
 }
 
 
@@ -99,6 +100,7 @@ def test_deleting_leaves_the_base(family):
     assert adapters.active == ()
     np.testing.assert_array_equal(logits(model), logits(alone(None, family)))
     adapters.delete("tables")
+    adapters.delete("head")
     kinds = {type(leaf.module) for leaf in leaves(model)}
     assert kinds == {type(leaf.module) for leaf in leaves(network(family))} >= {Linear, Embedding}
     add(model, "plain")
@@ -111,7 +113,7 @@ def test_what_cannot_act_together():
     with pytest.raises(UserError, match=r"cannot act together:\n  transformer.wte: .*whole"):
         inject(model, LoraConfig(target_modules=("c_fc",), modules_to_save=("wte", "ln_f")), name="whole")
         adapters.activate("whole", "dora", "tables")
-    with pytest.raises(UserError, match="adapter nobody: there is none of this name; there are plain, dora, tables"):
+    with pytest.raises(UserError, match="adapter nobody: there is none of this name; there are plain, dora, tables, head"):
         adapters.activate("plain", "nobody")
     with pytest.raises(UserError, match="nobody"):
         adapters.delete("nobody")
@@ -156,7 +158,7 @@ def test_a_stack_merged_decoded_and_unmerged(family, names):
 # --- an adapter for each group ---------------------------------------------------------------------------------------
 
 GROUPS = tiny.groups(4, seed=2)
-OF_GROUP = ("dora", "plain", None, "tables")
+OF_GROUP = ("dora", "head", None, "tables")
 
 
 def labels(groups, names):
@@ -222,3 +224,18 @@ def test_texts_with_an_adapter_for_each_group(family, kernels):
         plain = generate_groups(model, groups, 5)
     assert mixed == separate
     assert plain == generate_groups(alone("plain", family), groups, 5) != mixed
+
+
+@needs_bf16
+@pytest.mark.parametrize("kind", [*KINDS, "whole"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoding_in_bf16(family, kind):
+    model, tokens = network(family, "bf16"), tiny.tokens(12).tolist()
+    if kind == "whole":
+        inject(model, LoraConfig(r=2, target_modules=DEFAULT_TARGETS[family][:1], modules_to_save=("1.mlp",)))
+    else:
+        add(model, kind)
+    decoder = Decoder(model)
+    found = decoder.logits([Turn(decoder.open(0, [12]), (), [(0, tokens)])])[0]
+    expected = logits(model)[-1]
+    assert np.linalg.norm(found - expected) < 4e-2 * np.linalg.norm(expected)

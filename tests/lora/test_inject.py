@@ -88,10 +88,14 @@ def test_all_linear_is_all_but_the_output_head():
         assert {name.rsplit(".", 1)[1] for name in adapter.versions} == set(DEFAULT_TARGETS[family])
 
 
-@pytest.mark.parametrize("targets", [("lm_head", "c_attn"), ".*"])
-def test_the_output_head_cannot_be_adapted(targets):
-    with pytest.raises(UserError, match=r"output head, lm_head, which cannot be adapted; modules_to_save"):
-        inject(network(tie_word_embeddings=False), LoraConfig(target_modules=targets))
+def test_the_output_head_is_adapted_where_it_is_named():
+    for model in (network(tie_word_embeddings=False), network()):
+        adapter = inject(model, LoraConfig(r=2, target_modules=("lm_head", "c_attn"), dropout=0.1))
+        assert "lm_head" in adapter.updates
+        assert not model.head().trained == isinstance(model.lm_head, Linear)
+        adapter.set_dropout(1)
+        with pytest.raises(UserError, match="lora_dropout: expected 0 where the output head is adapted"):
+            loss(model)
 
 
 def test_qv_only_needs_the_fused_projection():

@@ -62,6 +62,8 @@ OPTIONS = {
     "bias-lora-only": {"bias": "lora_only"},
     "bias-dora": {"bias": "lora_only", "use_dora": True},
     "embedding": {"target_modules": {"gpt2": ("c_attn", "wte", "wpe"), "llama": ("q_proj", "embed_tokens")}},
+    "head": {"target_modules": {"gpt2": ("c_attn", "lm_head"), "llama": ("q_proj", "lm_head")}},
+    "head-dora": {"target_modules": {"gpt2": ("c_attn", "lm_head"), "llama": ("q_proj", "lm_head")}, "use_dora": True},
     "embedding-dora": {"target_modules": {"gpt2": ("c_attn", "wte"), "llama": ("q_proj", "embed_tokens")},
                        "use_dora": True},
 }
@@ -75,7 +77,7 @@ def cases():
                 continue  # no biases
             if source == "gpt2" and option == "olora":
                 continue  # PEFT's start of GPT-2's transposed weights fits no layer
-            if source == "llama-untied" and option not in ("save-embedding", "save-head", "embedding", "dora"):
+            if source == "llama-untied" and option not in ("save-embedding", "save-head", "embedding", "dora", "head"):
                 continue
             yield pytest.param(option, source, id=f"{option}-{source}")
 

@@ -56,8 +56,8 @@ class Copied(jt.Module):
         self.trained: dict[str, jt.Var] = {}
         if whole:
             if isinstance(base.weight, Matrix):
-                self.module.weight = TrainedMatrix(base.weight.numpy())
-                self.trained["weight"] = self.module.weight.var
+                self.trained["weight"] = jt.array(base.weight.numpy().copy())
+                self.module.weight = TrainedMatrix(self.trained["weight"], base.weight.precision)
             else:
                 self.module.weight = self.trained["weight"] = _copy(base.weight)
         if getattr(base, "bias", None) is not None:

@@ -32,7 +32,8 @@ class LoraConfig:
         alpha: the numerator of the scaling, which is alpha / r.
         dropout: the share of the input's elements that A does not see in training.
         target_modules: last parts of module names ("c_attn", "mlp.c_proj"), or one regular expression that matches
-            whole names, or "all-linear" for every linear layer but the output head. Embeddings may be named.
+            whole names, or "all-linear" for every linear layer but the output head. Embeddings and the head
+            (`lm_head`) may be named.
         init: how A and B begin. "gaussian": A normal with standard deviation 1/r, B zero; "kaiming": A uniform in
             ±1/√in, B zero; "pissa": from the largest singular values of W (Meng et al. 2024, eq. 2 and 3), with
             "pissa_niter_N" computed by N power iterations from a random start (Halko et al. 2011, algorithm 4.4);

@@ -13,7 +13,7 @@ from jittor_lora.lora.adapted import Adapted, Choice, Copied
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
 from jittor_lora.lora.layer import LoraLinear, Update, is_fused_qkv
-from jittor_lora.lora.targets import OUTPUT_HEAD, match_saved, match_targets, short_names, shown
+from jittor_lora.lora.targets import match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import Embedding, Leaf, Linear, RowLabels, leaves
 from jittor_lora.runtime import jt
@@ -255,10 +255,6 @@ def _chosen(places: Mapping[str, Leaf], config: LoraConfig) -> tuple[set[str], s
     targets = match_targets([name for name, module in bases.items() if isinstance(module, (Linear, Embedding))], config,
                             linear)
     wrong = []
-    if OUTPUT_HEAD in targets:
-        others = ", ".join(short_names([name for name in linear if name != OUTPUT_HEAD]))
-        wrong.append(f"target_modules: {shown(config.target_modules)} takes in the output head, {OUTPUT_HEAD}, which "
-                     f"cannot be adapted; modules_to_save trains it whole. There are {others}.")
     if config.qv_only and not any(is_fused_qkv(name) for name in targets):
         wrong.append("qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
                      f"{', '.join(short_names(targets))}. Name q_proj and v_proj as target modules instead.")

@@ -107,8 +107,7 @@ class CausalLM(jt.Module):
 
     def head(self, label: Hashable = None) -> Matrix:
         """The (V, D) matrix that turns final states, of rows with this label, into logits."""
-        weight, _, _ = self.lm_head.acting(label)
-        return weight
+        return self.lm_head.matrix(label)
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         """Embedding and blocks: (N, D), or (M, D) of the rows `wanted` (M,), which are ascending."""

@@ -91,9 +91,13 @@ class Linear(jt.Module):
     def out_features(self) -> int:
         return self.weight.shape[0]
 
-    def acting(self, label: Hashable = None):
-        """What it computes with: weight, bias, and no low-rank update. All rows are alike, whatever their label."""
+    def acting(self):
+        """What it computes with: weight, bias, and no low-rank update."""
         return self.weight, self.bias, None
+
+    def matrix(self, label: Hashable = None) -> Matrix:
+        """All that a row x is multiplied with, whatever its label."""
+        return self.weight
 
     def execute(self, x):
         return ops.linear(x, self.weight, self.bias)
