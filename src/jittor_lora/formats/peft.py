@@ -153,7 +153,7 @@ def read_adapter_config(path: Path) -> LoraConfig:
 
     def several(key):
         value = values.get(key)
-        return None if value is None or value == [] else tuple(value if isinstance(value, list) else [value])
+        return None if value in (None, [], "") else tuple(value if isinstance(value, list) else [value])
 
     targets, layers = names("target_modules"), several("layers_to_transform")
     try:
