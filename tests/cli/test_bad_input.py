@@ -208,7 +208,8 @@ def test_a_base_with_numbers_that_are_not_finite(arguments, here, capsys):
 @pytest.mark.parametrize("spoil, words", [
     (lambda adapter: shutil.rmtree(adapter), ["--adapter run", "adapter_config.json"]),
     (lambda adapter: edit_json(adapter / "adapter_config.json", peft_type="IA3"), ["adapter_config.json", "IA3"]),
-    (lambda adapter: edit_json(adapter / "adapter_config.json", use_dora=True), ["c_attn.lora_magnitude_vector: missing"]),
+    (lambda adapter: edit_json(adapter / "adapter_config.json", use_dora=True),
+     ["c_attn.lora_magnitude_vector: missing"]),
     (lambda adapter: edit_json(adapter / "adapter_config.json", r=16), ["r = 16", "rank 8"]),
     (lambda adapter: pickled(adapter, "adapter_model.bin", "adapter_model.safetensors"),
      ["adapter_model.bin", "pickle"]),

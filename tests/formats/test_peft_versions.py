@@ -32,17 +32,20 @@ V21 = {**V13, "peft_version": "0.21.2", "use_qalora": False, "qalora_group_size"
        "use_bdlora": None, "kasa_config": None, "velora_config": None, "monteclora_config": None}
 VERSIONS = {"0.3": V03, "0.6": V06, "0.10": V10, "0.13": V13, "0.21": V21}
 
-# What a version could do, by the settings of its file and of ours, and how it named the arrays that ours call by these ends.
+# What a version could do, in the settings of its file and in ours, and its names for arrays with these ends.
 CASES = [
     ("0.3", {}, {}, {}),
-    ("0.3", {"bias": "lora_only", "modules_to_save": ["ln_f"]}, {"bias": "lora_only", "modules_to_save": ("ln_f",)}, {}),
+    ("0.3", {"bias": "lora_only", "modules_to_save": ["ln_f"]},
+     {"bias": "lora_only", "modules_to_save": ("ln_f",)}, {}),
     ("0.3", {"target_modules": ["c_attn", "wte"]}, {"target_modules": ("c_attn", "wte")}, {}),
     ("0.6", {"rank_pattern": {"h.1.attn.c_attn": 3}, "alpha_pattern": {"h.1.attn.c_attn": 5}},
      {"rank_pattern": {"h.1.attn.c_attn": 3}, "alpha_pattern": {"h.1.attn.c_attn": 5}}, {}),
-    ("0.6", {"layers_to_transform": 1, "layers_pattern": "h"}, {"layers_to_transform": (1,), "layers_pattern": ("h",)}, {}),
+    ("0.6", {"layers_to_transform": 1, "layers_pattern": "h"},
+     {"layers_to_transform": (1,), "layers_pattern": ("h",)}, {}),
     ("0.10", {"use_dora": True, "use_rslora": True}, {"use_dora": True, "use_rslora": True}, {}),
     ("0.13", {"use_dora": True}, {"use_dora": True}, {"lora_magnitude_vector": "lora_magnitude_vector.weight"}),
-    ("0.13", {"bias": "all", "exclude_modules": ["0.attn.c_attn"]}, {"bias": "all", "exclude_modules": ("0.attn.c_attn",)},
+    ("0.13", {"bias": "all", "exclude_modules": ["0.attn.c_attn"]},
+     {"bias": "all", "exclude_modules": ("0.attn.c_attn",)},
      {"c_attn.bias": "c_attn.base_layer.bias"}),
     ("0.21", {"init_lora_weights": "olora", "use_dora": False}, None, {}),
     ("0.21", {"bias": "lora_only"}, {"bias": "lora_only"}, {"c_attn.bias": "c_attn.base_layer.bias"}),

@@ -26,7 +26,8 @@ from kernels import HAS_KERNELS, needs_bf16, needs_kernels
 KINDS = {
     "plain": {"r": 3},
     "dora": {"r": 2, "use_dora": True, "modules_to_save": {"gpt2": ("ln_f", "wpe"), "llama": ("model.norm",)}},
-    "tables": {"r": 4, "use_rslora": True, "target_modules": {"gpt2": ("wte", "c_attn"), "llama": ("embed_tokens", "q_proj")},
+    "tables": {"r": 4, "use_rslora": True,
+               "target_modules": {"gpt2": ("wte", "c_attn"), "llama": ("embed_tokens", "q_proj")},
                "modules_to_save": ("lm_head",)},
     "head": {"r": 2, "target_modules": ("lm_head",), "use_dora": True},
 }
@@ -113,7 +114,7 @@ def test_what_cannot_act_together():
     with pytest.raises(UserError, match=r"cannot act together:\n  transformer.wte: .*whole"):
         inject(model, LoraConfig(target_modules=("c_fc",), modules_to_save=("wte", "ln_f")), name="whole")
         adapters.activate("whole", "dora", "tables")
-    with pytest.raises(UserError, match="adapter nobody: there is none of this name; there are plain, dora, tables, head"):
+    with pytest.raises(UserError, match="nobody: there is none of this name; there are plain, dora, tables, head"):
         adapters.activate("plain", "nobody")
     with pytest.raises(UserError, match="nobody"):
         adapters.delete("nobody")
@@ -220,7 +221,8 @@ def test_texts_with_an_adapter_for_each_group(family, kernels):
     model = crowded(family)
     with ops.portable_operations(*(() if not kernels else ("norms",))):
         mixed = generate_groups(model, groups, 5, readers=readers_of(model, OF_GROUP))
-        separate = [new for group, name in zip(groups, OF_GROUP) for new in generate_groups(alone(name, family), [group], 5)]
+        separate = [new for group, name in zip(groups, OF_GROUP)
+                    for new in generate_groups(alone(name, family), [group], 5)]
         plain = generate_groups(model, groups, 5)
     assert mixed == separate
     assert plain == generate_groups(alone("plain", family), groups, 5) != mixed

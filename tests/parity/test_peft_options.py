@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import contextlib
 
 import numpy as np
@@ -260,9 +259,10 @@ def test_dropout_in_one_layer(settings, kernels):
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
-    values_of_config = {key: value for key, value in peft_settings(config, "base", "llama").items()
-                        if key not in ("peft_type", "revision", "inference_mode", "base_model_name_or_path", "task_type")}
-    model = peft.get_peft_model(torch.nn.ModuleDict({"c_fc": linear}), peft.LoraConfig(**values_of_config))
+    settings_of_peft = {key: value for key, value in peft_settings(config, "base", "llama").items()
+                        if key not in ("peft_type", "revision", "inference_mode", "base_model_name_or_path")}
+    model = peft.get_peft_model(torch.nn.ModuleDict({"c_fc": linear}),
+                                peft.LoraConfig(**{**settings_of_peft, "task_type": None}))
     theirs_layer = model.base_model.model["c_fc"]
     mask = torch.from_numpy(ops.dropout_mask(9, 6, 0.4, 7).numpy())
     theirs_layer.lora_dropout["default"] = Masked(mask)

@@ -36,7 +36,8 @@ def pair(family, adapters=ADAPTERS):
         values = {key: value for key, value in peft_settings(config, "base", family).items()
                   if key not in ("peft_type", "revision", "inference_mode", "base_model_name_or_path")}
         if theirs is None:
-            theirs = peft.get_peft_model(reference.network(source, tiny.tensors(source)), peft.LoraConfig(**values), name)
+            network = reference.network(source, tiny.tensors(source))
+            theirs = peft.get_peft_model(network, peft.LoraConfig(**values), name)
         else:
             theirs.add_adapter(name, peft.LoraConfig(**values))
         named = dict(theirs.named_parameters())

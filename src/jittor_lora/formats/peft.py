@@ -61,7 +61,8 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
         if convert:
             config, arrays = _converted(config, arrays, adapter.initial())
         elif config.init != "pissa" and (config.init != "olora" or family == "gpt2"):
-            why = "draws at random" if FAST_PISSA.fullmatch(config.init) else "takes GPT-2's weights the wrong way round"
+            drawn = FAST_PISSA.fullmatch(config.init)
+            why = "draws at random" if drawn else "takes GPT-2's weights the wrong way round"
             raise UserError(f"{folder}: PEFT's {config.init} {why}, so that it cannot be computed again from the base. "
                             "Save the adapter converted.")
     updated = {name for name, version in adapter.versions.items() if not isinstance(version, Copied)}
@@ -141,9 +142,9 @@ def read_adapter_config(path: Path) -> LoraConfig:
         wrong.append("ensure_weight_tying: True is not supported; a tied head keeps the base's weight")
     start = values.get("init_lora_weights")
     if start not in PLAIN_STARTS and start not in ("pissa", "olora"):
-        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that cannot "
-                     "be computed again; with PEFT, save_pretrained(…, path_initial_model_for_weight_conversion=…) makes "
-                     "a plain adapter of it")
+        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that "
+                     "cannot be computed again; with PEFT, save_pretrained(…, "
+                     "path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
     if wrong:
         raise UserError(f"{path}:\n  {listing(wrong)}")
 
@@ -158,8 +159,9 @@ def read_adapter_config(path: Path) -> LoraConfig:
     targets, layers = names("target_modules"), several("layers_to_transform")
     try:
         return LoraConfig(
-            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)), dropout=float(values.get("lora_dropout", 0.0)),
-            target_modules=targets, init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
+            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)),
+            dropout=float(values.get("lora_dropout", 0.0)), target_modules=targets,
+            init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
             use_rslora=bool(values.get("use_rslora")), use_dora=bool(values.get("use_dora")),
             rank_pattern=values.get("rank_pattern") or {}, alpha_pattern=values.get("alpha_pattern") or {},
             layers_to_transform=layers, layers_pattern=several("layers_pattern") if layers else None,
@@ -268,8 +270,8 @@ def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig, model: C
         if not name.endswith(".weight") or module not in modules or is_saved(module, config.modules_to_save):
             kept[name] = array
         elif not np.array_equal(modules[module].weight.numpy(), array):
-            wrong.append(f"{name}: the file has the base's weight, shape {array.shape}, and it is not that of this base, "
-                         f"shape {tuple(modules[module].weight.shape)}")
+            wrong.append(f"{name}: the file has the base's weight, shape {array.shape}, and it is not that of this "
+                         f"base, shape {tuple(modules[module].weight.shape)}")
     if wrong:
         raise UserError("The adapter does not fit the model:\n  " + listing(wrong))
     return kept

@@ -40,7 +40,7 @@ class LoraConfig:
             "olora": from the QR decomposition of W (Büyükakyüz 2024). See `lora.start`.
         qv_only: on GPT-2's fused `c_attn`, the rows of the keys get no update.
         use_rslora: the scaling is alpha / √r (Kalajdzievski 2023, theorem 3.2).
-        use_dora: the updated weight is brought to a trained length by output (Liu et al. 2024, eq. 5), see `lora.layer`.
+        use_dora: the rows of the updated weight have trained lengths (Liu et al. 2024, eq. 5), see `lora.layer`.
         rank_pattern, alpha_pattern: another r or alpha for modules by name; a key is a regular expression that matches
             a whole name or its last parts, the first that does counts.
         layers_to_transform: only blocks of these numbers; not with a regular expression or "all-linear".

@@ -39,7 +39,7 @@ class Adapter:
         return {name: version for name, version in self.versions.items() if not isinstance(version, Copied)}
 
     def parameters(self) -> dict[str, jt.Var]:
-        """The trained arrays, those of the network's first modules first: "<module>.lora_A" (r, in), ".lora_B" (out, r),
+        """The trained arrays in the order of the network: "<module>.lora_A" (r, in), ".lora_B" (out, r),
         ".lora_magnitude_vector" (out,), ".bias" (out,), ".lora_embedding_A" (r, rows), ".lora_embedding_B" (D, r), and
         ".weight" of modules that are trained whole, matrices as (out, in)."""
         return {f"{name}.{part}": array for name, version in self.versions.items()
@@ -85,7 +85,7 @@ class Adapter:
 class Adapters(Mapping[str, Adapter]):
     """The adapters of one network, by name, and which of them act.
 
-    The base's own arrays are never changed: with no adapter active the network computes what the base does, bit for bit.
+    The base's own arrays are never changed: with no adapter active the network computes what the base does, to the bit.
     """
 
     def __init__(self, model: CausalLM):

@@ -79,8 +79,8 @@ class Update(jt.Module):
     def within(self, var, weight):
         """`var` (out, in), a weight, with this update applied to it; it takes the gradient."""
         if self._drops:
-            raise UserError("lora_dropout: expected 0 where the output head is adapted, as its logits are computed from "
-                            f"one matrix; found {self.dropout:g}.")
+            raise UserError("lora_dropout: expected 0 where the output head is adapted, as its logits are computed "
+                            f"from one matrix; found {self.dropout:g}.")
         a, b = self._both()
         var = var + self.scaling * jt.matmul(b, a)
         return var if self.magnitude is None else var * self._scale(weight).unsqueeze(1)
@@ -181,7 +181,7 @@ class LoraLinear(Adapted):
 
     def acting(self):
         """What it computes with as it is now: weight, bias, and the update beside them, which is A (r, in) and
-        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, with the updates in it."""
+        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, updates in it."""
         weight, bias, updates = self._parts(self.choice.active)
         if not updates:
             return weight, bias, None

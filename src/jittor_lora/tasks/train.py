@@ -67,7 +67,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     if adapter is None:
         adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
     else:
-        config = described(config, adapter.config)
+        config = described(config, loaded, adapter.config)
     if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
         raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
                         f"computed from one matrix; found {config.lora_dropout:g}.")
@@ -128,8 +128,8 @@ def lora_config(config: RunConfig, family: str) -> LoraConfig:
         modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
 
 
-def described(config: RunConfig, adapter: LoraConfig) -> RunConfig:
-    """The settings with those of an adapter that is there already.
+def described(config: RunConfig, loaded: Loaded, adapter: LoraConfig) -> RunConfig:
+    """The settings with those of a base and an adapter that are there already.
 
     Raises:
         UserError: a setting of the adapter was given another value; all are listed.
@@ -147,7 +147,7 @@ def described(config: RunConfig, adapter: LoraConfig) -> RunConfig:
              for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
     if wrong:
         raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
-    return config.model_copy(update=own)
+    return config.model_copy(update={**own, "base": loaded.base.name, "precision": loaded.model.precision})
 
 
 def _listed(names: str | tuple | None) -> str | list | None:
