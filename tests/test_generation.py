@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.generation import Continuation
+from jittor_lora.generation import Continuation, Generator
 
 EOS = 256
 
@@ -76,3 +78,26 @@ def test_any_bytes(content):
 @pytest.mark.parametrize("stop", ["aab", "aaab"])
 def test_stop_text_that_overlaps_itself(stop):
     assert pieces("xaaaab", stop)[1] == "x" + "aaaab".split(stop)[0]
+
+
+class Encodes:
+    """Texts as they are: a context, and a question about it."""
+
+    def __init__(self, shares):
+        self.template = type("T", (), {"shares_context": shares})
+
+    def plain_prompt(self, text):
+        return "", text
+
+    def prompt(self, context, question):
+        return (context, question) if self.template.shares_context else ("", context + question)
+
+
+@pytest.mark.parametrize("shares, expected", [
+    (True, [("", ["p"]), ("c", ["q", "r"]), ("d", ["s"]), ("c", ["t"])]),
+    (False, [("", ["p"]), ("", ["cq"]), ("", ["cr"]), ("", ["ds"]), ("", ["ct"])]),
+])
+def test_questions_about_a_context_share_it_where_they_may(shares, expected):
+    generator = Generator(None, types.SimpleNamespace(encode=list))
+    generator.encoder = Encodes(shares)
+    assert generator.groups([(None, "p"), ("c", "q"), ("c", "r"), ("d", "s"), ("c", "t")]) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Tuple
@@ -98,8 +99,7 @@ class Generator:
         Raises:
             UserError: the prompt is empty or too long for the model.
         """
-        group = self.encoder.plain_prompt(prompt)
-        return self.continue_groups([(group[0], [group[1]])], decoding, False, lambda _, text: on_text(text))[0]
+        return self.continue_groups(self.groups([(None, prompt)]), decoding, False, lambda _, text: on_text(text))[0]
 
     def answer(self, context: str, questions: Sequence[str], decoding: Decoding,
                on_text: Callable[[int, str], None] = lambda index, text: None) -> list[str]:
@@ -108,11 +108,24 @@ class Generator:
         Raises:
             UserError: the prompt is too long for the model.
         """
-        prompts = [self.encoder.prompt(context, question) for question in questions]
-        groups = [(prefix, [branch]) for prefix, branch in prompts]
-        if self.encoder.template.shares_context and prompts:
-            groups = [(prompts[0][0], [branch for _, branch in prompts])]
-        return self.continue_groups(groups, decoding, True, on_text)
+        return self.continue_groups(self.groups([(context, q) for q in questions]), decoding, True, on_text)
+
+    def groups(self, texts: Sequence[tuple[str | None, str]]) -> list[Group]:
+        """Prompts, without a context, and questions about one, in token ids.
+
+        Questions about the same context that follow each other share it, if the template lets them.
+        """
+        found: list[Group] = []
+        for context, same in itertools.groupby(texts, lambda pair: pair[0]):
+            if context is None:
+                made = [self.encoder.plain_prompt(prompt) for _, prompt in same]
+            else:
+                made = [self.encoder.prompt(context, question) for _, question in same]
+            if context is not None and self.encoder.template.shares_context:
+                found.append((made[0][0], [branch for _, branch in made]))
+            else:
+                found += [(prefix, [branch]) for prefix, branch in made]
+        return found
 
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
                         on_text: Callable[[int, str], None] = lambda index, text: None,

@@ -153,8 +153,8 @@ class Loaded:
         """What `merge` returns and raises; nothing is merged."""
         difference, largest = merge_error(self.model)
         if not difference <= tolerance:
-            raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more "
-                            f"than the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow it.")
+            raise UserError(f"Merging moves a logit by {difference:.2e} (the largest is {largest:.1f}), more than "
+                            f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
         return difference
 
     def unmerge(self) -> None:

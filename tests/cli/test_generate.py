@@ -32,6 +32,13 @@ class Echo:
             on_text(index, text)
         return texts
 
+    def groups(self, texts):
+        return texts
+
+    def continue_groups(self, groups, decoding, trim):
+        return [self.continue_text(text, decoding) if context is None else self.answer(context, [text], decoding)[0]
+                for context, text in groups]
+
 
 @pytest.fixture
 def loaded(monkeypatch):

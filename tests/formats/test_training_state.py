@@ -96,11 +96,12 @@ def test_there_may_be_none(tmp_path):
 @pytest.mark.parametrize("metadata, found", [
     (None, "found version None"),
     ({"format": "pt"}, "found version None"),
-    ({"jittor_lora_state": "2", "values": "{}"}, "found version 2"),
-    ({"jittor_lora_state": "1"}, "expected a training checkpoint"),
-    ({"jittor_lora_state": "1", "values": "[]"}, "expected a training checkpoint"),
-    ({"jittor_lora_state": "1", "values": "{"}, "not a readable checkpoint"),
-    ({"jittor_lora_state": "1", "values": "[" * 100000}, "not a readable checkpoint"),
+    ({"jittor_lora_state": "1", "values": "{}"}, "found version 1"),
+    ({"jittor_lora_state": "3", "values": "{}"}, "found version 3"),
+    ({"jittor_lora_state": "2"}, "expected a training checkpoint"),
+    ({"jittor_lora_state": "2", "values": "[]"}, "expected a training checkpoint"),
+    ({"jittor_lora_state": "2", "values": "{"}, "not a readable checkpoint"),
+    ({"jittor_lora_state": "2", "values": "[" * 100000}, "not a readable checkpoint"),
 ])
 def test_files_of_another_kind(tmp_path, metadata, found):
     path = tmp_path / "step-00000001.safetensors"

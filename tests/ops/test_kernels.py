@@ -161,16 +161,16 @@ def test_linear_in_bf16(rows, width, out, rank, p):
 lengths = st.lists(st.tuples(st.integers(0, 80), st.lists(st.integers(1, 30), max_size=6)), min_size=1, max_size=4)
 
 
-def attention_case(groups, heads, share, d, chosen=None):
+def attention_case(groups, heads, share, d, chosen=None, precision="fp32", **tolerances):
     layout = Layout.of_lengths([g for g in groups if g[0] or g[1]] or [(1, ())])
     rows = np.arange(layout.rows) if chosen is None else np.unique([c % layout.rows for c in chosen])
-    plan = AttentionPlan(layout if chosen is None else layout.restricted(rows))
+    plan = AttentionPlan(layout if chosen is None else layout.restricted(rows), precision)
     n = layout.rows
     both("attention", [normal(len(rows), heads * share, d), normal(n, heads, d, seed=1), normal(n, heads, d, seed=2)],
-         (plan,))
+         (plan,), **tolerances)
     if share == 1:
         picked = None if chosen is None else jt.array(rows.astype(np.int32))
-        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked))
+        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked), **tolerances)
 
 
 @few
@@ -186,6 +186,18 @@ def test_attention(groups, heads, share, d, chosen):
 
 def test_attention_of_a_long_text():
     attention_case([(1024, [])], 2, 1, 64)
+
+
+@needs_bf16
+@settings(max_examples=15, deadline=None)
+@given(lengths, st.integers(1, 3), st.integers(1, 3), st.sampled_from([16, 24, 48, 64, 80]),
+       st.none() | st.lists(st.integers(0, 500), min_size=1, max_size=9))
+@example([(1, [])], 1, 1, 16, None)
+@example([(5, [1] * 40)], 2, 1, 16, [2, 3, 44])
+@example([(0, [3, 70, 1]), (130, []), (64, [64, 1])], 1, 3, 64, None)
+@example([(1024, [])], 2, 1, 64, None)
+def test_attention_in_bf16(groups, heads, share, d, chosen):
+    attention_case(groups, heads, share, d, chosen, "bf16", value=BF16, gradient=BF16)
 
 
 def test_attention_is_sharp_where_scores_are_large():

@@ -220,7 +220,7 @@ class Suite:
         """How PEFT is fastest in bf16: `options` of peers.py."""
         return self.fastest(self.workloads("step")[0], "bf16", [
             Contender("bf16 weights", "peers"), Contender("autocast", "peers", {"autocast": True})],
-            lambda contender: contender.options, warmups=1, repeats=2)
+            lambda contender: contender.options, warmups=1, repeats=3)
 
     def fastest_batch(self, precision: str) -> dict[str, Any]:
         """How many questions transformers answers at a time."""

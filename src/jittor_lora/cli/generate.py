@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jittor_lora.generation import Decoding, Generator
 
 PROMPT, GENERATION = "Prompt (one of --prompt, --context with --question, --file, --interactive)", "Generation"
-RECORDS_AT_A_TIME = 16  # questions of one context share its keys and values
+RECORDS_AT_A_TIME = 64
 
 
 class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
@@ -173,15 +173,14 @@ def _context(record: dict[str, Any]) -> str | None:
 def _continue_records(generator: Generator, options: GenerateOptions, records: list[dict[str, Any]]) -> None:
     """Print each record as a line of JSON with its `continuation`."""
     done = 0
-    for context, records_of_context in itertools.groupby(records, _context):
-        decoding, group = _decoding(options, context is not None), list(records_of_context)
-        for first in range(0, len(group), RECORDS_AT_A_TIME):
-            some = group[first : first + RECORDS_AT_A_TIME]
-            if context is None:
-                texts = [generator.continue_text(record["prompt"], decoding) for record in some]
-            else:
-                texts = [text.rstrip() for text in generator.answer(context, [r["question"] for r in some], decoding)]
+    for is_question, same in itertools.groupby(records, lambda record: "prompt" not in record):
+        decoding, alike = _decoding(options, is_question), list(same)
+        for first in range(0, len(alike), RECORDS_AT_A_TIME):
+            some = alike[first : first + RECORDS_AT_A_TIME]
+            groups = generator.groups([(_context(r), r["question"] if is_question else r["prompt"]) for r in some])
+            texts = generator.continue_groups(groups, decoding, trim=is_question)
             for record, text in zip(some, texts):
-                print(json.dumps({**record, "continuation": text}, ensure_ascii=False), flush=True)
+                whole = text.rstrip() if is_question else text
+                print(json.dumps({**record, "continuation": whole}, ensure_ascii=False), flush=True)
             done += len(some)
             print(f"{done:,} of {len(records):,}", file=sys.stderr)

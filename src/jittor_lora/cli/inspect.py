@@ -24,7 +24,7 @@ class InspectOptions(Settings):
                                         ge=0, le=1)
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
                                         ge=8)
-    batch_size: int = setting(8, DATA, "questions in a batch", ge=1)
+    batch_size: int = setting(8, DATA, "questions in a batch, about", ge=1)
     seed: int = setting(42, DATA, "seed of subset and order", ge=0, le=LARGEST_SEED)
 
     batch: int = setting(1, "Output", "which batch of the first epoch is shown; 0 for none", ge=0)

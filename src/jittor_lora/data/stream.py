@@ -6,7 +6,7 @@ row; a prefix has its rows once, however many branches go on from it.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +15,6 @@ import numpy as np
 from jittor_lora.data.examples import Branch, TokenGroup, separate
 from jittor_lora.data.subset import shuffled
 from jittor_lora.model.layout import Layout
-
-# How far ahead `batches` looks for a paragraph that fills a batch without being cut.
-LOOK_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -114,10 +111,13 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
 
 
 def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenGroup]]:
-    """One epoch: every example once, `batch_size` of them to an optimiser step (fewer in the last).
+    """One epoch: every example once, about `batch_size` of them to an optimiser step.
 
-    Groups are shuffled, and the branches within each. A group is cut only where it is larger than a batch or where
-    nothing within the next `LOOK_AHEAD` groups fills the batch whole: a cut prefix is computed twice.
+    Groups are shuffled, and the branches within each. Where a batch would end within a group it ends at that group's
+    nearer end instead, as a prefix that is cut is computed twice: batches are of `batch_size` on average, each is of
+    less than twice that, and of examples without a common prefix all but the last are of that very size. Groups larger
+    than `batch_size` are cut into parts of that size first. The number of batches depends on the number of examples
+    alone.
 
     Args:
         seed, epoch: 0 or more; the order is a function of them and the sizes of the groups alone.
@@ -134,20 +134,19 @@ def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int
         pieces += [
             group.with_branches(branches[i : i + batch_size]) for i in range(0, len(branches), batch_size)
         ]
-    waiting = deque(pieces[i] for i in shuffled(len(pieces), random))
-    made = []
-    while waiting:
-        batch, room = [], batch_size
-        while room and waiting:
-            taken = _best_fit(waiting, room) if batch else waiting.popleft()
-            size = len(taken.branches)
-            if size > room:
-                waiting.appendleft(taken.with_branches(taken.branches[room:]))
-                taken = taken.with_branches(taken.branches[:room])
-                size = room
-            batch.append(taken)
-            room -= size
-        made.append(batch)
+    count = math.ceil(sum(len(piece.branches) for piece in pieces) / batch_size)
+    made: list[list[TokenGroup]] = [[] for _ in range(count)]
+    start = 0
+    for piece in (pieces[i] for i in shuffled(len(pieces), random)):
+        end = start + len(piece.branches)
+        # A piece belongs to the batch that its middle falls into. As pieces are no larger than batches, none but the
+        # last batch stays empty.
+        made[(start + end) // (2 * batch_size)].append(piece)
+        start = end
+    if made and not made[-1]:
+        *_, last = made[-2]
+        kept = len(last.branches) - (start - (count - 1) * batch_size)
+        made[-2][-1], made[-1] = last.with_branches(last.branches[:kept]), [last.with_branches(last.branches[kept:])]
     return made
 
 
@@ -205,20 +204,6 @@ def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 def _branch_rows(branch: Branch) -> int:
     return len(branch.prompt) + max(len(branch.completion) - 1, 0)
-
-
-def _best_fit(waiting: deque[TokenGroup], room: int) -> TokenGroup:
-    """Take the group that leaves the least room, the earliest of equals; the first if none fits."""
-    best, best_size = 0, 0
-    for i in range(min(len(waiting), LOOK_AHEAD)):
-        size = len(waiting[i].branches)
-        if best_size < size <= room:
-            best, best_size = i, size
-            if size == room:
-                break
-    taken = waiting[best]
-    del waiting[best]
-    return taken
 
 
 def _pieces(batch: Sequence[TokenGroup], max_tokens: int) -> Iterator[TokenGroup]:

@@ -13,7 +13,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 
-VERSION = 1
+VERSION = 2
 FILE_NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 

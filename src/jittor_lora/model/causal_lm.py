@@ -70,7 +70,8 @@ class CausalLM(jt.Module):
             wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
             if self.row_labels is not None:
                 self.row_labels.begin(len(tokens), wanted, rows)
-            x = self._final_norm(self._rows(tokens, Pass(positions, layout, cache, where), wanted))
+            run = Pass(positions, layout, cache, where, precision=self.precision)
+            x = self._final_norm(self._rows(tokens, run, wanted))
             if rows is None or np.array_equal(rows, distinct):
                 return x
             return x[jt.array(order.astype(np.int32))]

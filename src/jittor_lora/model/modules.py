@@ -112,18 +112,21 @@ class Pass:
         cache, rows: the cache that this run's keys and values are written to, and its rows for them, (N,) int32.
         wanted: the rows that go on after the attention, (M,), ascending; None for all. Of these alone there are
             queries; keys and values are of all N.
+        precision: of the attention's products, "fp32" or "bf16".
     """
 
     def __init__(self, positions: np.ndarray, layout: Layout, cache: KeyValueCache | None = None, rows=None,
-                 wanted: np.ndarray | None = None):
-        self.positions, self._layout = positions, layout
+                 wanted: np.ndarray | None = None, precision: str = "fp32"):
+        self.positions, self._layout, self._precision = positions, layout, precision
         self._cache, self._rows = cache, rows
         self._wanted = None if wanted is None else jt.array(np.asarray(wanted, np.int32))
-        self._plan = AttentionPlan(layout if wanted is None else layout.restricted(wanted))
+        self._plan = AttentionPlan(layout if wanted is None else layout.restricted(wanted), precision)
 
     def ending_in(self, wanted: np.ndarray | None) -> Pass:
         """This run in the last block, of which only the rows `wanted` are asked for."""
-        return self if wanted is None else Pass(self.positions, self._layout, self._cache, self._rows, wanted)
+        if wanted is None:
+            return self
+        return Pass(self.positions, self._layout, self._cache, self._rows, wanted, self._precision)
 
     def wanted(self, x):
         """The rows of x (N, …) that go on: (M, …)."""

@@ -13,14 +13,18 @@ from jittor_lora.runtime import jt
 class AttentionPlan:
     """A layout in the forms that the operations take.
 
+    Args:
+        layout: which keys each query row sees.
+        precision: of the kernel's products, "fp32" or "bf16"; the portable operation's are in fp32.
+
     Attributes:
         masks: the layout's groups, each with its additive mask (rows, keys), or None for a group without a query row.
         segments: (S, 6) int32, see `Layout.segments`.
         groups: (G, 4) int32: first segment, end of its segments, first key row, end of its key rows.
     """
 
-    def __init__(self, layout: Layout):
-        self.layout = layout
+    def __init__(self, layout: Layout, precision: str = "fp32"):
+        self.layout, self.precision = layout, precision
 
     @cached_property
     def masks(self):

@@ -31,9 +31,9 @@ void jl_linear_forward(const float*, const void*, int, const float*, const float
 void jl_linear_backward(const float*, const float*, const float*, const void*, int, const float*, const float*, int,
                         double, double, double, double, float*, float*, float*, int, int, int);
 void jl_attention_forward(const float*, int, const float*, const float*, int, const int*, const int*, int, float*,
-                          float*, int, int, int);
+                          float*, int, int, int, int);
 void jl_attention_backward(const float*, int, const float*, const float*, int, const int*, const int*, const int*, int,
-                           const float*, const float*, const float*, float*, float*, float*, int, int, int, int);
+                           const float*, const float*, const float*, float*, float*, float*, int, int, int, int, int);
 void jl_cross_entropy(const float*, const float*, const char*, const char*, const int*, const float*, float*, float*,
                       int, int, int);
 }
@@ -207,11 +207,11 @@ class _Attention(jt.Function):
 
     def execute(self, q, k, v, plan):
         rows, heads, d = q.shape
-        numbers = {"heads": heads, "kv_heads": k.shape[1], "d": d}
+        numbers = {"heads": heads, "kv_heads": k.shape[1], "d": d, "narrow": plan.precision == "bf16"}
         out, lse = _kernel([(rows, heads * d), (rows, heads)], [q, k, v, plan.segments],
                            'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
                            'jl_attention_forward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in3_shape0, out0_p, '
-                           'out1_p, h, g, d);', **numbers)
+                           'out1_p, h, g, d, data["narrow"]);', **numbers)
         self.saved = q, k, v, plan, out, lse, numbers
         return out
 
@@ -222,7 +222,8 @@ class _Attention(jt.Function):
                          [q, k, v, plan.segments, plan.groups, out, lse, upstream],
                          'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
                          'jl_attention_backward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in4_p, in4_shape0, in5_p, '
-                         'in6_p, in7_p, out0_p, out1_p, out2_p, in1_shape0, h, g, d);', **numbers), None)
+                         'in6_p, in7_p, out0_p, out1_p, out2_p, in1_shape0, h, g, d, data["narrow"]);', **numbers),
+                None)
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
@@ -232,13 +233,14 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
 class _FusedAttention(jt.Function):
     def execute(self, qkv, heads, plan, rows):
         width = qkv.shape[1] // 3
-        numbers = {"heads": heads, "chosen": rows is not None}
+        numbers = {"heads": heads, "chosen": rows is not None, "narrow": plan.precision == "bf16"}
         count = qkv.shape[0] if rows is None else rows.shape[0]
         self.rows = plan.segments if rows is None else rows
         out, lse = _kernel([(count, width), (count, heads)], [qkv, plan.segments, self.rows],
                            'int h = data["heads"], w = in0_shape1 / 3; '
                            'jl_attention_forward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, '
-                           'data["chosen"] ? in2_p : 0, in1_p, in1_shape0, out0_p, out1_p, h, h, w / h);', **numbers)
+                           'data["chosen"] ? in2_p : 0, in1_p, in1_shape0, out0_p, out1_p, h, h, w / h, '
+                           'data["narrow"]);', **numbers)
         self.saved = qkv, plan, out, lse, numbers
         return out
 
@@ -250,7 +252,7 @@ class _FusedAttention(jt.Function):
                        'if (chosen) memset(out0_p, 0, out0->size); '
                        'jl_attention_backward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, chosen ? in3_p : 0, '
                        'in1_p, in2_p, in2_shape0, in4_p, in5_p, in6_p, out0_p, out0_p + w, out0_p + 2 * w, in0_shape0, '
-                       'h, h, w / h);', **numbers), None, None, None
+                       'h, h, w / h, data["narrow"]);', **numbers), None, None, None
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights):

@@ -5,73 +5,9 @@
 // no other group sees.
 #include <dnnl.h>
 
-#include <vector>
-
-#include "rows.h"
-#include "vector.h"
+#include "attention.h"
 
 namespace jl {
-
-constexpr int BLOCK = 64;  // query rows at a time
-
-struct Segment {
-    int q0, q1, p0, p1, k0, k1;
-};
-
-struct Group {
-    int s0, s1, k0, k1;
-};
-
-// Consecutive query rows [first, end) of one segment.
-struct Piece {
-    int first, end;
-    const Segment* segment;
-
-    // Own keys that the row sees.
-    int own(int row) const { return segment->k1 - segment->k0 - (segment->q1 - 1 - row); }
-    int keys() const { return own(end - 1); }
-};
-
-// Query rows of pieces that see the same prefix: short branches share the product with it. A row's weights are those of
-// the prefix, then those of its own keys.
-struct Block {
-    int first, end, p0, p1;
-    std::vector<Piece> pieces;
-
-    int rows() const { return end - first; }
-    int prefix() const { return p1 - p0; }
-    int stride() const {
-        int own = 0;
-        for (const Piece& piece : pieces) own = std::max(own, piece.keys());
-        return round_up(prefix() + own, W) + W;
-    }
-};
-
-// Rows of heads: element (row, head, i) at data[row · stride + head · d + i].
-template <class T>
-struct Heads {
-    T* data;
-    int stride;
-
-    T* at(int row, int head, int d) const { return data + size_t(row) * stride + size_t(head) * d; }
-};
-
-static std::vector<Block> blocks(const Segment* segments, int from, int to) {
-    std::vector<Block> made;
-    for (int i = from; i < to; i++) {
-        const Segment& s = segments[i];
-        for (int q = s.q0; q < s.q1;) {
-            bool fits = !made.empty() && s.p1 > s.p0 && made.back().p0 == s.p0 && made.back().p1 == s.p1 &&
-                        made.back().end == q && made.back().rows() < BLOCK;
-            if (!fits) made.push_back({q, q, s.p0, s.p1, {}});
-            Block& b = made.back();
-            int end = std::min(b.first + BLOCK, s.q1);
-            b.pieces.push_back({q, end, &s});
-            q = b.end = end;
-        }
-    }
-    return made;
-}
 
 // c (m, n) = alpha · a · op(b) + beta · c, in the calling thread.
 static inline void multiply(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
@@ -123,9 +59,10 @@ using namespace jl;
 
 // out (rows, heads · d) and lse (rows, heads), the logarithm of each row's sum of exponentials.
 // query_rows: row of q for each query row; null: the same. Key head of query head h is h / (heads / kv_heads).
+// narrow: products in bf16 where the processor has them.
 JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                                  const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
-                                 int heads, int kv_heads, int d) {
+                                 int heads, int kv_heads, int d, int narrow) {
     auto all = blocks(reinterpret_cast<const Segment*>(segments), 0, segment_count);
     Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
     float scale = 1.f / std::sqrt(float(d));
@@ -135,9 +72,20 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
         // The longest rows tend to stand at the end: they go first.
         const Block& b = all[all.size() - 1 - task / heads];
         int head = task % heads, kv_head = head / (heads / kv_heads), stride = b.stride(), rows = b.rows();
-        float* weights = for_weights.get<float>(size_t(rows) * stride);
+        const float* x = gathered(for_queries, queries, query_rows, b, head, d);
         float* o = for_output.get<float>(size_t(rows) * d);
-        against_keys(b, scale, gathered(for_queries, queries, query_rows, b, head, d), keys, kv_head, d, weights, stride);
+        if (narrow && BF16_BLOCKS && d % W == 0) {
+            float logs[BLOCK];
+            forward_in_bf16(b, scale, x, keys, values, kv_head, d, o, logs);
+            for (int r = 0; r < rows; r++) {
+                size_t at = size_t(b.first + r) * heads + head;
+                memcpy(out + at * d, o + size_t(r) * d, d * sizeof(float));
+                lse[at] = logs[r];
+            }
+            continue;
+        }
+        float* weights = for_weights.get<float>(size_t(rows) * stride);
+        against_keys(b, scale, x, keys, kv_head, d, weights, stride);
         float norm[BLOCK];
         for (const Piece& p : b.pieces)
             for (int row = p.first; row < p.end; row++) {
@@ -169,7 +117,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
 JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                                   const int* query_rows, const int* segments, const int* groups, int group_count,
                                   const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
-                                  int key_rows, int heads, int kv_heads, int d) {
+                                  int key_rows, int heads, int kv_heads, int d, int narrow) {
     const Segment* all = reinterpret_cast<const Segment*>(segments);
     const Group* gs = reinterpret_cast<const Group*>(groups);
     Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
@@ -193,20 +141,36 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
         memset(sums_v, 0, size_t(count) * d * sizeof(float));
         for (const Block& b : per_group[g]) {
             int stride = b.stride(), rows = b.rows();
-            float* weights = for_weights.get<float>(size_t(rows) * stride);
-            float* slopes = for_slopes.get<float>(size_t(rows) * stride);
             const float* x = gathered(for_queries, queries, query_rows, b, head, d);
             const float* dy = gathered(for_upstream, {dout, heads * d}, nullptr, b, head, d);
+            float* dx = for_dq.get<float>(size_t(rows) * d);
+            float logs[BLOCK], deltas[BLOCK];
+            for (int r = 0; r < rows; r++) {
+                size_t at = size_t(b.first + r) * heads + head;
+                vec product{};
+                each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
+                logs[r] = lse[at], deltas[r] = sum(product);
+            }
+            auto hand_out = [&] {
+                for (int r = 0; r < rows; r++) {
+                    int row = query_rows ? query_rows[b.first + r] : b.first + r;
+                    memcpy(dq + size_t(row) * q_stride + size_t(head) * d, dx + size_t(r) * d, d * sizeof(float));
+                }
+            };
+            if (narrow && BF16_BLOCKS && d % W == 0) {
+                backward_in_bf16(b, scale, x, dy, keys, values, kv_head, d, logs, deltas, dx, sums_k, sums_v, first);
+                hand_out();
+                continue;
+            }
+            float* weights = for_weights.get<float>(size_t(rows) * stride);
+            float* slopes = for_slopes.get<float>(size_t(rows) * stride);
             against_keys(b, scale, x, keys, kv_head, d, weights, stride);
             against_keys(b, 1, dy, values, kv_head, d, slopes, stride);
             for (const Piece& p : b.pieces)
                 for (int row = p.first; row < p.end; row++) {
                     int r = row - b.first, seen = b.prefix() + p.own(row), whole = round_up(seen, W);
                     float *w = weights + size_t(r) * stride, *s = slopes + size_t(r) * stride;
-                    size_t at = size_t(row) * heads + head;
-                    vec product{};
-                    each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
-                    float delta = sum(product), l = lse[at];
+                    float delta = deltas[r], l = logs[r];
                     for (int i = seen; i < whole; i++) w[i] = -INFINITY, s[i] = 0;
                     for (int i = 0; i < whole; i += W) {
                         vec e = exp(load(w + i) - l);
@@ -215,10 +179,8 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
                     }
                     for (int i = whole; i < b.prefix() + p.keys(); i++) w[i] = s[i] = 0;
                 }
-            float* dx = for_dq.get<float>(size_t(rows) * d);
             over_keys(b, slopes, stride, keys, kv_head, d, dx);
-            for (int r = 0; r < rows; r++)
-                memcpy(dq + size_t(query_rows ? query_rows[b.first + r] : b.first + r) * q_stride + size_t(head) * d, dx + size_t(r) * d, d * sizeof(float));
+            hand_out();
             onto_keys(b, slopes, stride, x, sums_k, first, d);
             onto_keys(b, weights, stride, dy, sums_v, first, d);
         }

@@ -50,26 +50,51 @@ static void project(const float* x, const Small& m, int count, float scale, floa
     }
 }
 
+constexpr int COLUMNS = 16 * W;  // of a small matrix that stay in the first cache while rows go by
+
+// y (R rows of n) += bias + t · group g of m, in columns [i0, i1), with each addend masked by drop if it is on
+template <int R>
+static inline void expand_rows(float* y, const float* t, const Small& m, int g, const float* bias, const Dropout& drop, int row,
+                               int i0, int i1) {
+    vec s[R][RANK];
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < RANK; j++) s[r][j] = splat(t[size_t(r) * m.width() + g * RANK + j]);
+    each(i1 - i0, [&](int64_t i, int n) {
+        const float* w = m.group(g) + i0 + i;
+        vec first = load(w), update[R];
+        for (int r = 0; r < R; r++) update[r] = first * s[r][0];
+        for (int j = 1; j < RANK; j++) {
+            vec next = load(w + size_t(j) * m.stride);
+            for (int r = 0; r < R; r++) update[r] += next * s[r][j];
+        }
+        for (int r = 0; r < R; r++) {
+            float* to = y + size_t(r) * m.n + i0 + i;
+            if (drop.on) update[r] *= drop.mask(uint32_t(row + r) * m.n + i0 + i);
+            put(to, get(to, n) + (bias ? update[r] + get(bias + i0 + i, n) : update[r]), n);
+        }
+    });
+}
+
 // y (count, n) += bias + t (count, width) · m, with each addend masked by drop if it is on
 static void expand(float* y, const float* t, const Small& m, const float* bias, int count, const Dropout& drop, int row) {
-    each(m.n, [&](int64_t i, int n) {
-        vec b = bias ? get(bias + i, n) : vec{};
+    constexpr int R = W == 16 ? 3 : 1;
+    for (int i = 0; i < m.n; i += COLUMNS) {
+        int end = std::min(i + COLUMNS, m.n);
         for (int g = 0; g < m.groups; g++) {
-            vec w[RANK];
-            for (int j = 0; j < RANK; j++) w[j] = load(m.group(g) + size_t(j) * m.stride + i);
-            for (int r = 0; r < count; r++) {
-                const float* s = t + size_t(r) * m.width() + g * RANK;
-                float* to = y + size_t(r) * m.n + i;
-                vec even = w[0] * s[0], odd = w[1] * s[1];
-                for (int j = 2; j < RANK; j += 2) even += w[j] * s[j], odd += w[j + 1] * s[j + 1];
-                vec update = even + odd;
-                if (drop.on) update *= drop.mask(uint32_t(row + r) * m.n + i);
-                put(to, get(to, n) + (g ? update : update + b), n);
-            }
+            int r = 0;
+            const float* b = g ? nullptr : bias;
+            for (; r + R <= count; r += R)
+                expand_rows<R>(y + size_t(r) * m.n, t + size_t(r) * m.width(), m, g, b, drop, row + r, i, end);
+            for (; r < count; r++)
+                expand_rows<1>(y + size_t(r) * m.n, t + size_t(r) * m.width(), m, g, b, drop, row + r, i, end);
         }
         if (!m.groups && bias)
-            for (int r = 0; r < count; r++) put(y + size_t(r) * m.n + i, get(y + size_t(r) * m.n + i, n) + b, n);
-    });
+            for (int r = 0; r < count; r++)
+                each(end - i, [&](int64_t k, int n) {
+                    float* to = y + size_t(r) * m.n + i + k;
+                    put(to, get(to, n) + get(bias + i + k, n), n);
+                });
+    }
 }
 
 // sums (groups · RANK, stride) += tᵀ (width, count) · x (count, n)

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace jl {
 
@@ -37,8 +40,12 @@ static inline void store(float* p, vec v) { memcpy(p, &v, sizeof v); }
 
 // Rounds to the nearest, ties to even.
 static inline void store(bf16* p, vec v) {
+#if defined(__AVX512BF16__)
+    __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+#else
     uvec u = (uvec)v;
     half_vec h = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, half_vec);
+#endif
     memcpy(p, &h, sizeof h);
 }
 
