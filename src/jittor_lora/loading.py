@@ -111,7 +111,7 @@ class Loaded:
         """
         strange = [name for name in self.adapters if not re.fullmatch(r"[\w-]+", name)]
         if strange:
-            raise UserError(f"adapter {', '.join(strange)}: expected letters, digits, - and _ in the name of a folder.")
+            raise UserError(f"adapter {', '.join(strange)}: expected a name of letters, digits, - and _, for a folder.")
         for name in self.adapters:
             self.save_adapter(Path(folder) if name == DEFAULT else Path(folder) / name, name, convert)
 

@@ -13,7 +13,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.peft import load_adapter, read_adapter_config
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import inject
+from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.runtime import jt
@@ -130,4 +130,4 @@ def test_a_model_that_refuses_an_adapter_is_as_it_was(tmp_path):
                      "The base that its adapter_config.json names: gpt2"):
         assert expected in str(caught.value)
     np.testing.assert_array_equal(logits(model), before)
-    assert not model.adapters
+    assert not adapters_of(model)

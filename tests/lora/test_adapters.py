@@ -209,8 +209,12 @@ def test_labels_are_for_every_row():
     model = crowded()
     with pytest.raises(UserError, match="nobody"), adapters_of(model).by_row(["nobody"] * 12):
         pass
-    with adapters_of(model).by_row(["plain"] * 11), pytest.raises(ValueError, match="12 rows are read, and 11"):
-        logits(model)
+    with adapters_of(model).by_row(["dora"] * 11):
+        with pytest.raises(ValueError, match="12 rows are read, and 11"):
+            logits(model)
+        with adapters_of(model).off():
+            np.testing.assert_array_equal(logits(model), logits(alone(None)))
+        np.testing.assert_array_equal(logits(model, tiny.tokens(11)), logits(alone("dora"), tiny.tokens(11)))
     assert model.row_labels is None
 
 

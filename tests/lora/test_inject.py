@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import adapters_of, inject
+from jittor_lora.lora.inject import adapters_of, inject, trained_shapes
 from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.config import ModelConfig, tensor_shapes
@@ -242,3 +242,15 @@ def test_an_adapter_of_another_model_is_refused_with_all_that_is_wrong():
     assert "transformer.h.7.attn.c_attn.lora_A: no such module is adapted" in message
     for name, parameter in adapter.parameters().items():  # and nothing was loaded
         np.testing.assert_array_equal(parameter.numpy(), before[name])
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"use_dora": True, "rank_pattern": {"c_attn": 3}, "bias": "all"}, {"bias": "lora_only", "use_dora": True},
+    {"modules_to_save": ("wte", "ln_f", "1.mlp"), "bias": "all"}, {"target_modules": ("wte", "wpe", "lm_head"),
+                                                                   "use_dora": True}], ids=str)
+def test_shapes_are_known_before(settings):
+    config = LoraConfig(**{"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), **settings})
+    model = network()
+    expected = trained_shapes(model, config)
+    assert not any(isinstance(leaf.module, LoraLinear) for leaf in leaves(model))
+    assert expected == {name: tuple(p.shape) for name, p in inject(model, config).parameters().items()}

@@ -17,7 +17,7 @@ from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
-from jittor_lora.lora.inject import DEFAULT, Adapter, adapters_of, inject, listing
+from jittor_lora.lora.inject import DEFAULT, Adapter, check_fit, inject, listing, trained_shapes
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
@@ -116,13 +116,13 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
     _check_ranks(folder, config, arrays)
     try:
         _refuse_olora_of_gpt2(config, model)
-        arrays = _without_base(arrays, config, model)
-        adapter = inject(model, _fitted(config, arrays, model), name=name)
-        try:
-            adapter.load(_turned(arrays, adapter))
-        except UserError:
-            adapters_of(model).delete(name)
-            raise
+        modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
+                   for leaf in leaves(model)}
+        arrays = _without_base(_turned(arrays, modules), config, modules)
+        config = _fitted(config, arrays, model)
+        check_fit(trained_shapes(model, config), arrays)  # before anything of that size is made
+        adapter = inject(model, config, name=name)
+        adapter.load(arrays)
     except UserError as error:
         base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
@@ -214,13 +214,13 @@ def _arrays(adapter: Adapter) -> dict[str, np.ndarray]:
         # PEFT knows no such setting; the rows that get no update are zeros, which say the same.
         arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()
                        if isinstance(update, Update)})
-    return _turned(arrays, adapter)
+    return _turned(arrays, {name: version.module for name, version in adapter.versions.items()
+                            if isinstance(version, Copied)})
 
 
-def _turned(arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, np.ndarray]:
+def _turned(arrays: Mapping[str, np.ndarray], modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Weights that checkpoints store as (in, out) the other way round, from here to a file and back."""
-    turned = {f"{name}.weight" for name, version in adapter.versions.items()
-              if isinstance(version, Copied) and getattr(version.module, "stored_transposed", False)}
+    turned = {f"{name}.weight" for name, module in modules.items() if getattr(module, "stored_transposed", False)}
     return {name: np.ascontiguousarray(a.T) if name in turned else a for name, a in arrays.items()}
 
 
@@ -256,15 +256,14 @@ def _refuse_olora_of_gpt2(config: LoraConfig, model: CausalLM) -> None:
                         "round there, so that the adapter belongs to no base.")
 
 
-def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig, model: CausalLM) -> dict[str, np.ndarray]:
+def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
+                  modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays without copies of the base's own, which PEFT writes for embeddings that are adapted.
 
     Raises:
         UserError: such a copy differs from this base.
     """
     kept, wrong = {}, []
-    modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
-               for leaf in leaves(model)}
     for name, array in arrays.items():
         module = re.sub(r"\.base_layer$", "", name.rpartition(".")[0])
         if not name.endswith(".weight") or module not in modules or is_saved(module, config.modules_to_save):
