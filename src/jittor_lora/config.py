@@ -60,12 +60,12 @@ class RunConfig(Settings):
         expected="ends of module names (ln_f,wte)")
     lora_init: str = setting(
         "gaussian", LORA, "how A and B begin: gaussian (A with standard deviation 1/r, B zero), kaiming (A uniform, B "
-        "zero, as in PEFT), pissa or pissa_niter_N (largest singular values of the weight, exactly or by N iterations), "
+        "zero, as in PEFT), pissa or pissa_niter_N (the weight's largest singular values, exactly or by N iterations), "
         "olora (its QR decomposition)", expected="gaussian, kaiming, pissa, pissa_niter_N or olora")
     lora_use_rslora: bool = setting(False, LORA, "scale the update by alpha / sqrt(r) (rsLoRA)")
-    lora_use_dora: bool = setting(False, LORA, "train the lengths of the weights' rows apart from their directions (DoRA)")
+    lora_use_dora: bool = setting(False, LORA, "train lengths of the weights' rows apart from directions (DoRA)")
     lora_rank_pattern: Optional[dict[str, int]] = setting(
-        None, LORA, "other ranks by module: NAME=N,…, where a name is a regular expression for the end of a module's name",
+        None, LORA, "other ranks by module: NAME=N,…, a name being a regular expression for the end of a module's",
         expected="modules with their rank (c_attn=16,mlp.c_proj=4)")
     lora_alpha_pattern: Optional[dict[str, float]] = setting(
         None, LORA, "other alphas by module: NAME=X,…, as lora_rank_pattern",
@@ -100,7 +100,7 @@ class RunConfig(Settings):
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
     learning_rate: float = setting(2e-4, OPTIMISER, "peak learning rate", gt=0)
     loraplus_lr_ratio: Optional[float] = setting(
-        None, OPTIMISER, "the learning rate of B is so many times that of A, such as 16 (LoRA+); by default they are equal",
+        None, OPTIMISER, "the learning rate of B is so many times that of A, such as 16 (LoRA+); by default equal",
         gt=0)
     loraplus_lr_embedding: float = setting(1e-6, OPTIMISER, "with loraplus_lr_ratio, the learning rate of updates of "
                                            "embeddings", gt=0)
@@ -188,7 +188,8 @@ class RunConfig(Settings):
     @classmethod
     def _start(cls, value: str) -> str:
         if not re.fullmatch(r"gaussian|kaiming|olora|pissa(_niter_[1-9]\d?)?", value):
-            raise ValueError(f"expected gaussian, kaiming, pissa, pissa_niter_N (N from 1 to 99) or olora, found {value!r}")
+            raise ValueError("expected gaussian, kaiming, pissa, pissa_niter_N (N from 1 to 99) or olora, found "
+                             f"{value!r}")
         return value
 
     @field_validator("target_modules", "exclude_modules")

@@ -52,7 +52,7 @@ class Loaded:
             raise UserError(f"{', '.join(active)} are active together; name one of them, or set one with set_adapter.")
         return self.adapters[active[0]] if active else None
 
-    def add_adapter(self, config: LoraConfig = LoraConfig(), name: str = DEFAULT, seed: int = 42) -> Adapter:
+    def add_adapter(self, config: LoraConfig, name: str = DEFAULT, seed: int = 42) -> Adapter:
         """Add an adapter as training begins with it. The first one is active at once, others when they are set.
 
         Args:
@@ -104,14 +104,14 @@ class Loaded:
         save_adapter(Path(folder), adapter, self.base.name, self.model.config.family, convert)
 
     def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
-        """Write all adapters as PEFT does: the one called "default" into the folder, others into folders of their names.
+        """Write all adapters as PEFT does: that called "default" into the folder, others into folders of their names.
 
         Raises:
             UserError: a name is not that of a folder.
         """
         strange = [name for name in self.adapters if not re.fullmatch(r"[\w-]+", name)]
         if strange:
-            raise UserError(f"adapter {', '.join(strange)}: expected a name of letters, digits, - and _ for its folder.")
+            raise UserError(f"adapter {', '.join(strange)}: expected a name of letters, digits, - and _, for a folder.")
         for name in self.adapters:
             self.save_adapter(Path(folder) if name == DEFAULT else Path(folder) / name, name, convert)
 
@@ -153,7 +153,7 @@ class Loaded:
         """What `merge` returns and raises; nothing is merged."""
         difference, largest = merge_error(self.model)
         if not difference <= tolerance:
-            raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than "
+            raise UserError(f"Merging moves a logit by {difference:.2e} (the largest is {largest:.1f}), more than "
                             f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
         return difference
 
@@ -163,7 +163,8 @@ class Loaded:
 
     def _named(self, name: str) -> Adapter:
         if name not in self.adapters:
-            raise UserError(f"adapter {name}: there is none of this name; there are {', '.join(self.adapters) or 'none'}.")
+            raise UserError(f"adapter {name}: there is none of this name; there are "
+                            f"{', '.join(self.adapters) or 'none'}.")
         return self.adapters[name]
 
 

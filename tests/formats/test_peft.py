@@ -235,8 +235,8 @@ B = "base_model.model.transformer.h.1.mlp.c_fc.lora_B"
     (lambda a: a.update({"base_model.model.transformer.wte.lora_embedding_A": np.ones((2, 61), "f4")}),
      "transformer.wte.lora_embedding_A: no such module is adapted"),
     (lambda a: a.update({f"{A}.weight": np.ones((2, 24), "i4")}), "expected one of F64, F32, F16, BF16, found I32"),
-    (lambda a: a[f"{B}.weight"].__setitem__((3, 1), np.nan), "mlp.c_fc.lora_B.weight': holds numbers that are not finite"),
-    (lambda a: a[f"{B}.weight"].__setitem__((3, 1), np.inf), "mlp.c_fc.lora_B.weight': holds numbers that are not finite"),
+    (lambda a: a[f"{B}.weight"].__setitem__((3, 1), np.nan), "c_fc.lora_B.weight': holds numbers that are not finite"),
+    (lambda a: a[f"{B}.weight"].__setitem__((3, 1), np.inf), "c_fc.lora_B.weight': holds numbers that are not finite"),
     (lambda a: a.clear(), "holds no arrays"),
 ])
 def test_wrong_arrays_are_refused(folder, change, expected):

@@ -49,3 +49,19 @@ def test_the_first_adapted_layer_gets_no_gradient_for_its_input(monkeypatch):
     first, second = model.transformer.h
     assert not needed[id(first.attn.c_attn)]
     assert needed[id(first.attn.c_proj)] and needed[id(second.attn.c_attn)]
+
+
+@pytest.mark.parametrize("more", [
+    {"use_dora": True}, {"init": "pissa"}, {"bias": "lora_only"}, {"modules_to_save": ("ln_f",)},
+    {"use_dora": True, "modules_to_save": ("1.ln_2", "lm_head")}], ids=str)
+def test_other_trained_arrays_ask_for_no_more(monkeypatch, more):
+    needed, model = layers_with_gradient(monkeypatch, "gpt2", ("transformer.h.1.mlp.c_fc",), **more)
+    names = {id(leaf.module): leaf.name for leaf in leaves(model)}
+    whole = "1.ln_2" in more.get("modules_to_save", ())  # below c_fc, so that its input has a gradient
+    above = [*(["transformer.h.1.mlp.c_fc"] if whole else []), "transformer.h.1.mlp.c_proj"]
+    assert [names[layer] for layer, wanted in needed.items() if wanted and layer in names] == above
+
+
+def test_a_trained_embedding_asks_for_all(monkeypatch):
+    needed, _ = layers_with_gradient(monkeypatch, "gpt2", ("c_attn",), modules_to_save=("wpe",))
+    assert all(needed.values())

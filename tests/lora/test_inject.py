@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import adapters_of, inject
+from jittor_lora.lora.inject import adapters_of, inject, trained_shapes
 from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.config import ModelConfig, tensor_shapes
@@ -88,10 +88,14 @@ def test_all_linear_is_all_but_the_output_head():
         assert {name.rsplit(".", 1)[1] for name in adapter.versions} == set(DEFAULT_TARGETS[family])
 
 
-@pytest.mark.parametrize("targets", [("lm_head", "c_attn"), ".*"])
-def test_the_output_head_cannot_be_adapted(targets):
-    with pytest.raises(UserError, match=r"output head, lm_head, which cannot be adapted; modules_to_save"):
-        inject(network(tie_word_embeddings=False), LoraConfig(target_modules=targets))
+def test_the_output_head_is_adapted_where_it_is_named():
+    for model in (network(tie_word_embeddings=False), network()):
+        adapter = inject(model, LoraConfig(r=2, target_modules=("lm_head", "c_attn"), dropout=0.1))
+        assert "lm_head" in adapter.updates
+        assert not model.head().trained == isinstance(model.lm_head, Linear)
+        adapter.set_dropout(1)
+        with pytest.raises(UserError, match="lora_dropout: expected 0 where the output head is adapted"):
+            loss(model)
 
 
 def test_qv_only_needs_the_fused_projection():
@@ -238,3 +242,15 @@ def test_an_adapter_of_another_model_is_refused_with_all_that_is_wrong():
     assert "transformer.h.7.attn.c_attn.lora_A: no such module is adapted" in message
     for name, parameter in adapter.parameters().items():  # and nothing was loaded
         np.testing.assert_array_equal(parameter.numpy(), before[name])
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"use_dora": True, "rank_pattern": {"c_attn": 3}, "bias": "all"}, {"bias": "lora_only", "use_dora": True},
+    {"modules_to_save": ("wte", "ln_f", "1.mlp"), "bias": "all"}, {"target_modules": ("wte", "wpe", "lm_head"),
+                                                                   "use_dora": True}], ids=str)
+def test_shapes_are_known_before(settings):
+    config = LoraConfig(**{"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), **settings})
+    model = network()
+    expected = trained_shapes(model, config)
+    assert not any(isinstance(leaf.module, LoraLinear) for leaf in leaves(model))
+    assert expected == {name: tuple(p.shape) for name, p in inject(model, config).parameters().items()}

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 
 import numpy as np
 import peft
 import pytest
 import torch
+from peft.optimizers import create_loraplus_optimizer
 
 import tiny
+from jittor_lora import ops
+from jittor_lora.config import RunConfig
 from jittor_lora.data.stream import build_stream
 from jittor_lora.formats.peft import load_adapter, peft_settings, save_adapter
+from jittor_lora.lora.adapted import Choice
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
+from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.lora.merge import MergedTensors, merge_error, unties_head
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
+from jittor_lora.model.modules import Linear
+from jittor_lora.ops import Matrix, frozen
 from jittor_lora.runtime import jt
+from jittor_lora.tasks.train import optimizer_of
 from jittor_lora.training.loop import gradients_of, stream_loss
 from jittor_lora.training.optimizer import AdamW
 from parity import reference
@@ -52,6 +61,8 @@ OPTIONS = {
     "bias-lora-only": {"bias": "lora_only"},
     "bias-dora": {"bias": "lora_only", "use_dora": True},
     "embedding": {"target_modules": {"gpt2": ("c_attn", "wte", "wpe"), "llama": ("q_proj", "embed_tokens")}},
+    "head": {"target_modules": {"gpt2": ("c_attn", "lm_head"), "llama": ("q_proj", "lm_head")}},
+    "head-dora": {"target_modules": {"gpt2": ("c_attn", "lm_head"), "llama": ("q_proj", "lm_head")}, "use_dora": True},
     "embedding-dora": {"target_modules": {"gpt2": ("c_attn", "wte"), "llama": ("q_proj", "embed_tokens")},
                        "use_dora": True},
 }
@@ -65,7 +76,7 @@ def cases():
                 continue  # no biases
             if source == "gpt2" and option == "olora":
                 continue  # PEFT's start of GPT-2's transposed weights fits no layer
-            if source == "llama-untied" and option not in ("save-embedding", "save-head", "embedding", "dora"):
+            if source == "llama-untied" and option not in ("save-embedding", "save-head", "embedding", "dora", "head"):
                 continue
             yield pytest.param(option, source, id=f"{option}-{source}")
 
@@ -184,11 +195,11 @@ def test_ten_steps(option, source):
     np.testing.assert_allclose(logits(ours), reference.logits(peft_model, TOKENS), atol=1e-3)
 
 
-@pytest.mark.parametrize("option, source", list(cases()))
-@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize("option, source, convert", [
+    *(pytest.param(*case.values, False, id=f"{case.id}-as-it-is") for case in cases()),
+    *(pytest.param(*case.values, True, id=f"{case.id}-converted") for case in cases()
+      if case.values[0].startswith(("pissa", "olora")))])
 def test_files_both_ways(tmp_path, option, source, convert):
-    if convert and not (option.startswith("pissa") or option == "olora"):
-        pytest.skip("nothing to convert")
     ours, adapter, _, config = both(option, source)
     adapter.load(moved(adapter, 1))
     expected, base = logits(ours), logits(network(SOURCES[source]))
@@ -223,3 +234,83 @@ def test_merged(option, source):
     merged = MergedTensors(tensors(SOURCES[source]), ours, untied)
     source = {**SOURCES[source], "tie_word_embeddings": False} if untied else SOURCES[source]
     np.testing.assert_allclose(logits(build_model(tiny.config(source), merged)), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"init": "pissa"}, {"use_dora": True}, {"use_dora": True, "init": "pissa"},
+                                      {"use_dora": True, "use_rslora": True, "bias": "lora_only"}])
+@pytest.mark.parametrize("kernels", [True, False])
+def test_dropout_in_one_layer(settings, kernels):
+    """Output and gradients of one layer in training, PEFT's dropout with our mask."""
+    draw = np.random.RandomState(0)
+    weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((12, 6), (12,)))
+    x, towards = draw.standard_normal((9, 6)).astype(np.float32), draw.standard_normal((9, 12)).astype(np.float32)
+    config = LoraConfig(r=3, alpha=2.0, dropout=0.4, target_modules=("c_fc",), **settings)
+    choice = Choice()
+    choice.active = ("default",)
+    layer = LoraLinear(Linear(Matrix.of(weight), frozen(bias)), choice, "c_fc")
+    update = layer.versions["default"] = Update(layer.base, config, "c_fc", with_bias=config.bias != "none")
+    values = {name: (p.numpy() + 0.3 * draw.standard_normal(p.shape)).astype(np.float32)
+              for name, p in update.trained.items()}
+    for name, array in values.items():
+        update.trained[name].update(jt.array(array))
+    update.dropout_seed = 7
+
+    linear = torch.nn.Linear(6, 12)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
+    settings_of_peft = {key: value for key, value in peft_settings(config, "base", "llama").items()
+                        if key not in ("peft_type", "revision", "inference_mode", "base_model_name_or_path")}
+    model = peft.get_peft_model(torch.nn.ModuleDict({"c_fc": linear}),
+                                peft.LoraConfig(**{**settings_of_peft, "task_type": None}))
+    theirs_layer = model.base_model.model["c_fc"]
+    mask = torch.from_numpy(ops.dropout_mask(9, 6, 0.4, 7).numpy())
+    theirs_layer.lora_dropout["default"] = Masked(mask)
+    parameters = {name.replace("c_fc.", "", 1): p for name, p in trained_of(model).items()}
+    assert set(parameters) == set(values)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(values[name]))
+    theirs_x = torch.from_numpy(x).requires_grad_()
+    expected = theirs_layer.train()(theirs_x)
+    (expected * torch.from_numpy(towards)).sum().backward()
+
+    with contextlib.nullcontext() if kernels else ops.portable_operations():
+        ours_x = jt.array(x)
+        found = layer(ours_x)
+        gradients = jt.grad((found * jt.array(towards)).sum(), [ours_x, *update.trained.values()])
+        np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=2e-5)
+        np.testing.assert_allclose(gradients[0].numpy(), theirs_x.grad.numpy(), atol=2e-5)
+        for name, gradient in zip(update.trained, gradients[1:]):
+            np.testing.assert_allclose(gradient.numpy(), parameters[name].grad.numpy(), atol=5e-5, err_msg=name)
+
+
+class Masked(torch.nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return x * self.mask
+
+
+@pytest.mark.parametrize("option, source", [("plain", "gpt2"), ("dora", "llama"), ("embedding", "gpt2"),
+                                            ("save-norm", "gpt2"), ("bias-all", "gpt2"), ("save-embedding", "llama")])
+def test_loraplus(option, source):
+    """Groups of learning rate and weight decay, in ten steps."""
+    ours, adapter, peft_model, _ = both(option, source)
+    theirs_by_name = trained_of(peft_model)
+    optimizer = create_loraplus_optimizer(peft_model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=6.0,
+                                          loraplus_weight_decay=0.1, loraplus_lr_embedding=2e-3)
+    config = RunConfig(learning_rate=RATE, loraplus_lr_ratio=6.0, loraplus_lr_embedding=2e-3, weight_decay=0.1)
+    own, parameters = optimizer_of(config, adapter), adapter.parameters()
+    draw = np.random.RandomState(1)
+    for _ in range(STEPS):
+        gradients = {name: draw.standard_normal(p.shape).astype(np.float32) for name, p in parameters.items()}
+        for name, parameter in theirs_by_name.items():
+            parameter.grad = torch.from_numpy(as_theirs(name, gradients[name], adapter))
+        optimizer.step()
+        own.step({name: jt.array(g) for name, g in gradients.items()}, RATE)
+    for name, parameter in theirs_by_name.items():
+        found = as_theirs(name, parameters[name].numpy(), adapter)
+        np.testing.assert_allclose(found, parameter.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import small_run
 import tiny
+from jittor_lora.cli.main import main
 from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
 from jittor_lora.loading import load
@@ -82,7 +83,7 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
 
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
     for changes, expected in (({"lora_init": "pissa", "lora_r": 100}, "at most rank"),
-                              ({"modules_to_save": ["nothing"]}, "modules_to_save: no name of a module ends in nothing"),
+                              ({"modules_to_save": ["nothing"]}, "no name of a module ends in nothing"),
                               ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "none is left"),
                               ({"lora_layers_to_transform": [7]}, "none is left")):
         with pytest.raises(UserError, match=expected):
@@ -95,3 +96,25 @@ def test_biases_of_a_base_without_any(tmp_path):
     small_run.make_base(tmp_path / "base", llama)
     with pytest.raises(UserError, match="has no biases"):
         train(settings(tmp_path, tmp_path / "run", lora_bias="all"))
+
+
+def test_flags_and_what_a_resumed_run_reads_of_them(made, tmp_path, capsys):
+    run = ["--output", str(tmp_path / "run"), "--precision", "fp32"]
+    flags = ["--base", str(made / "base"), "--data", str(made / "train.json"), "--max-steps", "2",
+             "--target-modules", "c_attn,c_proj,c_fc", "--exclude-modules", "attn.c_proj",
+             "--lora-layers-to-transform", "0,1", "--lora-layers-pattern", "h", "--modules-to-save", "ln_f,h.0.ln_1",
+             "--lora-rank-pattern", r"h\.1\.attn\.c_attn=3,c_fc=2", "--lora-alpha-pattern", "c_fc=5",
+             "--lora-bias", "lora_only", "--lora-init", "pissa_niter_2", "--lora-dropout", "0", "--lora-use-rslora",
+             "--lora-use-dora", "--loraplus-lr-ratio", "4"]
+    assert main(["train", *run, *flags]) == 0
+    told = capsys.readouterr().err
+    for part in ("Adapter: rank 8; alpha 16; rsLoRA; DoRA; start pissa_niter_2; saved whole ln_f, h.0.ln_1; ",
+                 "biases lora_only; without attn.c_proj; blocks 0, 1; ",
+                 r"other ranks h\.1\.attn\.c_attn=3, c_fc=2; other alphas c_fc=5"):
+        assert part in told
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert config["rank_pattern"] == {r"h\.1\.attn\.c_attn": 6, "c_fc": 4}  # converted, so twice as large
+    assert (config["r"], config["init_lora_weights"], config["modules_to_save"]) == (16, True, ["h.0.ln_1", "ln_f"])
+    assert main(["train", *run, "--resume"]) == 0
+    assert main(["train", *run, "--resume", "--lora-rank-pattern", "c_fc=2"]) == 2
+    assert "lora_rank_pattern (--lora-rank-pattern)" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
-from jittor_lora.lora.inject import DEFAULT, Adapter, adapters_of, inject, listing
+from jittor_lora.lora.inject import DEFAULT, Adapter, check_fit, inject, listing, trained_shapes
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
@@ -61,7 +61,8 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
         if convert:
             config, arrays = _converted(config, arrays, adapter.initial())
         elif config.init != "pissa" and (config.init != "olora" or family == "gpt2"):
-            why = "draws at random" if FAST_PISSA.fullmatch(config.init) else "takes GPT-2's weights the wrong way round"
+            drawn = FAST_PISSA.fullmatch(config.init)
+            why = "draws at random" if drawn else "takes GPT-2's weights the wrong way round"
             raise UserError(f"{folder}: PEFT's {config.init} {why}, so that it cannot be computed again from the base. "
                             "Save the adapter converted.")
     updated = {name for name, version in adapter.versions.items() if not isinstance(version, Copied)}
@@ -115,13 +116,13 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
     _check_ranks(folder, config, arrays)
     try:
         _refuse_olora_of_gpt2(config, model)
-        arrays = _without_base(arrays, config, model)
-        adapter = inject(model, _fitted(config, arrays, model), name=name)
-        try:
-            adapter.load(_turned(arrays, adapter))
-        except UserError:
-            adapters_of(model).delete(name)
-            raise
+        modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
+                   for leaf in leaves(model)}
+        arrays = _without_base(_turned(arrays, modules), config, modules)
+        config = _fitted(config, arrays, model)
+        check_fit(trained_shapes(model, config), arrays)  # before anything of that size is made
+        adapter = inject(model, config, name=name)
+        adapter.load(arrays)
     except UserError as error:
         base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
@@ -141,9 +142,9 @@ def read_adapter_config(path: Path) -> LoraConfig:
         wrong.append("ensure_weight_tying: True is not supported; a tied head keeps the base's weight")
     start = values.get("init_lora_weights")
     if start not in PLAIN_STARTS and start not in ("pissa", "olora"):
-        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that cannot "
-                     "be computed again; with PEFT, save_pretrained(…, path_initial_model_for_weight_conversion=…) makes "
-                     "a plain adapter of it")
+        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that "
+                     "cannot be computed again; with PEFT, save_pretrained(…, "
+                     "path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
     if wrong:
         raise UserError(f"{path}:\n  {listing(wrong)}")
 
@@ -153,13 +154,14 @@ def read_adapter_config(path: Path) -> LoraConfig:
 
     def several(key):
         value = values.get(key)
-        return None if value is None or value == [] else tuple(value if isinstance(value, list) else [value])
+        return None if value in (None, [], "") else tuple(value if isinstance(value, list) else [value])
 
     targets, layers = names("target_modules"), several("layers_to_transform")
     try:
         return LoraConfig(
-            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)), dropout=float(values.get("lora_dropout", 0.0)),
-            target_modules=targets, init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
+            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)),
+            dropout=float(values.get("lora_dropout", 0.0)), target_modules=targets,
+            init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
             use_rslora=bool(values.get("use_rslora")), use_dora=bool(values.get("use_dora")),
             rank_pattern=values.get("rank_pattern") or {}, alpha_pattern=values.get("alpha_pattern") or {},
             layers_to_transform=layers, layers_pattern=several("layers_pattern") if layers else None,
@@ -212,13 +214,13 @@ def _arrays(adapter: Adapter) -> dict[str, np.ndarray]:
         # PEFT knows no such setting; the rows that get no update are zeros, which say the same.
         arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()
                        if isinstance(update, Update)})
-    return _turned(arrays, adapter)
+    return _turned(arrays, {name: version.module for name, version in adapter.versions.items()
+                            if isinstance(version, Copied)})
 
 
-def _turned(arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, np.ndarray]:
+def _turned(arrays: Mapping[str, np.ndarray], modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Weights that checkpoints store as (in, out) the other way round, from here to a file and back."""
-    turned = {f"{name}.weight" for name, version in adapter.versions.items()
-              if isinstance(version, Copied) and getattr(version.module, "stored_transposed", False)}
+    turned = {f"{name}.weight" for name, module in modules.items() if getattr(module, "stored_transposed", False)}
     return {name: np.ascontiguousarray(a.T) if name in turned else a for name, a in arrays.items()}
 
 
@@ -254,22 +256,21 @@ def _refuse_olora_of_gpt2(config: LoraConfig, model: CausalLM) -> None:
                         "round there, so that the adapter belongs to no base.")
 
 
-def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig, model: CausalLM) -> dict[str, np.ndarray]:
+def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
+                  modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays without copies of the base's own, which PEFT writes for embeddings that are adapted.
 
     Raises:
         UserError: such a copy differs from this base.
     """
     kept, wrong = {}, []
-    modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
-               for leaf in leaves(model)}
     for name, array in arrays.items():
         module = re.sub(r"\.base_layer$", "", name.rpartition(".")[0])
         if not name.endswith(".weight") or module not in modules or is_saved(module, config.modules_to_save):
             kept[name] = array
         elif not np.array_equal(modules[module].weight.numpy(), array):
-            wrong.append(f"{name}: the file has the base's weight, shape {array.shape}, and it is not that of this base, "
-                         f"shape {tuple(modules[module].weight.shape)}")
+            wrong.append(f"{name}: the file has the base's weight, shape {array.shape}, and it is not that of this "
+                         f"base, shape {tuple(modules[module].weight.shape)}")
     if wrong:
         raise UserError("The adapter does not fit the model:\n  " + listing(wrong))
     return kept

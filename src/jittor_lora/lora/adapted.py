@@ -8,7 +8,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from jittor_lora.model.modules import RowLabels
+from jittor_lora.model.modules import RowLabels, in_order
 from jittor_lora.ops import Matrix, TrainedMatrix
 from jittor_lora.runtime import jt
 
@@ -56,8 +56,8 @@ class Copied(jt.Module):
         self.trained: dict[str, jt.Var] = {}
         if whole:
             if isinstance(base.weight, Matrix):
-                self.module.weight = TrainedMatrix(base.weight.numpy())
-                self.trained["weight"] = self.module.weight.var
+                self.trained["weight"] = jt.array(base.weight.numpy().copy())
+                self.module.weight = TrainedMatrix(self.trained["weight"], base.weight.precision)
             else:
                 self.module.weight = self.trained["weight"] = _copy(base.weight)
         if getattr(base, "bias", None) is not None:
@@ -87,11 +87,9 @@ class Adapted(jt.Module):
             return self.run(x, self.choice.active)
         parts = labels.parts(x.shape[0])
         if len(parts) == 1:
-            return self.run(x, _names(parts[0][0]))
-        found = [self.run(x[rows if isinstance(x, np.ndarray) else jt.array(rows)], _names(label))
-                 for label, rows in parts]
-        order = np.argsort(np.concatenate([rows for _, rows in parts])).astype(np.int32)
-        return jt.concat(found, 0)[jt.array(order)]
+            return self.run(x, names_of(parts[0][0]))
+        return in_order([(rows, self.run(x[rows if isinstance(x, np.ndarray) else jt.array(rows)], names_of(label)))
+                         for label, rows in parts])
 
     def run(self, x, names: Sequence[str]):
         """What the adapters of these names make of x."""
@@ -134,7 +132,7 @@ class Adapted(jt.Module):
             callback_leave(parents, key, self, len(children))
 
 
-def _names(label: str | None) -> tuple[str, ...]:
+def names_of(label: str | None) -> tuple[str, ...]:
     return () if label is None else (label,)
 
 

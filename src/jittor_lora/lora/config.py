@@ -32,14 +32,15 @@ class LoraConfig:
         alpha: the numerator of the scaling, which is alpha / r.
         dropout: the share of the input's elements that A does not see in training.
         target_modules: last parts of module names ("c_attn", "mlp.c_proj"), or one regular expression that matches
-            whole names, or "all-linear" for every linear layer but the output head. Embeddings may be named.
+            whole names, or "all-linear" for every linear layer but the output head. Embeddings and the head
+            (`lm_head`) may be named.
         init: how A and B begin. "gaussian": A normal with standard deviation 1/r, B zero; "kaiming": A uniform in
             ±1/√in, B zero; "pissa": from the largest singular values of W (Meng et al. 2024, eq. 2 and 3), with
             "pissa_niter_N" computed by N power iterations from a random start (Halko et al. 2011, algorithm 4.4);
             "olora": from the QR decomposition of W (Büyükakyüz 2024). See `lora.start`.
         qv_only: on GPT-2's fused `c_attn`, the rows of the keys get no update.
         use_rslora: the scaling is alpha / √r (Kalajdzievski 2023, theorem 3.2).
-        use_dora: the updated weight is brought to a trained length by output (Liu et al. 2024, eq. 5), see `lora.layer`.
+        use_dora: the rows of the updated weight have trained lengths (Liu et al. 2024, eq. 5), see `lora.layer`.
         rank_pattern, alpha_pattern: another r or alpha for modules by name; a key is a regular expression that matches
             a whole name or its last parts, the first that does counts.
         layers_to_transform: only blocks of these numbers; not with a regular expression or "all-linear".

@@ -13,7 +13,7 @@ from jittor_lora.lora.adapted import Adapted, Choice, Copied
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
 from jittor_lora.lora.layer import LoraLinear, Update, is_fused_qkv
-from jittor_lora.lora.targets import OUTPUT_HEAD, match_saved, match_targets, short_names, shown
+from jittor_lora.lora.targets import match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import Embedding, Leaf, Linear, RowLabels, leaves
 from jittor_lora.runtime import jt
@@ -39,7 +39,7 @@ class Adapter:
         return {name: version for name, version in self.versions.items() if not isinstance(version, Copied)}
 
     def parameters(self) -> dict[str, jt.Var]:
-        """The trained arrays, those of the network's first modules first: "<module>.lora_A" (r, in), ".lora_B" (out, r),
+        """The trained arrays in the order of the network: "<module>.lora_A" (r, in), ".lora_B" (out, r),
         ".lora_magnitude_vector" (out,), ".bias" (out,), ".lora_embedding_A" (r, rows), ".lora_embedding_B" (D, r), and
         ".weight" of modules that are trained whole, matrices as (out, in)."""
         return {f"{name}.{part}": array for name, version in self.versions.items()
@@ -85,7 +85,7 @@ class Adapter:
 class Adapters(Mapping[str, Adapter]):
     """The adapters of one network, by name, and which of them act.
 
-    The base's own arrays are never changed: with no adapter active the network computes what the base does, bit for bit.
+    The base's own arrays are never changed: with no adapter active the network computes what the base does, to the bit.
     """
 
     def __init__(self, model: CausalLM):
@@ -152,15 +152,19 @@ class Adapters(Mapping[str, Adapter]):
     @contextmanager
     def off(self) -> Iterator[None]:
         """Within the block the base alone computes."""
-        with self._choice.only():
+        with self.only():
             yield
 
     @contextmanager
     def only(self, *names: str) -> Iterator[None]:
-        """Within the block these adapters act."""
+        """Within the block these adapters act, and on all rows."""
         self._check(names)
-        with self._choice.only(*names):
-            yield
+        labels, self._model.row_labels = self._model.row_labels, None
+        try:
+            with self._choice.only(*names):
+                yield
+        finally:
+            self._model.row_labels = labels
 
     @contextmanager
     def by_row(self, labels: Sequence[str | None]) -> Iterator[None]:
@@ -240,6 +244,46 @@ def inject(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAU
     return adapters_of(model).add(config, name, seed)
 
 
+def trained_shapes(model: CausalLM, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of `Adapter.parameters` of an adapter with these settings, without making it.
+
+    Raises:
+        UserError: as `Adapters.add`.
+    """
+    places = {leaf.name: leaf for leaf in leaves(model)}
+    saved, targets, biased = _chosen(places, config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, place in places.items():
+        base = place.module.base if isinstance(place.module, Adapted) else place.module
+        rows, columns = base.weight.shape[0], base.weight.shape[-1]
+        if name in targets:
+            table, rank = isinstance(base, Embedding), config.rank_of(name)
+            a, b = (rank, rows if table else columns), (columns if table else rows, rank)
+            kind = "lora_embedding_" if table else "lora_"
+            shapes.update({f"{name}.{kind}A": a, f"{name}.{kind}B": b})
+            if config.use_dora:
+                shapes[f"{name}.lora_magnitude_vector"] = b[:1]
+        elif name in saved:
+            shapes[f"{name}.weight"] = tuple(base.weight.shape)
+        if name in biased or (name in saved and getattr(base, "bias", None) is not None):
+            shapes[f"{name}.bias"] = (rows,)
+    return shapes
+
+
+def check_fit(shapes: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> None:
+    """
+    Raises:
+        UserError: an array is missing, unexpected or misshapen; all are listed.
+    """
+    wrong = [f"{name}: missing" for name in shapes if name not in arrays]
+    wrong += [f"{name}: no such module is adapted" for name in arrays if name not in shapes]
+    wrong += [f"{name}: expected shape {tuple(shape)}, found {tuple(arrays[name].shape)}"
+              for name, shape in shapes.items() if name in arrays and tuple(shape) != tuple(arrays[name].shape)]
+    if wrong:
+        raise UserError(f"The adapter does not fit the model:\n  {listing(wrong)}\n"
+                        "Load it with the base model and the target modules it was trained with.")
+
+
 def _update(base: jt.Module, config: LoraConfig, name: str, seed: int, with_bias: bool) -> Update | EmbeddingUpdate:
     if isinstance(base, Embedding):
         return EmbeddingUpdate(base, config, name, seed)
@@ -255,10 +299,6 @@ def _chosen(places: Mapping[str, Leaf], config: LoraConfig) -> tuple[set[str], s
     targets = match_targets([name for name, module in bases.items() if isinstance(module, (Linear, Embedding))], config,
                             linear)
     wrong = []
-    if OUTPUT_HEAD in targets:
-        others = ", ".join(short_names([name for name in linear if name != OUTPUT_HEAD]))
-        wrong.append(f"target_modules: {shown(config.target_modules)} takes in the output head, {OUTPUT_HEAD}, which "
-                     f"cannot be adapted; modules_to_save trains it whole. There are {others}.")
     if config.qv_only and not any(is_fused_qkv(name) for name in targets):
         wrong.append("qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
                      f"{', '.join(short_names(targets))}. Name q_proj and v_proj as target modules instead.")
@@ -275,13 +315,7 @@ def _chosen(places: Mapping[str, Leaf], config: LoraConfig) -> tuple[set[str], s
 
 
 def _set(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -> None:
-    wrong = [f"{name}: missing" for name in arrays if name not in values]
-    wrong += [f"{name}: no such module is adapted" for name in values if name not in arrays]
-    wrong += [f"{name}: expected shape {tuple(p.shape)}, found {tuple(values[name].shape)}"
-              for name, p in arrays.items() if name in values and tuple(p.shape) != tuple(values[name].shape)]
-    if wrong:
-        raise UserError(f"The adapter does not fit the model:\n  {listing(wrong)}\n"
-                        "Load it with the base model and the target modules it was trained with.")
+    check_fit({name: array.shape for name, array in arrays.items()}, values)
     for name, array in arrays.items():
         value = jt.array(np.ascontiguousarray(values[name], np.float32))
         array.update(value.stop_grad() if array.is_stop_grad() else value)

@@ -7,11 +7,12 @@ from typing import Sequence
 import numpy as np
 
 from jittor_lora import ops
-from jittor_lora.lora.adapted import Adapted, Choice
+from jittor_lora.errors import UserError
+from jittor_lora.lora.adapted import Adapted, Choice, names_of
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.start import start
 from jittor_lora.model.modules import Linear
-from jittor_lora.ops import Matrix, frozen
+from jittor_lora.ops import Matrix, TrainedMatrix, frozen
 from jittor_lora.runtime import jt
 
 
@@ -74,6 +75,15 @@ class Update(jt.Module):
             return (y + self._low_rank(x)) * scale
         x = self._dropped(x)
         return y + ops.linear(x, weight) * (scale - 1.0) + self._low_rank(x, dropped=True) * scale
+
+    def within(self, var, weight):
+        """`var` (out, in), a weight, with this update applied to it; it takes the gradient."""
+        if self._drops:
+            raise UserError("lora_dropout: expected 0 where the output head is adapted, as its logits are computed "
+                            f"from one matrix; found {self.dropout:g}.")
+        a, b = self._both()
+        var = var + self.scaling * jt.matmul(b, a)
+        return var if self.magnitude is None else var * self._scale(weight).unsqueeze(1)
 
     def _beside(self, x, weight, bias):
         a, b = self.lora_A, self._b()
@@ -171,7 +181,7 @@ class LoraLinear(Adapted):
 
     def acting(self):
         """What it computes with as it is now: weight, bias, and the update beside them, which is A (r, in) and
-        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, with the updates in it."""
+        scaling · B (out, r) as numpy arrays, or None. A weight that DoRA scales is made anew, updates in it."""
         weight, bias, updates = self._parts(self.choice.active)
         if not updates:
             return weight, bias, None
@@ -179,6 +189,23 @@ class LoraLinear(Adapted):
             return Matrix.of(self.effective_weight(), weight.precision), bias, None
         a, b = zip(*(update.factors() for update in updates))
         return weight, bias, (np.concatenate(a), np.concatenate(b, 1))
+
+    def matrix(self, label: str | None = None):
+        """All that a row x is multiplied with, the updates in it, for the output head, whose logits are never held.
+
+        Args:
+            label: of the row, where rows differ.
+
+        Raises:
+            UserError: an update drops a part of its input, which no matrix does.
+        """
+        weight, _, updates = self._parts(self.choice.active if self.choice.labels is None else names_of(label))
+        if not updates:
+            return weight
+        var = weight.var
+        for update in updates:
+            var = update.within(var, weight)
+        return TrainedMatrix(var, weight.precision)
 
     def _parts(self, names: Sequence[str]):
         """The weight, the bias, and the updates that are not in the weight."""

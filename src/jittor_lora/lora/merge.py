@@ -54,7 +54,8 @@ class MergedTensors(Mapping[str, np.ndarray]):
 
 def unties_head(model: CausalLM) -> bool:
     """Do the adapters that act change the embedding or the head of a model that ties the two?"""
-    changed = {leaf.name for leaf in leaves(model) if isinstance(leaf.module, Adapted) and leaf.module.acting_versions()}
+    changed = {leaf.name for leaf in leaves(model)
+               if isinstance(leaf.module, Adapted) and leaf.module.acting_versions()}
     return model.config.tied_head and not changed.isdisjoint((*TABLES, OUTPUT_HEAD))
 
 

@@ -68,7 +68,7 @@ def olora(weight: np.ndarray, rank: int) -> Pair:
 
 
 def largest_singular(weight: np.ndarray, rank: int, iterations: int, draw: np.random.Generator):
-    """About the `rank` largest singular values with their vectors: U, S, Vᵀ (Halko et al. 2011, algorithms 4.4, 5.1)."""
+    """About the `rank` largest singular values with their vectors: U, S, Vᵀ (Halko et al. 2011, alg. 4.4 and 5.1)."""
     q, _ = np.linalg.qr(weight @ draw.standard_normal((weight.shape[1], rank)).astype(np.float32))
     for _ in range(iterations):
         q, _ = np.linalg.qr(weight.T @ q)

@@ -84,10 +84,6 @@ def short_names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(_last, names)))
 
 
-def shown(targets: tuple[str, ...] | str) -> str:
-    return targets if isinstance(targets, str) else ", ".join(targets)
-
-
 def _named(names: Sequence[str], targets: tuple[str, ...] | str, setting: str) -> list[str]:
     if not isinstance(targets, str):
         return [name for name in names if any(selects(target, name) for target in targets)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Hashable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Hashable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -95,6 +95,10 @@ class Linear(jt.Module):
         """What it computes with: weight, bias, and no low-rank update."""
         return self.weight, self.bias, None
 
+    def matrix(self, label: Hashable = None) -> Matrix:
+        """All that a row x is multiplied with, whatever its label."""
+        return self.weight
+
     def execute(self, x):
         return ops.linear(x, self.weight, self.bias)
 
@@ -151,28 +155,45 @@ class RowLabels:
     """
 
     def __init__(self, labels: Sequence[Hashable]):
-        self._all = self._chosen = list(labels)
+        self._all = self._wanted = self._asked = list(labels)
 
-    def begin(self, rows: int, wanted: np.ndarray | None) -> None:
-        """A run over `rows` rows begins, of which in the last block only `wanted` go on.
+    def begin(self, rows: int, wanted: np.ndarray | None, asked: Sequence[int] | None) -> None:
+        """A run over `rows` rows begins, of which in the last block only `wanted` go on; final states are of `asked`.
 
         Raises:
             ValueError: it is not for as many rows as there are labels.
         """
         if rows != len(self._all):
             raise ValueError(f"{rows} rows are read, and {len(self._all)} have labels")
-        self._chosen = self._all if wanted is None else [self._all[row] for row in wanted]
+        self._wanted = self._all if wanted is None else [self._all[row] for row in wanted]
+        self._asked = self._all if asked is None else [self._all[row] for row in asked]
 
     def distinct(self) -> list[Hashable]:
         return list(dict.fromkeys(self._all))
 
     def parts(self, rows: int) -> list[tuple[Hashable, np.ndarray]]:
         """Each label with the rows (ascending) that have it, of all rows or, if there are as many, the wanted ones."""
-        labels = self._all if rows == len(self._all) else self._chosen
+        labels = self._all if rows == len(self._all) else self._wanted
         if rows != len(labels):
             raise ValueError(f"{rows} rows are computed, neither all {len(self._all)} nor the {len(labels)} wanted")
-        return [(label, np.flatnonzero([other == label for other in labels]).astype(np.int32))
-                for label in dict.fromkeys(labels)]
+        return _of_each(labels)
+
+    def asked(self) -> list[tuple[Hashable, np.ndarray]]:
+        """Each label with the final states that have it."""
+        return _of_each(self._asked)
+
+
+def _of_each(labels: Sequence[Hashable]) -> list[tuple[Hashable, np.ndarray]]:
+    return [(label, np.flatnonzero([other == label for other in labels]).astype(np.int32))
+            for label in dict.fromkeys(labels)]
+
+
+def in_order(parts: Sequence[tuple[np.ndarray, Any]]):
+    """The rows of several arrays, each with its place in the whole, as one array."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([rows for rows, _ in parts])).astype(np.int32)
+    return jt.concat([found for _, found in parts], 0)[jt.array(order)]
 
 
 class Leaf(NamedTuple):

@@ -88,13 +88,18 @@ class Matrix:
 
 
 class TrainedMatrix(jt.Module):
-    """A matrix (out, in) that takes a gradient: what `Matrix` offers, from the array as it is, always float32."""
+    """A matrix (out, in) that takes a gradient: what `Matrix` offers, of an array that changes.
 
-    trained, precision = True, "fp32"
+    Args:
+        var: the array, float32; products with it are in float32.
+        precision: in which it is laid out for decoding.
+    """
 
-    def __init__(self, array: np.ndarray):
+    trained = True
+
+    def __init__(self, var: jt.Var, precision: str = "fp32"):
         super().__init__()
-        self.var = jt.array(np.ascontiguousarray(array, np.float32))
+        self.var, self.precision = var, precision
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,8 +117,8 @@ class TrainedMatrix(jt.Module):
         return self.numpy()
 
     def panels(self):
-        """See `Matrix.panels`; made anew each time, in float32."""
-        return decode.pack(self.numpy(), False)
+        """See `Matrix.panels`; made anew each time."""
+        return decode.pack(self.numpy(), self.precision == "bf16")
 
 
 def frozen(array: np.ndarray):

@@ -28,6 +28,7 @@ from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.runtime import set_threads, system_info
 from jittor_lora.tasks.evaluate import Questions, answer
@@ -66,7 +67,10 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     if adapter is None:
         adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
     else:
-        config = described(config, adapter.config)
+        config = described(config, loaded, adapter.config)
+    if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
+        raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
+                        f"computed from one matrix; found {config.lora_dropout:g}.")
     optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
@@ -124,8 +128,8 @@ def lora_config(config: RunConfig, family: str) -> LoraConfig:
         modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
 
 
-def described(config: RunConfig, adapter: LoraConfig) -> RunConfig:
-    """The settings with those of an adapter that is there already.
+def described(config: RunConfig, loaded: Loaded, adapter: LoraConfig) -> RunConfig:
+    """The settings with those of a base and an adapter that are there already.
 
     Raises:
         UserError: a setting of the adapter was given another value; all are listed.
@@ -143,7 +147,7 @@ def described(config: RunConfig, adapter: LoraConfig) -> RunConfig:
              for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
     if wrong:
         raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
-    return config.model_copy(update=own)
+    return config.model_copy(update={**own, "base": loaded.base.name, "precision": loaded.model.precision})
 
 
 def _listed(names: str | tuple | None) -> str | list | None:
@@ -246,10 +250,24 @@ def introduction(loaded: Loaded, adapter: Adapter, report: LengthReport, dev_rep
     lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
              f"Trainable: {adapter.count():,} of {whole + adapter.count():,} parameters "
              f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.versions)} modules"]
+    lines.append(f"Adapter: {adapter_line(adapter.config)}")
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
     return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+
+
+def adapter_line(config: LoraConfig) -> str:
+    """The settings of an adapter that are not the usual ones, after rank and alpha."""
+    parts = [f"rank {config.r}", f"alpha {config.alpha:g}"]
+    parts += [name for name, on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if on]
+    parts += [f"{name} {value if isinstance(value, str) else ', '.join(map(str, value))}" for name, value in (
+        ("start", config.init if config.changes_base else ""), ("saved whole", config.modules_to_save),
+        ("biases", "" if config.bias == "none" else config.bias), ("without", config.exclude_modules),
+        ("blocks", config.layers_to_transform or ()),
+        ("other ranks", [f"{key}={rank}" for key, rank in config.rank_pattern.items()]),
+        ("other alphas", [f"{key}={alpha:g}" for key, alpha in config.alpha_pattern.items()])) if value]
+    return "; ".join(parts)
 
 
 def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: LengthReport, seconds: float) -> dict:
@@ -265,6 +283,7 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: Length
         "best_validation_loss": progress.best_loss if validated else None,
         "best_step": progress.best_step if validated else None,
         "trainable_parameters": adapter.count(),
+        "adapter": adapter_line(adapter.config),
         "training_examples": report.kept,
         "seconds": round(seconds, 3),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -62,7 +62,8 @@ class AdamW:
                 array.update(jt.array(arrays[f"{kind}.{name}"]))
 
 
-def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float, embedding: float) -> tuple[dict[str, float], set[str]]:
+def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
+                    embedding: float) -> tuple[dict[str, float], set[str]]:
     """What LoRA+ (Hayou et al. 2024, section 4) multiplies the learning rate by, and what it does not decay, by PEFT's
     rule: `ratio` for B and everything of one dimension, `embedding` for updates of embeddings, 1 for the rest; no decay
     for biases and norms.
@@ -77,7 +78,7 @@ def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float, embedding: f
             rates[name] = embedding
         elif part == "lora_B" or len(parameter.shape) == 1:
             rates[name] = ratio
-    vectors = {name for name, p in parameters.items() if len(p.shape) == 1 and name.rsplit(".", 1)[-1] in ("weight", "bias")}
+    vectors = {name for name, p in parameters.items() if len(p.shape) == 1 and name.endswith((".weight", ".bias"))}
     return rates, vectors
 
 
