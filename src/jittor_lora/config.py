@@ -45,6 +45,8 @@ class RunConfig(Settings):
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
                                         ge=8)
 
+    method: Literal["lora", "full"] = setting("lora", TRAINING, "train an adapter (lora), or all weights of the base, in "
+                                              "float32 (full)")
     lora_r: int = setting(8, LORA, "rank of the update", ge=1, le=4096)
     lora_alpha: float = setting(16.0, LORA, "the update is scaled by alpha / r", gt=0)
     lora_dropout: float = setting(0.1, LORA, "dropout on the input of the update", ge=0, lt=1)
@@ -241,6 +243,13 @@ class RunConfig(Settings):
                 and not any(name.split(".")[-1] == "c_attn" for name in self.target_modules):
             yield Problem(("qv_only", "target_modules"),
                           "it is about GPT-2's c_attn, which is not among target_modules")
+        if self.method == "full":
+            for name, field in type(self).model_fields.items():
+                group = field.json_schema_extra["group"]
+                if (group == LORA or name.startswith("loraplus")) and self.origin(name) == flag(name):
+                    yield Problem((name, "method"), "is about adapters, and full trains all weights; leave it out")
+            if self.precision != "fp32" and self.origin("precision") == flag("precision"):
+                yield Problem(("precision", "method"), "full trains in float32; leave this out")
         if self.dev is None:
             # A recipe may hold more than a run without validation data uses; what is typed must have an effect.
             for name in ("max_dev", "eval_every", "eval_questions", "patience"):

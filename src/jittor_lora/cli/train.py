@@ -14,7 +14,7 @@ from jittor_lora.errors import UserError
 
 SETTINGS_FILE = "config.yaml"
 RUN_FILES = (SETTINGS_FILE, "run.log", "train_loss.txt", "val_loss.txt", "metrics.jsonl", "summary.json",
-             "adapter", "best", "checkpoints", "tensorboard")
+             "adapter", "model", "best", "checkpoints", "tensorboard")
 MADE_OF_A_RUN = ("evaluation", "plots")
 INTERRUPTED = 130  # exit code of a run that Ctrl-C ended and --resume goes on with
 

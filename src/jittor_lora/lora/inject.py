@@ -55,7 +55,7 @@ class Adapter:
         Raises:
             UserError: a missing, unexpected or misshapen array; all are listed.
         """
-        _set(self.parameters(), arrays)
+        set_arrays(self.parameters(), arrays)
 
     def load_initial(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set what the start took out of the base's weights; see `initial`.
@@ -63,7 +63,7 @@ class Adapter:
         Raises:
             UserError: as `load`.
         """
-        _set(self._initial(), arrays)
+        set_arrays(self._initial(), arrays)
 
     def count(self) -> int:
         """Number of trained values."""
@@ -314,7 +314,7 @@ def _chosen(places: Mapping[str, Leaf], config: LoraConfig) -> tuple[set[str], s
     return set(saved), set(targets), biased
 
 
-def _set(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -> None:
+def set_arrays(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -> None:
     check_fit({name: array.shape for name, array in arrays.items()}, values)
     for name, array in arrays.items():
         value = jt.array(np.ascontiguousarray(values[name], np.float32))

@@ -41,6 +41,8 @@ def quickstart(config: RunConfig) -> bool:
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
     if missing:
         raise UserError(f"quickstart needs {', '.join(missing)}; leave the recipe's value or give another.")
+    if config.method != "lora":
+        raise UserError("method: quickstart trains an adapter; take `jittor-lora train` for full fine-tuning.")
     folder, resume = run_folder(config)
     config = config.model_copy(update={"output": str(folder)})
     data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)

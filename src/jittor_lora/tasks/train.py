@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Union
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import score
-from jittor_lora.formats.hugging_face import Checkpoint
+from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import TrainingState, newest_state, write_state
 from jittor_lora.generation import Generator
@@ -29,6 +29,7 @@ from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
 from jittor_lora.lora.targets import OUTPUT_HEAD
+from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.runtime import set_threads, system_info
 from jittor_lora.tasks.evaluate import Questions, answer
@@ -38,8 +39,11 @@ from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
 
+PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
+
+
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
-    """Train an adapter and leave in `config.output` the adapter, checkpoints, logs and a summary.
+    """Train an adapter, or all weights, and leave in `config.output` adapter or model, checkpoints, logs and a summary.
 
     Args:
         config: with `data` and `output` given.
@@ -63,18 +67,11 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
     dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
 
-    adapter = loaded.adapter
-    if adapter is None:
-        adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
-    else:
-        config = described(config, loaded, adapter.config)
-    if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
-        raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
-                        f"computed from one matrix; found {config.lora_dropout:g}.")
+    config, adapter = trained_part(config, loaded)
     optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
-                  "precision": loaded.model.precision}
+                  "precision": loaded.model.precision, "method": config.method}
     progress = Progress()
     passed: list[str] = []
     if resume:
@@ -88,7 +85,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
                     config.keep_checkpoints)
 
     def save_best(progress: Progress) -> None:
-        write_adapter(folder / "best", adapter, loaded)
+        write_product(folder / "best", adapter, loaded)
 
     answer_dev = None
     if config.eval_questions:
@@ -107,12 +104,33 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev)
-        write_adapter(folder / "adapter", adapter, loaded)
+        write_product(folder / PRODUCTS[config.method], adapter, loaded)
         summary = summarize(outcome, loaded, adapter, report, time.perf_counter() - started)
         if outcome.reason != "interrupted":
             log.summary(summary)
-        log.message(conclusion(outcome, folder))
+        log.message(conclusion(outcome, folder, PRODUCTS[config.method]))
     return summary
+
+
+def trained_part(config: RunConfig, loaded: Loaded) -> tuple[RunConfig, Union[Adapter, WholeModel]]:
+    """What is trained, and the settings as they then are.
+
+    Raises:
+        UserError: settings do not fit the base, or an adapter that is active in it.
+    """
+    adapter = loaded.adapter
+    if config.method == "full":
+        if adapter is not None:
+            raise UserError("method: full trains the base's own weights, and an adapter is active; train without one.")
+        return config, WholeModel(loaded.model)
+    if adapter is None:
+        adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
+    else:
+        config = described(config, loaded, adapter.config)
+    if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
+        raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
+                        f"computed from one matrix; found {config.lora_dropout:g}.")
+    return config, adapter
 
 
 def lora_config(config: RunConfig, family: str) -> LoraConfig:
@@ -154,7 +172,7 @@ def _listed(names: str | tuple | None) -> str | list | None:
     return names if isinstance(names, str) else list(names or ()) or None
 
 
-def optimizer_of(config: RunConfig, adapter: Adapter) -> AdamW:
+def optimizer_of(config: RunConfig, adapter: Union[Adapter, WholeModel]) -> AdamW:
     parameters, rates, undecayed = adapter.parameters(), {}, set()
     if config.loraplus_lr_ratio is not None:
         rates, undecayed = loraplus_groups(parameters, config.loraplus_lr_ratio,
@@ -184,7 +202,7 @@ def subset(data: Data, count: int | None, seed: int) -> Data:
     return data if count is None else data.subset(count, seed)
 
 
-def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
+def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW,
             identities: dict[str, str]) -> tuple[Progress, list[str]]:
     """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
 
@@ -211,6 +229,9 @@ def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
         raise UserError(f"{path}: the run began in {precision}, and here the base is computed in "
                         f"{identities['precision']}, with other results. Go on where {precision} works, or start a new "
                         "run in another folder.")
+    if state.values.get("method", "lora") != identities["method"]:
+        raise UserError(f"{path}: the run trains with method {state.values.get('method', 'lora')}, not "
+                        f"{identities['method']}. Start a new run in another folder.")
     adapter.load(_below("adapter.", state.arrays))
     adapter.load_initial(_below("initial.", state.arrays))
     values = state.values["progress"]
@@ -229,8 +250,15 @@ def state_of(progress: Progress) -> dict[str, Any]:
     return {**values, "best_loss": None if math.isinf(progress.best_loss) else progress.best_loss}
 
 
-def write_adapter(folder: Path, adapter: Adapter, loaded: Loaded) -> None:
-    save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
+def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loaded) -> None:
+    """An adapter in PEFT's layout, or a whole model as a Hugging Face directory."""
+    if isinstance(adapter, WholeModel):
+        base = loaded.checkpoint
+        tensors = TrainedTensors(base.tensors, loaded.model)
+        write_checkpoint(folder, Checkpoint(base.config, tensors, base.generation_config), overwrite=True)
+        loaded.tokenizer.save(folder)
+    else:
+        save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
 
 
 def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int):
@@ -244,17 +272,24 @@ def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int
     return scores
 
 
-def introduction(loaded: Loaded, adapter: Adapter, report: LengthReport, dev_report: LengthReport | None,
-                 total: int) -> list[str]:
-    whole = sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
-    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
-             f"Trainable: {adapter.count():,} of {whole + adapter.count():,} parameters "
-             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.versions)} modules"]
-    lines.append(f"Adapter: {adapter_line(adapter.config)}")
+def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport,
+                 dev_report: LengthReport | None, total: int) -> list[str]:
+    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}", *trained_lines(loaded, adapter)]
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
     return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+
+
+def trained_lines(loaded: Loaded, adapter: Union[Adapter, WholeModel]) -> list[str]:
+    if isinstance(adapter, WholeModel):
+        size = 4 * adapter.count() / 2**30
+        return [f"Trainable: all {adapter.count():,} parameters, in float32",
+                f"Memory: {4 * size:.1f} GiB for weights, gradients and AdamW's two moments, besides activations; a "
+                f"checkpoint takes {3 * size:.1f} GiB of disk, the model {size:.1f} GiB"]
+    whole = adapter.count() + sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
+    return [f"Trainable: {adapter.count():,} of {whole:,} parameters ({100 * adapter.count() / whole:.2f} %) in "
+            f"{len(adapter.versions)} modules", f"Adapter: {adapter_line(adapter.config)}"]
 
 
 def adapter_line(config: LoraConfig) -> str:
@@ -270,7 +305,7 @@ def adapter_line(config: LoraConfig) -> str:
     return "; ".join(parts)
 
 
-def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: LengthReport, seconds: float) -> dict:
+def summarize(outcome: Outcome, loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport, seconds: float) -> dict:
     progress = outcome.progress
     validated = math.isfinite(progress.best_loss)
     return {
@@ -283,18 +318,18 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: Length
         "best_validation_loss": progress.best_loss if validated else None,
         "best_step": progress.best_step if validated else None,
         "trainable_parameters": adapter.count(),
-        "adapter": adapter_line(adapter.config),
+        "adapter": None if isinstance(adapter, WholeModel) else adapter_line(adapter.config),
         "training_examples": report.kept,
         "seconds": round(seconds, 3),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
-def conclusion(outcome: Outcome, folder: Path) -> str:
+def conclusion(outcome: Outcome, folder: Path, product: str = "adapter") -> str:
     if outcome.reason == "interrupted":
         return f"Interrupted after step {outcome.progress.step} and saved."
     progress, stopped = outcome.progress, " (stopped early)" if outcome.reason == "early stop" else ""
-    text = f"Done after step {progress.step}{stopped}: {folder / 'adapter'}"
+    text = f"Done after step {progress.step}{stopped}: {folder / product}"
     if math.isfinite(progress.best_loss) and progress.best_step < progress.step:
         text += f"; the lowest validation loss was at step {progress.best_step}: {folder / 'best'}"
     return text

@@ -1,0 +1,80 @@
+"""Full fine-tuning through the verbs: run, resume, evaluate with what it leaves."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import small_run
+from jittor_lora.cli.main import main
+from jittor_lora.formats.hugging_face import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("full")
+    small_run.make_base(made / "base")
+    small_run.make_squad(made / "train.json", 6)
+    small_run.make_squad(made / "dev.json", 2, first=6)
+    return made
+
+
+def train(folder, output, *more):
+    return main(["train", "--method", "full", "--base", str(folder / "base"), "--data", str(folder / "train.json"),
+                 "--output", str(folder / output), "--learning-rate", "1e-3", "--batch-size", "4", *more])
+
+
+def test_a_run_that_is_resumed_ends_with_the_same_model(folder, monkeypatch):
+    assert train(folder, "whole", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 0
+    stop_after = 3
+    from jittor_lora.training import loop
+    monkeypatch.setattr(loop, "interruption_noticed", lambda: Noted(stop_after))
+    assert train(folder, "parts", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 130
+    monkeypatch.undo()
+    assert main(["train", "--output", str(folder / "parts"), "--resume"]) == 0
+    whole, parts = (read_checkpoint(folder / name / "model") for name in ("whole", "parts"))
+    base = read_checkpoint(folder / "base")
+    assert sorted(whole.tensors) == sorted(base.tensors)
+    for name in whole.tensors:
+        assert np.array_equal(whole.tensors[name], parts.tensors[name]), name
+        assert not np.array_equal(whole.tensors[name], base.tensors[name]), name
+    assert (folder / "whole" / "best" / "model.safetensors").is_file() and not (folder / "whole" / "adapter").exists()
+    summary = json.loads((folder / "whole" / "summary.json").read_text())
+    assert summary["trainable_parameters"] == sum(array.size for array in base.tensors.values())
+    losses = [float(line) for line in (folder / "whole" / "train_loss.txt").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+class Noted:
+    """Stands in for an interruption after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
+
+    def __call__(self):
+        self.steps -= 1
+        return self.steps <= 0
+
+
+def test_what_it_leaves_is_a_base(folder):
+    output = folder / "evaluation"
+    assert main(["evaluate", "--base", str(folder / "whole" / "model"), "--data", str(folder / "dev.json"), "--output",
+                 str(output), "--max-new-tokens", "4"]) == 0
+    assert len(json.loads((output / "predictions.json").read_text())) == 4
+
+
+@pytest.mark.parametrize("more, expected", [
+    (("--lora-r", "4"), "--lora-r"), (("--precision", "bf16"), "full trains in float32"),
+    (("--target-modules", "c_attn"), "about adapters"),
+])
+def test_settings_of_adapters_are_refused(folder, capsys, more, expected):
+    assert train(folder, "refused", "--max-steps", "1", *more) == 2
+    assert expected in capsys.readouterr().err
