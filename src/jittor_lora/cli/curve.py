@@ -1,0 +1,36 @@
+"""`jittor-lora curve`: scores over the number of training examples, or over the rank."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jittor_lora import recipe
+from jittor_lora.cli.options import add_flags, given, require
+from jittor_lora.cli.train import INTERRUPTED
+from jittor_lora.curve_config import CurveConfig
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "curve", help="scores over the number of training examples, or over the rank",
+        usage="jittor-lora curve --data FILE --dev FILE --output DIR [--over examples|rank] [--points N,N,…] "
+              "[--config R.yaml] [any setting below]",
+        description="Train a run for each number of examples, or for each rank, score all on the same questions, and "
+                    "draw the scores. What is there is not done again: the same command goes on where it stopped.")
+    parser.add_argument("--config", metavar="R.yaml", help="recipe: a YAML file of settings, or the name of a shipped "
+                        f"one ({', '.join(recipe.names())})")
+    add_flags(parser, CurveConfig, required=("data", "dev", "output"))
+
+
+def run(args: argparse.Namespace) -> int:
+    config = CurveConfig.resolve(args.config, given(args, CurveConfig))
+    require(config, "data", "dev", "output")
+    from jittor_lora.tasks.curve import curve
+    try:
+        if curve(config):
+            return 0
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+    print("The same command goes on where this one stopped.", file=sys.stderr)
+    return INTERRUPTED

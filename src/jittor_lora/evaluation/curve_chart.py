@@ -1,0 +1,79 @@
+"""A picture of a curve: EM and F1 over the number of training examples, or over the rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, matplotlib_defaults
+from jittor_lora.evaluation.fonts import find_font
+from jittor_lora.evaluation.metrics import Metrics
+
+_SIZE = (8.0, 4.5)
+_FAINT, _GRID = "#777777", "#E3E3E3"
+_SERIES = (("exact_match", "#0072B2", "o"), ("f1", "#D55E00", "s"))
+_LABELS = {
+    "en": {"exact_match": "Exact match", "f1": "F1", "base": "base: {name} {score:.1f}", "score": "Score (%)",
+           "examples": "Training examples", "rank": "Rank of the update", "examples title": "Scores by training examples",
+           "rank title": "Scores by rank", "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
+    "zh": {"exact_match": "完全匹配（EM）", "f1": "F1", "base": "基座模型：{name} {score:.1f}", "score": "得分（%）",
+           "examples": "训练样本数", "rank": "更新的秩", "examples title": "得分与训练样本数", "rank title": "得分与秩",
+           "interval": "{count} 个问题；误差线：95% 自助法置信区间"},
+}
+
+
+@matplotlib_defaults()
+def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics | None = None, *,
+                language: str = "en", font: str | os.PathLike | None = None) -> Figure:
+    """EM and F1 of each point with their 95 % intervals, on an axis of ratios; the base's as dashed lines.
+
+    Args:
+        over: "examples" or "rank", which the points' numbers are.
+        language: "en" or "zh".
+        font: font file for the labels; None looks for one.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    labels = _LABELS[language]
+    face = find_font([*labels.values(), "0123456789.,%"], language, font)
+    figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    values = np.array([value for value, _ in points], float)
+    for shift, (name, colour, marker) in zip((-1, 1), _SERIES):
+        scores = np.array([getattr(metrics, name) for _, metrics in points])
+        low, high = np.transpose([getattr(metrics, f"{name}_interval") for _, metrics in points])
+        axes.errorbar(values * 1.012**shift, scores, yerr=np.clip([scores - low, high - scores], 0, None), color=colour,
+                      marker=marker, markersize=6, linewidth=1.8, capsize=4, label=labels[name])
+        if base is not None:
+            score = getattr(base, name)
+            axes.axhline(score, color=colour, linestyle="--", linewidth=1.2,
+                         label=labels["base"].format(name=labels[name], score=score))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    count = max(metrics.count for _, metrics in points)
+    axes.set_xlabel(f"{labels[over]}\n{labels['interval'].format(count=f'{count:,}')}")
+    axes.set_ylabel(labels["score"])
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
+                         handlelength=1.8, columnspacing=1.2)
+    title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
+    figure.draw_without_rendering()
+    sizes = {title: TITLE, axes.xaxis.label: SMALL, axes.yaxis.label: TEXT,
+             **dict.fromkeys(legend.get_texts(), SMALL),
+             **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), SMALL)}
+    for text in axes.findobj(Text):
+        text.set_fontproperties(face)
+        text.set(size=sizes.get(text, SMALL), color=INK, parse_math=False)
+    return figure

@@ -1,0 +1,149 @@
+"""Runs that differ in one setting, scored on the same questions: a table, a picture, and the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.config import RunConfig
+from jittor_lora.curve_config import CurveConfig
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.charts import save_chart
+from jittor_lora.evaluation.compare import table
+from jittor_lora.evaluation.curve_chart import curve_chart
+from jittor_lora.evaluation.metrics import Metrics, summarize
+from jittor_lora.evaluation.predictions import read_predictions
+from jittor_lora.evaluation.squad import score
+from jittor_lora.files import make_writable, write_json
+from jittor_lora.generation import Generator
+from jittor_lora.loading import Loaded, load
+from jittor_lora.runtime import set_threads
+from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
+from jittor_lora.tasks.train import PRODUCTS, subset, train
+
+SETTINGS, SUMMARY = "config.yaml", "summary.json"  # of a run
+
+
+def curve(config: CurveConfig) -> bool:
+    """Train and score every point, and leave curve.json, curve.md, curve.png and curve.svg in `config.output`.
+
+    What is there already is not done again: a run that ended is only scored, one that was interrupted goes on, and
+    answers that are there are only scored.
+
+    Returns: False if it was interrupted; the same settings go on.
+
+    Raises:
+        UserError: the folder holds points of other settings, or something else that the user can mend.
+    """
+    missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
+    if missing:
+        raise UserError(f"curve needs {', '.join(missing)}.")
+    folder = Path(config.output)
+    make_writable(config.output)
+    if config.threads:
+        set_threads(config.threads)
+    questions_data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
+    examples = len(subset(load_data(config.data, "train"), config.max_train, config.seed))
+    runs = {value: _at_least(config.run(value, str(folder / f"{config.over}-{value}")), config.min_steps,
+                             value if config.over == "examples" else examples) for value in config.values(examples)}
+    _refuse_others(runs)
+
+    def scored(loaded: Loaded, where: Path, name: str) -> Metrics:
+        limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+        questions = Questions.of(questions_data, loaded.tokenizer, Template(config.template), limit)
+        where = where / ("extractive" if config.extractive else "generated")
+        if (where / "predictions.json").is_file():
+            predictions = read_predictions(where / "predictions.json")
+            if predictions.keys() == set(questions.ids):
+                return summarize(score(questions.references, predictions), config.seed)
+        generator = Generator(loaded.model, loaded.tokenizer, Template(config.template))
+        return summarize(score_and_write(generator, questions, where, name, config.seed,
+                                         how=Answering(extractive=config.extractive)), config.seed)
+
+    base = scored(load(config.base, precision=config.precision), folder / "base", "base")
+    points: list[dict[str, Any]] = []
+    for value, run in runs.items():
+        say(f"{config.over} {value:,}: {run.output}")
+        loaded = trained(run)
+        if loaded is None:
+            return False
+        found = scored(loaded, Path(run.output, "evaluation"), f"{config.over} {value}")
+        summary = json.loads(Path(run.output, SUMMARY).read_text(encoding="utf-8"))
+        points.append({"value": value, "run": run.output, "metrics": found,
+                       **{name: summary[name] for name in ("steps", "seconds", "trainable_parameters", "train_loss")}})
+        write_curve(folder, config, base, points)
+    print(curve_table(config.over, base, points))
+    say(f"Curve: {folder / 'curve.json'}, {folder / 'curve.md'}, {folder / 'curve.png'}")
+    return True
+
+
+def trained(run: RunConfig) -> Loaded | None:
+    """The base with what the run made of it, trained now if it is not there yet; None if that was interrupted."""
+    folder = Path(run.output)
+    done = (folder / SUMMARY).is_file()
+    if done and run.method == "full":
+        return load(str(folder / PRODUCTS["full"]), precision=run.precision)
+    loaded = load(run.base, precision=run.precision)
+    if done:
+        loaded.load_adapter(folder / PRODUCTS["lora"])
+    elif train(run, (folder / SETTINGS).is_file(), loaded)["ended"] == "interrupted":
+        return None
+    return loaded
+
+
+def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[dict[str, Any]]) -> None:
+    rows = [{**point, "metrics": dataclasses.asdict(point["metrics"])} for point in points]
+    write_json(folder / "curve.json", {"over": config.over, "answers": "extractive" if config.extractive else "generated",
+                                       "base": dataclasses.asdict(base), "points": rows})
+    (folder / "curve.md").write_text(markdown(config.over, base, points), encoding="utf-8")
+    save_chart(curve_chart(config.over, [(p["value"], p["metrics"]) for p in points], base), folder / "curve")
+
+
+def rows_of(over: str, base: Metrics, points: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows = [(over, "steps", "trained parameters", "exact match", "95 %", "F1", "95 %", "seconds"),
+            ("base", "", "", f"{base.exact_match:.2f}", brackets(base.exact_match_interval), f"{base.f1:.2f}",
+             brackets(base.f1_interval), "")]
+    for point in points:
+        found = point["metrics"]
+        rows.append((f"{point['value']:,}", f"{point['steps']:,}", f"{point['trainable_parameters']:,}",
+                     f"{found.exact_match:.2f}", brackets(found.exact_match_interval), f"{found.f1:.2f}",
+                     brackets(found.f1_interval), f"{point['seconds']:.0f}"))
+    return rows
+
+
+def curve_table(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
+    return f"{table(rows_of(over, base, points))}\n{base.count} questions, scores in percent"
+
+
+def markdown(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
+    head, *rows = rows_of(over, base, points)
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + f"\n\n{base.count} questions, scores in percent.\n"
+
+
+def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:
+    """The run, of at least so many steps."""
+    if run.max_steps is not None:
+        return run
+    steps = round(run.epochs * math.ceil(examples / (run.batch_size * run.gradient_accumulation)))
+    return run.model_copy(update={"epochs": None, "max_steps": min_steps}) if steps < min_steps else run
+
+
+def _refuse_others(runs: dict[int, RunConfig]) -> None:
+    """A folder that holds a run of other settings is not gone on with."""
+    wrong = []
+    for run in runs.values():
+        if Path(run.output, SETTINGS).is_file():
+            before = RunConfig.resolve(str(Path(run.output, SETTINGS)))
+            changed = [name for name, value in run.model_dump().items()
+                       if name != "threads" and getattr(before, name) != value]
+            if changed:
+                wrong.append(f"{run.output}: {', '.join(changed)}")
+    if wrong:
+        raise UserError("These points are of runs with other settings:\n  " + "\n  ".join(wrong) +
+                        "\nGive the settings they began with, or another --output.")

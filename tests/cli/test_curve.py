@@ -1,0 +1,78 @@
+"""`curve` on a small base: every point once, gone on with, refused with other settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import small_run
+from jittor_lora.cli.main import main
+from jittor_lora.curve_config import CurveConfig
+from jittor_lora.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("curve")
+    small_run.make_base(made / "base")
+    small_run.make_squad(made / "train.json", 8)
+    small_run.make_squad(made / "dev.json", 3, first=8)
+    return made
+
+
+def curve(folder, output, *more):
+    return main(["curve", "--base", str(folder / "base"), "--data", str(folder / "train.json"), "--dev",
+                 str(folder / "dev.json"), "--output", str(folder / output), "--min-steps", "3", "--lora-r", "2",
+                 "--lora-dropout", "0", "--batch-size", "4", *more])
+
+
+def test_examples(folder, capsys, monkeypatch):
+    assert curve(folder, "examples", "--points", "2,all") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("examples") and "6 questions" in out
+    found = json.loads((folder / "examples/curve.json").read_text())
+    assert [(p["value"], p["steps"]) for p in found["points"]] == [(2, 3), (16, 4)]
+    assert found["base"]["count"] == 6 and all(0 <= p["metrics"]["f1"] <= 100 for p in found["points"])
+    assert (folder / "examples/curve.md").read_text().count("\n| ") == 3
+    assert (folder / "examples/curve.png").stat().st_size > 10_000 and (folder / "examples/curve.svg").is_file()
+
+    # Nothing is done again; a point more is done alone.
+    from jittor_lora.tasks import curve as task
+    trained, train = [], task.train
+    monkeypatch.setattr(task, "train", lambda run, *rest: trained.append(run.max_train) or train(run, *rest))
+    monkeypatch.setattr(task, "score_and_write", None)
+    assert curve(folder, "examples", "--points", "2,all") == 0 and trained == []
+    monkeypatch.undo()
+    monkeypatch.setattr(task, "train", lambda run, *rest: trained.append(run.max_train) or train(run, *rest))
+    assert curve(folder, "examples", "--points", "2,6,all", "--extractive") == 0 and trained == [6]
+    assert (folder / "examples/examples-6/evaluation/extractive/spans.jsonl").is_file()
+
+
+def test_ranks(folder):
+    assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "2", "--alpha-ratio", "2") == 0
+    found = json.loads((folder / "ranks/curve.json").read_text())
+    assert found["points"][1]["trainable_parameters"] == 4 * found["points"][0]["trainable_parameters"]
+    settings = json.loads((folder / "ranks/rank-4/adapter/adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (4, 8)
+
+
+def test_points_of_other_settings_are_refused(folder, capsys):
+    assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "3", "--alpha-ratio", "2") == 2
+    err = capsys.readouterr().err
+    assert "rank-1: max_steps" in err and "rank-4: max_steps" in err
+
+
+@pytest.mark.parametrize("settings, expected", [
+    ({"points": "0,4"}, "whole numbers above 0"), ({"points": "4,4"}, "different"),
+    ({"over": "rank", "points": "all"}, "ranks are numbers"), ({"over": "rank", "method": "full"}, "no rank"),
+    ({"alpha_ratio": 2}, "is about ranks"),
+])
+def test_settings_that_make_no_sense(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        CurveConfig.resolve(None, {"data": "a", "dev": "b", "output": "c", **settings})
+
+
+def test_values():
+    assert CurveConfig().values(500) == [16, 64, 256, 500]
+    assert CurveConfig(over="rank").values(500) == [1, 2, 4, 8, 16, 32, 64]
