@@ -14,6 +14,7 @@ from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.main import VERBS, main
 from jittor_lora.cli.options import from_flags, given
 from jittor_lora.config import RunConfig
+from jittor_lora.curve_config import CurveConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jittor_lora"
@@ -85,6 +86,8 @@ def checked(verb: str, args) -> int:
         recipe = {"train": getattr(args, "config", None), "quickstart": "quickstart"}[verb]
         shipped = recipe if recipe and (PACKAGE / "recipes" / f"{recipe}.yaml").is_file() else None
         RunConfig.resolve(shipped, given(args, RunConfig))
+    elif verb == "curve":
+        CurveConfig.resolve(None, given(args, CurveConfig))
     elif verb in OPTIONS:
         from_flags(args, getattr(importlib.import_module(f"jittor_lora.cli.{verb}"), OPTIONS[verb]))
     return 0

@@ -32,8 +32,8 @@ class RunConfig(Settings):
 
     data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON, of JSON Lines with prompt and "
                                   "completion or of E2E's lines, squad-train, sample-train, or e2e-train", min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev, or e2e-dev; by default none",
-                                 min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev or e2e-dev; by default "
+                                 "none", min_length=1)
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all",
                                        ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all",
@@ -45,8 +45,8 @@ class RunConfig(Settings):
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
                                         ge=8)
 
-    method: Literal["lora", "full"] = setting("lora", TRAINING, "train an adapter (lora), or all weights of the base, in "
-                                              "float32 (full)")
+    method: Literal["lora", "full"] = setting("lora", TRAINING, "train an adapter (lora), or all weights of the base "
+                                              "in float32 (full)")
     lora_r: int = setting(8, LORA, "rank of the update", ge=1, le=4096)
     lora_alpha: float = setting(16.0, LORA, "the update is scaled by alpha / r", gt=0)
     lora_dropout: float = setting(0.1, LORA, "dropout on the input of the update", ge=0, lt=1)
@@ -84,8 +84,8 @@ class RunConfig(Settings):
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
     max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch; about so many, as a paragraph stays whole", ge=1)
-    whole_paragraphs: bool = setting(True, TRAINING, "keep the questions of a paragraph, or the completions of a prompt, "
-                                     "in one batch; otherwise batches are drawn from all of them")
+    whole_paragraphs: bool = setting(True, TRAINING, "keep the questions of a paragraph, or a prompt's completions, in one "
+                                     "batch; otherwise batches are drawn from all of them")
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
     max_tokens_per_stream: int = setting(1024, TRAINING, "most tokens in one forward pass; a larger batch takes "
                                          "several passes, with the same loss and gradients", ge=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Optional
 
@@ -21,8 +22,8 @@ class CurveConfig(RunConfig):
     points: Optional[list[str]] = setting(
         None, CURVE, "its values; by default 16,64,256,1024,all examples, or ranks 1,2,4,8,16,32,64",
         expected="whole numbers above 0, and all for all examples (16,64,all)")
-    min_steps: int = setting(100, CURVE, "a run is of at least so many optimiser steps: few examples are read more than "
-                             "--epochs times", ge=1)
+    min_steps: int = setting(100, CURVE, "a run is of at least so many optimiser steps: few examples are read more "
+                             "than --epochs times", ge=1)
     extractive: bool = setting(False, CURVE, "answer with the likeliest spans of contexts, see evaluate")
     alpha_ratio: Optional[float] = setting(None, CURVE, "with ranks: alpha is so many times the rank; by default it is "
                                            "lora_alpha at each", gt=0)
@@ -37,7 +38,7 @@ class CurveConfig(RunConfig):
     @field_validator("points")
     @classmethod
     def _numbers(cls, value: Optional[list[str]]) -> Optional[list[str]]:
-        wrong = [point for point in value or () if not (point == "all" or (point.isascii() and point.isdigit() and int(point)))]
+        wrong = [point for point in value or () if not re.fullmatch(r"all|0*[1-9][0-9]*", point)]
         if value is not None and (not value or wrong or len(set(value)) < len(value)):
             raise ValueError(f"expected different whole numbers above 0, and all for all examples, found {value}")
         return value

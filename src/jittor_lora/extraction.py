@@ -56,8 +56,8 @@ class Extractor:
         """The likeliest span after each prompt.
 
         Args:
-            groups: (prefix, prompts, context) each: token ids that the prompts start with, how each of them goes on, and
-                the context that they ask about.
+            groups: (prefix, prompts, context) each: token ids that the prompts start with, how each of them goes on,
+                and the context that they ask about.
             max_tokens, max_words: longer spans are left out.
             rows: most beginnings of spans that are read at a time; 64 if None.
             on_end: called with the number of a prompt when its span is found.
@@ -75,7 +75,8 @@ class Extractor:
 
         found = best_spans(self.model, trees(), self._ends, rows or ROWS, on_end)
         spans = [(span or (0, 0), score) for span, score in found]
-        return [Extract(context[start:end], start, end, score) for context, ((start, end), score) in zip(contexts, spans)]
+        return [Extract(context[start:end], start, end, score)
+                for context, ((start, end), score) in zip(contexts, spans)]
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
         return self.tokenizer.encode_all([self.encoder.template.completion_text(answer) for answer in answers])

@@ -9,13 +9,15 @@ from jittor_lora.data.jsonl import PromptData
 from jittor_lora.data.sources import load_data
 from jittor_lora.errors import UserError
 
-TEXT = "\ufeffname : Ä | area : city||Ä is in the city . \r\n\nname : B||B || is there .\nname : Ä | area : city||Go to Ä ."
+TEXT = ("\ufeffname : Ä | area : city||Ä is in the city . \r\n\nname : B||B || is there .\n"
+        "name : Ä | area : city||Go to Ä .")
 
 
 def test_references_of_one_meaning_are_together():
     data = parse_e2e(TEXT, "e2e.txt")
     assert [(p.id, p.text) for p in data.prompts] == [("1", "name : Ä | area : city ||"), ("3", "name : B ||")]
-    assert [(c.id, c.text) for c in data.prompts[0].completions] == [("1", " Ä is in the city ."), ("4", " Go to Ä .")]
+    assert [(c.id, c.text) for c in data.prompts[0].completions] == [("1", " Ä is in the city ."),
+                                                                     ("4", " Go to Ä .")]
     assert data.references() == {"1": ["Ä is in the city .", "Go to Ä ."], "3": ["B || is there ."]}
     assert len(data) == 3
 

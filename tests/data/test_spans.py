@@ -15,7 +15,8 @@ def texts(context, max_words=16):
 
 def test_spans_begin_and_end_at_words_and_signs():
     assert texts("In 1,200 (U.S.)", 1) == [
-        "In", "1", "1,", ",200", ",200 (", "200", "200 (", "(U", "(U.", "U", "U.", ".S", ".S.", ".S.)", "S", "S.", "S.)"]
+        "In", "1", "1,", ",200", ",200 (", "200", "200 (", "(U", "(U.", "U", "U.", ".S", ".S.", ".S.)", "S", "S.",
+        "S.)"]
     assert "U.S." in texts("In 1,200 (U.S.)", 2) and "1,200" in texts("In 1,200 (U.S.)", 2)
     assert texts("北京 is") == ["北", "北京", "北京 is", "京", "京 is", "is"]
     assert texts("... !") == [] and texts("") == []

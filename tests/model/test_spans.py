@@ -5,12 +5,12 @@ import pytest
 
 import tiny
 from jittor_lora import ops
-from jittor_lora.data.spans import Node
 from jittor_lora.errors import UserError
 from jittor_lora.model import spans as spans_module
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.spans import SpanGroup, best_spans
+from jittor_lora.model.token_tree import Node
 from jittor_lora.runtime import jt
 
 

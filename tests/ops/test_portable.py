@@ -314,7 +314,8 @@ def test_cross_entropy_with_smoothed_labels(smoothing):
 
 
 def test_gradient_of_a_trained_head_with_smoothed_labels():
-    hidden, head, labels, weights = normal(5, 8), normal(31, 8, seed=1), np.arange(5, dtype=np.int32), np.ones(5, np.float32)
+    hidden, head = normal(5, 8), normal(31, 8, seed=1)
+    labels, weights = np.arange(5, dtype=np.int32), np.ones(5, np.float32)
     trained, step, rows = jt.array(head), 1e-4, [(0, 3), (4, 1), (17, 5)]
     loss = portable.token_cross_entropy(jt.array(hidden), trained, jt.array(labels), jt.array(weights), 0.2)
     gradient = jt.grad(loss, trained).numpy()

@@ -9,8 +9,8 @@ import pytest
 
 import small_run
 from jittor_lora.cli.main import main
-from jittor_lora.data.spans import spans_of
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.spans import spans_of
 from jittor_lora.data.template import Template
 from jittor_lora.extraction import Extractor, ending_tokens
 from jittor_lora.loading import load
@@ -23,7 +23,8 @@ def folder(tmp_path_factory):
     small_run.make_base(made / "base")
     small_run.make_squad(made / "dev.json", 5)
     assert main(["evaluate", "--base", str(made / "base"), "--data", str(made / "dev.json"), "--output",
-                 str(made / "found"), "--extractive", "--perplexity", "--max-span-words", "4", "--precision", "fp32"]) == 0
+                 str(made / "found"), "--extractive", "--perplexity", "--max-span-words", "4",
+                 "--precision", "fp32"]) == 0
     return made
 
 

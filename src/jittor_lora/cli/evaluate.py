@@ -32,8 +32,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
 
     batch_size: int = setting(64, DECODING, "questions answered at a time", ge=1)
     max_new_tokens: int = setting(32, DECODING, "longest answer in tokens", ge=1)
-    extractive: bool = setting(False, DECODING, "answer with the span of the context that is likeliest of all, in place "
-                               "of what is generated")
+    extractive: bool = setting(False, DECODING, "answer with the likeliest of all spans of the context, in place of "
+                               "what is generated")
     max_span_words: int = setting(MAX_WORDS, DECODING, "with extractive: longest span in words", ge=1)
     perplexity: bool = setting(False, "Scores", "also measure how likely the model holds the reference answers")
 

@@ -64,11 +64,11 @@ class ComputeOptions(Settings):
 class DecodingOptions(Settings):
     """How a text is searched for, and what it must be like."""
 
-    beams: int = setting(1, "Decoding", "search for the likeliest text with so many beams; 1 takes token by token", ge=1)
+    beams: int = setting(1, "Decoding", "look for the likeliest text with so many beams; 1 goes token by token", ge=1)
     length_penalty: float = setting(1.0, "Decoding", "with beams: a text's log-probability is divided by its length to "
                                     "this power, so the higher the longer")
     early_stopping: Literal["no", "yes", "never"] = setting(
-        "no", "Decoding", "with beams: when a search ends, as in transformers: by a guess whether open beams can still be "
+        "no", "Decoding", "with beams: when the search ends, as in transformers: by a guess whether open beams can be "
         "better (no), with as many finished texts as beams (yes), or when none can be better (never)")
     no_repeat_ngram: int = setting(0, "Decoding", "so many tokens in a row never occur twice; 0 for no limit", ge=0)
     min_new_tokens: int = setting(0, "Decoding", "no end before so many tokens", ge=0)
@@ -101,7 +101,7 @@ class SamplingOptions(DecodingOptions):
     top_k: int = setting(0, "Sampling", "draw from so many likeliest tokens only; 0 for all", ge=0)
     top_p: float = setting(1.0, "Sampling", "draw from the likeliest tokens that together have this probability", gt=0,
                            le=1)
-    min_p: float = setting(0.0, "Sampling", "draw only tokens at least this share as likely as the likeliest; 0 for all",
+    min_p: float = setting(0.0, "Sampling", "draw only tokens at least this share as likely as the likeliest; 0: all",
                            ge=0, le=1)
     seed: int = setting(42, "Sampling", "seed of the draws", ge=0, le=LARGEST_SEED)
 

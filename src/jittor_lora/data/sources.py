@@ -100,8 +100,8 @@ def is_squad(text: str, path: str | os.PathLike) -> bool:
     start = text.lstrip()
     if not start.startswith(("{", "[")):
         raise UserError(
-            f"{path}: expected SQuAD v1.1 JSON, JSON Lines with prompt and completion, or E2E's lines with ||, found text "
-            f"that begins with {start[:40]!r}."
+            f"{path}: expected SQuAD v1.1 JSON, JSON Lines with prompt and completion, or E2E's lines with ||, found "
+            f"text that begins with {start[:40]!r}."
         )
     # The usual cases, without parsing a large file twice.
     if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):

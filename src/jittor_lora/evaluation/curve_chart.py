@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -19,8 +21,8 @@ _FAINT, _GRID = "#777777", "#E3E3E3"
 _SERIES = (("exact_match", "#0072B2", "o"), ("f1", "#D55E00", "s"))
 _LABELS = {
     "en": {"exact_match": "Exact match", "f1": "F1", "base": "base: {name} {score:.1f}", "score": "Score (%)",
-           "examples": "Training examples", "rank": "Rank of the update", "examples title": "Scores by training examples",
-           "rank title": "Scores by rank", "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
+           "examples": "Training examples", "rank": "Rank of the update", "rank title": "Scores by rank",
+           "examples title": "Scores by training examples", "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
     "zh": {"exact_match": "完全匹配（EM）", "f1": "F1", "base": "基座模型：{name} {score:.1f}", "score": "得分（%）",
            "examples": "训练样本数", "rank": "更新的秩", "examples title": "得分与训练样本数", "rank title": "得分与秩",
            "interval": "{count} 个问题；误差线：95% 自助法置信区间"},
@@ -66,14 +68,17 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
     count = max(metrics.count for _, metrics in points)
     axes.set_xlabel(f"{labels[over]}\n{labels['interval'].format(count=f'{count:,}')}")
     axes.set_ylabel(labels["score"])
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
-                         handlelength=1.8, columnspacing=1.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
+                handlelength=1.8, columnspacing=1.2)
     title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
+    _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})
     figure.draw_without_rendering()
-    sizes = {title: TITLE, axes.xaxis.label: SMALL, axes.yaxis.label: TEXT,
-             **dict.fromkeys(legend.get_texts(), SMALL),
-             **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), SMALL)}
+    _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})  # of the tick labels that the layout added
+    return figure
+
+
+def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) -> None:
+    """Sets the font of every text; those without a size of their own are small."""
     for text in axes.findobj(Text):
         text.set_fontproperties(face)
         text.set(size=sizes.get(text, SMALL), color=INK, parse_math=False)
-    return figure

@@ -14,6 +14,7 @@ from jittor_lora.model.reading import Turn
 from jittor_lora.model.sampling import Sampling, constrained
 from jittor_lora.model.sharing import Opened, Prompts, Queue
 
+GREEDY = Sampling()
 ROWS = 64  # beams that advance at a time
 
 
@@ -25,7 +26,7 @@ class Hypothesis(NamedTuple):
 
 
 def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], max_new_tokens: int,
-                  beams: Beams, ends: Sequence[int], sampling: Sampling = Sampling(), rows: int = ROWS,
+                  beams: Beams, ends: Sequence[int], sampling: Sampling = GREEDY, rows: int = ROWS,
                   on_end: Callable[[int], None] = lambda index: None,
                   reader: Any | None = None) -> list[list[Hypothesis]]:
     """The best finished texts after each prompt, at most `beams.count`, best first.

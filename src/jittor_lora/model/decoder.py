@@ -50,7 +50,7 @@ class Decoder:
         return _Group(self._network.new_span(prefix) if prefix else None, [self._network.new_span(r) for r in rooms])
 
     def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
-        """A group with room for as long a prefix, of which the first `length` tokens are those that this one has read."""
+        """A group with room for as long a prefix; of that it has the first `length` tokens that this one has read."""
         prefix = None if group.prefix is None else group.prefix.copy(length)
         return _Group(prefix, [self._network.new_span(room) for room in rooms])
 

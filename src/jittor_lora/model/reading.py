@@ -52,7 +52,7 @@ class PortableReader:
         return _Group(self._model.new_cache(ends[-1]), prefix, ends[:-1], [0] * len(rooms))
 
     def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
-        """A group with room for as long a prefix, of which the first `length` tokens are those that this one has read."""
+        """A group with room for as long a prefix; of that it has the first `length` tokens that this one has read."""
         made = self.open(group.room, rooms)
         made.cache.copy(group.cache, 0, 0, length)
         made.prefix = length

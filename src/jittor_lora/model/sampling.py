@@ -20,7 +20,8 @@ class Sampling:
         top_p: only the fewest likeliest tokens whose probabilities sum to at least this (Holtzman et al. 2020).
         repetition_penalty: logits of tokens seen before are divided by it if positive, else multiplied
             (Keskar et al. 2019, section 4.1).
-        min_p: only tokens whose probability is at least this share of the likeliest one's (Nguyen et al. 2024); 0 for all.
+        min_p: only tokens whose probability is at least this share of the likeliest one's (Nguyen et al. 2024); 0 for
+            all.
         no_repeat_ngram: so many tokens in a row never occur twice, those of the prompt counted; 0 for no limit.
         min_new_tokens: the text does not end before so many tokens.
         seed: of the draws.

@@ -1,4 +1,4 @@
-"""Prompts that are each searched in a reader's group of their own; what they begin with alike is read once and copied."""
+"""Prompts that are searched each in a reader's group of its own; what they begin with alike is read once and copied."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from typing import Callable, Iterable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from jittor_lora.data.spans import Node
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.decoder import reader_of
 from jittor_lora.model.reading import Turn
 from jittor_lora.model.sharing import Opened, Prompts, Queue
+from jittor_lora.model.token_tree import Node
 
 ROWS = 64  # beginnings read at a time
 AT_A_TIME = 2  # of one prompt

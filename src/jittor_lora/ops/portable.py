@@ -323,8 +323,8 @@ def _joined(parts):
 
 
 def token_cross_entropy(hidden, head, labels, weights, smoothing: float = 0.0):
-    """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · target_i), where target_i is head_labels_i or, smoothed
-    (Szegedy et al. 2016, section 7), (1 - smoothing) · head_labels_i + smoothing · the mean of all head_v.
+    """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · target_i), where target_i is head_labels_i or,
+    smoothed (Szegedy et al. 2016, section 7), (1 - smoothing) · head_labels_i + smoothing · the mean of all head_v.
 
     The gradients are computed together with the value, some rows at a time, so that the (M, V) logits are never held;
     that of `head` only where it is trained.

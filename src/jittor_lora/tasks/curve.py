@@ -98,7 +98,8 @@ def trained(run: RunConfig) -> Loaded | None:
 
 def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[dict[str, Any]]) -> None:
     rows = [{**point, "metrics": dataclasses.asdict(point["metrics"])} for point in points]
-    write_json(folder / "curve.json", {"over": config.over, "answers": "extractive" if config.extractive else "generated",
+    write_json(folder / "curve.json", {"over": config.over,
+                                       "answers": "extractive" if config.extractive else "generated",
                                        "base": dataclasses.asdict(base), "points": rows})
     (folder / "curve.md").write_text(markdown(config.over, base, points), encoding="utf-8")
     save_chart(curve_chart(config.over, [(p["value"], p["metrics"]) for p in points], base), folder / "curve")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -25,6 +26,7 @@ from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.evaluation.text import text_scores
 from jittor_lora.extraction import Extract, Extractor
 from jittor_lora.files import atomic_write, make_writable
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -212,6 +214,8 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
                     truths: Sequence[TokenGroup] = ()) -> SquadScore:
     """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`.
 
+    Prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
+
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
     """
@@ -226,6 +230,11 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         loss = answer_loss(generator.model, truths)
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
         say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats a token)")
+    if not questions.contexts:  # texts with several references, not short answers
+        scores = text_scores(questions.references, predictions)
+        more["text_scores"] = {metric: dataclasses.asdict(found) for metric, found in scores.items()}
+        for metric, found in scores.items():
+            say(f"{name}: {metric} {'absent' if found.value is None else f'{found.value:.2f}'} ({found.note})")
     found = score(questions.references, predictions)
     write_predictions(folder / "predictions.json", predictions)
     write_question_scores(folder / "questions.jsonl", found, questions.references)

@@ -38,7 +38,6 @@ from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
-
 PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
 
 
@@ -274,7 +273,8 @@ def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int
 
 def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport,
                  dev_report: LengthReport | None, total: int) -> list[str]:
-    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}", *trained_lines(loaded, adapter)]
+    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
+             *trained_lines(loaded, adapter)]
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
@@ -305,7 +305,8 @@ def adapter_line(config: LoraConfig) -> str:
     return "; ".join(parts)
 
 
-def summarize(outcome: Outcome, loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport, seconds: float) -> dict:
+def summarize(outcome: Outcome, loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport,
+              seconds: float) -> dict:
     progress = outcome.progress
     validated = math.isfinite(progress.best_loss)
     return {
