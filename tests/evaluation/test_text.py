@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e_texts import e2e_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2e_texts import e2e_texts
 from jittor_lora.evaluation import meteor as meteor_module
 from jittor_lora.evaluation import text as text_module
 from jittor_lora.evaluation.cider import cider
@@ -19,8 +19,8 @@ from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.text import E2E_SCORES, text_scores
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
 
-# Of e2e_texts(120), by the parts that e2e-metrics' measure_scores.py --python runs: its pymteval, and pycocoevalcap with
-# its own tokenizer.
+# Of e2e_texts(120), by the parts that e2e-metrics' measure_scores.py --python runs: its pymteval, and pycocoevalcap
+# with its own tokenizer.
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "e2e_metrics.json").read_text())
 WORDS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9)
 

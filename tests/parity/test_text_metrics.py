@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from e2e_texts import e2e_texts
 
+from e2e_texts import e2e_texts
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.meteor import Unavailable, meteor
 from jittor_lora.evaluation.nist import nist

@@ -76,6 +76,18 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, resamp
     return Difference(interval.mean, interval.low, interval.high, (as_extreme + 1) / (resamples + 1))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, adjusted so that the chance of one false alarm among all stays what it says.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = highest
+    return adjusted
+
+
 def _checked(values: Sequence[float]) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:

@@ -22,6 +22,7 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
+from jittor_lora.evaluation.bootstrap import Difference
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
@@ -43,6 +44,8 @@ _LABELS = {
         "base": "base model",
         "adapter": "with adapter",
         "interval": "{count} questions; whiskers: 95 % bootstrap interval",
+        "improvement title": "What is gained over {name}",
+        "improvement": "Difference (points)",
     },
     "zh": {
         "loss title": "训练过程中的损失",
@@ -59,6 +62,8 @@ _LABELS = {
         "base": "基座模型",
         "adapter": "加适配器",
         "interval": "{count} 个问题；误差线：95% 自助法置信区间",
+        "improvement title": "相对于“{name}”的提升",
+        "improvement": "差值（百分点）",
     },
 }
 LANGUAGES = tuple(_LABELS)
@@ -137,31 +142,46 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     names = [labels.get(name, name) if name in ("base", "adapter") else name for name, _ in systems]
     title = labels["score title"] if title is None else title
     figure, axes, face = _canvas(language, font, title, *names)
-    width = min(0.3, 0.84 / len(systems))
-    for index, (name, (_, metrics)) in enumerate(zip(names, systems)):
-        centres = np.arange(2) + (index - (len(systems) - 1) / 2) * width
-        values = np.array([metrics.exact_match, metrics.f1])
-        low, high = np.transpose([metrics.exact_match_interval, metrics.f1_interval])
-        axes.bar(centres, values, width * 0.94, color=_SYSTEM_COLOURS[index % len(_SYSTEM_COLOURS)], label=name)
-        axes.errorbar(centres, values, yerr=np.clip([values - low, high - values], 0, None), fmt="none", ecolor=INK,
-                      elinewidth=1.4, capsize=5, capthick=1.4)
-        for centre, value, top in zip(centres, values, high):
-            axes.annotate(f"{value:.1f}", (centre, max(top, value)), xytext=(0, 4), textcoords="offset points",
-                          ha="center", va="bottom", size=TEXT if len(systems) < 5 else SMALL)
-    highest = max(max(metrics.exact_match_interval[1], metrics.f1_interval[1]) for _, metrics in systems)
-    axes.set_ylim(0, max(1.0, highest) * 1.14)
-    axes.set_xlim(-0.62, 1.62)
-    axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
-    axes.tick_params(axis="x", length=0)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    values = np.array([[metrics.exact_match, metrics.f1] for _, metrics in systems])
+    intervals = np.array([[metrics.exact_match_interval, metrics.f1_interval] for _, metrics in systems])
+    _grouped_bars(axes, names, values, intervals, _SYSTEM_COLOURS, "{:.1f}")
+    axes.set_ylim(0, max(1.0, intervals.max()) * 1.14)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
     axes.set_ylabel(labels["score"])
     counts = sorted({metrics.count for _, metrics in systems})
-    axes.set_xlabel(labels["interval"].format(count=" / ".join(f"{count:,}" for count in counts)))
-    _finish(axes, face, title, columns=3 if len(systems) > 4 else 4)
-    axes.xaxis.label.set(size=SMALL, color=_FAINT)
-    for label in axes.get_xticklabels():
-        label.set_size(TEXT)
+    _finish_bars(axes, face, title, labels, " / ".join(f"{count:,}" for count in counts), len(systems))
+    return figure
+
+
+@matplotlib_defaults()
+def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], count: int, *,
+                      language: str = "en", font: str | os.PathLike | None = None) -> Figure:
+    """What each of `systems` (name, difference in EM, difference in F1, in points) gains over `first`, as bars.
+
+    Other arguments as in `loss_chart`.
+
+    Args:
+        count: of questions.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    labels = _LABELS[language]
+    name_of_first, *names = (labels.get(name, name) if name in ("base", "adapter") else name
+                             for name in (first, *(name for name, *_ in systems)))
+    title = labels["improvement title"].format(name=name_of_first)
+    figure, axes, face = _canvas(language, font, title, *names)
+    values = np.array([[difference.mean for difference in differences] for _, *differences in systems])
+    intervals = np.array([[(difference.low, difference.high) for difference in differences]
+                          for _, *differences in systems])
+    _grouped_bars(axes, names, values, intervals, _SYSTEM_COLOURS[1:], "{:+.1f}")
+    axes.axhline(0, color=INK, linewidth=1.2)
+    low, high = min(0.0, intervals.min()), max(0.0, intervals.max())
+    room = 0.14 * max(1.0, high - low)
+    axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 else 0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+g}" if points else "0"))
+    axes.set_ylabel(labels["improvement"])
+    _finish_bars(axes, face, title, labels, f"{count:,}", len(systems))
     return figure
 
 
@@ -197,6 +217,36 @@ def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple
     axes = figure.add_subplot()
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     return figure, axes, face
+
+
+def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, intervals: np.ndarray,
+                  colours: Sequence[str], number: str) -> None:
+    """Bars of EM and F1 side by side: `values` (systems, 2), `intervals` (systems, 2, 2), `number` formats a value."""
+    width = min(0.3, 0.84 / len(names))
+    for index, (name, heights, ends) in enumerate(zip(names, values, intervals)):
+        centres = np.arange(2) + (index - (len(names) - 1) / 2) * width
+        low, high = ends.T
+        axes.bar(centres, heights, width * 0.94, color=colours[index % len(colours)], label=name)
+        axes.errorbar(centres, heights, yerr=np.clip([heights - low, high - heights], 0, None), fmt="none", ecolor=INK,
+                      elinewidth=1.4, capsize=5, capthick=1.4)
+        for centre, height, bottom, top in zip(centres, heights, low, high):
+            above = height >= 0
+            axes.annotate(number.format(height), (centre, max(top, height) if above else min(bottom, height)),
+                          xytext=(0, 4 if above else -4), textcoords="offset points", ha="center",
+                          va="bottom" if above else "top", size=TEXT if len(names) < 5 else SMALL)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlim(-0.62, 1.62)
+
+
+def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], count: str,
+                 systems: int) -> None:
+    axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel(labels["interval"].format(count=count))
+    _finish(axes, face, title, columns=3 if systems > 4 else 4)
+    axes.xaxis.label.set(size=SMALL, color=_FAINT)
+    for label in axes.get_xticklabels():
+        label.set_size(TEXT)
 
 
 def _loss_ticks(highest: float) -> Formatter:

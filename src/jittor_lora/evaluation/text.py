@@ -41,7 +41,8 @@ def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[st
     words, true_words = _words(ptb_words, texts, truths)
     scores = {**_bleu(texts, truths), **_rouge(texts, truths)}
     scores["NIST"] = TextScore(nist(*_words(mteval_words, texts, truths)), "NIST-5, mteval-v13a, lower case")
-    scores["ROUGE-L (E2E)"] = TextScore(100 * _mean(list(map(rouge_l, words, true_words))), "of COCO captions, beta 1.2")
+    common = list(map(rouge_l, words, true_words))
+    scores["ROUGE-L (E2E)"] = TextScore(100 * _mean(common), "of COCO captions, beta 1.2")
     scores["CIDEr"] = TextScore(_mean(cider(words, true_words)), "of COCO captions")
     try:
         scores["METEOR"] = TextScore(100 * meteor(words, true_words), "METEOR 1.5, English, normalised")

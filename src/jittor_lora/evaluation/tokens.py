@@ -1,7 +1,7 @@
 """How the evaluation of the E2E NLG challenge cuts a text into words.
 
-It has two tokenizers: that of mteval-v13a for BLEU and NIST, and the Penn Treebank's, as Stanford's PTBTokenizer and the
-evaluation of COCO captions apply it, for METEOR, ROUGE-L and CIDEr.
+It has two tokenizers: that of mteval-v13a for BLEU and NIST, and the Penn Treebank's, as Stanford's PTBTokenizer and
+the evaluation of COCO captions apply it, for METEOR, ROUGE-L and CIDEr.
 """
 
 from __future__ import annotations

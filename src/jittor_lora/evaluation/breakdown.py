@@ -1,0 +1,101 @@
+"""Scores by kind of question, and the questions answered worst and best."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jittor_lora.evaluation.bootstrap import Estimate, mean_interval
+from jittor_lora.evaluation.compare import table
+from jittor_lora.evaluation.items import OTHER, QUESTION_WORDS, Item
+from jittor_lora.evaluation.squad import QuestionScore, SquadScore
+
+_ANSWER_WORDS = (1, 2, 3, 5, 10)  # upper ends, with these
+_CONTEXT_WORDS = (80, 120, 160, 240)
+_FIFTHS = ("first fifth", "second fifth", "third fifth", "fourth fifth", "last fifth")
+_WORD_ORDER = (*QUESTION_WORDS[:-1], "how many", "how much", "how", OTHER)
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The questions of one kind: how many, and their scores in percent with 95 % intervals."""
+
+    name: str
+    count: int
+    exact_match: Estimate
+    f1: Estimate
+
+
+def breakdowns(items: Sequence[Item], score: SquadScore, seed: int = 0) -> dict[str, list[Group]]:
+    """The scores by question word, by length of answer and context in words, and by place of the answer.
+
+    Length and place are those of the answer that is trained on. What the data do not have (contexts, where they are
+    prompts) is left out.
+
+    Args:
+        items: the questions, in the order in which `score` has them.
+    """
+    kinds: dict[str, tuple[Callable[[Item], str], Sequence[str]]] = {
+        "question word": (lambda item: item.question_word, _WORD_ORDER),
+        "answer length": (lambda item: _bin(len(item.answer.split()), _ANSWER_WORDS), _bins(_ANSWER_WORDS)),
+        "context length": (lambda item: _bin(len(item.context.split()), _CONTEXT_WORDS), _bins(_CONTEXT_WORDS)),
+        "place of the answer": (_place, (*_FIFTHS, UNKNOWN)),
+    }
+    if not any(item.context for item in items):
+        kinds = {"answer length": kinds["answer length"]}
+    return {kind: _groups(items, score, kind_of, order, seed) for kind, (kind_of, order) in kinds.items()}
+
+
+def breakdown_table(groups: dict[str, list[Group]]) -> str:
+    """For the terminal."""
+    rows = [("", "questions", "EM", "95 %", "F1", "95 %")]
+    for kind, members in groups.items():
+        rows.append((kind, "", "", "", "", ""))
+        rows += [(f"  {group.name}", f"{group.count:,}", *_shown(group.exact_match), *_shown(group.f1))
+                 for group in members]
+    return table(rows)
+
+
+def breakdown_json(groups: dict[str, list[Group]]) -> dict[str, Any]:
+    """The same as plain values."""
+    return {kind: [asdict(group) for group in members] for kind, members in groups.items()}
+
+
+def extremes(score: SquadScore, count: int) -> tuple[list[QuestionScore], list[QuestionScore]]:
+    """The `count` questions answered worst and best: by F1, then by exact match, then in the order of the data."""
+    ranked = sorted(score.per_question, key=lambda question: (question.f1, question.em))
+    best = sorted(score.per_question, key=lambda question: (-question.f1, -question.em))
+    return ranked[:count], best[:count]
+
+
+def _groups(items: Sequence[Item], score: SquadScore, kind_of: Callable[[Item], str], order: Sequence[str],
+            seed: int) -> list[Group]:
+    members: dict[str, list[QuestionScore]] = {name: [] for name in order}
+    for item, question in zip(items, score.per_question):
+        members[kind_of(item)].append(question)
+    return [Group(name, len(found), _percent([question.em for question in found], seed),
+                  _percent([question.f1 for question in found], seed)) for name, found in members.items() if found]
+
+
+def _percent(values: Sequence[float], seed: int) -> Estimate:
+    return mean_interval([100 * value for value in values], seed=seed)
+
+
+def _bins(ends: Sequence[int]) -> list[str]:
+    starts = [0 if ends[0] > 1 else 1, *(end + 1 for end in ends[:-1])]
+    return [*(f"{start}" if start == end else f"{start}–{end}" for start, end in zip(starts, ends)), f"{ends[-1] + 1}+"]
+
+
+def _bin(value: int, ends: Sequence[int]) -> str:
+    return _bins(ends)[bisect.bisect_left(ends, value)]
+
+
+def _place(item: Item) -> str:
+    return UNKNOWN if item.start < 0 else _FIFTHS[5 * item.start // len(item.context)]
+
+
+def _shown(estimate: Estimate) -> tuple[str, str]:
+    return f"{estimate.mean:.2f}", f"[{estimate.low:.2f}, {estimate.high:.2f}]"

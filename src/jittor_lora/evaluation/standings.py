@@ -1,0 +1,100 @@
+"""Several systems on the same questions: scores, and how far each is from the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.bootstrap import Difference, holm, paired_difference
+from jittor_lora.evaluation.compare import table
+from jittor_lora.evaluation.metrics import Metrics, summarize
+from jittor_lora.evaluation.squad import QuestionScore
+from jittor_lora.evaluation.systems import System
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A system's scores in percent, and their differences from the first system's.
+
+    Attributes:
+        exact_match, f1: paired differences in points, their p-values adjusted for the number of systems; None for the
+            first system itself.
+        gained, lost: questions with an exact match where the first system has none, and the reverse.
+    """
+
+    name: str
+    metrics: Metrics
+    exact_match: Difference | None = None
+    f1: Difference | None = None
+    gained: int = 0
+    lost: int = 0
+
+
+def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
+    """
+    Raises:
+        UserError: two have the same name, or they were not scored on the same questions in the same order.
+    """
+    names = [system.name for system in systems]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"several systems are named {', '.join(repeated)}; tell them apart with NAME=PATH.")
+    first, *others = systems
+    for system in others:
+        if [q.id for q in system.score.per_question] != [q.id for q in first.score.per_question]:
+            raise UserError(f"{first.name} and {system.name} were scored on different questions.")
+    differences = {field: _differences(first, others, field, seed) for field in ("em", "f1")}
+    return [Standing(first.name, summarize(first.score, seed)),
+            *(Standing(system.name, summarize(system.score, seed), exact_match, f1,
+                       _won(first.score.per_question, system.score.per_question),
+                       _won(system.score.per_question, first.score.per_question))
+              for system, exact_match, f1 in zip(others, differences["em"], differences["f1"]))]
+
+
+def standings_table(found: Sequence[Standing]) -> str:
+    """For the terminal."""
+    rows = [("", "EM", "95 %", "F1", "95 %", "EM more", "95 %", "p", "F1 more", "95 %", "p", "won", "lost")]
+    for one in found:
+        rows.append((one.name, f"{one.metrics.exact_match:.2f}", interval(*one.metrics.exact_match_interval),
+                     f"{one.metrics.f1:.2f}", interval(*one.metrics.f1_interval),
+                     *_shown(one.exact_match), *_shown(one.f1),
+                     *((f"{one.gained:,}", f"{one.lost:,}") if one.f1 else ("", ""))))
+    lines = [table(rows), f"{found[0].metrics.count:,} questions, scores in percent; more, won and lost: against "
+             f"{found[0].name}"]
+    lines += [f"{one.name}: {one.metrics.missing} of {one.metrics.count} questions without a prediction count as 0"
+              for one in found if one.metrics.missing]
+    return "\n".join(lines)
+
+
+def standings_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
+    return [asdict(one) for one in found]
+
+
+def interval(low: float, high: float, sign: str = "") -> str:
+    return f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _differences(first: System, others: Sequence[System], field: str, seed: int) -> list[Difference]:
+    def values(system: System) -> list[float]:
+        return [100 * getattr(question, field) for question in system.score.per_question]
+
+    found = [paired_difference(values(first), values(system), seed=seed) for system in others]
+    adjusted = holm([difference.p_value for difference in found])
+    return [Difference(difference.mean, difference.low, difference.high, p)
+            for difference, p in zip(found, adjusted)]
+
+
+def _won(before: Sequence[QuestionScore], after: Sequence[QuestionScore]) -> int:
+    return sum(new.em > old.em for old, new in zip(before, after))
+
+
+def _shown(difference: Difference | None) -> tuple[str, str, str]:
+    if difference is None:
+        return "", "", ""
+    return f"{difference.mean:+.2f}", interval(difference.low, difference.high, "+"), p_value(difference.p_value)

@@ -1,0 +1,86 @@
+"""Answers of several systems to the same questions, from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.predictions import read_json, read_predictions
+from jittor_lora.evaluation.squad import SquadScore, score
+
+PREDICTIONS, METRICS = "predictions.json", "metrics.json"
+_RUN_LOGS = ("metrics.jsonl", "train_loss.txt")
+
+
+@dataclass(frozen=True)
+class System:
+    """One system with its scores.
+
+    Attributes:
+        settings: how its answers were made, by name.
+        run: the folder of the training run that it came from, if it is known.
+        perplexity: of the reference answers under the model, if it was measured.
+    """
+
+    name: str
+    score: SquadScore
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: Path | None = None
+    perplexity: float | None = None
+
+
+def named_folders(argument: str) -> list[tuple[str, Path]]:
+    """(name, prediction file) of `[NAME=]PATH`: a prediction file, a folder with one, or a run folder with evaluations.
+
+    Raises:
+        UserError: there are no predictions.
+    """
+    name, path = _named(argument)
+    if path.is_file():
+        return [(name or (path.resolve().parent.name if path.name == PREDICTIONS else path.stem), path)]
+    found = [path] if (path / PREDICTIONS).is_file() else []
+    found += [folder.parent for folder in sorted(path.glob(f"evaluation/*/{PREDICTIONS}"))]
+    if not found:
+        what = "found a folder without them" if path.is_dir() else "found nothing there"
+        raise UserError(f"{path}: expected a prediction file, a folder with {PREDICTIONS}, or a run folder with "
+                        f"evaluation/*/{PREDICTIONS}; {what}.")
+    if len(found) == 1:
+        return [(name or found[0].resolve().name, found[0] / PREDICTIONS)]
+    return [(f"{name or path.resolve().name} {folder.name}", folder / PREDICTIONS) for folder in found]
+
+
+def read_system(name: str, path: Path, references: Mapping[str, Sequence[str]]) -> System:
+    """The system whose predictions are in a file.
+
+    Raises:
+        UserError: the file cannot be used, or answers none of the questions.
+    """
+    predictions = read_predictions(path)
+    if not references.keys() & predictions.keys():
+        raise UserError(f"{path}: answers none of the {len(references)} questions of the data. Give the data that it "
+                        "was made for.")
+    metrics = path.parent / METRICS
+    measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
+    perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
+    return System(name, score(references, predictions), {"predictions": str(path)}, run_of(path),
+                  perplexity if isinstance(perplexity, float) else None)
+
+
+def run_of(path: str | os.PathLike) -> Path | None:
+    """The run folder that a file or folder is in: at most two folders further up."""
+    path = Path(path).resolve()
+    return next((folder for folder in (path, *path.parents[:3])
+                 if any((folder / name).is_file() for name in _RUN_LOGS)), None)
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    """("" or the name, path). Names and paths may hold "=" themselves: what exists tells which one divides them."""
+    if not Path(argument).exists():
+        for index, character in enumerate(argument):
+            if character == "=" and index and Path(argument[index + 1:]).exists():
+                return argument[:index], Path(argument[index + 1:])
+    return "", Path(argument)
