@@ -20,8 +20,8 @@ from jittor_lora import __version__
 from jittor_lora.errors import UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
-VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "curve", "merge", "export", "adapter", "inspect",
-         "doctor", "bench")
+VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "compare", "curve", "merge", "export", "adapter",
+         "inspect", "doctor", "bench")
 
 # Faults of the machine or of a path that was given, not of this program.
 MACHINE_FAULTS = frozenset((

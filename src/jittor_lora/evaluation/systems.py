@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jittor_lora import recipe
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.predictions import read_json, read_predictions
 from jittor_lora.evaluation.squad import SquadScore, score
 
-PREDICTIONS, METRICS = "predictions.json", "metrics.json"
+PREDICTIONS, METRICS, SETTINGS = "predictions.json", "metrics.json", "config.yaml"
 _RUN_LOGS = ("metrics.jsonl", "train_loss.txt")
 
 
@@ -28,7 +29,7 @@ class System:
 
     name: str
     score: SquadScore
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     run: Path | None = None
     perplexity: float | None = None
 
@@ -66,7 +67,8 @@ def read_system(name: str, path: Path, references: Mapping[str, Sequence[str]]) 
     metrics = path.parent / METRICS
     measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
     perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
-    return System(name, score(references, predictions), {"predictions": str(path)}, run_of(path),
+    run = run_of(path)
+    return System(name, score(references, predictions), {"predictions": str(path), **run_settings(run)}, run,
                   perplexity if isinstance(perplexity, float) else None)
 
 
@@ -75,6 +77,18 @@ def run_of(path: str | os.PathLike) -> Path | None:
     path = Path(path).resolve()
     return next((folder for folder in (path, *path.parents[:3])
                  if any((folder / name).is_file() for name in _RUN_LOGS)), None)
+
+
+def run_settings(run: Path | None) -> dict[str, Any]:
+    """The settings of a training run, for people to read; none where its config.yaml is not known.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    path = run / SETTINGS if run else None
+    if path is None or not path.is_file():
+        return {}
+    return {f"training: {name}": value for name, value in recipe.read(path)[0].items() if value is not None}
 
 
 def _named(argument: str) -> tuple[str, Path]:

@@ -1,0 +1,148 @@
+"""`jittor-lora compare`: several systems on the same questions, with one report to read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Optional
+
+from pydantic import field_validator
+
+from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, from_flags, require
+from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.data.template import DEFAULT_TEMPLATE
+from jittor_lora.errors import UserError
+from jittor_lora.settings import Problem, Settings, setting
+
+ANSWERING = "Answering now"
+PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
+
+
+class CompareOptions(Settings):
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
+                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", min_length=1)
+    limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
+    train_data: Optional[str] = setting(None, DATA, "training data: report which questions are in it", min_length=1)
+    seed: int = setting(42, DATA, "seed of the subset, the intervals and the tests", ge=0, le=LARGEST_SEED)
+    against: Optional[str] = setting(None, DATA, "name of the system that the others are compared with; by default the "
+                                     "first", min_length=1)
+
+    base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default the one the first adapter "
+                                  "was trained on", min_length=1)
+    with_base: bool = setting(True, ANSWERING, "answer with the base without an adapter too")
+    precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
+    modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
+                         "greedy,extractive for both")
+    template: str = setting(DEFAULT_TEMPLATE, ANSWERING, "text of {context}, {question} and {answer}, as trained on")
+    max_tokens: Optional[int] = setting(None, ANSWERING, "longest prompt and answer in tokens; by default what the "
+                                        "model can take", ge=8)
+    max_new_tokens: int = setting(32, ANSWERING, "longest answer in tokens", ge=1)
+    batch_size: int = setting(64, ANSWERING, "questions answered at a time", ge=1)
+    threads: Optional[int] = setting(None, ANSWERING, "processor threads; by default one for each core", ge=1)
+
+    output: Optional[str] = setting(None, "Output", "folder of report.html, comparison.json, plots and answers",
+                                    min_length=1)
+    title: Optional[str] = setting(None, "Output", "title of the report; by default the systems' names", min_length=1)
+    language: Literal["en", "zh"] = setting("en", "Output", "of the pictures' labels")
+    font: Optional[str] = setting(None, "Output", "font file for the pictures' labels; by default one is looked for",
+                                  min_length=1)
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        return checked_template(value)
+
+    @field_validator("precisions")
+    @classmethod
+    def _precisions(cls, value: str) -> str:
+        return checked_list(value, PRECISIONS)
+
+    @field_validator("modes")
+    @classmethod
+    def _modes(cls, value: str) -> str:
+        return checked_list(value, MODES)
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
+            yield Problem(("max_new_tokens", "max_tokens"),
+                          f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")
+
+
+def checked_list(value: str, known: tuple[str, ...]) -> str:
+    """`value` without spaces, if it is some of `known` with commas between, each once.
+
+    Raises:
+        ValueError: it is not.
+    """
+    names = [name.strip() for name in value.split(",")]
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise ValueError(f"expected some of {', '.join(known)} with commas between, each once, found {value!r}")
+    return ",".join(names)
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "compare", help="several systems on the same questions, with a report",
+        usage="jittor-lora compare [[NAME=]PREDICTIONS …] [--base B] [--adapters [NAME=]DIR …] --data FILE "
+              "--output DIR [any flag below]",
+        description="Compare answers of several systems to the same questions: answers made before, answers that a "
+                    "base and adapters make now, or both. Gives a table with paired tests, scores by kind of question, "
+                    "pictures, and one HTML page with all predictions.")
+    systems = parser.add_argument_group("Systems")
+    systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*",
+                         help="answers made before: a prediction file, the output folder of evaluate, or a run folder "
+                         "with evaluations")
+    systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[],
+                         help="answer now with each of these adapters (folders in PEFT's layout, or run folders)")
+    add_flags(parser, CompareOptions, required=("data", "output"))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, CompareOptions)
+    require(options, "data", "output")
+    if not args.predictions and not args.adapters and options.base is None:
+        raise UserError("nothing to compare: expected PREDICTIONS, --base B or --adapters DIR …")
+    if Path(options.output).exists() and not Path(options.output).is_dir():
+        raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
+    from jittor_lora.evaluation.systems import named_folders
+    predictions = [found for argument in args.predictions for found in named_folders(argument)]
+    adapters = [named_adapter(argument) for argument in args.adapters]
+    from jittor_lora.tasks.compare import Evaluation, compare
+    evaluation = None
+    if adapters or options.base is not None:
+        evaluation = Evaluation(options.base or base_of(adapters[0][1]), adapters, options.with_base,
+                                options.precisions.split(","), options.modes.split(","), options.template,
+                                options.max_tokens, options.max_new_tokens, options.batch_size)
+        if options.threads:
+            from jittor_lora.runtime import set_threads
+            set_threads(options.threads)
+    compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit, options.against,
+            options.seed, options.title, options.language, options.font)
+    return 0
+
+
+def named_adapter(argument: str) -> tuple[str, Path]:
+    """(name, folder of the files) of `[NAME=]DIR`; a run folder's adapter is by default named after the run.
+
+    Raises:
+        UserError: there is no adapter.
+    """
+    name, divider, path = argument.partition("=")
+    if Path(argument).exists() or not divider:
+        name, path = "", argument
+    folder = find_adapter(path, "--adapters ")
+    own = folder.resolve()
+    return name or (own.parent.name if own.name == "adapter" else own.name), folder
+
+
+def base_of(folder: Path) -> str:
+    """
+    Raises:
+        UserError: the adapter does not say its base.
+    """
+    from jittor_lora.formats.adapter_check import read_config
+    name = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path does not name a base; give --base.")
+    return name

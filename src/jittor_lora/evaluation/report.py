@@ -1,0 +1,231 @@
+"""One HTML page about several systems on the same questions. It needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.evaluation.bootstrap import Difference
+from jittor_lora.evaluation.breakdown import Group
+from jittor_lora.evaluation.duplicates import Duplicates
+from jittor_lora.evaluation.items import Item
+from jittor_lora.evaluation.standings import Standing, interval, p_value
+from jittor_lora.evaluation.systems import System
+from jittor_lora.evaluation.text import TextScore
+from jittor_lora.files import atomic_write
+
+_PAGE = Path(__file__).parent / "page"
+_SHOWN_DUPLICATES = 20
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture with the words that stand for it."""
+
+    svg: bytes
+    words: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Attributes:
+        summary: one line about the data.
+        systems: in the order of `standings`; the first is what the others are compared with.
+        breakdowns, texts: of each system, by its name.
+        duplicates: None if no training data was given.
+        charts: of the scores.
+        curves: losses of the runs that the systems came from.
+    """
+
+    title: str
+    summary: str
+    items: Sequence[Item]
+    systems: Sequence[System]
+    standings: Sequence[Standing]
+    breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]
+    texts: Mapping[str, Mapping[str, TextScore]] = field(default_factory=dict)
+    duplicates: Duplicates | None = None
+    charts: Sequence[Chart] = ()
+    curves: Sequence[Chart] = ()
+
+
+def write_report(path: str | os.PathLike, report: Report) -> None:
+    """Write the page, atomically."""
+    with atomic_write(path) as stream:
+        stream.write(page(report))
+
+
+def page(report: Report) -> str:
+    """The whole page; the same report gives the same text."""
+    sections = {"scores": ("Scores", _scores(report)), "kinds": ("By kind of question", _kinds(report)),
+                "texts": ("Scores of texts", _texts(report)), "curves": ("Loss curves", _charts(report.curves)),
+                "duplicates": ("Training data in the questions", _duplicates(report.duplicates)),
+                "settings": ("Settings", _settings(report.systems))}
+    sections = {name: section for name, section in sections.items() if section[1]}
+    links = [(name, title) for name, (title, _) in sections.items()] + [("predictions", "All predictions")]
+    style, script = _part("page.css"), _part("page.js")
+    values = {
+        "TITLE": html.escape(report.title), "SUMMARY": html.escape(report.summary),
+        "SECTIONS": "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in links),
+        "CONTENT": "\n".join(f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
+                             f"{content}</section>" for name, (title, content) in sections.items()),
+        "STYLE": style, "STYLE_HASH": _hash(style), "SCRIPT": script, "SCRIPT_HASH": _hash(script),
+        "DATA": _json(_data(report)),
+    }
+    # Split first, so that no value is searched for the names of others.
+    pieces = _part("page.html").split("@")
+    return "".join(values[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _part(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What the page's security policy knows an inline part by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that ends no script element and begins no comment, whatever texts it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What page.js shows; see there."""
+    contexts: dict[str, int] = {}
+    rows = []
+    for number, item in enumerate(report.items):
+        at = contexts.setdefault(item.context, len(contexts)) if item.context else -1
+        start = _utf16(item.context[:item.start]) if item.start >= 0 else -1
+        answers = [(one.prediction, one.em, round(one.f1, 4))
+                   for one in (system.score.per_question[number] for system in report.systems)]
+        rows.append((item.id, item.question, item.question_word if item.context else "", at, start,
+                     _utf16(item.answer), item.references, answers))
+    return {"systems": [system.name for system in report.systems], "contexts": list(contexts), "items": rows}
+
+
+def _utf16(text: str) -> int:
+    """The length of `text` as JavaScript counts."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def _scores(report: Report) -> str:
+    first = report.standings[0]
+    heads = ["System", "Exact match", "F1"]
+    heads += ["EM more", "p", "F1 more", "p", "Won", "Lost"] if len(report.standings) > 1 else []
+    perplexities = [system.perplexity for system in report.systems]
+    heads += ["Perplexity"] if any(perplexities) else []
+    rows = []
+    for standing, perplexity in zip(report.standings, perplexities):
+        row = [_text(standing.name), _range(standing.metrics.exact_match, standing.metrics.exact_match_interval),
+               _range(standing.metrics.f1, standing.metrics.f1_interval)]
+        if len(report.standings) > 1:
+            row += [*_difference(standing.exact_match), *_difference(standing.f1),
+                    *((f"{standing.gained:,}", f"{standing.lost:,}") if standing.f1 else ("", ""))]
+        if any(perplexities):
+            row.append("" if perplexity is None else f"{perplexity:.3f}")
+        rows.append(row)
+    caption = f"{first.metrics.count:,} questions, in percent, with 95 % bootstrap intervals."
+    if len(report.standings) > 1:
+        caption += (f" More: points above {first.name}, question by question, with the p-value of a randomisation test "
+                    f"(Holm's, if there are several). Won: right where {first.name} is not; lost: the reverse.")
+    missing = [f"<p>{_text(one.name)}: {one.metrics.missing:,} questions without a prediction count as 0.</p>"
+               for one in report.standings if one.metrics.missing]
+    return _table(caption, heads, rows) + "".join(missing) + _charts(report.charts)
+
+
+def _kinds(report: Report) -> str:
+    heads = ["Kind", "Questions"]
+    for system in report.systems:
+        heads += [f"{system.name}: EM", f"{system.name}: F1"]
+    rows: list[list[str]] = []
+    for kind, groups in report.breakdowns[report.systems[0].name].items():
+        rows.append([_text(kind)])
+        for number, group in enumerate(groups):
+            row = [_text(group.name), f"{group.count:,}"]
+            for system in report.systems:
+                found = report.breakdowns[system.name][kind][number]
+                row += [_range(one.mean, (one.low, one.high)) for one in (found.exact_match, found.f1)]
+            rows.append(row)
+    return _table("In percent, with 95 % bootstrap intervals. Lengths are in words; length and place are those of the "
+                  "most frequent reference answer.", heads, rows)
+
+
+def _texts(report: Report) -> str:
+    if not report.texts:
+        return ""
+    names = list(next(iter(report.texts.values())))
+    rows = []
+    for name in names:
+        found = [report.texts[system.name][name] for system in report.systems]
+        rows.append([_text(name), *("absent" if one.value is None else f"{one.value:.2f}" for one in found),
+                     _text(found[0].note)])
+    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10.",
+                  ["Score", *(system.name for system in report.systems), "How"], rows, text_columns=(len(rows[0]) - 1,))
+
+
+def _duplicates(found: Duplicates | None) -> str:
+    if found is None:
+        return ""
+    told = (f"<p>{len(found.questions):,} questions are in the training data with the same context; "
+            f"{len(found.contexts):,} are about a context that is there.</p>")
+    if found.questions:
+        rows = [[_text(first), _text(second)] for first, second in found.questions[:_SHOWN_DUPLICATES]]
+        told += _table(f"The first {len(rows)}.", ["In training", "Here"], rows, text_columns=(1,))
+    return told
+
+
+def _settings(systems: Sequence[System]) -> str:
+    names = list(dict.fromkeys(name for system in systems for name in system.settings))
+    rows = [[_text(name), *(_text(system.settings.get(name, "")) for system in systems)] for name in names]
+    heads = ["Setting", *(system.name for system in systems)]
+    return _table("How the answers were made.", heads, rows, text_columns=range(1, len(heads))) if rows else ""
+
+
+def _charts(charts: Sequence[Chart]) -> str:
+    """Pictures as addresses that hold them: apart from each other, and never run as scripts."""
+    figures = "".join(f'<figure tabindex="0"><img alt="{html.escape(chart.words)}" width="1200" height="675" '
+                      f'src="data:image/svg+xml;base64,{base64.b64encode(chart.svg).decode()}"></figure>'
+                      for chart in charts)
+    return f'<div class="charts">{figures}</div>' if charts else ""
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Iterable[int] = ()) -> str:
+    """`rows` hold HTML, `caption` and `heads` text. The first cell heads its row; a row of one cell heads those below."""
+    columns = set(text_columns)
+    lines = []
+    for first, *others in rows:
+        if not others:
+            lines.append(f'<tr><th colspan="{len(heads)}" scope="rowgroup">{first}</th></tr>')
+            continue
+        cells = "".join(f'<td class="text">{cell}</td>' if at in columns else f"<td>{cell}</td>"
+                        for at, cell in enumerate(others, 1))
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heads)
+    body = "".join(lines)
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}"><table>'
+            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def _range(value: float, ends: tuple[float, float]) -> str:
+    return f'{value:.2f} <span class="range">{interval(*ends)}</span>'
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    ends = interval(difference.low, difference.high, "+")
+    return f'{difference.mean:+.2f} <span class="range">{ends}</span>', _text(p_value(difference.p_value))
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,206 @@
+"""Several systems on the same questions: answers made now or before, scored, drawn, and put into one report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.data.examples import Data
+from jittor_lora.data.report import describe_data
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.squad import SquadData
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.breakdown import breakdown_json, breakdown_table, breakdowns, extremes
+from jittor_lora.evaluation.charts import improvement_chart, loss_chart, save_chart, score_chart
+from jittor_lora.evaluation.duplicates import duplicates
+from jittor_lora.evaluation.items import items_of
+from jittor_lora.evaluation.loss_logs import read_run_losses
+from jittor_lora.evaluation.report import Chart, Report, write_report
+from jittor_lora.evaluation.standings import standings, standings_json, standings_table
+from jittor_lora.evaluation.systems import PREDICTIONS, System, read_system, run_of, run_settings
+from jittor_lora.evaluation.text import text_scores
+from jittor_lora.files import make_writable, write_json
+
+BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
+MODES = (GREEDY, EXTRACTIVE)
+_EXTREMES = 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is answered now: a base, and the base with each of some adapters.
+
+    Args:
+        base: its name.
+        adapters: (name, folder with its files) of each.
+        with_base: answer with the base alone too.
+        precisions, modes: each system answers once for each pair of these.
+        template, max_tokens, max_new_tokens, batch_size: as in `evaluate`.
+    """
+
+    base: str
+    adapters: Sequence[tuple[str, Path]] = ()
+    with_base: bool = True
+    precisions: Sequence[str] = ("fp32",)
+    modes: Sequence[str] = (GREEDY,)
+    template: str | None = None
+    max_tokens: int | None = None
+    max_new_tokens: int = 32
+    batch_size: int = 64
+
+    def names(self) -> list[str]:
+        """Of the systems, in the order in which they answer."""
+        return [self.name(name, precision, mode) for precision in self.precisions
+                for name in [*([BASE] if self.with_base else []), *(name for name, _ in self.adapters)]
+                for mode in self.modes]
+
+    def name(self, name: str, precision: str, mode: str) -> str:
+        """A system's name, with precision and mode where there are several."""
+        return " ".join([name, *([precision] if len(self.precisions) > 1 else []),
+                         *([mode] if len(self.modes) > 1 else [])])
+
+
+def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
+            train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
+            title: str | None = None, language: str = "en", font: str | None = None) -> Path:
+    """Compare systems on the questions of a data set.
+
+    Leaves in `output` report.html, comparison.json, plots/, and in systems/ what is answered now.
+
+    Args:
+        predictions: (name, file) of systems that answered before.
+        train_data: report which of the questions are in it.
+        against: name of the system that the others are compared with; by default the first.
+        language, font: of the pictures.
+
+    Returns: the report's path.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    names = [*(evaluation.names() if evaluation else ()), *(name for name, _ in predictions)]
+    if against is not None and against not in names:
+        raise UserError(f"--against {against}: there is no such system; there are {', '.join(names)}.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"several systems are named {', '.join(repeated)}; tell them apart with NAME=PATH.")
+    questions = load_data(data, "dev", "evaluation")
+    if limit is not None:
+        questions = questions.subset(limit, seed)
+    folder = Path(output)
+    make_writable(folder)
+    references = questions.references()
+    read = [read_system(name, path, references) for name, path in predictions]
+    training = items_of(load_data(train_data)) if train_data else None
+    made = evaluated(evaluation, questions, folder / "systems", limit, seed) if evaluation else []
+    systems = sorted([*made, *read], key=lambda system: system.name != against)
+
+    items, found = items_of(questions), standings(systems, seed)
+    kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
+    texts = {} if isinstance(questions, SquadData) else {
+        system.name: text_scores(references, _predictions(system)) for system in systems}
+    shared = duplicates(training, items) if training is not None else None
+    write_json(folder / "comparison.json", {
+        "data": questions.path, "questions": len(references), "seed": seed, "systems": standings_json(found),
+        "settings": {system.name: dict(system.settings) for system in systems},
+        "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
+        "text_scores": {name: {score: vars(value) for score, value in scores.items()}
+                        for name, scores in texts.items()},
+        "duplicates": vars(shared) if shared else None,
+        "extremes": {system.name: _extremes(system) for system in systems}})
+    look = {"language": language, "font": font}
+    charts = [_drawn(score_chart([(one.name, one.metrics) for one in found], **look), folder / "plots" / "scores",
+                     "Bars of exact match and F1; the numbers are in the table above")]
+    if len(found) > 1:
+        gains = [(one.name, one.exact_match, one.f1) for one in found[1:]]
+        charts.append(_drawn(improvement_chart(found[0].name, gains, found[0].metrics.count, **look),
+                             folder / "plots" / "improvement",
+                             f"Bars of the differences from {found[0].name}; the numbers are in the table above"))
+    curves = [_drawn(loss_chart(read_run_losses(run), title=name, **look), folder / "plots" / f"loss-{number}",
+                     f"Loss curves of the run of {name}")
+              for number, (run, name) in enumerate(_runs(systems).items(), 1)]
+    report = folder / "report.html"
+    title = title or f"Comparison: {', '.join(system.name for system in systems)}"
+    summary = f"{Path(questions.path).name}: {describe_data(questions)}"
+    write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
+    print(standings_table(found))
+    for system in systems:
+        print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
+    if shared:
+        print(f"\n{train_data}: {len(shared.questions)} of {len(items)} questions are in it with the same context, "
+              f"{len(shared.contexts)} ask about a context that is in it")
+    print(f"\nReport: {report}")
+    return report
+
+
+def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int) -> list[System]:
+    """Answer the questions with each system, a folder each, and read the answers back."""
+    references = data.references()
+    systems = []
+    for name, path, settings in _answered(evaluation, data, folder, seed):
+        system = read_system(name, path / PREDICTIONS, references)
+        settings = {**settings, **({"questions": f"{limit} drawn with seed {seed}"} if limit else {})}
+        run = run_of(settings["adapter"]) if settings["adapter"] else None
+        systems.append(System(name, system.score, {**settings, **run_settings(run)}, run, system.perplexity))
+    return systems
+
+
+def _answered(evaluation: Evaluation, data: Data, folder: Path,
+              seed: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(name, folder, settings) of each system, once it has answered."""
+    from jittor_lora.generation import Generator
+    from jittor_lora.loading import load
+    from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
+    template = Template(evaluation.template) if evaluation.template else Template()
+    for precision in evaluation.precisions:
+        loaded = load(evaluation.base, precision=precision)
+        limit = min(loaded.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
+        questions = Questions.of(data, loaded.tokenizer, template, limit, evaluation.max_new_tokens)
+        say(f"Base: {loaded.base.description}, {precision}")
+        for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:
+            facts = {}
+            if path is not None:
+                adapter = loaded.load_adapter(path)
+                targets = adapter.config.target_modules
+                facts = {"rank": adapter.config.r, "alpha": adapter.config.alpha,
+                         "targets": targets if isinstance(targets, str) else ", ".join(targets)}
+            for mode in evaluation.modes:
+                system = evaluation.name(name, precision, mode)
+                target = folder / system.replace("/", "-")
+                score_and_write(Generator(loaded.model, loaded.tokenizer, template), questions, target, system, seed,
+                                evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
+                yield system, target, {
+                    "base": loaded.base.description, "adapter": str(path) if path else "", **facts,
+                    "precision": precision, "answers": mode, "template": template.text,
+                    "longest prompt and answer": limit, "longest answer": evaluation.max_new_tokens}
+            if path is not None:
+                loaded.delete_adapter(adapter.name)
+
+
+def _predictions(system: System) -> dict[str, str]:
+    return {question.id: question.prediction for question in system.score.per_question
+            if question.prediction is not None}
+
+
+def _extremes(system: System) -> Mapping[str, list[dict[str, Any]]]:
+    return {name: [vars(question) for question in questions]
+            for name, questions in zip(("worst", "best"), extremes(system.score, _EXTREMES))}
+
+
+def _runs(systems: Sequence[System]) -> dict[Path, str]:
+    """The runs that the systems came from, each with the names of these."""
+    names: dict[Path, list[str]] = {}
+    for system in systems:
+        if system.run is not None:
+            names.setdefault(system.run, []).append(system.name)
+    return {run: ", ".join(found) for run, found in names.items()}
+
+
+def _drawn(figure, path: Path, words: str) -> Chart:
+    """Save a picture, and take it into the report."""
+    svg = next(written for written in save_chart(figure, path) if written.suffix == ".svg")
+    return Chart(svg.read_bytes(), words)
