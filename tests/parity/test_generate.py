@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -15,9 +16,12 @@ from transformers import (
 )
 
 import tiny
+from jittor_lora.data.sources import load_data
+from jittor_lora.errors import UserError
+from jittor_lora.formats.bases import load_base, resolve_base
 from jittor_lora.model.beam import search_groups
 from jittor_lora.model.beam_settings import Beams
-from jittor_lora.model.generate import generate
+from jittor_lora.model.generate import generate, generate_groups
 from jittor_lora.model.load import build_model
 from jittor_lora.model.sampling import Sampler, Sampling, probabilities
 from parity import reference
@@ -120,3 +124,28 @@ def test_the_repetition_penalty_is_that_of_transformers():
         logits, seen = draw.standard_normal(10).astype(np.float32), draw.randint(0, 10, 6)
         expected = processor(torch.from_numpy(seen[None]), torch.from_numpy(logits[None].copy()))[0]
         assert Sampler(Sampling(repetition_penalty=1.7)).choose(logits, seen.tolist()) == int(expected.argmax())
+
+
+def test_texts_of_smollm2_are_those_of_transformers():
+    """Fifty prompts, greedy and with four beams, in float32."""
+    try:
+        resolved = resolve_base("smollm2-135m")
+    except UserError as error:
+        pytest.skip(f"SmolLM2 cannot be fetched here: {error}")
+    checkpoint, tokenizer = load_base(resolved)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        resolved.path.parent, gguf_file=resolved.path.name, dtype=torch.float32).eval()
+    ours, end = build_model(checkpoint.config, checkpoint.tensors), tokenizer.eos_id
+    paragraphs = load_data("sample-dev").paragraphs
+    prompts = [tokenizer.encode(paragraphs[16 * i].context)[: 8 + i] for i in range(50)]
+    groups = [(prompt[: len(prompt) // 2], [prompt[len(prompt) // 2 :]]) for prompt in prompts]
+    greedy = generate_groups(ours, groups, 12, finished=lambda _, new: new[-1] == end)
+    beams = search_groups(ours, groups, 12, Beams(4, 0.8), [end], Sampling(no_repeat_ngram=4))
+    settings = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": end, "pad_token_id": end}
+    for prompt, likeliest, found in zip(prompts, greedy, beams):
+        tokens = torch.tensor([prompt])
+        for ours_new, more in ((likeliest, {}), (found[0].tokens, {"num_beams": 4, "length_penalty": 0.8,
+                                                                  "no_repeat_ngram_size": 4})):
+            new = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), **settings, **more)[0, len(prompt):]
+            assert new[: len(ours_new)].tolist() == ours_new
+            assert (new[len(ours_new) :] == end).all()
