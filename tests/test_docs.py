@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.main import VERBS, main
 from jittor_lora.cli.options import from_flags, given
 from jittor_lora.config import RunConfig
@@ -20,7 +21,7 @@ READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
-           "inspect": "InspectOptions"}
+           "export": "ExportOptions", "inspect": "InspectOptions"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"\w+=\S*")
@@ -101,8 +102,8 @@ def test_verbs_flags_and_targets_in_prose_exist(page):
 
 def test_flags_in_prose_exist(capsys):
     known = set()
-    for verb in VERBS:
-        assert main([verb, "--help"]) == 0
+    for words in [*([verb] for verb in VERBS), *(["adapter", action] for action in ACTIONS)]:
+        assert main([*words, "--help"]) == 0
         known.update(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     for page in PAGES:
         named = {flag for code in re.findall(r"`([^`\n]+)`", prose(page))

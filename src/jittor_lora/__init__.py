@@ -10,11 +10,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "jittor_lora.config": ("RunConfig",),
     "jittor_lora.errors": ("UserError",),
-    "jittor_lora.formats.peft": ("load_adapter", "save_adapter"),
     "jittor_lora.generation": ("Decoding", "Generator"),
     "jittor_lora.loading": ("Loaded", "load"),
     "jittor_lora.lora.config": ("LoraConfig",),
-    "jittor_lora.lora.inject": ("Adapter", "inject"),
+    "jittor_lora.lora.inject": ("Adapter",),
     "jittor_lora.model.sampling": ("Sampling",),
     "jittor_lora.tasks.evaluate": ("evaluate",),
     "jittor_lora.tasks.merge": ("merge",),

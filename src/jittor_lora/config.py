@@ -52,8 +52,31 @@ class RunConfig(Settings):
         None, LORA, "modules that get an update: names by suffix, a regular expression over whole names, or "
         "all-linear; by default c_attn,c_proj,c_fc (GPT-2) or all seven projections (Llama)",
         expected="module names (c_attn,c_proj), a regular expression, or all-linear")
-    lora_init: Literal["gaussian", "kaiming"] = setting(
-        "gaussian", LORA, "how A begins: gaussian (standard deviation 1/r) or kaiming (uniform, as in PEFT); B is zero")
+    exclude_modules: Optional[Union[list[str], str]] = setting(
+        None, LORA, "modules that are left out of target_modules: names by suffix, or a regular expression",
+        expected="module names (c_attn,c_proj) or a regular expression")
+    modules_to_save: Optional[list[str]] = setting(
+        None, LORA, "modules that are trained and saved whole, by the end of their names, such as ln_f,wte or lm_head",
+        expected="ends of module names (ln_f,wte)")
+    lora_init: str = setting(
+        "gaussian", LORA, "how A and B begin: gaussian (A with standard deviation 1/r, B zero), kaiming (A uniform, B "
+        "zero, as in PEFT), pissa or pissa_niter_N (the weight's largest singular values, exactly or by N iterations), "
+        "olora (its QR decomposition)", expected="gaussian, kaiming, pissa, pissa_niter_N or olora")
+    lora_use_rslora: bool = setting(False, LORA, "scale the update by alpha / sqrt(r) (rsLoRA)")
+    lora_use_dora: bool = setting(False, LORA, "train lengths of the weights' rows apart from directions (DoRA)")
+    lora_rank_pattern: Optional[dict[str, int]] = setting(
+        None, LORA, "other ranks by module: NAME=N,…, a name being a regular expression for the end of a module's",
+        expected="modules with their rank (c_attn=16,mlp.c_proj=4)")
+    lora_alpha_pattern: Optional[dict[str, float]] = setting(
+        None, LORA, "other alphas by module: NAME=X,…, as lora_rank_pattern",
+        expected="modules with their alpha (c_attn=32,mlp.c_proj=8)")
+    lora_layers_to_transform: Optional[list[int]] = setting(
+        None, LORA, "update only blocks of these numbers, counted from 0", expected="numbers of blocks (0,1,5)")
+    lora_layers_pattern: Optional[list[str]] = setting(
+        None, LORA, "what the list of blocks that lora_layers_to_transform counts is called; by default any list",
+        expected="names (h,layers)")
+    lora_bias: Literal["none", "all", "lora_only"] = setting(
+        "none", LORA, "biases that are trained too: none, all of the model, or those of updated modules")
     qv_only: bool = setting(False, LORA, "in GPT-2's fused c_attn update queries and values only, not keys")
 
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
@@ -72,6 +95,11 @@ class RunConfig(Settings):
 
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
     learning_rate: float = setting(2e-4, OPTIMISER, "peak learning rate", gt=0)
+    loraplus_lr_ratio: Optional[float] = setting(
+        None, OPTIMISER, "the learning rate of B is so many times that of A, such as 16 (LoRA+); by default equal",
+        gt=0)
+    loraplus_lr_embedding: float = setting(1e-6, OPTIMISER, "with loraplus_lr_ratio, the learning rate of updates of "
+                                           "embeddings", gt=0)
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", OPTIMISER, "learning rate after the warmup")
     warmup_steps: Optional[int] = setting(None, OPTIMISER, "steps of linear warmup, in place of --warmup-ratio", ge=0)
     warmup_ratio: Optional[float] = setting(0.05, OPTIMISER, "share of all steps that is linear warmup", ge=0, le=1)
@@ -121,7 +149,46 @@ class RunConfig(Settings):
             return self.warmup_steps
         return round(total_steps * (self.warmup_ratio or 0.0))
 
-    @field_validator("target_modules")
+    @field_validator("modules_to_save", "lora_layers_to_transform", "lora_layers_pattern", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("lora_rank_pattern", "lora_alpha_pattern", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.rpartition("=") for part in value.split(",")]
+        return {name.strip(): number.strip() for name, _, number in pairs}
+
+    @field_validator("lora_rank_pattern", "lora_alpha_pattern")
+    @classmethod
+    def _patterns(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and (not value or not all(name and number > 0 for name, number in value.items())):
+            raise ValueError(f"expected names with numbers above 0, found {value}")
+        for name in value or ():
+            _expression(name)
+        return value
+
+    @field_validator("modules_to_save", "lora_layers_pattern", "lora_layers_to_transform")
+    @classmethod
+    def _not_empty(cls, value: list | None) -> list | None:
+        if value is not None and (not value or not all(item != "" for item in value)):
+            raise ValueError(f"expected at least one and no empty ones, found {value}")
+        if value is not None and any(isinstance(item, int) and item < 0 for item in value):
+            raise ValueError(f"expected numbers of blocks from 0 on, found {value}")
+        return value
+
+    @field_validator("lora_init")
+    @classmethod
+    def _start(cls, value: str) -> str:
+        if not re.fullmatch(r"gaussian|kaiming|olora|pissa(_niter_[1-9]\d?)?", value):
+            raise ValueError("expected gaussian, kaiming, pissa, pissa_niter_N (N from 1 to 99) or olora, found "
+                             f"{value!r}")
+        return value
+
+    @field_validator("target_modules", "exclude_modules")
     @classmethod
     def _names_or_expression(cls, value: list[str] | str | None) -> list[str] | str | None:
         if isinstance(value, str) and value != "all-linear":
@@ -158,6 +225,14 @@ class RunConfig(Settings):
                           "a constant schedule stays at the peak; leave this out or take linear or cosine")
         if self.patience is not None and self.eval_every is None:
             yield Problem(("patience", "eval_every"), "early stopping needs validations on the way; give eval_every")
+        if self.lora_layers_to_transform is not None and isinstance(self.target_modules, str):
+            yield Problem(("lora_layers_to_transform", "target_modules"),
+                          "goes with names as target_modules; write the layers into the regular expression")
+        if self.lora_layers_pattern is not None and self.lora_layers_to_transform is None:
+            yield Problem(("lora_layers_pattern", "lora_layers_to_transform"),
+                          "has no effect without lora_layers_to_transform")
+        if self.loraplus_lr_ratio is None and self.origin("loraplus_lr_embedding") == flag("loraplus_lr_embedding"):
+            yield Problem(("loraplus_lr_embedding", "loraplus_lr_ratio"), "has no effect without loraplus_lr_ratio")
         if self.qv_only and isinstance(self.target_modules, list) \
                 and not any(name.split(".")[-1] == "c_attn" for name in self.target_modules):
             yield Problem(("qv_only", "target_modules"),

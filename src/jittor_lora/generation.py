@@ -129,7 +129,8 @@ class Generator:
 
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
                         on_text: Callable[[int, str], None] = lambda index, text: None,
-                        on_end: Callable[[int], None] = lambda index: None, rows: int | None = None) -> list[str]:
+                        on_end: Callable[[int], None] = lambda index: None, rows: int | None = None,
+                        adapters: Sequence[str | None] | None = None) -> list[str]:
         """The continuations of prompts in token ids.
 
         Args:
@@ -139,11 +140,13 @@ class Generator:
             on_text: called with the pieces of a continuation as they become certain.
             on_end: called when a continuation is whole.
             rows: most prompts that are continued at a time; 64 if None.
+            adapters: of each group the name of its adapter, None for the base alone; by default those that are active.
 
         Raises:
-            UserError: a prompt is empty or too long for the model.
+            UserError: a prompt is empty or too long for the model; or there is no such adapter.
         """
-        from jittor_lora.model.generate import ROWS, generate_groups  # brings Jittor
+        from jittor_lora.lora.reading import readers_of  # these bring Jittor
+        from jittor_lora.model.generate import ROWS, generate_groups
         texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
                  for _, branches in groups for _ in branches]
 
@@ -154,7 +157,8 @@ class Generator:
         generate_groups(self.model, groups, decoding.max_new_tokens, decoding.sampling,
                         finished=lambda index, _: texts[index].done,
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
-                        on_end=end, rows=rows or ROWS)
+                        on_end=end, rows=rows or ROWS,
+                        readers=None if adapters is None else readers_of(self.model, adapters))
         return [text.text for text in texts]
 
 

@@ -2,26 +2,170 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, Sequence, Union
 
+from jittor_lora.errors import UserError
+from jittor_lora.formats.adapter_folder import CONFIG_FILE
 from jittor_lora.formats.bases import ResolvedBase, load_base, resolve_base
 from jittor_lora.formats.hugging_face import Checkpoint
-from jittor_lora.formats.peft import load_adapter
+from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.tokenizer import Tokenizer
-from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.inject import DEFAULT, Adapter, Adapters, adapters_of
+from jittor_lora.lora.merge import merge_error
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.load import build_model
 
+Names = Union[str, Sequence[str]]
 
-class Loaded(NamedTuple):
-    """A network with what it was made from; `adapter` is None for the base alone."""
 
-    model: CausalLM
-    tokenizer: Tokenizer
-    adapter: Adapter | None
-    checkpoint: Checkpoint
-    base: ResolvedBase
+class Loaded:
+    """A base model with its tokenizer and any number of adapters, each with a name.
+
+    The base's weights are never changed: adapters are switched on, off and over without loading anything again.
+
+    Attributes:
+        model: the network.
+        tokenizer, checkpoint, base: what it was made from.
+    """
+
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase):
+        self.model, self.tokenizer, self.checkpoint, self.base = model, tokenizer, checkpoint, base
+
+    @property
+    def adapters(self) -> Adapters:
+        """The adapters by name; `adapters.active` names those that act."""
+        return adapters_of(self.model)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter that acts.
+
+        Raises:
+            UserError: several do.
+        """
+        active = self.adapters.active
+        if len(active) > 1:
+            raise UserError(f"{', '.join(active)} are active together; name one of them, or set one with set_adapter.")
+        return self.adapters[active[0]] if active else None
+
+    def add_adapter(self, config: LoraConfig, name: str = DEFAULT, seed: int = 42) -> Adapter:
+        """Add an adapter as training begins with it. The first one is active at once, others when they are set.
+
+        Args:
+            seed: of its initial weights.
+
+        Raises:
+            UserError: the name is taken, or the settings do not fit this base.
+        """
+        return self.adapters.add(config, name, seed)
+
+    def load_adapter(self, folder: str | Path, name: str = DEFAULT) -> Adapter:
+        """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
+
+        Raises:
+            UserError: it cannot be read, or is not for this base; all that does not fit is listed.
+        """
+        folder = Path(folder)
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        if inside and not (folder / CONFIG_FILE).exists():
+            raise UserError(f"{folder}: expected {CONFIG_FILE}; found folders with one: {', '.join(inside)}. "
+                            "Name one of them.")
+        return load_adapter(folder, self.model, name)
+
+    def load_adapters(self, folder: str | Path) -> list[Adapter]:
+        """Add all adapters that `save_adapters`, or PEFT, left in a folder, each by the name it had there.
+
+        Raises:
+            UserError: there is none, or one of them cannot be loaded.
+        """
+        folder = Path(folder)
+        found = {DEFAULT: folder} if (folder / CONFIG_FILE).exists() else {}
+        found.update({path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))})
+        if not found:
+            raise UserError(f"{folder}: expected {CONFIG_FILE}, here or one folder below; found none.")
+        return [load_adapter(path, self.model, name) for name, path in found.items()]
+
+    def save_adapter(self, folder: str | Path, name: str | None = None, convert: bool = True) -> None:
+        """Write one adapter, by default the active one, into a folder in PEFT's layout.
+
+        Args:
+            convert: see `formats.peft.save_adapter`.
+
+        Raises:
+            UserError: there is no such adapter, or none or several are active.
+        """
+        adapter = self.adapter if name is None else self._named(name)
+        if adapter is None:
+            raise UserError("no adapter is active; name the one to save.")
+        save_adapter(Path(folder), adapter, self.base.name, self.model.config.family, convert)
+
+    def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
+        """Write all adapters as PEFT does: that called "default" into the folder, others into folders of their names.
+
+        Raises:
+            UserError: a name is not that of a folder.
+        """
+        strange = [name for name in self.adapters if not re.fullmatch(r"[\w-]+", name)]
+        if strange:
+            raise UserError(f"adapter {', '.join(strange)}: expected a name of letters, digits, - and _, for a folder.")
+        for name in self.adapters:
+            self.save_adapter(Path(folder) if name == DEFAULT else Path(folder) / name, name, convert)
+
+    def set_adapter(self, names: Names) -> None:
+        """Let this adapter act from now on, or these, one after the other.
+
+        Raises:
+            UserError: there is no such adapter, or they cannot act together.
+        """
+        self.adapters.activate(*([names] if isinstance(names, str) else names))
+
+    def delete_adapter(self, name: str) -> None:
+        """Take an adapter out.
+
+        Raises:
+            UserError: there is no such adapter.
+        """
+        self.adapters.delete(name)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Within the block the base alone computes."""
+        with self.adapters.off():
+            yield
+
+    def merge(self, tolerance: float = 1e-3) -> float:
+        """Fold the active adapters into weights, with which the model computes until `unmerge`.
+
+        Returns: the largest difference that this makes to a logit of a probe text.
+
+        Raises:
+            UserError: it is more than `tolerance`; nothing is merged then.
+        """
+        difference = self.check_merge(tolerance)
+        self.adapters.merge()
+        return difference
+
+    def check_merge(self, tolerance: float = 1e-3) -> float:
+        """What `merge` returns and raises; nothing is merged."""
+        difference, largest = merge_error(self.model)
+        if not difference <= tolerance:
+            raise UserError(f"Merging moves a logit by {difference:.2e} (the largest is {largest:.1f}), more than "
+                            f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
+        return difference
+
+    def unmerge(self) -> None:
+        """Compute with the base's weights, bit for bit as they were, and the adapters beside them again."""
+        self.adapters.unmerge()
+
+    def _named(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            raise UserError(f"adapter {name}: there is none of this name; there are "
+                            f"{', '.join(self.adapters) or 'none'}.")
+        return self.adapters[name]
 
 
 def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str = "fp32") -> Loaded:
@@ -35,5 +179,7 @@ def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str =
     """
     resolved = resolve_base(base) if isinstance(base, str) else base
     checkpoint, tokenizer = load_base(resolved)
-    model = build_model(checkpoint.config, checkpoint.tensors, precision)
-    return Loaded(model, tokenizer, load_adapter(adapter, model) if adapter else None, checkpoint, resolved)
+    loaded = Loaded(build_model(checkpoint.config, checkpoint.tensors, precision), tokenizer, checkpoint, resolved)
+    if adapter is not None:
+        loaded.load_adapter(adapter)
+    return loaded

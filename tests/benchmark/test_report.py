@@ -100,3 +100,12 @@ def test_share_of_the_peak():
     ]})
     [row] = cells(made)
     assert (row["GFLOP/s"], row["peak GFLOP/s"], row["share"]) == ("10", "20", "50 %")
+
+
+def test_adapters_are_compared_with_the_first():
+    lines = [record("LoRA", [2.0, 2.0, 2.0], 1000), record("DoRA", [3.0, 3.0, 3.0], 1200),
+             record("x", [], error="broken")]
+    first, second, third = cells(report.adapters([result("adapters", lines)]))
+    assert (first["trained values"], first["time / first"], first["peak / first"]) == ("1,000", "1.00", "1.00")
+    assert (second["trained values"], second["time / first"], second["peak MiB"]) == ("1,200", "1.50", "300")
+    assert third["peak / first"] == "broken"

@@ -9,6 +9,9 @@ import pytest
 import tiny
 from jittor_lora.benchmark.config import PARTS, BenchConfig
 from jittor_lora.benchmark.suite import OURS, Suite
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.inject import inject
+from jittor_lora.model.load import build_model
 
 
 def suite(peers=True, **settings):
@@ -25,7 +28,7 @@ def suite(peers=True, **settings):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "additive"])
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in ("additive", "adapters")])
 def test_ours_is_first_and_peers_are_there(part, precision):
     made, _ = suite()
     for workload in made.workloads(part):
@@ -54,3 +57,15 @@ def test_each_line_of_the_additive_table_differs_from_the_one_above():
     assert all(c.module == "ours" for c in lines)
     assert len({str((c.options, c.spec)) for c in lines}) == len(lines) == 7
     assert len(suite(precisions="fp32")[0].contenders("additive", workload, "fp32")) == 6
+
+
+@pytest.mark.parametrize("base", [tiny.GPT2, tiny.LLAMA])
+def test_kinds_of_adapters_are_those_of_the_base(base):
+    made, _ = suite()
+    made.model = tiny.config(base)
+    [workload] = made.workloads("adapters")
+    first, *others = made.contenders("adapters", workload, "fp32")
+    assert first.spec == {"lora": {}} and len(others) >= 10
+    for contender in (first, *others):
+        model = build_model(made.model, tiny.tensors(base))
+        assert inject(model, LoraConfig(**{"r": 2, **contender.spec["lora"]})).count()

@@ -55,7 +55,8 @@ def loaded(monkeypatch):
 @pytest.fixture
 def adapter(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "target_modules": ["c_attn"], "base_model_name_or_path": "gpt2"}))
     return tmp_path / "a"
 
 

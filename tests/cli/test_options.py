@@ -75,7 +75,8 @@ def test_require_lists_all_that_is_missing():
 
 def test_adapter_folder_or_run_folder(tmp_path):
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2"}))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "target_modules": ["c_attn"], "base_model_name_or_path": "gpt2"}))
     for adapter in (tmp_path, tmp_path / "adapter"):
         options = ModelOptions(adapter=str(adapter))
         assert options.adapter_folder() == tmp_path / "adapter"
@@ -96,6 +97,6 @@ def test_no_adapter(make, message, tmp_path):
 
 
 def test_adapter_that_names_no_base(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["c_attn"]}')
     with pytest.raises(UserError, match="give --base"):
         ModelOptions(adapter=str(tmp_path)).base_name()

@@ -8,12 +8,13 @@ import pytest
 import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import inject, match_targets
+from jittor_lora.lora.inject import adapters_of, inject, trained_shapes
 from jittor_lora.lora.layer import LoraLinear
+from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Linear
+from jittor_lora.model.modules import Linear, leaves
 from jittor_lora.runtime import jt
 
 NAMES = [f"transformer.h.{i}.{name}" for i in range(12)
@@ -57,7 +58,7 @@ def gradients(model, adapter):
     (ALL_LINEAR, NAMES),
 ])
 def test_targets_select_by_pefts_rules(targets, expected):
-    assert match_targets([*NAMES, "lm_head"], targets) == expected
+    assert match_targets([*NAMES, "lm_head"], LoraConfig(target_modules=targets)) == expected
 
 
 @pytest.mark.parametrize("targets, idle", [
@@ -69,28 +70,32 @@ def test_targets_select_by_pefts_rules(targets, expected):
 ])
 def test_a_target_that_matches_nothing_is_told_what_there_is(targets, idle):
     with pytest.raises(UserError) as caught:
-        match_targets(NAMES, targets)
+        match_targets(NAMES, LoraConfig(target_modules=targets))
     assert f"called {idle}. There are c_attn, c_proj, c_fc" in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 5000])
 def test_what_is_no_regular_expression(pattern):
     with pytest.raises(UserError, match="not a regular expression"):
-        match_targets(NAMES, pattern)
+        match_targets(NAMES, LoraConfig(target_modules=pattern))
 
 
 def test_all_linear_is_all_but_the_output_head():
     for family, layers in (("gpt2", 4), ("llama", 7)):
         model = network(family, tie_word_embeddings=False)
         adapter = inject(model, LoraConfig(r=2, target_modules=ALL_LINEAR))
-        assert len(adapter.layers) == 2 * layers
-        assert {name.rsplit(".", 1)[1] for name in adapter.layers} == set(DEFAULT_TARGETS[family])
+        assert len(adapter.versions) == 2 * layers
+        assert {name.rsplit(".", 1)[1] for name in adapter.versions} == set(DEFAULT_TARGETS[family])
 
 
-@pytest.mark.parametrize("targets", [("lm_head", "c_attn"), ".*"])
-def test_the_output_head_cannot_be_adapted(targets):
-    with pytest.raises(UserError, match=r"output head, lm_head, which cannot be adapted. There are c_attn, c_proj"):
-        inject(network(tie_word_embeddings=False), LoraConfig(target_modules=targets))
+def test_the_output_head_is_adapted_where_it_is_named():
+    for model in (network(tie_word_embeddings=False), network()):
+        adapter = inject(model, LoraConfig(r=2, target_modules=("lm_head", "c_attn"), dropout=0.1))
+        assert "lm_head" in adapter.updates
+        assert not model.head().trained == isinstance(model.lm_head, Linear)
+        adapter.set_dropout(1)
+        with pytest.raises(UserError, match="lora_dropout: expected 0 where the output head is adapted"):
+            loss(model)
 
 
 def test_qv_only_needs_the_fused_projection():
@@ -98,9 +103,9 @@ def test_qv_only_needs_the_fused_projection():
         inject(network("llama"), LoraConfig(target_modules=("q_proj", "v_proj"), qv_only=True))
 
 
-def test_a_second_adapter_is_refused():
+def test_a_second_adapter_of_the_same_name_is_refused():
     model, _ = adapted()
-    with pytest.raises(ValueError, match="has an adapter already"):
+    with pytest.raises(UserError, match="default: there is one of this name already"):
         inject(model, LoraConfig(target_modules=ALL_LINEAR))
 
 
@@ -127,7 +132,7 @@ def test_trained_values_of_gpt2_124m():
     model = skeleton(ModelConfig.from_hugging_face({"model_type": "gpt2"}, "config.json"))
     adapter = inject(model, LoraConfig(r=8, target_modules=("c_attn", "c_proj", "c_fc")))
     assert adapter.count() == 1_179_648
-    assert list(adapter.layers) == NAMES
+    assert list(adapter.versions) == NAMES
 
 
 # --- the adapter in the network --------------------------------------------------------------------------------------
@@ -141,13 +146,13 @@ def test_an_adapter_that_is_off_or_new_changes_nothing(family):
     assert loss(model).item() == base
     model, adapter = adapted(family)
     assert abs(loss(model).item() - base) > 0.1
-    adapter.enable(False)
-    assert loss(model).item() == base
+    with adapters_of(model).off():
+        assert loss(model).item() == base
 
 
 def test_only_the_named_modules_are_wrapped():
     model, adapter = adapted(target_modules=("mlp.c_proj",))
-    assert list(adapter.layers) == ["transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj"]
+    assert list(adapter.versions) == ["transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj"]
     block = model.transformer.h[0]
     assert isinstance(block.mlp.c_proj, LoraLinear)
     assert isinstance(block.attn.c_proj, Linear)
@@ -157,7 +162,7 @@ def test_only_the_named_modules_are_wrapped():
 def test_frozen_weights_get_no_gradient_and_no_update():
     model, adapter = adapted()
     layer = model.transformer.h[0].attn.c_attn
-    frozen = [layer.base.weight.var, layer.base.bias, model.transformer.wte.var, model.transformer.ln_f.weight]
+    frozen = [layer.base.weight.var, layer.base.bias, model.transformer.wte.weight.var, model.transformer.ln_f.weight]
     for gradient in jt.grad(loss(model), frozen):
         assert not gradient.numpy().any()
     assert all(np.abs(g).max() > 1e-6 for g in gradients(model, adapter).values())
@@ -179,9 +184,10 @@ def test_frozen_stays_frozen_and_trained_stays_trained_across_switches():
             module.eval()
     for module in (model, *model.transformer.h):
         module.train()
-    for layer in adapter.layers.values():
-        assert layer.base.weight.var.is_stop_grad() and layer.base.bias.is_stop_grad()
-        assert not layer.lora_A.is_stop_grad() and not layer.lora_B.is_stop_grad()
+    for leaf in leaves(model):
+        if isinstance(leaf.module, LoraLinear):
+            assert leaf.module.weight.var.is_stop_grad() and leaf.module.bias.is_stop_grad()
+    assert not any(p.is_stop_grad() for p in adapter.parameters().values())
     after = gradients(model, adapter)
     for name, gradient in before.items():
         assert gradient.any()
@@ -217,7 +223,7 @@ def test_dropout_is_chosen_by_its_key_and_off_without():
     assert len({first, at(1, 2, 4), at(1, 3, 3), at(2, 2, 3), at(2**63 - 1, 0, 0)}) == 5
     assert at() == without
     adapter.set_dropout(1)
-    assert len({layer.dropout_seed for layer in adapter.layers.values()}) == len(adapter.layers)
+    assert len({update.dropout_seed for update in adapter.updates.values()}) == len(adapter.updates)
 
 
 def test_an_adapter_of_another_model_is_refused_with_all_that_is_wrong():
@@ -236,3 +242,15 @@ def test_an_adapter_of_another_model_is_refused_with_all_that_is_wrong():
     assert "transformer.h.7.attn.c_attn.lora_A: no such module is adapted" in message
     for name, parameter in adapter.parameters().items():  # and nothing was loaded
         np.testing.assert_array_equal(parameter.numpy(), before[name])
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"use_dora": True, "rank_pattern": {"c_attn": 3}, "bias": "all"}, {"bias": "lora_only", "use_dora": True},
+    {"modules_to_save": ("wte", "ln_f", "1.mlp"), "bias": "all"}, {"target_modules": ("wte", "wpe", "lm_head"),
+                                                                   "use_dora": True}], ids=str)
+def test_shapes_are_known_before(settings):
+    config = LoraConfig(**{"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), **settings})
+    model = network()
+    expected = trained_shapes(model, config)
+    assert not any(isinstance(leaf.module, LoraLinear) for leaf in leaves(model))
+    assert expected == {name: tuple(p.shape) for name, p in inject(model, config).parameters().items()}

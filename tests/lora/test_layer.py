@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jittor_lora.lora.adapted import Choice
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.layer import LoraLinear, initial_a
+from jittor_lora.lora.layer import LoraLinear, Update
+from jittor_lora.lora.start import start
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
 from jittor_lora.runtime import jt
@@ -18,11 +20,19 @@ def normal(*shape, seed=0):
 
 
 def layer(config=CONFIG, name="h.0.attn.c_attn", bias=True, b=True):
+    """A layer with one update, which acts."""
     base = Linear(Matrix.of(normal(OUT, IN, seed=1)), frozen(normal(OUT, seed=2)) if bias else None)
-    made = LoraLinear(base, config, name)
+    choice = Choice()
+    choice.active = ("default",)
+    made = LoraLinear(base, choice, name)
+    made.versions["default"] = Update(base, config, name)
     if b:
-        made.lora_B.update(jt.array(normal(OUT, R, seed=3)))
+        update(made).lora_B.update(jt.array(normal(OUT, R, seed=3)))
     return made
+
+
+def update(layer):
+    return layer.versions["default"]
 
 
 X = normal(5, IN, seed=4)
@@ -39,14 +49,14 @@ def base_out(module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_update_is_scaling_times_b_a(bias):
     made = layer(bias=bias)
-    update = made.lora_B.numpy() @ made.lora_A.numpy()
-    np.testing.assert_allclose(out(made), base_out(made) + X @ update.T * (2.0 / 3), atol=1e-5)
+    product = update(made).lora_B.numpy() @ update(made).lora_A.numpy()
+    np.testing.assert_allclose(out(made), base_out(made) + X @ product.T * (2.0 / 3), atol=1e-5)
     assert np.abs(out(made) - base_out(made)).max() > 0.1
 
 
 def test_at_the_start_it_is_the_base():
     made = layer(b=False)
-    assert made.lora_A.numpy().any()
+    assert update(made).lora_A.numpy().any()
     np.testing.assert_array_equal(out(made), made.base(jt.array(X)).numpy())
 
 
@@ -54,33 +64,33 @@ def test_disabled_it_is_the_base_also_when_merged():
     made = layer()
     base = made.base(jt.array(X)).numpy()
     with_update = out(made)
-    made.enabled = False
-    np.testing.assert_array_equal(out(made), base)
+    with made.choice.only():
+        np.testing.assert_array_equal(out(made), base)
     made.merge()
-    np.testing.assert_array_equal(out(made), base)
-    made.enabled = True
+    with made.choice.only():
+        np.testing.assert_array_equal(out(made), base)
     np.testing.assert_allclose(out(made), with_update, atol=1e-5)
 
 
 def test_merged_weight_is_w_plus_b_a():
     made = layer()
-    weight = made.base.weight.numpy()
-    before = out(made)
+    weight, before = made.base.weight.numpy(), out(made)
     made.merge()
-    expected = weight + np.float32(2.0 / 3) * (made.lora_B.numpy() @ made.lora_A.numpy())
-    np.testing.assert_allclose(made.base.weight.numpy(), expected, rtol=1e-6, atol=1e-7)
+    merged, _, beside = made.acting()
+    assert beside is None
+    expected = weight + np.float32(2.0 / 3) * (update(made).lora_B.numpy() @ update(made).lora_A.numpy())
+    np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(out(made), before, atol=1e-5)
-    assert made.base.weight.var.is_stop_grad()
+    assert merged.var.is_stop_grad()
 
 
 def test_merging_three_times_is_merging_once():
     made = layer()
     made.merge()
-    once = made.base.weight.numpy().tobytes()
+    once = made.acting()[0].numpy().tobytes()
     made.merge()
     made.merge()
-    assert made.base.weight.numpy().tobytes() == once
-    assert made.merged_weight().tobytes() == once
+    assert made.acting()[0].numpy().tobytes() == once
 
 
 def test_unmerging_gives_the_very_bits_back():
@@ -90,7 +100,7 @@ def test_unmerging_gives_the_very_bits_back():
         made.merge()
         made.unmerge()
     made.unmerge()
-    assert made.base.weight.numpy().tobytes() == weight
+    assert made.acting()[0].numpy().tobytes() == weight
     np.testing.assert_array_equal(out(made), before)
     assert not made.merged
 
@@ -101,14 +111,14 @@ def test_qv_only_leaves_the_keys_alone():
     third = OUT // 3
     keys = slice(third, 2 * third)
     base = made.base(jt.array(X)).numpy()
-    assert made.lora_B.numpy()[keys].any()  # even so
+    assert update(made).lora_B.numpy()[keys].any()  # even so
     np.testing.assert_array_equal(out(made)[:, keys], base[:, keys])
     others = np.r_[0:third, 2 * third : OUT]
     np.testing.assert_allclose(out(made)[:, others], out(full)[:, others], atol=1e-6)
-    assert not made.effective_b()[keys].any()
-    np.testing.assert_array_equal(made.merged_weight()[keys], made.base.weight.numpy()[keys])
-    np.testing.assert_allclose(made.merged_weight()[others], full.merged_weight()[others], atol=1e-7)
-    gradient = jt.grad((made(jt.array(X)) ** 2).sum(), made.lora_B).numpy()
+    assert not update(made).effective_b()[keys].any()
+    np.testing.assert_array_equal(made.effective_weight()[keys], made.base.weight.numpy()[keys])
+    np.testing.assert_allclose(made.effective_weight()[others], full.effective_weight()[others], atol=1e-6)
+    gradient = jt.grad((made(jt.array(X)) ** 2).sum(), update(made).lora_B).numpy()
     assert not gradient[keys].any()
     assert gradient[others].all()
 
@@ -116,6 +126,12 @@ def test_qv_only_leaves_the_keys_alone():
 def test_qv_only_is_about_the_fused_projection_alone():
     config = LoraConfig(r=R, alpha=2.0, target_modules=("c_attn", "c_proj"), qv_only=True)
     np.testing.assert_array_equal(out(layer(config, "h.0.mlp.c_proj")), out(layer(name="h.0.mlp.c_proj")))
+
+
+def initial_a(config, columns, name, seed):
+    a, b = start(config, name, seed, (5, columns), lambda: None)
+    assert not b.any() and b.shape == (5, config.r)
+    return a
 
 
 @pytest.mark.parametrize("r", [2, 8])

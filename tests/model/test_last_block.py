@@ -78,7 +78,7 @@ def rows_through_last_block(model, monkeypatch, *arguments):
     seen = {}
     for holder in (block.attn, block.mlp) if hasattr(block, "attn") else (block.self_attn, block.mlp):
         for name, layer in vars(holder).items():
-            if hasattr(layer, "lora_A"):
+            if hasattr(layer, "versions"):
                 def noted(x, name=name, run=layer.execute):
                     seen[name] = x.shape[0]
                     return run(x)

@@ -9,7 +9,7 @@ import tiny
 from jittor_lora import ops, runtime
 from jittor_lora.errors import UserError
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import inject
+from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.decoder import Decoder
 from jittor_lora.model.load import build_model
 from jittor_lora.model.reading import PortableReader, Turn
@@ -81,11 +81,11 @@ def test_forty_branches_over_one_prefix():
 @pytest.mark.parametrize("r", [1, 5, 16, 33])
 @pytest.mark.parametrize("variant", ["gpt2", "llama", "odd-heads"])
 def test_adapters_of_any_rank(variant, r):
-    model, adapter = adapted(VARIANTS[variant], r=r)
+    model, _ = adapted(VARIANTS[variant], r=r)
     with_update = read(Decoder(model), 6, [3, 4])
     check_close(with_update, operators(model, 6, [3, 4]), 1e-5)
-    adapter.enable(False)
-    base = read(Decoder(model), 6, [3, 4])
+    with adapters_of(model).off():
+        base = read(Decoder(model), 6, [3, 4])
     check_close(base, read(Decoder(network(VARIANTS[variant])), 6, [3, 4]), 0)
     assert np.abs(with_update[0] - base[0]).max() > 0.1
 
@@ -98,15 +98,12 @@ def test_keys_left_out_of_the_adapter():
 def test_a_decoder_has_the_adapter_as_it_is():
     """Also a merged one, one that is switched off while merged, and one that has been trained on."""
     model, adapter = adapted(tiny.LLAMA)
-    apart, layers = read(Decoder(model), 6, [3]), adapter.layers.values()
-    for layer in layers:
-        layer.merge()
+    apart, adapters = read(Decoder(model), 6, [3]), adapters_of(model)
+    adapters.merge()
     check_close(read(Decoder(model), 6, [3]), apart, 1e-5)
-    adapter.enable(False)
-    check_close(read(Decoder(model), 6, [3]), read(Decoder(network(tiny.LLAMA)), 6, [3]), 0)
-    adapter.enable(True)
-    for layer in layers:
-        layer.unmerge()
+    with adapters.off():
+        check_close(read(Decoder(model), 6, [3]), read(Decoder(network(tiny.LLAMA)), 6, [3]), 0)
+    adapters.unmerge()
     check_close(read(Decoder(model), 6, [3]), apart, 0)
     adapter.load({name: p.numpy() * 0.5 for name, p in adapter.parameters().items()})
     check_close(read(Decoder(model), 6, [3]), operators(model, 6, [3]), 1e-5)

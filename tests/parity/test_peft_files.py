@@ -11,15 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors.numpy import load_file
 
 import tiny
 from jittor_lora.errors import UserError
-from jittor_lora.formats.peft import WEIGHTS_FILE, load_adapter, save_adapter
+from jittor_lora.formats.adapter_folder import WEIGHTS_FILE
+from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import inject, match_targets
-from jittor_lora.lora.layer import initial_a
+from jittor_lora.lora.inject import inject
 from jittor_lora.lora.merge import MergedTensors
+from jittor_lora.lora.start import start
+from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.runtime import jt
@@ -106,7 +109,7 @@ def test_what_is_merged_is_the_same(tmp_path, source):
     adapter = inject(model, config)
     values = tiny.adapter_arrays({name: tuple(p.shape) for name, p in adapter.parameters().items()})
     adapter.load(values)
-    merged = MergedTensors(tiny.tensors(source), adapter)
+    merged = MergedTensors(tiny.tensors(source), model)
     expected = reference.adapted(theirs(source), config, values).merge_and_unload().state_dict()
     for name, array in merged.items():
         np.testing.assert_allclose(array, expected[name].numpy(), rtol=1e-6, atol=1e-6, err_msg=name)
@@ -133,9 +136,9 @@ def test_names_select_as_in_peft(names, targets):
     idle = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
     if idle:  # PEFT refuses only if none matches
         with pytest.raises(UserError, match=re.escape(", ".join(idle))):
-            match_targets(names, tuple(targets))
+            match_targets(names, LoraConfig(target_modules=tuple(targets)))
         targets = [t for t in targets if t not in idle]
-    assert (match_targets(names, tuple(targets)) if targets else []) == expected
+    assert (match_targets(names, LoraConfig(target_modules=tuple(targets))) if targets else []) == expected
 
 
 @pytest.mark.parametrize("pattern", [r".*attn", r"attn", r"h\.\d\..*", r".*\.(c_attn|c_proj)", r"h|h\.0", "h.1.mlp"])
@@ -144,10 +147,10 @@ def test_expressions_select_as_in_peft(pattern):
     config = peft.LoraConfig(target_modules=pattern)
     expected = [name for name in names if check_target_module_exists(config, name)]
     if expected:
-        assert match_targets(names, pattern) == expected
+        assert match_targets(names, LoraConfig(target_modules=pattern)) == expected
     else:
         with pytest.raises(UserError):
-            match_targets(names, pattern)
+            match_targets(names, LoraConfig(target_modules=pattern))
 
 
 @pytest.mark.parametrize("init", ["gaussian", "kaiming"])
@@ -158,7 +161,47 @@ def test_starts_have_the_distribution_of_pefts(init):
     wrapped = peft.get_peft_model(linear, peft.LoraConfig(
         r=8, target_modules=["c_fc"], init_lora_weights="gaussian" if init == "gaussian" else True))
     (a,) = [p.detach().numpy() for name, p in wrapped.named_parameters() if "lora_A" in name]
-    mine = initial_a(config, 4096, "c_fc", 0)
+    mine, _ = start(config, "c_fc", 0, (8, 4096), lambda: None)
     assert mine.std() == pytest.approx(a.std(), rel=0.03)
     for quantile in (0.01, 0.1, 0.25, 0.75, 0.9, 0.99):
         assert np.quantile(mine, quantile) == pytest.approx(np.quantile(a, quantile), abs=0.05 * a.std())
+
+
+BLOCKS = st.sampled_from(["transformer.h.0", "transformer.h.1", "transformer.h.10", "model.layers.2", "h.3", "wte"])
+LEAVES = st.sampled_from(["attn.c_attn", "attn.c_proj", "mlp.c_proj", "c_fc", "ln_1"])
+WHOLE = st.builds("{}.{}".format, BLOCKS, LEAVES)
+
+
+@given(st.lists(WHOLE, min_size=1, max_size=8, unique=True),
+       st.lists(st.one_of(WHOLE, st.sampled_from(["c_attn", "c_proj", "mlp.c_proj", "0.attn.c_attn"])), min_size=1,
+                max_size=3, unique=True),
+       st.lists(st.sampled_from(["c_proj", "attn.c_proj", "transformer.h.0.attn.c_attn"]), max_size=2, unique=True),
+       st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=1, max_size=2, unique=True)),
+       st.one_of(st.none(), st.sampled_from([["h"], ["layers"], ["h", "layers"]])),
+       st.lists(st.sampled_from(["ln_1", "h.1", "mlp"]), max_size=2, unique=True))
+def test_exclusions_and_layers_select_as_in_peft(names, targets, excluded, layers, pattern, saved):
+    pattern = pattern if layers else None
+    theirs = peft.LoraConfig(target_modules=targets, exclude_modules=excluded or None, layers_to_transform=layers,
+                             layers_pattern=pattern, modules_to_save=saved or None)
+    expected = [name for name in names if check_target_module_exists(theirs, name)]
+    targets = [t for t in targets if any(name == t or name.endswith("." + t) for name in names)]
+    if not targets:
+        return
+    ours = LoraConfig(target_modules=tuple(targets), exclude_modules=tuple(excluded), modules_to_save=tuple(saved),
+                      layers_to_transform=tuple(layers) if layers else None,
+                      layers_pattern=tuple(pattern) if pattern else None)
+    if expected:
+        assert match_targets(names, ours) == expected
+    else:
+        with pytest.raises(UserError, match="none is left"):
+            match_targets(names, ours)
+
+
+@given(WHOLE, st.lists(st.sampled_from(["c_attn", "attn.c_attn", r".*\.0\..*", r"h\.\d+\.mlp\.c_proj", "c_proj|c_fc",
+                                        r"^transformer\.h\.1\.attn\.c_attn", "c_att", "ln"]), max_size=4, unique=True))
+def test_patterns_give_ranks_and_alphas_as_in_peft(name, keys):
+    pattern = {key: number + 1 for number, key in enumerate(keys)}
+    config = LoraConfig(r=16, alpha=32.0, rank_pattern=pattern, alpha_pattern={k: 3.0 * r for k, r in pattern.items()})
+    rank = pattern.get(get_pattern_key(pattern, name), 16)
+    assert config.rank_of(name) == rank
+    assert config.scaling_of(name) == (3.0 * rank if get_pattern_key(pattern, name) in pattern else 32.0) / rank

@@ -18,6 +18,7 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
+from jittor_lora.model.modules import leaves
 from jittor_lora.runtime import jt
 from jittor_lora.training import loop
 from jittor_lora.training.log import RunLog
@@ -244,8 +245,7 @@ def test_training_learns_the_examples(tmp_path):
 def test_frozen_weights_are_untouched_and_all_of_the_adapter_moves(tmp_path):
     model, adapter = adapted(settings(), values=False)
     block = model.transformer.h[1]
-    frozen = [model.transformer.wte, model.transformer.wpe, model.transformer.ln_f.weight, block.ln_1.bias,
-              *(layer.base.weight for layer in adapter.layers.values())]
+    frozen = [block.ln_1.bias, *(leaf.module.weight for leaf in leaves(model))]
     before = [w.numpy().tobytes() for w in frozen]
     start = {name: p.numpy().copy() for name, p in adapter.parameters().items()}
     run = Run(tmp_path, settings(max_steps=3), GROUPS, (), model, adapter)
@@ -260,8 +260,8 @@ def test_rows_of_the_keys_stay_zero_with_qv_only(tmp_path):
     adapter = inject(model, LoraConfig(r=2, target_modules=("c_attn",), qv_only=True))
     config = settings(max_steps=4, weight_decay=0.1)
     Run(tmp_path, config, GROUPS, (), model, adapter, AdamW(adapter.parameters(), weight_decay=0.1))
-    for layer in adapter.layers.values():
-        b = layer.lora_B.numpy()
+    for update in adapter.updates.values():
+        b = update.lora_B.numpy()
         assert not b[24:48].any()
         assert b[:24].any() and b[48:].any()
 
@@ -355,7 +355,7 @@ def test_validation_knows_no_dropout(tmp_path):
     model, _ = adapted(settings())
     expected = mean_loss(model, [build_stream(dev)])
     assert [float(line) for line in run.lines("val_loss.txt")] == pytest.approx([expected] * 4, rel=1e-6)
-    assert all(layer.dropout_seed is None for layer in run.adapter.layers.values())
+    assert all(update.dropout_seed is None for update in run.adapter.updates.values())
 
 
 def test_early_stop(tmp_path):

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from jittor_lora.settings import Settings, did_you_mean, nearest, setting
 
-PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive")
+PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
 PRECISIONS = ("fp32", "bf16")
 WHAT, HOW = "What is measured", "How"
 

@@ -60,15 +60,26 @@ class Contender:
         Args:
             spec: shape: (sequences, length); rows: "all" or "answer".
         """
+        stream, training, results = self._stream(spec), Training(self.loaded), []
+        return Job(lambda: results.append(training.step([stream])),
+                   lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
+
+    def adapter(self, spec: dict[str, Any]) -> Job:
+        """A training step of a kind of adapter; the check is how many values it trains.
+
+        Args:
+            spec: as of `step`, and lora: arguments of `LoraConfig` besides rank, alpha and the usual target modules.
+        """
+        stream, training = self._stream(spec), Training(self.loaded, **spec["lora"])
+        return Job(lambda: training.step([stream]), training.adapter.count)
+
+    def _stream(self, spec: dict[str, Any]) -> Stream:
         tokens, labels = workloads.step_tokens(spec["shape"], self.checkpoint.config.vocab_size)
         labels = workloads.scored(labels, spec["rows"]).reshape(-1)
         sequences, length = tokens.shape
         rows = np.flatnonzero(labels != workloads.IGNORED).astype(np.int32)
-        stream = Stream(tokens.reshape(-1), np.tile(np.arange(length, dtype=np.int32), sequences),
-                        Layout.plain(*[length] * sequences), rows, labels[rows], np.ones(len(rows), np.float32), [])
-        training, results = Training(self.loaded), []
-        return Job(lambda: results.append(training.step([stream])),
-                   lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
+        return Stream(tokens.reshape(-1), np.tile(np.arange(length, dtype=np.int32), sequences),
+                      Layout.plain(*[length] * sequences), rows, labels[rows], np.ones(len(rows), np.float32), [])
 
     def squad(self, spec: dict[str, Any]) -> Job:
         """An epoch on questions of SQuAD.
@@ -151,14 +162,23 @@ class Contender:
 
 
 class Training:
-    """An adapter in the network with its optimiser; `step` is a step of `training.loop.train`."""
+    """An adapter in the network with its optimiser; `step` is a step of `training.loop.train`.
 
-    def __init__(self, loaded):
+    Args:
+        lora: arguments of `LoraConfig` besides, or instead of, rank, alpha and the usual target modules.
+    """
+
+    def __init__(self, loaded, **lora: Any):
         self.model = loaded.model
-        targets = DEFAULT_TARGETS[loaded.model.config.family]
-        self.adapter = inject(loaded.model, LoraConfig(workloads.RANK, workloads.ALPHA, 0.0, targets))
+        usual = {"r": workloads.RANK, "alpha": workloads.ALPHA,
+                 "target_modules": DEFAULT_TARGETS[self.model.config.family]}
+        config = LoraConfig(**{**usual, **lora})
+        self.adapter = inject(self.model, config)
         parameters = self.adapter.parameters()
-        self.adapter.load(workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()}))
+        if not config.changes_base:
+            learnt = workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()
+                                               if name.rsplit(".", 1)[-1] in ("lora_A", "lora_B")})
+            self.adapter.load({name: learnt.get(name, p.numpy()) for name, p in parameters.items()})
         self.optimizer = AdamW(parameters)
 
     def step(self, streams: Sequence[Stream]) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from jittor_lora.formats.hugging_face import read_json
 TITLES = {
     "gemm": "Matrix product", "step": "Training step", "squad": "Training on SQuAD", "decode": "Greedy decoding",
     "evaluate": "Answering SQuAD", "scaling": "Training step by length and threads", "memory": "Memory over a long run",
-    "additive": "What each part gives", "roofline": "Share of the matrix-product peak",
+    "additive": "What each part gives", "adapters": "What each kind of adapter costs",
+    "roofline": "Share of the matrix-product peak",
 }
 AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}  # largest relative difference of a loss or a gradient norm
 EARLY_STEP = 50
@@ -32,6 +33,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             found[part] = memory(results)
         elif part == "additive" and results:
             found[part] = additive(results)
+        elif part == "adapters" and results:
+            found[part] = adapters(results)
         elif results:
             found[part] = comparison(results)
     return {part: table for part, table in found.items() if table}
@@ -127,6 +130,23 @@ def additive(results: Sequence[dict[str, Any]]) -> str:
             above = record
     return table(["with", "median s", "processor s", f"{results[0]['unit']}s a second", "faster than above",
                   "than the first", "peak MiB", "same result"], rows)
+
+
+def adapters(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each kind of adapter: what it trains, and its time and memory against those of the first."""
+    rows = []
+    for result in results:
+        first = result["contenders"][0]
+        for record in result["contenders"]:
+            if not record["runs"]:
+                rows.append([record["name"], *[MISSING] * 5, failure(record)])
+                continue
+            seconds, peak = median(record, "seconds"), max(values(record, "peak_mib"))
+            ratios = [f"{seconds / median(first, 'seconds'):.2f}", f"{peak / max(values(first, 'peak_mib')):.2f}"]
+            rows.append([record["name"], f"{record['check']:,}", number(seconds), number(median(record, "cpu_seconds")),
+                         ratios[0], f"{peak:,.0f}", ratios[1]])
+    return table(["adapter", "trained values", "median s", "processor s", "time / first", "peak MiB", "peak / first"],
+                 rows)
 
 
 def memory(results: Sequence[dict[str, Any]]) -> str:

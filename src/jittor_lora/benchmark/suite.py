@@ -16,6 +16,7 @@ from jittor_lora.benchmark import base, flops, workloads
 from jittor_lora.benchmark.config import BenchConfig
 from jittor_lora.benchmark.turns import Contender, take_turns
 from jittor_lora.files import make_writable, write_json
+from jittor_lora.lora.config import DEFAULT_TARGETS
 from jittor_lora.machine import cpu_flags
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.runtime import system_info
@@ -103,7 +104,7 @@ class Suite:
     say: Callable[[str], None]
 
     def measure(self, part: str) -> None:
-        precisions = self.config.precision_names()[: 1 if part == "additive" else None]
+        precisions = self.config.precision_names()[: 1 if part in ("additive", "adapters") else None]
         for threads in sorted({1, self.config.threads}) if part == "scaling" else [self.config.threads]:
             for precision in precisions:
                 for workload in self.workloads(part):
@@ -132,6 +133,10 @@ class Suite:
         if part == "scaling":
             return [Workload(f"1 × {n}", "step", {"shape": (1, n), "rows": "all"}, "token", n)
                     for n in SCALING if n <= self.model.max_positions]
+        if part == "adapters":
+            length = min(STEP[1], self.model.max_positions)
+            return [Workload("step", "adapter", {"shape": (STEP[0], length), "rows": "answer"}, "token",
+                             STEP[0] * length)]
         if part == "decode":
             return [Workload(f"batch {n}", "decode", {"batch": n, "prompt": PROMPT, "new": NEW}, "token", n * NEW)
                     for n in DECODING_BATCHES]
@@ -149,6 +154,8 @@ class Suite:
         ours = [Contender(OURS, "ours")]
         if part == "additive":
             return self.additive()
+        if part == "adapters":
+            return [Contender(name, "ours", spec={"lora": options}) for name, options in self.kinds_of_adapters()]
         if part == "memory" or not self.peers:
             return ours
         if part == "gemm":
@@ -171,6 +178,22 @@ class Suite:
         if part == "step" and self.config.compile:
             peers.append(Contender("PEFT, torch.compile", "peers", {**options, "compile": True}))
         return [*ours, *peers]
+
+    def kinds_of_adapters(self) -> list[tuple[str, dict[str, Any]]]:
+        """Plain LoRA and what else there is, each with the arguments of `LoraConfig`."""
+        gpt2 = self.model.family == "gpt2"
+        norm, embedding = ("ln_f", "wte") if gpt2 else ("model.norm", "embed_tokens")
+        queries_values = {"target_modules": ("q_proj", "v_proj")}
+        if gpt2:
+            queries_values = {"target_modules": ("c_attn",), "qv_only": True}
+        usual = DEFAULT_TARGETS[self.model.family]
+        return [("LoRA", {}), ("queries and values only", queries_values), ("dropout 0.1", {"dropout": 0.1}),
+                ("r = 64", {"r": 64}), ("rsLoRA", {"use_rslora": True}), ("DoRA", {"use_dora": True}),
+                ("PiSSA", {"init": "pissa_niter_4"}), ("OLoRA", {"init": "olora"}),
+                *([("biases of adapted layers", {"bias": "lora_only"})] if gpt2 else []),
+                (f"{norm} whole", {"modules_to_save": (norm,)}),
+                (f"{embedding} adapted too", {"target_modules": (*usual, embedding)}),
+                (f"{embedding} whole", {"modules_to_save": (embedding,)})]
 
     def additive(self) -> list[Contender]:
         """Ours, each with one thing more than the one before."""

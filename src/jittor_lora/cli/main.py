@@ -20,7 +20,8 @@ from jittor_lora import __version__
 from jittor_lora.errors import UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
-VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "merge", "inspect", "doctor", "bench")
+VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "merge", "export", "adapter", "inspect", "doctor",
+         "bench")
 
 # Faults of the machine or of a path that was given, not of this program.
 MACHINE_FAULTS = frozenset((
@@ -107,11 +108,20 @@ def _run(argv: list[str]) -> int:
     except SystemExit as end:  # --help or --version
         return end.code
     if unknown:
-        raise UserError(_unknown(unknown, subparsers.choices.get(verb, parser)))
+        raise UserError(_unknown(unknown, _innermost(parser, argv)))
     if verb is None:
         parser.print_help(sys.stderr)
         return 2
     return modules[verb].run(args)
+
+
+def _innermost(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.ArgumentParser:
+    """The parser of the verb, and of its action, that `argv` names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            named = next((argument for argument in argv if argument in action.choices), None)
+            return parser if named is None else _innermost(action.choices[named], argv[argv.index(named) + 1 :])
+    return parser
 
 
 def _unknown(arguments: list[str], parser: argparse.ArgumentParser) -> str:

@@ -31,14 +31,7 @@ class ModelOptions(Settings):
         Raises:
             UserError: there is no adapter.
         """
-        if self.adapter is None:
-            return None
-        folders = [Path(self.adapter), Path(self.adapter, "adapter")]
-        for folder in folders:
-            if (folder / ADAPTER_CONFIG).is_file():
-                return folder
-        raise UserError(f"--adapter {self.adapter}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run "
-                        f"folder of a training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
+        return None if self.adapter is None else find_adapter(self.adapter, "--adapter ")
 
     def base_name(self) -> str:
         """The base that was given, else the one the adapter names, else auto.
@@ -51,8 +44,8 @@ class ModelOptions(Settings):
         folder = self.adapter_folder()
         if folder is None:
             return "auto"
-        from jittor_lora.formats.hugging_face import read_json
-        name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        from jittor_lora.formats.adapter_check import read_config
+        name = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         if not isinstance(name, str) or not name:
             raise UserError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path does not name a base; give --base.")
         return name
@@ -84,6 +77,23 @@ class SamplingOptions(Settings):
                 if getattr(self, name) != off:
                     yield Problem((name, "temperature"),
                                   "has no effect while temperature is 0; give a temperature above 0")
+
+
+def find_adapter(name: str, flag_text: str = "") -> Path:
+    """The folder that holds an adapter's files: the one of this name, or `adapter/` in it, if it is a run folder.
+
+    Args:
+        flag_text: the flag that the name was given with, for the message.
+
+    Raises:
+        UserError: there is no adapter.
+    """
+    folders = [Path(name), Path(name, "adapter")]
+    for folder in folders:
+        if (folder / ADAPTER_CONFIG).is_file():
+            return folder
+    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run folder of a "
+                    f"training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], required: Iterable[str] = ()) -> None:
@@ -152,7 +162,9 @@ def _metavar(name: str, kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
     if get_origin(kind) is list:
-        return "NAMES"
+        return "NUMBERS" if get_args(kind) == (int,) else "NAMES"
+    if get_origin(kind) is dict:
+        return "NAME=NUMBER,..."
     if kind in (int, float):
         return {int: "N", float: "X"}[kind]
     return METAVARS.get(name, "TEXT")

@@ -63,16 +63,16 @@ _LABELS = {
 }
 LANGUAGES = tuple(_LABELS)
 
-_INK, _FAINT = "#222222", "#777777"
+INK, _FAINT = "#222222", "#777777"
 _BLUE, _PALE_BLUE, _VERMILION, _GREY = "#0072B2", "#9CC9E3", "#D55E00", "#A6A6A6"
 _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-_SIZE, _DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
-_TITLE, _TEXT, _SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
+_SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
+TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
 
 @contextlib.contextmanager
-def _matplotlib_defaults() -> Iterator[None]:
+def matplotlib_defaults() -> Iterator[None]:
     """Matplotlib's own settings whatever the user's matplotlibrc says, for the block or function only."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -81,7 +81,7 @@ def _matplotlib_defaults() -> Iterator[None]:
         yield
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str | None = None, language: str = "en",
                font: str | os.PathLike | None = None) -> Figure:
     """Training loss (raw, and its moving average) and validation loss, its lowest marked, over optimizer steps.
@@ -123,7 +123,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     return figure
 
 
-@_matplotlib_defaults()
+@matplotlib_defaults()
 def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = None, language: str = "en",
                 font: str | os.PathLike | None = None) -> Figure:
     """EM and F1 of each of `systems` (name, metrics) as bars with their values and 95 % intervals.
@@ -143,11 +143,11 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
         values = np.array([metrics.exact_match, metrics.f1])
         low, high = np.transpose([metrics.exact_match_interval, metrics.f1_interval])
         axes.bar(centres, values, width * 0.94, color=_SYSTEM_COLOURS[index % len(_SYSTEM_COLOURS)], label=name)
-        axes.errorbar(centres, values, yerr=np.clip([values - low, high - values], 0, None), fmt="none", ecolor=_INK,
+        axes.errorbar(centres, values, yerr=np.clip([values - low, high - values], 0, None), fmt="none", ecolor=INK,
                       elinewidth=1.4, capsize=5, capthick=1.4)
         for centre, value, top in zip(centres, values, high):
             axes.annotate(f"{value:.1f}", (centre, max(top, value)), xytext=(0, 4), textcoords="offset points",
-                          ha="center", va="bottom", size=_TEXT if len(systems) < 5 else _SMALL)
+                          ha="center", va="bottom", size=TEXT if len(systems) < 5 else SMALL)
     highest = max(max(metrics.exact_match_interval[1], metrics.f1_interval[1]) for _, metrics in systems)
     axes.set_ylim(0, max(1.0, highest) * 1.14)
     axes.set_xlim(-0.62, 1.62)
@@ -159,9 +159,9 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     counts = sorted({metrics.count for _, metrics in systems})
     axes.set_xlabel(labels["interval"].format(count=" / ".join(f"{count:,}" for count in counts)))
     _finish(axes, face, title, columns=3 if len(systems) > 4 else 4)
-    axes.xaxis.label.set(size=_SMALL, color=_FAINT)
+    axes.xaxis.label.set(size=SMALL, color=_FAINT)
     for label in axes.get_xticklabels():
-        label.set_size(_TEXT)
+        label.set_size(TEXT)
     return figure
 
 
@@ -175,8 +175,8 @@ def save_chart(figure: Figure, path: str | os.PathLike, formats: Sequence[str] =
     for suffix in formats:
         target = Path(f"{path}.{suffix}")
         metadata = {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
-        with _matplotlib_defaults(), atomic_write(target, "wb") as stream:
-            figure.savefig(stream, format=suffix, dpi=_DPI, metadata=metadata)
+        with matplotlib_defaults(), atomic_write(target, "wb") as stream:
+            figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
         written.append(target)
     return written
 
@@ -193,7 +193,7 @@ def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple
     """An empty figure, and the font for its labels, numbers and `texts`."""
     characters = [*_LABELS[language].values(), *texts, "0123456789.,/e+-"]
     face = find_font(characters, language, font)
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     return figure, axes, face
@@ -231,20 +231,20 @@ def _finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, labelsize=_SMALL)
+    axes.tick_params(colors=INK, labelsize=SMALL)
     box = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.3,
                       borderpad=0.2, handlelength=1.6, handletextpad=0.5, columnspacing=1.4)
     rows = math.ceil(len(box.get_texts()) / columns)
-    axes.set_title(title, loc="left", size=_TITLE, pad=12 + 20 * rows)
+    axes.set_title(title, loc="left", size=TITLE, pad=12 + 20 * rows)
     _set_fonts(axes, face, box)
     axes.figure.draw_without_rendering()
     _set_fonts(axes, face, box)  # of the tick labels that the layout added
 
 
 def _set_fonts(axes: Axes, face: FontProperties, legend: Legend) -> None:
-    sizes = {axes.xaxis.label: _TEXT, axes.yaxis.label: _TEXT, **dict.fromkeys(legend.get_texts(), _SMALL),
-             **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), _SMALL)}
+    sizes = {axes.xaxis.label: TEXT, axes.yaxis.label: TEXT, **dict.fromkeys(legend.get_texts(), SMALL),
+             **dict.fromkeys((*axes.get_xticklabels(), *axes.get_yticklabels()), SMALL)}
     for text in axes.findobj(Text):
         size = sizes.get(text, text.get_size())
         text.set_fontproperties(face)
-        text.set(size=size, color=_INK, parse_math=False)
+        text.set(size=size, color=INK, parse_math=False)

@@ -2,170 +2,293 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Mapping
 
 import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json
-from jittor_lora.formats.hugging_face import read_json
-from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
-from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import Adapter, inject, listing, selects
+from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config
+from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from jittor_lora.formats.safetensors_file import write_safetensors
+from jittor_lora.lora.adapted import Adapted, Copied
+from jittor_lora.lora.config import FAST_PISSA, LoraConfig
+from jittor_lora.lora.inject import DEFAULT, Adapter, check_fit, inject, listing, trained_shapes
+from jittor_lora.lora.layer import Update
+from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.modules import leaves
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-LARGEST_NUMBER = 1e9  # of alpha; far above any in use, and whole numbers of a JSON file may be beyond float
-
-# Settings of PEFT's LoraConfig that change what an adapter computes, with the values that mean "not used".
-# Whatever else stands in a file has no effect on the result, or only on training.
-UNUSED = {
-    "use_rslora": (False, None), "use_dora": (False, None), "bias": ("none", None), "modules_to_save": (None, []),
-    "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "layers_to_transform": (None, []),
-    "layers_pattern": (None, []), "exclude_modules": (None, []), "trainable_token_indices": (None, [], {}),
-    "layer_replication": (None, []), "lora_bias": (False, None), "target_parameters": (None, []),
-    "megatron_config": (None,), "use_qalora": (False, None), "alora_invocation_tokens": (None, []),
-    "use_bdlora": (False, None), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
-}
-# Starts of A and B that leave the base model as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change it, and
-# their adapters belong to the changed one.
+# Settings of PEFT's LoraConfig that are read, or say nothing about what an adapter computes.
+READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora",
+        "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save",
+        "bias"}
+WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
+                  "fan_in_fan_out", "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_version",
+                  "qalora_group_size", "revision", "runtime_config", "task_type", "velora_config"}
+# What a setting that is not used holds. Any other setting with another value is refused by name.
+UNUSED = (None, False, "none", [], {})
+# Starts of A and B that leave the base model as it is.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
+# Parts of a module that a file may hold, and how many dimensions they have.
+DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
+              "lora_magnitude_vector": (1,), "weight": (1, 2), "bias": (1,)}
 
-def save_adapter(folder: Path, adapter: Adapter, base: str, family: str) -> None:
+_MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
+_OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
+
+
+def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert: bool = True) -> None:
     """Write the adapter as PEFT does, float32, each file atomically, the weights last.
 
     Args:
         base: the name or folder of the base model, for `base_model_name_or_path`.
         family: "gpt2" or "llama"; GPT-2's Conv1D weights are what `fan_in_fan_out` is about.
+        convert: what started with PiSSA or OLoRA is written as a plain adapter of twice the rank: with A₀ and B₀ of the
+            start, B A - B₀ A₀ is the product of [B, -B₀] and [A; A₀]. Otherwise A and B alone are written, and whoever
+            reads them computes A₀ and B₀ again from the base's weights.
+
+    Raises:
+        UserError: PEFT could not compute this start again.
     """
-    c = adapter.config
-    targets = c.target_modules if isinstance(c.target_modules, str) else sorted(c.target_modules)
-    arrays = {peft_name(name): p.numpy() for name, p in adapter.parameters().items()}
-    if c.qv_only:
-        # PEFT knows no such setting; the rows that get no update are zeros, which say the same.
-        arrays.update({peft_name(f"{name}.lora_B"): layer.effective_b()
-                       for name, layer in adapter.layers.items()})
-    write_json(folder / CONFIG_FILE, {
+    config, arrays = adapter.config, _arrays(adapter)
+    if config.changes_base:
+        if convert:
+            config, arrays = _converted(config, arrays, adapter.initial())
+        elif config.init != "pissa" and (config.init != "olora" or family == "gpt2"):
+            drawn = FAST_PISSA.fullmatch(config.init)
+            why = "draws at random" if drawn else "takes GPT-2's weights the wrong way round"
+            raise UserError(f"{folder}: PEFT's {config.init} {why}, so that it cannot be computed again from the base. "
+                            "Save the adapter converted.")
+    updated = {name for name, version in adapter.versions.items() if not isinstance(version, Copied)}
+    keyed = {_peft_key(name, updated): array for name, array in arrays.items()}
+    write_json(folder / CONFIG_FILE, peft_settings(config, base, family))
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
+        write_safetensors(stream, keyed, {key: keyed[key].shape for key in sorted(keyed)}, {"format": "pt"})
+
+
+def peft_settings(config: LoraConfig, base: str, family: str) -> dict[str, Any]:
+    """adapter_config.json of these settings."""
+
+    def listed(names):
+        return names if isinstance(names, str) else sorted(names) or None
+
+    starts = {"gaussian": "gaussian", "kaiming": True}
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": c.r,
-        "lora_alpha": c.alpha,
-        "lora_dropout": c.dropout,
-        "target_modules": targets,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": listed(config.target_modules),
+        "exclude_modules": listed(config.exclude_modules),
         "fan_in_fan_out": family == "gpt2",
-        "bias": "none",
-        "init_lora_weights": "gaussian" if c.init == "gaussian" else True,
+        "bias": config.bias,
+        "init_lora_weights": starts.get(config.init, config.init),
         "inference_mode": True,
-        "use_rslora": False,
-        "use_dora": False,
-        "modules_to_save": None,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "layers_to_transform": None,
-        "layers_pattern": None,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "modules_to_save": listed(config.modules_to_save),
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+        "layers_to_transform": None if config.layers_to_transform is None else list(config.layers_to_transform),
+        "layers_pattern": None if config.layers_pattern is None else list(config.layers_pattern),
         "revision": None,
-    })
-    arrays = dict(sorted(arrays.items()))
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
-        write_safetensors(stream, arrays, {key: a.shape for key, a in arrays.items()}, {"format": "pt"})
+    }
 
 
-def load_adapter(folder: Path, model: CausalLM) -> Adapter:
-    """Put the adapter of `folder` into `model`.
+def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
+    """Put the adapter of `folder` into `model`, under this name.
 
     Raises:
         UserError: files missing, damaged or with settings that are not supported; or an adapter of another base,
-            with the list of what does not fit.
+            with the list of what does not fit. The model is then as it was.
     """
     folder = Path(folder)
     config = read_adapter_config(folder / CONFIG_FILE)
     arrays = read_adapter_weights(folder / WEIGHTS_FILE)
-    rank = {a.shape[0] for name, a in arrays.items() if name.endswith("lora_A")}
-    if rank - {config.r}:
-        raise UserError(f"{folder}: {CONFIG_FILE} says r = {config.r}, but {WEIGHTS_FILE} holds rank "
-                        f"{', '.join(map(str, sorted(rank)))}. The two files do not belong together.")
-    if not isinstance(config.target_modules, str):  # of its targets PEFT needs one to match, and keeps the others
-        modules = [name.rsplit(".", 1)[0] for name in arrays]
-        used = tuple(t for t in config.target_modules if any(selects(t, name) for name in modules))
-        config = replace(config, target_modules=used or config.target_modules)
+    _check_ranks(folder, config, arrays)
     try:
-        adapter = inject(model, config)
+        _refuse_olora_of_gpt2(config, model)
+        modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
+                   for leaf in leaves(model)}
+        arrays = _without_base(_turned(arrays, modules), config, modules)
+        config = _fitted(config, arrays, model)
+        check_fit(trained_shapes(model, config), arrays)  # before anything of that size is made
+        adapter = inject(model, config, name=name)
         adapter.load(arrays)
     except UserError as error:
-        base = read_json(folder / CONFIG_FILE).get("base_model_name_or_path")
+        base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
     return adapter
 
 
 def read_adapter_config(path: Path) -> LoraConfig:
-    """
+    """The settings of any version of PEFT from 0.3 on; a key that is missing has the value that meant the same then.
+
     Raises:
         UserError: not a LoRA adapter's configuration, or one with settings that are not supported; all are listed.
     """
-    values = read_json(path)
-    wrong = []
-    if values.get("peft_type") != "LORA":
-        wrong.append(f"peft_type: expected LORA, found {values.get('peft_type')!r}")
-    wrong += [f"{key}: {values[key]!r} is not supported" for key, unused in UNUSED.items()
-              if key in values and values[key] not in unused]
+    values = read_config(path)
+    wrong = [f"{key}: {value!r} is not supported" for key, value in values.items()
+             if key not in READ and key not in WITHOUT_EFFECT and not _unused(value)]
+    if values.get("ensure_weight_tying") not in (None, False):
+        wrong.append("ensure_weight_tying: True is not supported; a tied head keeps the base's weight")
     start = values.get("init_lora_weights")
-    if start not in PLAIN_STARTS:
-        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model; with PEFT, "
-                     "save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
-    r, alpha, dropout = values.get("r", 8), values.get("lora_alpha", 8), values.get("lora_dropout", 0.0)
-    if not isinstance(r, int) or isinstance(r, bool):
-        wrong.append(f"r: expected a whole number, found {r!r}")
-    wrong += [f"{key}: expected a number, found {value!r}" for key, value in
-              (("lora_alpha", alpha), ("lora_dropout", dropout))
-              if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > LARGEST_NUMBER]
-    targets = values.get("target_modules")
-    if isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets):
-        targets = tuple(targets)
-    elif not isinstance(targets, str) or not targets:
-        wrong.append(f"target_modules: expected names or a regular expression, found {targets!r}")
+    if start not in PLAIN_STARTS and start not in ("pissa", "olora"):
+        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that "
+                     "cannot be computed again; with PEFT, save_pretrained(…, "
+                     "path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
     if wrong:
         raise UserError(f"{path}:\n  {listing(wrong)}")
-    init = "gaussian" if start == "gaussian" else "kaiming"
+
+    def names(key):
+        value = values.get(key)
+        return value if isinstance(value, str) else tuple(value or ())
+
+    def several(key):
+        value = values.get(key)
+        return None if value in (None, [], "") else tuple(value if isinstance(value, list) else [value])
+
+    targets, layers = names("target_modules"), several("layers_to_transform")
     try:
-        return LoraConfig(r=r, alpha=float(alpha), dropout=float(dropout), target_modules=targets, init=init)
+        return LoraConfig(
+            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)),
+            dropout=float(values.get("lora_dropout", 0.0)), target_modules=targets,
+            init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
+            use_rslora=bool(values.get("use_rslora")), use_dora=bool(values.get("use_dora")),
+            rank_pattern=values.get("rank_pattern") or {}, alpha_pattern=values.get("alpha_pattern") or {},
+            layers_to_transform=layers, layers_pattern=several("layers_pattern") if layers else None,
+            exclude_modules=names("exclude_modules"), modules_to_save=tuple(values.get("modules_to_save") or ()),
+            bias=values.get("bias", "none"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by our names ("<module>.lora_A"), float32.
+    """Arrays by our names ("<module>.lora_A", see `Adapter.parameters`), float32, each as it is stored.
 
     Raises:
         UserError: missing, damaged, or with keys that no LoRA adapter has; all are listed.
     """
-    if not path.is_file():
-        pickled = path.with_name("adapter_model.bin")
-        hint = (f" There is {pickled.name}, a pickle, which is never loaded: save the adapter again with "
-                "save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
-        raise UserError(f"{path}: no such file.{hint}")
-    arrays, wrong = {}, []
-    file = SafetensorsFile(path)
-    for key, entry in file.entries.items():
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.(lora_[AB])\.weight", key)
-        if not match or len(entry.shape) != 2:
-            wrong.append(f"{key}: expected a LoRA matrix of a linear layer, found shape {entry.shape}")
-        elif entry.dtype not in FLOAT_TYPES:
-            wrong.append(f"{key}: expected one of {', '.join(FLOAT_TYPES)}, found {entry.dtype}")
-        else:
-            arrays[f"{match.group(1)}.{match.group(2)}"] = file[key]
-    wrong += [f"{key}: holds numbers that are not finite" for key, a in arrays.items() if not np.isfinite(a).all()]
+    file, arrays, wrong = open_weights(path), {}, []
+    for key in file:
+        name = key[len(PREFIX):]
+        match = _MATRIX.fullmatch(name) or _OTHER_LORA.fullmatch(name)
+        if match:
+            name = match.group(1)
+        name = re.sub(r"\.base_layer\.bias$", ".bias", name)  # PEFT up to 0.6 had no base_layer
+        shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
+        if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match):
+            wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
+        elif ".original_module." not in key:  # of a module that is saved whole; PEFT keeps it beside its copy
+            arrays[name] = file[key]
     if wrong:
         raise UserError(f"{path}:\n  {listing(wrong)}")
-    if not arrays:
-        raise UserError(f"{path}: holds no arrays.")
     return arrays
 
 
 def peft_name(name: str) -> str:
     """PEFT's key for "<module>.lora_A"."""
     return f"{PREFIX}{name}.weight"
+
+
+def _peft_key(name: str, updated: set[str]) -> str:
+    """PEFT's key for an array of `Adapter.parameters`; updated: modules with an update."""
+    module, _, part = name.rpartition(".")
+    if part in ("lora_A", "lora_B"):
+        return peft_name(name)
+    return f"{PREFIX}{module}.base_layer.bias" if part == "bias" and module in updated else PREFIX + name
+
+
+def _arrays(adapter: Adapter) -> dict[str, np.ndarray]:
+    """The trained arrays as files hold them."""
+    arrays = {name: p.numpy() for name, p in adapter.parameters().items()}
+    if adapter.config.qv_only:
+        # PEFT knows no such setting; the rows that get no update are zeros, which say the same.
+        arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()
+                       if isinstance(update, Update)})
+    return _turned(arrays, {name: version.module for name, version in adapter.versions.items()
+                            if isinstance(version, Copied)})
+
+
+def _turned(arrays: Mapping[str, np.ndarray], modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Weights that checkpoints store as (in, out) the other way round, from here to a file and back."""
+    turned = {f"{name}.weight" for name, module in modules.items() if getattr(module, "stored_transposed", False)}
+    return {name: np.ascontiguousarray(a.T) if name in turned else a for name, a in arrays.items()}
+
+
+def _converted(config: LoraConfig, arrays: dict[str, np.ndarray],
+               initial: Mapping[str, np.ndarray]) -> tuple[LoraConfig, dict[str, np.ndarray]]:
+    """A plain adapter of twice the rank that says the same, see `save_adapter`."""
+    arrays = dict(arrays)
+    for name, array in initial.items():
+        a = name.endswith("lora_A")
+        arrays[name] = np.concatenate([arrays[name], array if a else -array], 0 if a else 1)
+    factor = math.sqrt(2.0) if config.use_rslora else 2.0  # of alpha, which keeps the scaling
+    return replace(config, r=2 * config.r, alpha=config.alpha * factor, init="kaiming",
+                   rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+                   alpha_pattern={key: factor * alpha for key, alpha in config.alpha_pattern.items()}), arrays
+
+
+def _check_ranks(folder: Path, config: LoraConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    found = {name.rpartition(".")[0]: array.shape[0] for name, array in arrays.items()
+             if name.endswith(("lora_A", "lora_embedding_A"))}
+    wrong = {module: rank for module, rank in found.items() if rank != config.rank_of(module)}
+    if wrong and not config.rank_pattern:
+        raise UserError(f"{folder}: {CONFIG_FILE} says r = {config.r}, but {WEIGHTS_FILE} holds rank "
+                        f"{', '.join(map(str, sorted(set(found.values()))))}. The two files do not belong together.")
+    if wrong:
+        lines = [f"{module}: {CONFIG_FILE} says rank {config.rank_of(module)}, {WEIGHTS_FILE} holds {rank}"
+                 for module, rank in wrong.items()]
+        raise UserError(f"{folder}: the two files do not belong together:\n  {listing(lines)}")
+
+
+def _refuse_olora_of_gpt2(config: LoraConfig, model: CausalLM) -> None:
+    if config.init == "olora" and model.config.family == "gpt2":
+        raise UserError("init_lora_weights: 'olora' is not supported for GPT-2: PEFT takes its weights the wrong way "
+                        "round there, so that the adapter belongs to no base.")
+
+
+def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
+                  modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays without copies of the base's own, which PEFT writes for embeddings that are adapted.
+
+    Raises:
+        UserError: such a copy differs from this base.
+    """
+    kept, wrong = {}, []
+    for name, array in arrays.items():
+        module = re.sub(r"\.base_layer$", "", name.rpartition(".")[0])
+        if not name.endswith(".weight") or module not in modules or is_saved(module, config.modules_to_save):
+            kept[name] = array
+        elif not np.array_equal(modules[module].weight.numpy(), array):
+            wrong.append(f"{name}: the file has the base's weight, shape {array.shape}, and it is not that of this "
+                         f"base, shape {tuple(modules[module].weight.shape)}")
+    if wrong:
+        raise UserError("The adapter does not fit the model:\n  " + listing(wrong))
+    return kept
+
+
+def _fitted(config: LoraConfig, arrays: Mapping[str, np.ndarray], model: CausalLM) -> LoraConfig:
+    """The settings without names that match nothing: PEFT needs one to match, and keeps the others."""
+    adapted = list({name.rpartition(".")[0]: None for name in arrays if ".lora_" in name})
+    names = [leaf.name for leaf in leaves(model)]
+    if not isinstance(config.target_modules, str):
+        idle = idle_targets(adapted, config.target_modules)
+        used = tuple(target for target in config.target_modules if target not in idle)
+        config = replace(config, target_modules=used or config.target_modules)
+    saved = tuple(text for text in config.modules_to_save if any(is_saved(name, [text]) for name in names))
+    biases = any(getattr(leaf.module, "bias", None) is not None for leaf in leaves(model))
+    return replace(config, modules_to_save=saved, bias=config.bias if biases else "none")
+
+
+def _unused(value: Any) -> bool:
+    return any(value is unused or (type(value) is type(unused) and value == unused) for unused in UNUSED)
+

@@ -70,6 +70,11 @@ class Tokenizer:
         """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    @property
+    def algorithm(self) -> str:
+        """How texts are cut: "BPE", "Unigram", "WordPiece", "WordLevel"."""
+        return type(self._backend.model).__name__
+
     def token_text(self, token: int) -> str:
         """One token for display: its text, with bytes that are no whole character written \\x... ."""
         spelling = self._backend.id_to_token(int(token))

@@ -21,7 +21,8 @@ class TrainingState(NamedTuple):
     """What a run needs to go on exactly.
 
     Attributes:
-        arrays: name → float32 array: "adapter.<name>", "first.<name>", "second.<name>".
+        arrays: name → float32 array: "adapter.<name>", "initial.<name>" (see `Adapter.initial`), "first.<name>",
+            "second.<name>".
         values: plain JSON: the step, the best validation loss, the settings that must not change.
     """
 

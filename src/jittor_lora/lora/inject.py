@@ -1,54 +1,69 @@
-"""Putting LoRA layers into a network, and finding them again."""
+"""Putting adapters into a network, and finding them again."""
 
 from __future__ import annotations
 
-import re
 import zlib
+from contextlib import contextmanager
+from typing import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.lora.config import ALL_LINEAR, LoraConfig
-from jittor_lora.lora.layer import LoraLinear, is_fused_qkv
+from jittor_lora.lora.adapted import Adapted, Choice, Copied
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
+from jittor_lora.lora.layer import LoraLinear, Update, is_fused_qkv
+from jittor_lora.lora.targets import match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.model.modules import linear_layers
+from jittor_lora.model.modules import Embedding, Leaf, Linear, RowLabels, leaves
 from jittor_lora.runtime import jt
 
-OUTPUT_HEAD = "lm_head"
+DEFAULT = "default"
 
 
 class Adapter:
-    """The LoRA layers of one network, in the network's order.
+    """One adapter of a network.
 
     Args:
-        config: what they were made from.
-        layers: name of the adapted module → layer.
+        name: by which it is switched on.
+        config: what it was made from.
+        versions: name of a module → what it has there: an update, or a copy; in the network's order.
     """
 
-    def __init__(self, config: LoraConfig, layers: dict[str, LoraLinear]):
-        self.config, self.layers = config, layers
+    def __init__(self, name: str, config: LoraConfig, versions: dict[str, Update | EmbeddingUpdate | Copied]):
+        self.name, self.config, self.versions = name, config, versions
+
+    @property
+    def updates(self) -> dict[str, Update | EmbeddingUpdate]:
+        """Name of a module → this adapter's update in it."""
+        return {name: version for name, version in self.versions.items() if not isinstance(version, Copied)}
 
     def parameters(self) -> dict[str, jt.Var]:
-        """The trained arrays: "<module>.lora_A" (r, in) and "<module>.lora_B" (out, r)."""
-        return {f"{name}.{part}": getattr(layer, part)
-                for name, layer in self.layers.items() for part in ("lora_A", "lora_B")}
+        """The trained arrays in the order of the network: "<module>.lora_A" (r, in), ".lora_B" (out, r),
+        ".lora_magnitude_vector" (out,), ".bias" (out,), ".lora_embedding_A" (r, rows), ".lora_embedding_B" (D, r), and
+        ".weight" of modules that are trained whole, matrices as (out, in)."""
+        return {f"{name}.{part}": array for name, version in self.versions.items()
+                for part, array in version.trained.items()}
 
-    def load(self, arrays: dict[str, np.ndarray]) -> None:
+    def initial(self) -> dict[str, np.ndarray]:
+        """What a start took out of the base's weights: "<module>.lora_A", "<module>.lora_B"; empty without one."""
+        return {name: array.numpy() for name, array in self._initial().items()}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set the trained arrays, all of them, to these values.
 
         Raises:
             UserError: a missing, unexpected or misshapen array; all are listed.
         """
-        parameters = self.parameters()
-        wrong = [f"{name}: missing" for name in parameters if name not in arrays]
-        wrong += [f"{name}: no such module is adapted" for name in arrays if name not in parameters]
-        wrong += [f"{name}: expected shape {tuple(p.shape)}, found {tuple(arrays[name].shape)}"
-                  for name, p in parameters.items() if name in arrays and tuple(p.shape) != tuple(arrays[name].shape)]
-        if wrong:
-            raise UserError(f"The adapter does not fit the model:\n  {listing(wrong)}\n"
-                            "Load it with the base model and the target modules it was trained with.")
-        for name, parameter in parameters.items():
-            parameter.update(jt.array(np.ascontiguousarray(arrays[name], np.float32)))
+        _set(self.parameters(), arrays)
+
+    def load_initial(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set what the start took out of the base's weights; see `initial`.
+
+        Raises:
+            UserError: as `load`.
+        """
+        _set(self._initial(), arrays)
 
     def count(self) -> int:
         """Number of trained values."""
@@ -56,81 +71,254 @@ class Adapter:
 
     def set_dropout(self, *key: int) -> None:
         """Choose the masks of the next run by these numbers (seed, step, stream); without numbers no dropout."""
-        for name, layer in self.layers.items():
-            layer.dropout_seed = seed_of(*key, zlib.crc32(name.encode())) if key else None
+        for name, update in self._linear_updates():
+            update.dropout_seed = seed_of(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
 
-    def enable(self, on: bool) -> None:
-        for layer in self.layers.values():
-            layer.enabled = on
+    def _initial(self) -> dict[str, jt.Var]:
+        return {f"{name}.{part}": array for name, update in self._linear_updates()
+                for part, array in zip(("lora_A", "lora_B"), update.initial or ())}
+
+    def _linear_updates(self) -> Iterator[tuple[str, Update]]:
+        return ((name, version) for name, version in self.versions.items() if isinstance(version, Update))
 
 
-def inject(model: CausalLM, config: LoraConfig, seed: int = 0) -> Adapter:
-    """Wrap the modules of `model` that the configuration names, in place.
+class Adapters(Mapping[str, Adapter]):
+    """The adapters of one network, by name, and which of them act.
 
-    Raises:
-        UserError: a target that matches nothing or the output head, or `qv_only` where there is no fused projection;
-            the names there are stand in the message.
-        ValueError: the model has an adapter already.
+    The base's own arrays are never changed: with no adapter active the network computes what the base does, to the bit.
     """
-    if any(isinstance(holder, LoraLinear) for _, holder, _, _ in linear_layers(model)):
-        raise ValueError("the model has an adapter already; build it anew for another")
-    found = {name: (holder, attribute, layer) for name, holder, attribute, layer in linear_layers(model)}
-    names = match_targets(list(found), config.target_modules)
-    if OUTPUT_HEAD in names:
-        others = ", ".join(short_names([name for name in found if name != OUTPUT_HEAD]))
-        raise UserError(f"target_modules: {_shown(config.target_modules)} takes in the output head, {OUTPUT_HEAD}, "
-                        f"which cannot be adapted. There are {others}.")
-    if config.qv_only and not any(is_fused_qkv(name) for name in names):
-        raise UserError("qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
-                        f"{', '.join(short_names(names))}. Name q_proj and v_proj as target modules instead.")
-    layers = {}
-    for name in names:
-        holder, attribute, base = found[name]
-        layers[name] = LoraLinear(base, config, name, seed)
-        setattr(holder, attribute, layers[name])
-    return Adapter(config, layers)
 
+    def __init__(self, model: CausalLM):
+        self._model, self._adapters, self._choice = model, {}, Choice()
 
-def match_targets(names: list[str], targets: tuple[str, ...] | str) -> list[str]:
-    """The names that the targets select, by PEFT's rules, in the order of `names`.
+    def __getitem__(self, name: str) -> Adapter:
+        return self._adapters[name]
 
-    Args:
-        names: dotted names of the linear layers.
-        targets: last parts of names; or one regular expression for the whole name; or "all-linear".
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
 
-    Raises:
-        UserError: a target matches nothing, or is not a regular expression.
-    """
-    if targets == ALL_LINEAR:
-        return [name for name in names if name.rsplit(".", 1)[-1] != OUTPUT_HEAD]
-    if isinstance(targets, str):
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        return self._choice.active
+
+    def add(self, config: LoraConfig, name: str = DEFAULT, seed: int = 0) -> Adapter:
+        """Put an adapter into the network; the first one is active then, others are not until they are activated.
+
+        Raises:
+            UserError: a target that matches nothing, or what the network has not or cannot adapt; or the name is taken.
+        """
+        if not name or "." in name:
+            raise UserError(f"adapter name {name!r}: expected a name without dots.")
+        if name in self._adapters:
+            raise UserError(f"adapter {name}: there is one of this name already; delete it first, or name another.")
+        places = {leaf.name: leaf for leaf in leaves(self._model)}
+        saved, targets, biased = _chosen(places, config)
+        versions: dict[str, Update | EmbeddingUpdate | Copied] = {}
+        for module, place in places.items():
+            base = place.module.base if isinstance(place.module, Adapted) else place.module
+            if module in targets:
+                versions[module] = _update(base, config, module, seed, module in biased)
+            elif module in saved or module in biased:
+                versions[module] = Copied(base, module in saved)
+        for module, version in versions.items():
+            self._adapted(places[module]).versions[name] = version
+        self._adapters[name] = Adapter(name, config, versions)
+        if len(self._adapters) == 1:
+            self._choice.active = (name,)
+        return self._adapters[name]
+
+    def activate(self, *names: str) -> None:
+        """From now on these adapters act, one after the other; with no name the base alone.
+
+        Raises:
+            UserError: no such adapter; or two of them that train the same bias or module whole.
+        """
+        self._check(names)
+        wrong = []
+        for place in leaves(self._model):
+            versions = {n: place.module.versions[n] for n in names
+                        if isinstance(place.module, Adapted) and n in place.module.versions}
+            whole = [n for n, v in versions.items() if "weight" in v.trained]
+            biases = [n for n, v in versions.items() if "bias" in v.trained]
+            if len(biases) > 1 or (whole and len(versions) > 1):
+                wrong.append(f"{place.name}: has parameters of its own in {', '.join(versions)}")
+        if wrong:
+            raise UserError("These adapters cannot act together:\n  " + listing(wrong))
+        self._choice.active = tuple(names)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block the base alone computes."""
+        with self.only():
+            yield
+
+    @contextmanager
+    def only(self, *names: str) -> Iterator[None]:
+        """Within the block these adapters act, and on all rows."""
+        self._check(names)
+        labels, self._model.row_labels = self._model.row_labels, None
         try:
-            pattern = re.compile(targets)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise UserError(f"target_modules: {targets!r} is not a regular expression ({error}).") from error
-        chosen = [name for name in names if pattern.fullmatch(name)]
-        idle = [] if chosen else [targets]
-    else:
-        chosen = [name for name in names if any(selects(t, name) for t in targets)]
-        idle = [t for t in targets if not any(selects(t, name) for name in names)]
-    if idle:
-        raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. "
-                        f"There are {', '.join(short_names(names))}; {ALL_LINEAR} takes all but the output head.")
-    return chosen
+            with self._choice.only(*names):
+                yield
+        finally:
+            self._model.row_labels = labels
+
+    @contextmanager
+    def by_row(self, labels: Sequence[str | None]) -> Iterator[None]:
+        """Within the block each row of a run has the adapter of its label, or none; a run is of as many rows.
+
+        Rows see keys and values of other rows, so a prefix and its branches must have the same label. A gradient has to
+        be asked for within the block where activations are computed again.
+
+        Raises:
+            UserError: no such adapter.
+        """
+        self._check([label for label in dict.fromkeys(labels) if label is not None])
+        before = self._choice.labels
+        self._choice.labels = self._model.row_labels = RowLabels(labels)
+        try:
+            yield
+        finally:
+            self._choice.labels = self._model.row_labels = before
+
+    def delete(self, name: str) -> None:
+        """Take an adapter out of the network; a module that no other one has is the base's own again.
+
+        Raises:
+            UserError: no such adapter.
+        """
+        self._check([name])
+        adapter = self._adapters.pop(name)
+        self.unmerge()
+        self._choice.active = tuple(n for n in self._choice.active if n != name)
+        for place in list(leaves(self._model)):
+            if place.name in adapter.versions:
+                del place.module.versions[name]
+                if not place.module.versions:
+                    setattr(place.holder, place.attribute, place.module.base)
+
+    def merge(self) -> None:
+        """Fold the updates of the adapters that act into weights; they compute with these until `unmerge`."""
+        for layer in self._foldable():
+            layer.merge()
+
+    def unmerge(self) -> None:
+        """Compute with the frozen weights and the updates beside them again."""
+        for layer in self._foldable():
+            layer.unmerge()
+
+    def _foldable(self) -> list[LoraLinear | LoraEmbedding]:
+        return [place.module for place in leaves(self._model) if isinstance(place.module, (LoraLinear, LoraEmbedding))]
+
+    def _adapted(self, place: Leaf) -> Adapted:
+        """The module that holds versions in this place, put there if there is none."""
+        if isinstance(place.module, Adapted):
+            return place.module
+        kind = next((made for base, made in _KINDS.items() if isinstance(place.module, base)), Adapted)
+        made = kind(place.module, self._choice, place.name)
+        setattr(place.holder, place.attribute, made)
+        return made
+
+    def _check(self, names: Sequence[Hashable]) -> None:
+        unknown = [str(name) for name in names if name not in self._adapters]
+        if unknown:
+            raise UserError(f"adapter {', '.join(unknown)}: there is none of this name; there are "
+                            f"{', '.join(self._adapters) or 'none'}.")
 
 
-def selects(target: str, name: str) -> bool:
-    """Is the target the name, or its last parts?"""
-    return name == target or name.endswith("." + target)
+_KINDS = {Linear: LoraLinear, Embedding: LoraEmbedding}
 
 
-def short_names(names: list[str]) -> list[str]:
-    """Last parts of the names, each once."""
-    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+def adapters_of(model: CausalLM) -> Adapters:
+    """The adapters of this network; none at first."""
+    if not hasattr(model, "adapters"):
+        model.adapters = Adapters(model)
+    return model.adapters
 
 
-def _shown(targets: tuple[str, ...] | str) -> str:
-    return targets if isinstance(targets, str) else ", ".join(targets)
+def inject(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT) -> Adapter:
+    """`Adapters.add` for this network."""
+    return adapters_of(model).add(config, name, seed)
+
+
+def trained_shapes(model: CausalLM, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of `Adapter.parameters` of an adapter with these settings, without making it.
+
+    Raises:
+        UserError: as `Adapters.add`.
+    """
+    places = {leaf.name: leaf for leaf in leaves(model)}
+    saved, targets, biased = _chosen(places, config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, place in places.items():
+        base = place.module.base if isinstance(place.module, Adapted) else place.module
+        rows, columns = base.weight.shape[0], base.weight.shape[-1]
+        if name in targets:
+            table, rank = isinstance(base, Embedding), config.rank_of(name)
+            a, b = (rank, rows if table else columns), (columns if table else rows, rank)
+            kind = "lora_embedding_" if table else "lora_"
+            shapes.update({f"{name}.{kind}A": a, f"{name}.{kind}B": b})
+            if config.use_dora:
+                shapes[f"{name}.lora_magnitude_vector"] = b[:1]
+        elif name in saved:
+            shapes[f"{name}.weight"] = tuple(base.weight.shape)
+        if name in biased or (name in saved and getattr(base, "bias", None) is not None):
+            shapes[f"{name}.bias"] = (rows,)
+    return shapes
+
+
+def check_fit(shapes: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarray]) -> None:
+    """
+    Raises:
+        UserError: an array is missing, unexpected or misshapen; all are listed.
+    """
+    wrong = [f"{name}: missing" for name in shapes if name not in arrays]
+    wrong += [f"{name}: no such module is adapted" for name in arrays if name not in shapes]
+    wrong += [f"{name}: expected shape {tuple(shape)}, found {tuple(arrays[name].shape)}"
+              for name, shape in shapes.items() if name in arrays and tuple(shape) != tuple(arrays[name].shape)]
+    if wrong:
+        raise UserError(f"The adapter does not fit the model:\n  {listing(wrong)}\n"
+                        "Load it with the base model and the target modules it was trained with.")
+
+
+def _update(base: jt.Module, config: LoraConfig, name: str, seed: int, with_bias: bool) -> Update | EmbeddingUpdate:
+    if isinstance(base, Embedding):
+        return EmbeddingUpdate(base, config, name, seed)
+    return Update(base, config, name, seed, with_bias)
+
+
+def _chosen(places: Mapping[str, Leaf], config: LoraConfig) -> tuple[set[str], set[str], set[str]]:
+    """The modules that are trained whole, those that get an update, and those of which the bias is trained."""
+    bases = {name: place.module.base if isinstance(place.module, Adapted) else place.module
+             for name, place in places.items()}
+    saved = match_saved(list(places), config.modules_to_save) if config.modules_to_save else []
+    linear = [name for name, module in bases.items() if isinstance(module, Linear)]
+    targets = match_targets([name for name, module in bases.items() if isinstance(module, (Linear, Embedding))], config,
+                            linear)
+    wrong = []
+    if config.qv_only and not any(is_fused_qkv(name) for name in targets):
+        wrong.append("qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
+                     f"{', '.join(short_names(targets))}. Name q_proj and v_proj as target modules instead.")
+    tables = [name for name in targets if isinstance(bases[name], Embedding)]
+    if tables and config.changes_base:
+        wrong.append(f"init: {config.init} is for linear layers, and {', '.join(tables)} is an embedding.")
+    biased = {name for name, module in bases.items() if getattr(module, "bias", None) is not None
+              and (config.bias == "all" or (config.bias == "lora_only" and name in targets))}
+    if config.bias != "none" and not biased:
+        wrong.append(f"bias: {config.bias}, but what it is about has no biases in this base.")
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return set(saved), set(targets), biased
+
+
+def _set(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -> None:
+    check_fit({name: array.shape for name, array in arrays.items()}, values)
+    for name, array in arrays.items():
+        value = jt.array(np.ascontiguousarray(values[name], np.float32))
+        array.update(value.stop_grad() if array.is_stop_grad() else value)
 
 
 def seed_of(*key: int) -> int:

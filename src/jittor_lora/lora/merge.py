@@ -1,4 +1,4 @@
-"""Folding an adapter into the weights of its base."""
+"""Folding adapters into the weights of their base."""
 
 from __future__ import annotations
 
@@ -6,42 +6,63 @@ from typing import Iterator, Mapping
 
 import numpy as np
 
-from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.adapted import Adapted
+from jittor_lora.lora.inject import adapters_of
+from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.layout import Layout
+from jittor_lora.model.modules import leaves
 from jittor_lora.runtime import jt
 
 PROBE_TOKENS = 64
+TABLES = ("transformer.wte", "model.embed_tokens")
 
 
 class MergedTensors(Mapping[str, np.ndarray]):
-    """The checkpoint's tensors with the adapter's updates added, each computed when it is asked for.
+    """The checkpoint's tensors as the adapters that act make them, each computed when it is asked for.
 
     What is not adapted is the checkpoint's very array.
+
+    Args:
+        tensors: of the checkpoint the model was made from.
+        untied: also `lm_head.weight`, of a head that was tied to the embedding.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], adapter: Adapter):
+    def __init__(self, tensors: Mapping[str, np.ndarray], model: CausalLM, untied: bool = False):
         self._tensors = tensors
-        self._layers = {f"{name}.weight": layer for name, layer in adapter.layers.items()}
+        self._names = dict.fromkeys([*tensors, *(["lm_head.weight"] if untied else [])])
+        self._modules = {leaf.name: leaf.module for leaf in leaves(model)}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._layers:
-            return self._tensors[name]
-        layer = self._layers[name]
-        weight = layer.merged_weight()
-        return np.ascontiguousarray(weight.T) if layer.base.stored_transposed else weight
+        if name not in self._names:
+            raise KeyError(name)
+        module, _, part = name.rpartition(".")
+        adapted = self._modules[module]
+        if not (isinstance(adapted, Adapted) and adapted.acting_versions()):
+            return self._tensors[name] if name in self._tensors else adapted.weight.numpy()
+        if part == "bias":
+            return adapted.effective_bias()
+        weight = adapted.effective_weight()
+        return np.ascontiguousarray(weight.T) if getattr(adapted.base, "stored_transposed", False) else weight
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._names)
 
 
-def merge_error(model: CausalLM, adapter: Adapter) -> tuple[float, float]:
+def unties_head(model: CausalLM) -> bool:
+    """Do the adapters that act change the embedding or the head of a model that ties the two?"""
+    changed = {leaf.name for leaf in leaves(model)
+               if isinstance(leaf.module, Adapted) and leaf.module.acting_versions()}
+    return model.config.tied_head and not changed.isdisjoint((*TABLES, OUTPUT_HEAD))
+
+
+def merge_error(model: CausalLM) -> tuple[float, float]:
     """How far merging moves the logits of a probe text, and how large they are.
 
-    The adapter is merged and unmerged again; the base has its very weights afterwards.
+    The adapters that act are merged and unmerged again; the base has its very weights all the time.
 
     Returns: the largest difference and the largest absolute logit over 64 tokens drawn from the vocabulary.
     """
@@ -53,12 +74,10 @@ def merge_error(model: CausalLM, adapter: Adapter) -> tuple[float, float]:
             hidden = model.hidden(tokens, np.arange(length, dtype=np.int32), Layout.plain(length))
             return model.logits(hidden).numpy()
 
-    apart = logits()
-    for layer in adapter.layers.values():
-        layer.merge()
+    adapters, apart = adapters_of(model), logits()
+    adapters.merge()
     try:
         merged = logits()
     finally:
-        for layer in adapter.layers.values():
-            layer.unmerge()
+        adapters.unmerge()
     return float(np.abs(merged - apart).max()), float(np.abs(apart).max())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Hashable, Iterator
+
 import numpy as np
 
 from jittor_lora import ops
@@ -9,19 +11,26 @@ from jittor_lora.errors import UserError
 from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.layout import Layout
-from jittor_lora.model.modules import Pass
+from jittor_lora.model.modules import Pass, RowLabels, in_order
 from jittor_lora.model.recompute import recomputed
 from jittor_lora.ops import Matrix
 from jittor_lora.runtime import jt
 
 
 class CausalLM(jt.Module):
-    """Base of the networks; a family defines `_rows`, `_final_norm` and `head`.
+    """Base of the networks; a family defines `_rows`, `_final_norm` and `lm_head`.
 
     All weights are frozen: a module that trains brings parameters of its own.
+
+    Attributes:
+        activation_checkpointing: keep only each block's input for the gradient.
+        row_labels: labels of the rows of the next runs, for modules that treat them differently; None without.
+        lm_head: the output head, a linear layer; where it is tied its weight is the embedding's.
     """
 
-    activation_checkpointing = False  # keep only each block's input for the gradient
+    activation_checkpointing = False
+    row_labels: RowLabels | None = None
+    lm_head: jt.Module
 
     def __init__(self, config: ModelConfig, precision: str = "fp32"):
         super().__init__()
@@ -59,6 +68,8 @@ class CausalLM(jt.Module):
         # assignments in place, of which a cache has some.
         with jt.flag_scope(th_mode=int(cache is None)):
             wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
+            if self.row_labels is not None:
+                self.row_labels.begin(len(tokens), wanted, rows)
             run = Pass(positions, layout, cache, where, precision=self.precision)
             x = self._final_norm(self._rows(tokens, run, wanted))
             if rows is None or np.array_equal(rows, distinct):
@@ -73,15 +84,31 @@ class CausalLM(jt.Module):
 
     def logits(self, hidden):
         """(M, D) → (M, V)."""
-        return ops.linear(hidden, self.head())
+        return in_order([(rows, ops.linear(states, head)) for head, rows, states in self._heads(hidden)])
+
+    def loss(self, hidden, labels: np.ndarray, weights: np.ndarray):
+        """`ops.token_cross_entropy` of the final states (M, D) that `hidden` gave, with the head of each."""
+        losses = [ops.token_cross_entropy(states, head, labels[rows], weights[rows])
+                  for head, rows, states in self._heads(hidden)]
+        return sum(losses[1:], losses[0])
+
+    def _heads(self, hidden) -> Iterator[tuple[Matrix, np.ndarray, jt.Var]]:
+        """Each head with the rows of the final states that go through it, and these states."""
+        every = np.arange(hidden.shape[0], dtype=np.int32)
+        parts = [(None, every)] if self.row_labels is None else self.row_labels.asked()
+        heads = [self.head(label) for label, _ in parts]
+        if all(head is heads[0] for head in heads):
+            yield heads[0], every, hidden
+        else:
+            yield from ((head, rows, hidden[jt.array(rows)]) for head, (_, rows) in zip(heads, parts))
 
     def new_cache(self, capacity: int) -> KeyValueCache:
         c = self.config
         return KeyValueCache(c.layers, capacity, c.kv_heads, c.head_dim)
 
-    def head(self) -> Matrix:
-        """The (V, D) matrix that turns final states into logits."""
-        raise NotImplementedError
+    def head(self, label: Hashable = None) -> Matrix:
+        """The (V, D) matrix that turns final states, of rows with this label, into logits."""
+        return self.lm_head.matrix(label)
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         """Embedding and blocks: (N, D), or (M, D) of the rows `wanted` (M,), which are ascending."""

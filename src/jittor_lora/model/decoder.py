@@ -95,7 +95,7 @@ def _gpt2(model):
     layers = [LayerWeights(_layer_norm(block.ln_1), [_linear(block.attn.c_attn)], _linear(block.attn.c_proj),
                            _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj))
               for block in network.h]
-    return layers, _layer_norm(network.ln_f), network.wte.table, network.wpe.data
+    return layers, _layer_norm(network.ln_f), network.wte.table, network.wpe.table
 
 
 def _llama(model):

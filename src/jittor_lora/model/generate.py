@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def generate_groups(
     on_token: Callable[[int, int], None] = lambda branch, token: None,
     on_end: Callable[[int], None] = lambda branch: None,
     rows: int = ROWS,
+    readers: Sequence[Any] | None = None,
 ) -> list[list[int]]:
     """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
 
@@ -55,6 +56,7 @@ def generate_groups(
         on_token: called with each new token as it is chosen.
         on_end: called when a branch takes no further step.
         rows: most branches that advance at a time.
+        readers: who reads each group, see `reader_of`; by default one for all.
 
     Returns: the new tokens of each branch, including the one it finished with.
 
@@ -62,22 +64,23 @@ def generate_groups(
         UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
             not have, or weights that are damaged.
     """
-    waiting = deque(_parts(model, groups, max_new_tokens, sampling, rows))
+    readers = list(readers) if readers is not None else [reader_of(model)] * len(groups)
+    waiting = deque(_parts(model, groups, readers, max_new_tokens, sampling, rows))
     everything = [branch for part in waiting for branch in part.branches]
     if max_new_tokens < 1 or not waiting:
         return [[] for _ in everything]
-    reader, live = reader_of(model), []
+    live: list[_Part] = []
     greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1.0
     while waiting or live:
-        turns = [Turn(part.opened, (), [(b.slot, b.new[-1:]) for b in part.live]) for part in live]
+        turns = [(part.reader, Turn(part.opened, (), [(b.slot, b.new[-1:]) for b in part.live])) for part in live]
         advancing, tokens = sum(len(part.live) for part in live), 0
         while waiting and (not turns or (advancing + len(waiting[0].branches) <= rows and tokens < TOKENS)):
             part = waiting.popleft()
-            part.opened = reader.open(len(part.prefix), [branch.room for branch in part.branches])
-            turns.append(Turn(part.opened, part.prefix, [(b.slot, b.prompt) for b in part.branches]))
+            part.opened = part.reader.open(len(part.prefix), [branch.room for branch in part.branches])
+            turns.append((part.reader, Turn(part.opened, part.prefix, [(b.slot, b.prompt) for b in part.branches])))
             live.append(part)
             advancing, tokens = advancing + len(part.branches), tokens + part.tokens
-        results = iter((reader.likeliest if greedy else reader.logits)(turns))
+        results = _read(turns, greedy)
         for part in live:
             read, part.live = part.live, []
             for branch in read:
@@ -90,6 +93,17 @@ def generate_groups(
                     on_end(branch.index)
         live = [part for part in live if part.live]
     return [branch.new for branch in everything]
+
+
+def _read(turns: Sequence[tuple[Any, Turn]], greedy: bool) -> Iterator:
+    """The token with the largest logit, or the logits, after each branch of each turn; a reader's turns together."""
+    found: dict[int, Iterator] = {}
+    for reader, _ in turns:
+        if id(reader) not in found:
+            own = [turn for other, turn in turns if other is reader]
+            found[id(reader)] = iter((reader.likeliest if greedy else reader.logits)(own))
+    for reader, turn in turns:
+        yield from (next(found[id(reader)]) for _ in turn.branches)
 
 
 @dataclass
@@ -122,6 +136,7 @@ class _Branch:
 class _Part:
     """Branches with the same prefix that are read together."""
 
+    reader: Any
     prefix: Sequence[int]
     branches: list[_Branch]
     live: list[_Branch]
@@ -132,10 +147,10 @@ class _Part:
         return len(self.prefix) + sum(len(branch.prompt) for branch in self.branches)
 
 
-def _parts(model: CausalLM, groups, max_new_tokens: int, sampling: Sampling, rows: int) -> list[_Part]:
+def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Sampling, rows: int) -> list[_Part]:
     """The groups, checked, those of more than `rows` branches in several parts."""
     parts, index, longest = [], 0, model.config.max_positions
-    for prefix, prompts in groups:
+    for (prefix, prompts), reader in zip(groups, readers):
         branches = []
         for prompt in prompts:
             length = len(prefix) + len(prompt)
@@ -150,5 +165,5 @@ def _parts(model: CausalLM, groups, max_new_tokens: int, sampling: Sampling, row
             index += 1
         for first in range(0, len(branches), rows):
             some = branches[first : first + rows]
-            parts.append(_Part(prefix, some, list(some)))
+            parts.append(_Part(reader, prefix, some, list(some)))
     return parts

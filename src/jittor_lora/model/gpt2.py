@@ -9,8 +9,7 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.model.modules import Pass, Weights
-from jittor_lora.ops import Matrix
+from jittor_lora.model.modules import Linear, Pass, Weights
 from jittor_lora.runtime import jt
 
 ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu}
@@ -63,8 +62,8 @@ class Block(jt.Module):
 class GPT2Model(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig):
         super().__init__()
-        self.wte = weights.matrix("wte.weight")  # (V, D)
-        self.wpe = weights["wpe.weight"]  # (positions, D)
+        self.wte = weights.embedding("wte")  # (V, D)
+        self.wpe = weights.embedding("wpe")  # (positions, D)
         self.h = [Block(weights.at(f"h.{layer}"), config, layer) for layer in range(config.layers)]
         self.ln_f = LayerNorm(weights.at("ln_f"), config.norm_eps)
 
@@ -82,13 +81,10 @@ class GPT2LMHeadModel(CausalLM):
         super().__init__(config, precision)
         weights = Weights(tensors, precision)
         self.transformer = GPT2Model(weights.at("transformer"), config)
-        self.lm_head = None if config.tied_head else weights.linear("lm_head")
-
-    def head(self) -> Matrix:
-        return self.transformer.wte if self.lm_head is None else self.lm_head.weight
+        self.lm_head = Linear(self.transformer.wte.weight) if config.tied_head else weights.linear("lm_head")
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
-        x = self.transformer.wte.rows(tokens) + self.transformer.wpe[jt.array(run.positions)]
+        x = self.transformer.wte(tokens) + self.transformer.wpe(run.positions)
         *blocks, last = self.transformer.h
         for block in blocks:
             x = self.through(block, x, run)

@@ -9,8 +9,7 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.model.modules import Pass, Weights
-from jittor_lora.ops import Matrix
+from jittor_lora.model.modules import Linear, Pass, Weights
 from jittor_lora.runtime import jt
 
 
@@ -68,7 +67,7 @@ class Block(jt.Module):
 class LlamaModel(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig):
         super().__init__()
-        self.embed_tokens = weights.matrix("embed_tokens.weight")  # (V, D)
+        self.embed_tokens = weights.embedding("embed_tokens")  # (V, D)
         self.layers = [Block(weights.at(f"layers.{layer}"), config, layer) for layer in range(config.layers)]
         self.norm = RMSNorm(weights["norm.weight"], config.norm_eps)
 
@@ -86,15 +85,12 @@ class LlamaForCausalLM(CausalLM):
         super().__init__(config, precision)
         weights = Weights(tensors, precision)
         self.model = LlamaModel(weights.at("model"), config)
-        self.lm_head = None if config.tied_head else weights.linear("lm_head")
-
-    def head(self) -> Matrix:
-        return self.model.embed_tokens if self.lm_head is None else self.lm_head.weight
+        self.lm_head = Linear(self.model.embed_tokens.weight) if config.tied_head else weights.linear("lm_head")
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
         c = self.config
         rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
-        x = self.model.embed_tokens.rows(tokens)
+        x = self.model.embed_tokens(tokens)
         *blocks, last = self.model.layers
         for block in blocks:
             x = self.through(block, x, run, rotation)

@@ -1,8 +1,8 @@
-"""What both families of networks are built from: frozen weights, the linear layer, the pass over a stream."""
+"""What both families of networks are built from: frozen weights, linear layer, embedding, the pass over a stream."""
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+from typing import Any, Hashable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class Weights:
         tensors, whole = self._tensors, self._prefix + name
         return Matrix(lambda: tensors[whole].T if transposed else tensors[whole], self._precision)
 
+    def embedding(self, name: str) -> Embedding:
+        return Embedding(self.at(name).matrix("weight"))
+
     def linear(self, name: str) -> Linear:
         """A layer whose weight is stored (out, in)."""
         w = self.at(name)
@@ -49,6 +52,23 @@ class Weights:
         """A layer whose weight is stored (in, out), as GPT-2's are; it is (out, in) here like every other."""
         w = self.at(name)
         return Linear(w.matrix("weight", transposed=True), w["bias"] if "bias" in w else None, stored_transposed=True)
+
+
+class Embedding(jt.Module):
+    """Rows of a table. weight: (rows, D)."""
+
+    def __init__(self, weight: Matrix):
+        super().__init__()
+        self.weight = weight
+
+    @property
+    def table(self) -> np.ndarray:
+        """(rows, D) float32 as it acts."""
+        return self.weight.table
+
+    def execute(self, ids: np.ndarray):
+        """(N,) int32, checked → (N, D)."""
+        return self.weight.rows(ids)
 
 
 class Linear(jt.Module):
@@ -74,6 +94,10 @@ class Linear(jt.Module):
     def acting(self):
         """What it computes with: weight, bias, and no low-rank update."""
         return self.weight, self.bias, None
+
+    def matrix(self, label: Hashable = None) -> Matrix:
+        """All that a row x is multiplied with, whatever its label."""
+        return self.weight
 
     def execute(self, x):
         return ops.linear(x, self.weight, self.bias)
@@ -123,15 +147,74 @@ class Pass:
         return self.attend(layer, self.wanted(q), k, v)
 
 
-def linear_layers(module: jt.Module, prefix: str = "") -> Iterator[tuple[str, jt.Module, str, Linear]]:
-    """Every `Linear` below `module`: its dotted name, the module that holds it, under which attribute, and itself."""
+class RowLabels:
+    """A label for each row of a run, for modules that do not treat all rows alike.
+
+    Args:
+        labels: (N,), of any kind.
+    """
+
+    def __init__(self, labels: Sequence[Hashable]):
+        self._all = self._wanted = self._asked = list(labels)
+
+    def begin(self, rows: int, wanted: np.ndarray | None, asked: Sequence[int] | None) -> None:
+        """A run over `rows` rows begins, of which in the last block only `wanted` go on; final states are of `asked`.
+
+        Raises:
+            ValueError: it is not for as many rows as there are labels.
+        """
+        if rows != len(self._all):
+            raise ValueError(f"{rows} rows are read, and {len(self._all)} have labels")
+        self._wanted = self._all if wanted is None else [self._all[row] for row in wanted]
+        self._asked = self._all if asked is None else [self._all[row] for row in asked]
+
+    def distinct(self) -> list[Hashable]:
+        return list(dict.fromkeys(self._all))
+
+    def parts(self, rows: int) -> list[tuple[Hashable, np.ndarray]]:
+        """Each label with the rows (ascending) that have it, of all rows or, if there are as many, the wanted ones."""
+        labels = self._all if rows == len(self._all) else self._wanted
+        if rows != len(labels):
+            raise ValueError(f"{rows} rows are computed, neither all {len(self._all)} nor the {len(labels)} wanted")
+        return _of_each(labels)
+
+    def asked(self) -> list[tuple[Hashable, np.ndarray]]:
+        """Each label with the final states that have it."""
+        return _of_each(self._asked)
+
+
+def _of_each(labels: Sequence[Hashable]) -> list[tuple[Hashable, np.ndarray]]:
+    return [(label, np.flatnonzero([other == label for other in labels]).astype(np.int32))
+            for label in dict.fromkeys(labels)]
+
+
+def in_order(parts: Sequence[tuple[np.ndarray, Any]]):
+    """The rows of several arrays, each with its place in the whole, as one array."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([rows for rows, _ in parts])).astype(np.int32)
+    return jt.concat([found for _, found in parts], 0)[jt.array(order)]
+
+
+class Leaf(NamedTuple):
+    """A module with a weight of its own: its dotted name, the module that holds it, and under which attribute."""
+
+    name: str
+    holder: jt.Module
+    attribute: str
+    module: jt.Module
+
+
+def leaves(module: jt.Module, prefix: str = "") -> Iterator[Leaf]:
+    """Every module below `module` that has a weight, in the order of the network."""
     for attribute, child in list(vars(module).items()):
         name = f"{prefix}{attribute}"
-        if isinstance(child, Linear):
-            yield name, module, attribute, child
-        elif isinstance(child, (list, tuple)):
+        if isinstance(child, (list, tuple)):
             for index, item in enumerate(child):
                 if isinstance(item, jt.Module):
-                    yield from linear_layers(item, f"{name}.{index}.")
+                    yield from leaves(item, f"{name}.{index}.")
         elif isinstance(child, jt.Module):
-            yield from linear_layers(child, f"{name}.")
+            if hasattr(child, "weight"):
+                yield Leaf(name, module, attribute, child)
+            else:
+                yield from leaves(child, f"{name}.")

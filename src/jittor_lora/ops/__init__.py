@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from jittor_lora.ops import portable
 from jittor_lora.ops.backend import has_kernel, portable_operations
-from jittor_lora.ops.matrix import Matrix, frozen
+from jittor_lora.ops.matrix import Matrix, TrainedMatrix, frozen
 from jittor_lora.ops.plan import AttentionPlan
-from jittor_lora.ops.portable import dropout_mask, gelu_erf, relu, rotary_tables, silu
+from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, relu, rotary_tables, silu
 from jittor_lora.runtime import jt
 
 
@@ -46,7 +46,7 @@ def rotary(x, cos, sin):
 
 def linear(x, weight: Matrix, bias=None):
     """See `portable.linear`."""
-    if has_kernel("linear"):
+    if has_kernel("linear") and not weight.trained:
         return _kernels().linear(x, weight, bias)
     return portable.linear(x, weight.var, bias)
 
@@ -54,7 +54,7 @@ def linear(x, weight: Matrix, bias=None):
 def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0,
                 dropout_seed: int | None = None):
     """See `portable.lora_linear`."""
-    if has_kernel("linear"):
+    if has_kernel("linear") and not weight.trained:
         return _kernels().lora_linear(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed)
     return portable.lora_linear(x, weight.var, bias, lora_a, lora_b, scaling, dropout, dropout_seed)
 
@@ -72,7 +72,7 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
 def token_cross_entropy(hidden, head: Matrix, labels, weights):
     """See `portable.token_cross_entropy`."""
     labels, weights = jt.array(labels), jt.array(weights)
-    if has_kernel("cross_entropy"):
+    if has_kernel("cross_entropy") and not head.trained:
         return _kernels().token_cross_entropy(hidden, head, labels, weights)
     return portable.token_cross_entropy(hidden, head.var, labels, weights)
 
@@ -80,6 +80,7 @@ def token_cross_entropy(hidden, head: Matrix, labels, weights):
 __all__ = [
     "AttentionPlan",
     "Matrix",
+    "TrainedMatrix",
     "attention",
     "dropout_mask",
     "frozen",
@@ -89,6 +90,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "lora_linear",
+    "low_rank",
     "portable_operations",
     "relu",
     "rms_norm",

@@ -73,12 +73,52 @@ class Matrix:
         """The matrix in panels for decoding, in its own precision, as bytes; kept."""
         return self._form("panels", lambda w: decode.pack(w, self.precision == "bf16"))
 
+    def squares(self, axis: int):
+        """Sums of the squares, not rounded, along an axis: (out,) for 1, (in,) for 0; kept."""
+        return self._form(f"squares {axis}", lambda w: jt.array(np.square(w, dtype=np.float64).sum(axis)).float32())
+
+    trained = False
+
     def _form(self, name: str, make: Callable[[np.ndarray], jt.Var]):
         if name not in self._forms:
             array = self._read()
             self._forms[name] = make(np.ascontiguousarray(array, np.float32)).stop_grad()
             _release(array)
         return self._forms[name]
+
+
+class TrainedMatrix(jt.Module):
+    """A matrix (out, in) that takes a gradient: what `Matrix` offers, of an array that changes.
+
+    Args:
+        var: the array, float32; products with it are in float32.
+        precision: in which it is laid out for decoding.
+    """
+
+    trained = True
+
+    def __init__(self, var: jt.Var, precision: str = "fp32"):
+        super().__init__()
+        self.var, self.precision = var, precision
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.var.shape)
+
+    def numpy(self) -> np.ndarray:
+        return self.var.numpy()
+
+    def rows(self, ids: np.ndarray):
+        """(N, in): rows of the matrix. Ids must have been checked."""
+        return self.var[jt.array(ids)]
+
+    @property
+    def table(self) -> np.ndarray:
+        return self.numpy()
+
+    def panels(self):
+        """See `Matrix.panels`; made anew each time."""
+        return decode.pack(self.numpy(), self.precision == "bf16")
 
 
 def frozen(array: np.ndarray):

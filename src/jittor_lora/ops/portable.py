@@ -172,6 +172,13 @@ class _LoraLinear(jt.Function):
         return dx, _transposed_product(upstream, x), dbias, da, db, None, None
 
 
+def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None):
+    """scaling · dropout(x) · Aᵀ · Bᵀ, what `lora_linear` adds to the frozen product; arguments as there."""
+    if dropout > 0.0 and dropout_seed is not None:
+        x = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed)
+    return scaling * jt.nn.matmul_transpose(jt.nn.matmul_transpose(x, lora_a), lora_b)
+
+
 def _transposed_product(a, b):
     """aᵀ · b of (N, I) and (N, J): (I, J). Written so that it reaches oneDNN without a transposed copy."""
     shape = [a.shape[0], a.shape[1], b.shape[1]]
@@ -318,8 +325,8 @@ def _joined(parts):
 def token_cross_entropy(hidden, head, labels, weights):
     """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · head_labels_i).
 
-    The gradient for `hidden` is computed together with the value, some rows at a time, so that the (M, V) logits are
-    never held; `head` is frozen and gets none.
+    The gradients are computed together with the value, some rows at a time, so that the (M, V) logits are never held;
+    that of `head` only where it is trained.
 
     Args:
         hidden: (M, D). head: (V, D). labels: (M,) int32, each in [0, V). weights: (M,) float32.
@@ -331,7 +338,7 @@ def token_cross_entropy(hidden, head, labels, weights):
 
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights):
-        losses, gradients = [], []
+        losses, gradients, head_gradient = [], [], None
         for start in range(0, hidden.shape[0], CROSS_ENTROPY_ROWS):
             rows = slice(start, start + CROSS_ENTROPY_ROWS)
             h, w, truth = hidden[rows], weights[rows], head[labels[rows]]
@@ -342,8 +349,13 @@ class _TokenCrossEntropy(jt.Function):
             nll = (jt.log(total) + top)[:, 0] - (h * truth).sum(1)
             losses.append((w * nll).sum())
             gradients.append((jt.matmul(odds / total, head) - truth) * w.unsqueeze(1))
-        self.gradient = _joined(gradients)
+            if not head.is_stop_grad():
+                chosen = (jt.index(logits.shape, 1) == labels[rows].unsqueeze(1)).float32()
+                part = _transposed_product((odds / total - chosen) * w.unsqueeze(1), h)
+                head_gradient = part if head_gradient is None else head_gradient + part
+        self.gradient, self.head_gradient = _joined(gradients), head_gradient
         return sum(losses[1:], losses[0])
 
     def grad(self, upstream):
-        return self.gradient * upstream, None, None, None
+        head = None if self.head_gradient is None else self.head_gradient * upstream
+        return self.gradient * upstream, head, None, None

@@ -127,9 +127,8 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
         say(line)
     generator, scores = Generator(loaded.model, loaded.tokenizer), {}
     if loaded.adapter and with_base:
-        loaded.adapter.enable(False)
-        scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size)
-        loaded.adapter.enable(True)
+        with loaded.adapters_off():
+            scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size)
     name = "adapter" if loaded.adapter else "base"
     scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size)
     if len(scores) == 2:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from jittor_lora.errors import UserError
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
-from jittor_lora.loading import load
-from jittor_lora.lora.merge import MergedTensors, merge_error
+from jittor_lora.loading import Loaded, load
+from jittor_lora.lora.merge import MergedTensors, unties_head
 
 
 def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> float:
@@ -22,11 +22,20 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
         UserError: the two do not fit, or differ by more than `tolerance`; nothing is written then.
     """
     loaded = load(base, adapter)
-    difference, largest = merge_error(loaded.model, loaded.adapter)
-    if not difference <= tolerance:
-        raise UserError(f"Merging moves a logit by {difference:.2e} (the largest logit is {largest:.1f}), more than "
-                        f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
-    tensors = MergedTensors(loaded.checkpoint.tensors, loaded.adapter)
-    write_checkpoint(output, Checkpoint(loaded.checkpoint.config, tensors, loaded.checkpoint.generation_config))
+    difference = loaded.check_merge(tolerance)
+    write_checkpoint(output, merged_checkpoint(loaded))
     loaded.tokenizer.save(output)
     return difference
+
+
+def merged_checkpoint(loaded: Loaded) -> Checkpoint:
+    """The base's checkpoint with the adapters that act folded in.
+
+    Where they change the embedding or the head of a model that ties the two, the merged one has a head of its own.
+    """
+    checkpoint, untied = loaded.checkpoint, unties_head(loaded.model)
+    config = checkpoint.config
+    if untied:
+        config = replace(config, tied_head=False, source={**config.source, "tie_word_embeddings": False})
+    tensors = MergedTensors(checkpoint.tensors, loaded.model, untied)
+    return Checkpoint(config, tensors, checkpoint.generation_config)

@@ -10,7 +10,9 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
+
+import numpy as np
 
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
@@ -25,14 +27,15 @@ from jittor_lora.formats.training_state import TrainingState, newest_state, writ
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import Adapter, inject
+from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.runtime import set_threads, system_info
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
-from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
 
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
@@ -41,8 +44,8 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     Args:
         config: with `data` and `output` given.
         resume: go on from the newest checkpoint in the run folder.
-        loaded: the base in the precision of `config`, without an adapter, if it is loaded already; it has the adapter
-            in it afterwards.
+        loaded: the base in the precision of `config`, if it is loaded already. An adapter that is active in it is
+            trained, and its settings go before those of `config`; without one an adapter is added.
 
     Returns: the summary, as in summary.json.
 
@@ -60,9 +63,15 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
     dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
 
-    adapter = inject(loaded.model, lora_config(config, loaded.model.config.family), config.seed)
-    optimizer = AdamW(adapter.parameters(), (config.adam_beta1, config.adam_beta2), config.adam_epsilon,
-                      config.weight_decay)
+    adapter = loaded.adapter
+    if adapter is None:
+        adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
+    else:
+        config = described(config, loaded, adapter.config)
+    if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
+        raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
+                        f"computed from one matrix; found {config.lora_dropout:g}.")
+    optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
                   "precision": loaded.model.precision}
@@ -73,6 +82,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
 
     def save(progress: Progress) -> None:
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
+        arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
         values = {"progress": state_of(progress), **identities}
         write_state(folder / "checkpoints", progress.step, TrainingState({**arrays, **optimizer.state()}, values),
                     config.keep_checkpoints)
@@ -106,9 +116,51 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
 
 
 def lora_config(config: RunConfig, family: str) -> LoraConfig:
-    targets = config.target_modules or DEFAULT_TARGETS[family]
-    return LoraConfig(config.lora_r, config.lora_alpha, config.lora_dropout,
-                      targets if isinstance(targets, str) else tuple(targets), config.lora_init, config.qv_only)
+    targets, layers = config.target_modules or DEFAULT_TARGETS[family], config.lora_layers_to_transform
+    excluded, patterns = config.exclude_modules or (), config.lora_layers_pattern
+    return LoraConfig(
+        r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, init=config.lora_init,
+        target_modules=targets if isinstance(targets, str) else tuple(targets), qv_only=config.qv_only,
+        use_rslora=config.lora_use_rslora, use_dora=config.lora_use_dora, rank_pattern=config.lora_rank_pattern or {},
+        alpha_pattern=config.lora_alpha_pattern or {}, layers_to_transform=None if layers is None else tuple(layers),
+        layers_pattern=None if patterns is None else tuple(patterns),
+        exclude_modules=excluded if isinstance(excluded, str) else tuple(excluded),
+        modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
+
+
+def described(config: RunConfig, loaded: Loaded, adapter: LoraConfig) -> RunConfig:
+    """The settings with those of a base and an adapter that are there already.
+
+    Raises:
+        UserError: a setting of the adapter was given another value; all are listed.
+    """
+    own = {
+        "lora_r": adapter.r, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout, "lora_init": adapter.init,
+        "target_modules": _listed(adapter.target_modules), "exclude_modules": _listed(adapter.exclude_modules),
+        "modules_to_save": _listed(adapter.modules_to_save), "lora_use_rslora": adapter.use_rslora,
+        "lora_use_dora": adapter.use_dora, "lora_rank_pattern": dict(adapter.rank_pattern) or None,
+        "lora_alpha_pattern": dict(adapter.alpha_pattern) or None,
+        "lora_layers_to_transform": _listed(adapter.layers_to_transform),
+        "lora_layers_pattern": _listed(adapter.layers_pattern), "lora_bias": adapter.bias, "qv_only": adapter.qv_only,
+    }
+    wrong = [f"{name}: {getattr(config, name)} ({config.origin(name)}), and the adapter has {value}"
+             for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
+    if wrong:
+        raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
+    return config.model_copy(update={**own, "base": loaded.base.name, "precision": loaded.model.precision})
+
+
+def _listed(names: str | tuple | None) -> str | list | None:
+    return names if isinstance(names, str) else list(names or ()) or None
+
+
+def optimizer_of(config: RunConfig, adapter: Adapter) -> AdamW:
+    parameters, rates, undecayed = adapter.parameters(), {}, set()
+    if config.loraplus_lr_ratio is not None:
+        rates, undecayed = loraplus_groups(parameters, config.loraplus_lr_ratio,
+                                           config.loraplus_lr_embedding / config.learning_rate)
+    return AdamW(parameters, (config.adam_beta1, config.adam_beta2), config.adam_epsilon, config.weight_decay, rates,
+                 undecayed)
 
 
 def identity_of_data(groups: list[TokenGroup]) -> str:
@@ -159,12 +211,16 @@ def restore(checkpoints: Path, adapter: Adapter, optimizer: AdamW,
         raise UserError(f"{path}: the run began in {precision}, and here the base is computed in "
                         f"{identities['precision']}, with other results. Go on where {precision} works, or start a new "
                         "run in another folder.")
-    prefix = "adapter."
-    adapter.load({name[len(prefix):]: a for name, a in state.arrays.items() if name.startswith(prefix)})
+    adapter.load(_below("adapter.", state.arrays))
+    adapter.load_initial(_below("initial.", state.arrays))
     values = state.values["progress"]
     progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
     optimizer.load_state(state.arrays, progress.step)
     return progress, [*passed, f"Going on from {path}."]
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[len(prefix):]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def state_of(progress: Progress) -> dict[str, Any]:
@@ -193,11 +249,25 @@ def introduction(loaded: Loaded, adapter: Adapter, report: LengthReport, dev_rep
     whole = sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
     lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
              f"Trainable: {adapter.count():,} of {whole + adapter.count():,} parameters "
-             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.layers)} modules"]
+             f"({100 * adapter.count() / (whole + adapter.count()):.2f} %) in {len(adapter.versions)} modules"]
+    lines.append(f"Adapter: {adapter_line(adapter.config)}")
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
     return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+
+
+def adapter_line(config: LoraConfig) -> str:
+    """The settings of an adapter that are not the usual ones, after rank and alpha."""
+    parts = [f"rank {config.r}", f"alpha {config.alpha:g}"]
+    parts += [name for name, on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if on]
+    parts += [f"{name} {value if isinstance(value, str) else ', '.join(map(str, value))}" for name, value in (
+        ("start", config.init if config.changes_base else ""), ("saved whole", config.modules_to_save),
+        ("biases", "" if config.bias == "none" else config.bias), ("without", config.exclude_modules),
+        ("blocks", config.layers_to_transform or ()),
+        ("other ranks", [f"{key}={rank}" for key, rank in config.rank_pattern.items()]),
+        ("other alphas", [f"{key}={alpha:g}" for key, alpha in config.alpha_pattern.items()])) if value]
+    return "; ".join(parts)
 
 
 def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: LengthReport, seconds: float) -> dict:
@@ -213,6 +283,7 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Adapter, report: Length
         "best_validation_loss": progress.best_loss if validated else None,
         "best_step": progress.best_step if validated else None,
         "trainable_parameters": adapter.count(),
+        "adapter": adapter_line(adapter.config),
         "training_examples": report.kept,
         "seconds": round(seconds, 3),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

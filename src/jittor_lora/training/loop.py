@@ -12,7 +12,6 @@ from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
 import numpy as np
 
-from jittor_lora import ops
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup
 from jittor_lora.data.stream import Stream, batches, micro_batches
@@ -182,7 +181,7 @@ def stream_loss(model: CausalLM, stream: Stream):
     """
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
     hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
-    return ops.token_cross_entropy(hidden, model.head(), stream.labels, stream.label_weights)
+    return model.loss(hidden, stream.labels, stream.label_weights)
 
 
 def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:

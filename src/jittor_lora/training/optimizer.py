@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Collection, Mapping
 
 import numpy as np
 
@@ -16,12 +17,16 @@ class AdamW:
     Args:
         parameters: name → float32 array, updated in place.
         betas, epsilon, weight_decay: as in the paper; the decay is multiplied by the learning rate.
+        rates: name → what the learning rate is multiplied by; 1 where there is none.
+        undecayed: names of parameters without weight decay.
     """
 
     parameters: dict[str, jt.Var]
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    undecayed: Collection[str] = ()
 
     def __post_init__(self):
         self.steps = 0
@@ -32,16 +37,17 @@ class AdamW:
         """One update of every parameter by its gradient, of the same shape."""
         self.steps += 1
         beta1, beta2 = self.betas
-        rate = learning_rate / (1.0 - beta1**self.steps)
+        unbiased = 1.0 - beta1**self.steps
         correction = (1.0 - beta2**self.steps) ** 0.5
         for name, parameter in self.parameters.items():
             g = gradients[name]
             m = self.first[name] * beta1 + g * (1.0 - beta1)
             v = self.second[name] * beta2 + g * g * (1.0 - beta2)
-            kept = parameter * (1.0 - learning_rate * self.weight_decay)
+            rate = learning_rate * self.rates.get(name, 1.0)
+            kept = parameter * (1.0 - rate * (0.0 if name in self.undecayed else self.weight_decay))
             self.first[name].update(m)
             self.second[name].update(v)
-            parameter.update(kept - rate * m / (jt.sqrt(v) / correction + self.epsilon))
+            parameter.update(kept - rate / unbiased * m / (jt.sqrt(v) / correction + self.epsilon))
         jt.sync_all()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -54,6 +60,26 @@ class AdamW:
         for kind in ("first", "second"):
             for name, array in getattr(self, kind).items():
                 array.update(jt.array(arrays[f"{kind}.{name}"]))
+
+
+def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
+                    embedding: float) -> tuple[dict[str, float], set[str]]:
+    """What LoRA+ (Hayou et al. 2024, section 4) multiplies the learning rate by, and what it does not decay, by PEFT's
+    rule: `ratio` for B and everything of one dimension, `embedding` for updates of embeddings, 1 for the rest; no decay
+    for biases and norms.
+
+    Args:
+        parameters: by name; the last part says what each is, see `Adapter.parameters`.
+    """
+    rates = {}
+    for name, parameter in parameters.items():
+        part = name.rsplit(".", 1)[-1]
+        if part.startswith("lora_embedding_") or f"{name.rpartition('.')[0]}.lora_embedding_A" in parameters:
+            rates[name] = embedding
+        elif part == "lora_B" or len(parameter.shape) == 1:
+            rates[name] = ratio
+    vectors = {name for name, p in parameters.items() if len(p.shape) == 1 and name.endswith((".weight", ".bias"))}
+    return rates, vectors
 
 
 def gradient_norm(gradients: dict[str, jt.Var]) -> float:

@@ -1,0 +1,312 @@
+"""`jittor-lora adapter`: adapters as files, without their base: list, info, diff, combine, convert."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from jittor_lora.cli.options import find_adapter
+from jittor_lora.errors import UserError
+from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
+
+ACTIONS = ("list", "info", "diff", "combine", "convert")
+QUANTITIES = {"frobenius": "Frobenius norm of ΔW", "spectral": "spectral norm of ΔW",
+              "effective_rank": "effective rank of ΔW"}
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "adapter", help="list, measure, compare, combine and convert adapters",
+        usage="jittor-lora adapter list|info|diff|combine|convert …",
+        description="Work on adapters as files. No base model is needed.")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="jittor-lora adapter")
+
+    listing = actions.add_parser(
+        "list", help="the adapters in a folder", usage="jittor-lora adapter list [FOLDER] [--json]",
+        description="Find adapters in a folder and below it: base, rank, alpha, targets, trained parameters, size.")
+    listing.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("."),
+                         help="where to look (default: here)")
+    _add_json(listing)
+
+    info = actions.add_parser(
+        "info", help="settings, and norms and effective rank of each update",
+        usage="jittor-lora adapter info DIR [--json] [--heat-map FILE.png [--quantity NAME]]",
+        description="Show an adapter's settings and, for each adapted module, the Frobenius and spectral norm of "
+                    "ΔW = scaling · B A and its effective rank, exp(−Σ p ln p) with p the singular values divided by "
+                    "their sum (Roy & Vetterli 2007). They are computed from A and B; ΔW is never formed.")
+    info.add_argument("adapter", metavar="DIR", help="adapter folder in PEFT's layout, or a run folder")
+    _add_json(info)
+    info.add_argument("--heat-map", metavar="FILE", type=Path, help="also draw one of them, blocks by kinds of "
+                      "modules: a .png or .svg file")
+    info.add_argument("--quantity", choices=tuple(QUANTITIES), default="frobenius",
+                      help="what the heat map shows (default: frobenius)")
+
+    diff = actions.add_parser(
+        "diff", help="how two adapters differ", usage="jittor-lora adapter diff DIR DIR [--json]",
+        description="Show the settings in which two adapters differ and, for each module that both adapt, the norm of "
+                    "the difference of their updates relative to the first's, and the cosine between the two.")
+    diff.add_argument("first", metavar="DIR", help="adapter folder in PEFT's layout, or a run folder")
+    diff.add_argument("second", metavar="DIR", help="the other one")
+    _add_json(diff)
+
+    combining = actions.add_parser(
+        "combine", help="one adapter of several",
+        usage="jittor-lora adapter combine DIR DIR … --output DIR [any flag below]",
+        description="Make one adapter of several of the same base, as PEFT's add_weighted_adapter does. cat and svd "
+                    "are weighted sums of the updates; linear, ties (Yadav et al. 2023), dare_… (Yu et al. 2024) and "
+                    "magnitude_prune work on A and B by themselves; with _svd they work on the updates.")
+    combining.add_argument("adapters", metavar="DIR", nargs="+", help="adapter folders, or run folders")
+    combining.add_argument("--output", metavar="DIR", help="folder of the new adapter (required)")
+    combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="a weight for each adapter, also "
+                           "below 0 (default: 1 each)")
+    combining.add_argument("--method", choices=METHODS, default="svd", help="how (default: svd)")
+    combining.add_argument("--density", metavar="X", type=_number, help="share of the numbers that pruning keeps; for "
+                           "ties…, dare_… and magnitude_prune…")
+    combining.add_argument("--majority-sign", choices=MAJORITY, default="total", help="how ties… elects "
+                           "signs: by the sum or by the count (default: total)")
+    combining.add_argument("--svd-rank", metavar="N", type=_count, help="rank of …svd (default: the largest there is)")
+    combining.add_argument("--svd-clamp", metavar="Q", type=_number, help="clamp the factors of …svd at this quantile")
+    combining.add_argument("--seed", metavar="N", type=_count, default=42, help="of dare_…'s choice (default: 42)")
+
+    converting = actions.add_parser(
+        "convert", help=".npz of GPT2_LoRA_Jittor to PEFT's folder, and back",
+        usage="jittor-lora adapter convert FILE.npz DIR [--alpha X] [--base B] | convert DIR FILE.npz",
+        description="Convert LoRA weights that the project GPT2_LoRA_Jittor saved into an adapter folder in PEFT's "
+                    "layout, or an adapter of GPT-2 into that project's file. Its separate updates of queries, keys "
+                    "and values become one of c_attn, of three times the rank.")
+    converting.add_argument("source", metavar="SOURCE", type=Path, help="an .npz file, or an adapter folder")
+    converting.add_argument("target", metavar="TARGET", type=Path, help="a new folder, or a new .npz file")
+    converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the .npz, which does not say it "
+                            "(default: 16, that project's default)")
+    converting.add_argument("--base", metavar="B", help="base model that the folder names (default: gpt2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action is None:
+        raise UserError(f"adapter: expected {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}.\n"
+                        "Run `jittor-lora adapter --help` for what they do.")
+    run_action: Callable[[argparse.Namespace], int] = dict(zip(ACTIONS, (_list, _info, _diff, _combine, _convert)))[
+        args.action]
+    return run_action(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from jittor_lora.tasks.adapter import find_adapters
+    found = find_adapters(args.folder)
+    if args.json:
+        _print_json([{"folder": str(one.folder), "problem": one.problem} if one.adapter is None else
+                     {"folder": str(one.folder), **_summary(one.adapter)} for one in found])
+        return 0
+    rows = [("folder", "base", "r", "alpha", "targets", "parameters", "size")]
+    for one in found:
+        if one.adapter is not None:
+            summary = _summary(one.adapter)
+            rows.append((str(one.folder), str(summary["base"]), str(summary["r"]), f"{summary['alpha']:g}",
+                         _targets(summary["targets"]), f"{summary['parameters']:,}", _size(summary["bytes"])))
+    if len(rows) > 1:
+        print(*_table(rows, right={2, 3, 5, 6}), sep="\n")
+    for one in found:
+        if one.problem is not None:
+            print(f"note: {one.problem}", file=sys.stderr)
+    if not found:
+        print(f"{args.folder}: no adapters.", file=sys.stderr)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    if args.heat_map is not None and args.heat_map.suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"--heat-map {args.heat_map}: expected a name that ends in .png or .svg.")
+    from jittor_lora.formats.adapter_folder import read_adapter_folder
+    from jittor_lora.tasks.adapter import measure
+    adapter = read_adapter_folder(find_adapter(args.adapter))
+    modules = measure(adapter)
+    if args.json:
+        _print_json({"folder": str(adapter.folder), **_summary(adapter), "settings": adapter.settings,
+                     "other_tensors": {name: list(shape) for name, shape in adapter.others.items()},
+                     "modules": [{**{name: value for name, value in one._asdict().items() if name != "spectrum"},
+                                  **one.spectrum._asdict()} for one in modules]})
+    else:
+        _print_info(adapter, modules)
+    if args.heat_map is not None:
+        drawn = _draw(args.heat_map, args.quantity, adapter.folder, modules)
+        print(drawn, file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from jittor_lora.formats.adapter_folder import read_adapter_folder
+    from jittor_lora.tasks.adapter import compare
+    first, second = (read_adapter_folder(find_adapter(one)) for one in (args.first, args.second))
+    comparison = compare(first, second)
+    if args.json:
+        _print_json({"first": str(first.folder), "second": str(second.folder),
+                     "settings": [dict(zip(("name", "first", "second"), one)) for one in comparison.settings],
+                     "modules": [{"module": one.module, **one.difference._asdict()} for one in comparison.modules],
+                     "only_first": comparison.only[0], "only_second": comparison.only[1]})
+        return 0
+    if comparison.settings:
+        print(*_table([("setting", "first", "second"), *(tuple(map(_value, one)) for one in comparison.settings)]),
+              "", sep="\n")
+    else:
+        print("The settings are the same.\n")
+    if comparison.modules:
+        rows = [("module", "relative difference", "cosine")]
+        rows += [(one.module, _measure(one.difference.relative), _measure(one.difference.cosine))
+                 for one in comparison.modules]
+        print(*_table(rows, right={1, 2}), sep="\n")
+    for adapter, modules in zip((first, second), comparison.only):
+        if modules:
+            print(f"\nOnly {adapter.folder} adapts\n  " + "\n  ".join(modules))
+    for adapter in (first, second):
+        _note_others(adapter)
+    return 0
+
+
+def _combine(args: argparse.Namespace) -> int:
+    if args.output is None:
+        raise UserError("still needed:\n  --output  folder of the new adapter")
+    weights = [1.0] * len(args.adapters) if args.weights is None else args.weights
+    if len(weights) != len(args.adapters):
+        raise UserError(f"--weights: expected {len(args.adapters)}, one for each adapter, found {len(weights)}.")
+    output = _new_folder("--output", Path(args.output))
+    from jittor_lora.tasks.adapter import combine_folders
+    how = Combination(args.method, args.density, args.majority_sign, args.svd_rank, args.svd_clamp, args.seed)
+    folders = [find_adapter(one) for one in args.adapters]
+    adapter, notes = combine_folders(folders, weights, how, output)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    parts = ", ".join(f"{weight:g} × {folder}" for weight, folder in zip(weights, folders))
+    print(f"{output}: {args.method} of {parts}; rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    if args.source.suffix.lower() in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+        raise UserError(f"{args.source}: a pickle, which is never loaded, because it can run any program. With PEFT, "
+                        "where it was made, save_pretrained(…, safe_serialization=True) writes safetensors.")
+    from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
+    from jittor_lora.tasks.adapter import folder_to_npz, npz_to_folder
+    if not args.source.is_dir():
+        output = _new_folder("TARGET", args.target)
+        alpha = DEFAULT_ALPHA if args.alpha is None else args.alpha
+        if alpha <= 0:
+            raise UserError(f"--alpha: expected a number above 0, found {alpha:g}.")
+        adapter = npz_to_folder(args.source, output, args.base or "gpt2", alpha)
+        if args.alpha is None:
+            print(f"note: the file does not say its alpha; {alpha:g} was taken, the default of GPT2_LoRA_Jittor.",
+                  file=sys.stderr)
+        print(f"{output}: rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
+        return 0
+    wrong = [f"{name} belongs to an .npz file as SOURCE" for name, value in
+             (("--alpha", args.alpha), ("--base", args.base)) if value is not None]
+    if args.target.suffix.lower() != ".npz":
+        wrong.append(f"TARGET {args.target}: expected a name that ends in .npz")
+    elif args.target.exists():
+        wrong.append(f"TARGET {args.target}: there is such a file. Name another path")
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+    rank, alpha = folder_to_npz(find_adapter(str(args.source)), args.target)
+    print(f"{args.target}: load it with LoRAConfig(r={rank}, alpha={alpha:g}).")
+    return 0
+
+
+def _summary(adapter: Any) -> dict[str, Any]:
+    settings = adapter.settings
+    return {"base": settings.get("base_model_name_or_path"), "r": settings.get("r", 8),
+            "alpha": settings.get("lora_alpha", 8), "targets": settings["target_modules"],
+            "parameters": adapter.parameters, "bytes": adapter.bytes}
+
+
+def _print_info(adapter: Any, modules: Sequence[Any]) -> None:
+    from jittor_lora.tasks.adapter import in_use
+    summary = _summary(adapter)
+    print(f"{adapter.folder}: {summary['parameters']:,} parameters, {_size(summary['bytes'])}")
+    print(*_table([("base", _value(summary["base"])), *((name, _value(value)) for name, value
+                                                        in in_use(adapter.settings))]), "", sep="\n")
+    rows = [("module", "rank", "scaling", "‖ΔW‖ Frobenius", "‖ΔW‖ spectral", "effective rank")]
+    rows += [(one.module, str(one.rank), f"{one.scaling:.4g}", *map(_measure, one.spectrum)) for one in modules]
+    print(*_table(rows, right={1, 2, 3, 4, 5}), sep="\n")
+    _note_others(adapter)
+
+
+def _note_others(adapter: Any) -> None:
+    if adapter.others:
+        print(f"note: {adapter.folder}: {len(adapter.others)} tensors that are no low-rank update are not measured, "
+              f"such as {next(iter(adapter.others))}.", file=sys.stderr)
+
+
+def _draw(path: Path, quantity: str, folder: Path, modules: Sequence[Any]) -> Path:
+    from jittor_lora.evaluation.charts import save_chart
+    from jittor_lora.evaluation.heat_map import heat_map
+    values = {("–" if one.layer is None else str(one.layer), one.kind): getattr(one.spectrum, quantity)
+              for one in modules}
+    figure = heat_map(values, title=folder.resolve().name, quantity=QUANTITIES[quantity])
+    return save_chart(figure, path.with_suffix(""), [path.suffix.lower()[1:]])[0]
+
+
+def _new_folder(name: str, folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{name} {folder}: expected a new or empty folder, found "
+                        f"{'files in it' if folder.is_dir() else 'a file'}. Name another path.")
+    return folder
+
+
+def _table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
+    """Lines of columns; those in `right` have their ends below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(f"{cell:>{width}}" if i in right else f"{cell:{width}}"
+                      for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what cannot be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _targets(targets: Any) -> str:
+    text = targets if isinstance(targets, str) else ", ".join(sorted(targets))
+    return text if len(text) <= 48 else text[:47] + "…"
+
+
+def _measure(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "–"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON in place of text")
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)

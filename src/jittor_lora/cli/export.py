@@ -1,0 +1,47 @@
+"""`jittor-lora export`: a model, with its adapter added in, for programs other than transformers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Literal, Optional
+
+from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
+from jittor_lora.errors import UserError
+from jittor_lora.settings import setting
+
+
+class ExportOptions(ModelOptions):
+    format: Literal["gguf-ready", "npz"] = setting(
+        "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
+        "weights that GPT2_LoRA_Jittor reads")
+    output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", min_length=1)
+    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and exported "
+                               "model; above it nothing is written", gt=0)
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "export", help="a whole model for llama.cpp or GPT2_LoRA_Jittor",
+        usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format gguf-ready|npz] [--tolerance X]",
+        description="Write a whole model, with an adapter's update added in if one is given, for other programs. For "
+                    "transformers there is `merge`; an adapter alone is converted by `adapter convert`.")
+    add_flags(parser, ExportOptions, required=("output",))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = from_flags(args, ExportOptions)
+    require(options, "output")
+    output = Path(options.output)
+    if options.format == "npz" and (output.suffix.lower() != ".npz" or output.exists()):
+        raise UserError(f"--output {output}: expected a name that ends in .npz"
+                        f"{', found a file of this name' if output.exists() else ''}.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: expected a new or empty folder, found "
+                        f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
+    base, adapter = options.base_name(), options.adapter_folder()
+    from jittor_lora.tasks.export import export
+    difference = export(options.format, base, adapter, output, options.tolerance)
+    print(f"{output}: exported" + ("." if difference is None else
+                                   f"; largest difference of a logit {difference:.2e}."))
+    return 0

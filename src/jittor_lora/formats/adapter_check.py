@@ -1,0 +1,246 @@
+"""What is checked of an adapter's two files before anything in them is believed.
+
+Where they lie, how large they are, the JSON, the type of every field, the name and shape of every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional
+
+import numpy as np
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.patterns import wrong_pattern
+from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
+from jittor_lora.lora.config import MAX_RANK
+
+# Far above any adapter in use: the largest published ones have some thousand tensors.
+LARGEST_CONFIG = 4 << 20  # bytes
+LONGEST_HEADER = 4 << 20  # bytes
+LARGEST_NUMBER = 1e9  # of alpha
+LONGEST_TEXT = 1024  # characters of a name
+MOST_NAMES = 10_000
+SHOWN = 20  # offenders in a message
+
+PREFIX = "base_model.model."
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def regular_file(path: Path) -> Path:
+    """The path, if it is a file that lies in its folder, or in the blobs of the Hub's cache, which links to them.
+
+    Raises:
+        UserError: there is none; or it is a folder, a pipe or a device; or a link that leads out of the folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        target, home = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: expected a file; found {'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'}.")
+    of_the_hub = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
+    if home not in target.parents and not of_the_hub:
+        raise UserError(f"{path}: a link that leads out of its folder, to {target}. Copy the file itself there.")
+    return path
+
+
+def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
+    """An adapter's tensors, with the names and shapes of all of them checked.
+
+    Args:
+        numbers: see whether all numbers are finite, too.
+
+    Raises:
+        UserError: no such file, a pickle, a damaged file, or tensors that no adapter has; all are listed.
+    """
+    if not os.path.lexists(path):
+        pickled = path.with_name("adapter_model.bin")
+        hint = (f" There is {pickled.name}, a pickle, which is never loaded, because it can run any program: save the "
+                "adapter again with save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
+        raise UserError(f"{path}: no such file.{hint}")
+    with open(regular_file(path), "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if LONGEST_HEADER < length <= os.path.getsize(path):
+        raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
+    file = SafetensorsFile(path)
+    wrong = list(_wrong_entries(file))
+    if numbers and not wrong:
+        wrong = [f"{show(name)}: holds numbers that are not finite" for name in file if not _finite(file[name])]
+    if wrong:
+        raise UserError(f"{path}:\n  {shorten(wrong, SHOWN, separator=chr(10) + '  ')}")
+    if not file:
+        raise UserError(f"{path}: holds no arrays.")
+    return file
+
+
+def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
+    for name, entry in file.entries.items():
+        if not _NAME.fullmatch(name) or len(name) > LONGEST_TEXT:
+            yield f"{show(name)}: expected a module's name, of words and dots"
+        elif not name.startswith(PREFIX):
+            yield f"{name}: expected a name that begins with {PREFIX}"
+        elif entry.dtype not in FLOAT_TYPES:
+            yield f"{name}: expected one of {', '.join(FLOAT_TYPES)}, found {entry.dtype}"
+        elif 0 in entry.shape or not 1 <= len(entry.shape) <= 2:
+            yield f"{name}: expected a vector or a matrix with numbers in it, found shape {entry.shape}"
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Are all numbers finite? A sum of squares overflows to infinity only above 1e19, where the slow way decides."""
+    flat = array.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """An adapter's settings as they stand in the file, each field that is known to PEFT's LoRA of the right type.
+
+    Raises:
+        UserError: no such file, not JSON, not an object, a key twice, or fields of the wrong type; all are listed.
+    """
+    if os.path.getsize(regular_file(path)) > LARGEST_CONFIG:
+        raise UserError(f"{path}: expected at most {LARGEST_CONFIG:,} bytes of settings; "
+                        f"found {os.path.getsize(path):,}.")
+    try:
+        values = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON; found something else ({str(error)[:200]}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object; found {type(values).__name__}.")
+    wrong = []
+    for name, check in _FIELDS.items():
+        problem = check(values[name]) if name in values else None
+        if problem:
+            wrong.append(f"{name}: {problem}" + f", found {show(values[name])}")
+    if values.get("peft_type") != "LORA":
+        wrong.append(f"peft_type: expected LORA, found {show(values.get('peft_type'))}")
+    if values.get("target_modules") is None:
+        wrong.append("target_modules: expected names or a regular expression, found None")
+    if wrong:
+        raise UserError(f"{path}:\n  {shorten(wrong, SHOWN, separator=chr(10) + '  ')}")
+    return values
+
+
+def show(value: Any, most: int = 80) -> str:
+    """A value of a file for a message: its Python spelling, so that no control character reaches the terminal."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        return "a number of more than 70 digits"
+    if isinstance(value, (list, dict)) and len(value) > 50:
+        return f"{type(value).__name__} of {len(value):,} entries"
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {show(next(n for n in names if names.count(n) > 1))} occurs twice")
+    return values
+
+
+# Each says what is expected where the value is not right.
+Check = Callable[[Any], Optional[str]]
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "expected true or false"
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT:
+        return None
+    return f"expected a text of up to {LONGEST_TEXT} printable characters"
+
+
+def _rank(value: Any) -> str | None:
+    if type(value) is not int:
+        return "expected a whole number"
+    return None if 1 <= value <= MAX_RANK else f"expected a whole number from 1 to {MAX_RANK}"
+
+
+def _number(value: Any) -> str | None:
+    # As whole numbers of a JSON file may be beyond float, they are compared, never converted.
+    return None if type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER else "expected a number"
+
+
+def _alpha(value: Any) -> str | None:
+    return _number(value) or (None if value > 0 else "expected a number above 0")
+
+
+def _dropout(value: Any) -> str | None:
+    return _number(value) or (None if 0 <= value < 1 else "expected a number from 0 to below 1")
+
+
+def _layers(value: Any) -> str | None:
+    numbers = value if isinstance(value, list) else [value]
+    good = len(numbers) <= MOST_NAMES and all(type(n) is int and 0 <= n < MOST_NAMES for n in numbers)
+    return None if good else "expected numbers of layers"
+
+
+def _names(value: Any) -> str | None:
+    good = isinstance(value, list) and len(value) <= MOST_NAMES and not any(map(_text, value))
+    return None if good else "expected a list of names"
+
+
+def _names_or_pattern(value: Any) -> str | None:
+    if isinstance(value, str) and value:
+        return wrong_pattern(value)
+    return None if value and not _names(value) else "expected names or a regular expression"
+
+
+def _patterns(value: Any) -> str | None:
+    if not isinstance(value, (str, list)) or len(value) > MOST_NAMES:
+        return "expected a name or a list of names"
+    return next(filter(None, map(wrong_pattern, [value] if isinstance(value, str) else value)), None)
+
+
+def _pattern_to(check: Check) -> Check:
+    def problem(value: Any) -> str | None:
+        if not isinstance(value, dict) or len(value) > MOST_NAMES:
+            return "expected an object of module names"
+        return next((text for key, one in value.items() for text in [wrong_pattern(key) or check(one)] if text), None)
+    return problem
+
+
+_FIELDS: dict[str, Check] = {
+    "r": _rank,
+    "lora_alpha": _alpha,
+    "lora_dropout": _dropout,
+    "target_modules": _or_null(_names_or_pattern),
+    "exclude_modules": _or_null(lambda value: None if value == [] else _names_or_pattern(value)),
+    "fan_in_fan_out": _flag,
+    "bias": lambda value: None if value in ("none", "all", "lora_only") else "expected none, all or lora_only",
+    "use_rslora": _or_null(_flag),
+    "use_dora": _or_null(_flag),
+    "modules_to_save": _or_null(_names),
+    "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
+    "layers_to_transform": _or_null(_layers),
+    "layers_pattern": _or_null(_patterns),
+    "rank_pattern": _or_null(_pattern_to(_rank)),
+    "alpha_pattern": _or_null(_pattern_to(_alpha)),
+    "base_model_name_or_path": _or_null(_text),
+    "revision": _or_null(_text),
+    "task_type": _or_null(_text),
+    "peft_version": _or_null(_text),
+    "inference_mode": _or_null(_flag),
+}

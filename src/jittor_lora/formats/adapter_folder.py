@@ -1,0 +1,130 @@
+"""An adapter's folder in PEFT's layout as arrays, for what needs no base model: looking at adapters and combining them.
+
+`formats/peft.py` puts adapters into networks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import atomic_write, write_json
+from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config, show
+from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
+from jittor_lora.lora.combine import Factors
+from jittor_lora.lora.config import LoraConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PART = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
+
+
+@dataclass
+class AdapterFolder:
+    """What a folder holds.
+
+    Attributes:
+        settings: adapter_config.json.
+        factors: name of the adapted module → A, B and scaling, float32; an embedding's A is (r, tokens).
+        embeddings: which of the modules are embeddings.
+        others: PEFT's names of all other tensors (magnitudes of DoRA, biases, modules saved whole) → their shape.
+        bytes: of both files.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    factors: dict[str, Factors]
+    embeddings: frozenset[str]
+    others: dict[str, tuple[int, ...]]
+    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        low_rank = sum(f.a.size + f.b.size for f in self.factors.values())
+        return low_rank + sum(math.prod(shape) for shape in self.others.values())
+
+
+def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
+    """
+    Args:
+        numbers: see whether all numbers are finite, for which all are read.
+
+    Raises:
+        UserError: files missing, damaged or hostile; matrices without their counterpart; ranks that differ from the
+            settings; all are listed.
+    """
+    weights = folder / WEIGHTS_FILE
+    settings, file = read_config(folder / CONFIG_FILE), open_weights(weights, numbers)
+    halves, others = _halves(file)
+    config = _config(settings)
+    wrong, factors = [], {}
+    for module, parts in halves.items():
+        a, b = parts.get("A"), parts.get("B")
+        if a is None or b is None:
+            wrong.append(f"{module}: expected both lora_A and lora_B, found {', '.join(f'lora_{p}' for p in parts)}")
+        elif len(file.entries[a].shape) != 2 or len(file.entries[b].shape) != 2:
+            wrong.append(f"{module}: expected two matrices, found shapes {file.entries[a].shape} and "
+                         f"{file.entries[b].shape}")
+        elif file.entries[a].shape[0] != file.entries[b].shape[1]:
+            wrong.append(f"{module}: expected the rank of A in B, found shapes {file.entries[a].shape} and "
+                         f"{file.entries[b].shape}")
+        elif file.entries[a].shape[0] != config.rank_of(module):
+            wrong.append(f"{module}: {CONFIG_FILE} says r = {config.rank_of(module)}, found rank "
+                         f"{file.entries[a].shape[0]}")
+        else:
+            factors[module] = Factors(file[a], file[b], config.scaling_of(module))
+    if wrong:
+        raise UserError(f"{weights}:\n  {shorten(wrong, 20, chr(10) + '  ')}")
+    embeddings = frozenset(m for m, parts in halves.items() if "lora_embedding_" in parts["A"])
+    # Of an embedding that is adapted PEFT saves the base's weight, too.
+    copies = {f"{PREFIX}{module}{of_base}.weight" for module in embeddings for of_base in ("", ".base_layer")}
+    others = {name: shape for name, shape in others.items() if name not in copies}
+    size = (folder / CONFIG_FILE).stat().st_size + weights.stat().st_size
+    return AdapterFolder(folder, settings, factors, embeddings, others, size)
+
+
+def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Mapping[str, Factors],
+                         embeddings: frozenset[str] = frozenset()) -> None:
+    """Write the two files, float32, the weights last.
+
+    Args:
+        settings: adapter_config.json.
+        embeddings: which of the modules are embeddings.
+    """
+    arrays = {}
+    for module, pair in factors.items():
+        for part, array in (("A", pair.a), ("B", pair.b)):
+            kind = f"lora_embedding_{part}" if module in embeddings else f"lora_{part}.weight"
+            arrays[f"{PREFIX}{module}.{kind}"] = array
+    write_json(folder / CONFIG_FILE, dict(settings))
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
+        shapes = {name: arrays[name].shape for name in sorted(arrays)}
+        write_safetensors(stream, arrays, shapes, {"format": "pt"})
+
+
+def _config(settings: Mapping[str, Any]) -> LoraConfig:
+    """The settings that ranks and scalings depend on."""
+    return LoraConfig(r=settings.get("r", 8), alpha=float(settings.get("lora_alpha", 8)),
+                      use_rslora=bool(settings.get("use_rslora")), rank_pattern=settings.get("rank_pattern") or {},
+                      alpha_pattern=settings.get("alpha_pattern") or {})
+
+
+def _halves(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, ...]]]:
+    """Module → "A" and "B" → name of the tensor; and the shapes of all other tensors."""
+    halves: dict[str, dict[str, str]] = {}
+    others = {}
+    for name, entry in file.entries.items():
+        match = _PART.fullmatch(name)
+        if match is None:
+            others[name] = entry.shape
+            continue
+        module, part = match.group(1), match.group(2).replace(".weight", "")[-1]
+        if part in halves.setdefault(module, {}):
+            raise UserError(f"{file.path}: {show(module)}: adapted both as a linear layer and as an embedding.")
+        halves[module][part] = name
+    return halves, others

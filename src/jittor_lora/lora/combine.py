@@ -1,0 +1,192 @@
+"""Several adapters of one base made into one: the combinations of PEFT's `add_weighted_adapter`, on numpy arrays.
+
+The names are PEFT's. `linear`, `ties`, `dare_*` and `magnitude_prune` work on A and on B by themselves, so that their
+result is no weighted sum of the updates; with `_svd` they work on the updates, whose best approximation of a rank is
+then taken. `cat` and `svd` are weighted sums of the updates, `cat` exactly and of the sum of the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Callable, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from jittor_lora.errors import UserError
+from jittor_lora.lora.combination import Combination
+from jittor_lora.lora.config import MAX_RANK
+
+
+class Factors(NamedTuple):
+    """One module's update, scaling · B A.
+
+    Attributes:
+        a: (r, in).
+        b: (out, r).
+        scaling: a number.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    scaling: float
+
+    def delta(self) -> np.ndarray:
+        """(out, in)."""
+        return (self.b @ self.a) * np.float32(self.scaling)
+
+
+def combine(adapters: Sequence[Mapping[str, Factors]], weights: Sequence[float],
+            how: Combination) -> dict[str, Factors]:
+    """One update a module, of all modules that any of the adapters has; each has scaling 1.
+
+    A module that only some adapters have is combined of those. One adapter alone is combined linearly, as in PEFT.
+
+    Raises:
+        UserError: shapes or ranks that do not go together; all are listed.
+        ValueError: not as many weights as adapters.
+    """
+    if len(adapters) != len(weights) or not adapters:
+        raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights")
+    method = "linear" if len(adapters) == 1 else how.method
+    modules = list(dict.fromkeys(name for adapter in adapters for name in adapter))
+    ranks = [max(factors.a.shape[0] for factors in adapter.values()) for adapter in adapters]
+    rank = sum(ranks) if method == "cat" else how.svd_rank or max(ranks)
+    _check_shapes(adapters, modules, method, rank)
+    combined = {}
+    for module in modules:
+        present = [(i, adapter[module]) for i, adapter in enumerate(adapters) if module in adapter]
+        given = np.array([weights[i] for i, _ in present], np.float32)
+        draws = [_Draws(how, module, i) for i, _ in present]
+        factors = [pair for _, pair in present]
+        if method == "cat":
+            a, b = _cat(factors, given, rank)
+        elif method == "svd":
+            a, b = _svd_of_factors(*_cat(factors, given, sum(f.a.shape[0] for f in factors)), rank, how.svd_clamp)
+        elif method.endswith("svd"):
+            mixed = _mix([pair.delta() for pair in factors], given, how, method[: -len("_svd")], draws, "delta")
+            a, b = _svd(mixed, rank, how.svd_clamp)
+        else:
+            a, b = _mix_factors(factors, given, how, method, draws)
+        combined[module] = Factors(np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32), 1.0)
+    return combined
+
+
+def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
+    """The values, all but the share `density` of the largest set to 0 (TIES, "trim": Yadav et al. 2023, section 3)."""
+    count = int(density * values.size)
+    kept = np.zeros(values.size, values.dtype)
+    if count:
+        flat = values.reshape(-1)
+        largest = np.argpartition(np.abs(flat), values.size - count)[values.size - count:]
+        kept[largest] = flat[largest]
+    return kept.reshape(values.shape)
+
+
+def elected(values: np.ndarray, majority: str) -> np.ndarray:
+    """(n, …) bool: which values have the sign that the adapters elect for their place (TIES, "elect sign").
+
+    Args:
+        values: (n, …), of n adapters.
+        majority: "total", the sign of the sum; "frequency", the sign that more of them have. A draw is positive.
+    """
+    signs = np.sign(values)
+    total = (values if majority == "total" else signs).sum(axis=0)
+    return signs == np.where(total >= 0, np.float32(1), np.float32(-1))
+
+
+def random_mask(shape: tuple[int, ...], density: float, *key: int) -> np.ndarray:
+    """1 with the probability `density`, else 0, float32; a pure function of the arguments."""
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
+    return (draw.random(shape, np.float32) < density).astype(np.float32)
+
+
+class _Draws:
+    """DARE's choice for one adapter and module (Yu et al. 2024, section 3: drop, and rescale the rest)."""
+
+    def __init__(self, how: Combination, module: str, adapter: int):
+        self.how, self.key = how, (how.seed, zlib.crc32(module.encode()), adapter)
+
+    def __call__(self, values: np.ndarray, part: str) -> np.ndarray:
+        density = np.float32(self.how.density)
+        mask = random_mask(values.shape, self.how.density, *self.key, ("A", "B", "delta").index(part))
+        return values * mask / density
+
+
+def _mix(values: list[np.ndarray], weights: np.ndarray, how: Combination, method: str, draws: Sequence[_Draws],
+         part: str) -> np.ndarray:
+    """The values of n adapters in one: pruned, weighted and added, or averaged over those of the elected sign."""
+    if method != "linear" and how.density < 1:
+        by_chance = method.startswith("dare")
+        values = [draw(v, part) if by_chance else keep_largest(v, how.density) for v, draw in zip(values, draws)]
+    stacked = np.stack(values)
+    weighted = stacked * weights.reshape(-1, *[1] * (stacked.ndim - 1))
+    if not method.endswith("ties"):
+        return weighted.sum(axis=0)
+    agreeing = elected(stacked, how.majority)
+    return (weighted * agreeing).sum(axis=0) / np.maximum(agreeing.sum(axis=0), 1).astype(np.float32)
+
+
+def _mix_factors(factors: list[Factors], weights: np.ndarray, how: Combination, method: str,
+                 draws: Sequence[_Draws]) -> tuple[np.ndarray, np.ndarray]:
+    """A and B, each mixed by itself with the square root of weight · scaling; the sign goes to A."""
+    whole = [float(weight) * pair.scaling for weight, pair in zip(weights, factors)]
+    roots = np.array([math.sqrt(abs(w)) for w in whole], np.float32)
+    signs = np.array([1 if w >= 0 else -1 for w in whole], np.float32)
+    return (_mix([pair.a for pair in factors], roots * signs, how, method, draws, "A"),
+            _mix([pair.b for pair in factors], roots, how, method, draws, "B"))
+
+
+def _cat(factors: list[Factors], weights: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """A's rows and B's columns side by side, and zeros up to the rank."""
+    a = np.concatenate([pair.a * np.float32(float(w) * pair.scaling) for w, pair in zip(weights, factors)])
+    b = np.concatenate([pair.b for pair in factors], axis=1)
+    missing = rank - len(a)
+    return np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing)))
+
+
+def _svd(delta: np.ndarray, rank: int, clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """A (rank, in) and B (out, rank) with B A nearest to `delta` (out, in): Vᵀ and U Σ, cut. In float64, as vectors of
+    singular values that are close to each other lose digits."""
+    u, s, vt = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
+    return _cut(u, s, vt, rank, clamp)
+
+
+def _svd_of_factors(a: np.ndarray, b: np.ndarray, rank: int, clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same for B A, which is never formed: B = Qb Rb, Aᵀ = Qa Ra, and Rb Raᵀ has its singular values."""
+    qb, rb = np.linalg.qr(b.astype(np.float64))
+    qa, ra = np.linalg.qr(a.T.astype(np.float64))
+    u, s, vt = np.linalg.svd(rb @ ra.T)
+    return _cut(qb @ u[:, : len(s)], s, vt[: len(s)] @ qa.T, rank, clamp)
+
+
+def _cut(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int,
+         clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
+    a, b = vt[:rank].astype(np.float32), (u[:, :rank] * s[:rank]).astype(np.float32)
+    if clamp is not None:
+        bound = np.float32(np.quantile(np.concatenate([b.reshape(-1), a.reshape(-1)]), clamp))
+        # Where the quantile is below 0 the interval is empty, and all numbers become its upper end, as in torch.
+        a, b = (np.minimum(np.maximum(x, -bound), bound) for x in (a, b))
+    missing = rank - len(a)
+    return np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing)))
+
+
+def _check_shapes(adapters: Sequence[Mapping[str, Factors]], modules: Sequence[str], method: str, rank: int) -> None:
+    wrong = []
+    together: Callable[[Factors], tuple] = (
+        (lambda f: (f.a.shape[1], len(f.b))) if method == "cat" or method.endswith("svd") else
+        (lambda f: (f.a.shape[1], len(f.b), len(f.a))))
+    for module in modules:
+        shapes = list(dict.fromkeys(together(adapter[module]) for adapter in adapters if module in adapter))
+        if len(shapes) > 1:
+            names = ("in", "out", "rank")
+            wrong.append(f"{module}: " + " against ".join(
+                ", ".join(f"{name} {size}" for name, size in zip(names, shape)) for shape in shapes))
+    if wrong:
+        hint = ("" if any(len({together(a[m])[:2] for a in adapters if m in a}) > 1 for m in modules) else
+                f" {method} needs equal ranks; cat and the methods that end in svd do not.")
+        raise UserError("The adapters' matrices do not go together:\n  " + "\n  ".join(wrong[:20]) +
+                        (f"\n  … and {len(wrong) - 20} more" if len(wrong) > 20 else "") +
+                        (hint and "\n" + hint.strip()))
+    if rank > MAX_RANK:
+        raise UserError(f"The combination would have rank {rank}; expected at most {MAX_RANK}. Use svd with svd_rank.")

@@ -1,0 +1,110 @@
+"""Which modules a configuration names, by PEFT's rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Sequence
+
+from jittor_lora.errors import UserError
+from jittor_lora.lora.config import ALL_LINEAR, LoraConfig, expression_problem
+
+OUTPUT_HEAD = "lm_head"
+
+
+def match_targets(names: Sequence[str], config: LoraConfig, linear: Sequence[str] | None = None) -> list[str]:
+    """The names that get an update, in the order of `names`.
+
+    A module is named by `target_modules`, and neither by `exclude_modules` nor `modules_to_save`. Where targets are
+    names, `layers_to_transform` leaves only the blocks of these numbers; a whole name counts in any block.
+
+    Args:
+        names: dotted names of the modules that can get one.
+        linear: those of them that are linear layers, for "all-linear"; by default all.
+
+    Raises:
+        UserError: a target matches nothing, or nothing is left, or an expression is none.
+    """
+    targets = config.target_modules
+    if targets == ALL_LINEAR:
+        named = [name for name in (names if linear is None else linear) if _last(name) != OUTPUT_HEAD]
+    else:
+        named = _named(names, targets, "target_modules")
+    idle = idle_targets(names, targets)
+    if idle:
+        raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. There are "
+                        f"{', '.join(short_names(names))}; {ALL_LINEAR} takes all linear layers but the output head.")
+    excluded = set(_named(names, config.exclude_modules, "exclude_modules")) if config.exclude_modules else set()
+    chosen = [name for name in named if name not in excluded and not _is_left_to_saved(name, config.modules_to_save)
+              and _in_layers(name, config)]
+    if not chosen:
+        raise UserError("target_modules: of the modules it names none is left after exclude_modules, modules_to_save "
+                        f"and layers_to_transform. It names {', '.join(named[:8])}{', …' if len(named) > 8 else ''}.")
+    return chosen
+
+
+def idle_targets(names: Sequence[str], targets: tuple[str, ...] | str) -> list[str]:
+    """The targets that match none of the names."""
+    if targets == ALL_LINEAR:
+        return []
+    if isinstance(targets, str):
+        return [] if _named(names, targets, "target_modules") else [targets]
+    return [target for target in targets if not any(selects(target, name) for name in names)]
+
+
+def match_saved(names: Sequence[str], saved: Sequence[str]) -> list[str]:
+    """The names of modules that are trained whole: those that a text of `saved` is the end of, and all below them.
+
+    Args:
+        names: of the modules that have a weight of their own.
+
+    Raises:
+        UserError: a text that no name ends in.
+    """
+    idle = [text for text in saved if not any(is_saved(name, [text]) for name in names)]
+    if idle:
+        raise UserError(f"modules_to_save: no name of a module ends in {', '.join(idle)}. There are "
+                        f"{', '.join(short_names(names))}.")
+    return [name for name in names if is_saved(name, saved)]
+
+
+def is_saved(name: str, saved: Sequence[str]) -> bool:
+    """Does the name of the module, or of one that it is in, end in one of the texts?"""
+    parts = name.split(".")
+    above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(part.endswith(text) for text in saved for part in above)
+
+
+def selects(target: str, name: str) -> bool:
+    """Is the target the name, or its last parts?"""
+    return name == target or name.endswith("." + target)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Last parts of the names, each once."""
+    return list(dict.fromkeys(map(_last, names)))
+
+
+def _named(names: Sequence[str], targets: tuple[str, ...] | str, setting: str) -> list[str]:
+    if not isinstance(targets, str):
+        return [name for name in names if any(selects(target, name) for target in targets)]
+    problem = expression_problem(targets)
+    if problem:
+        raise UserError(f"{setting}: {targets!r} is not a regular expression ({problem}).")
+    return [name for name in names if re.fullmatch(targets, name)]
+
+
+def _is_left_to_saved(name: str, saved: Sequence[str]) -> bool:
+    return any(re.match(rf"(^|.*\.){re.escape(text)}($|\..*)", name) for text in saved)
+
+
+def _in_layers(name: str, config: LoraConfig) -> bool:
+    if config.layers_to_transform is None or name in config.target_modules:
+        return True
+    patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern or ()]
+    matches = (re.match(pattern, name) for pattern in patterns or [r".*?\.[^.]*\.(\d+)\."])
+    found = next((match for match in matches if match), None)
+    return found is not None and int(found.group(1)) in config.layers_to_transform
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

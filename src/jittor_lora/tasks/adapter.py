@@ -1,0 +1,272 @@
+"""Adapters as files: found, measured, compared, combined, converted. No base model is needed, and no Jittor."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.adapter_check import show
+from jittor_lora.formats.adapter_folder import CONFIG_FILE, AdapterFolder, read_adapter_folder, write_adapter_folder
+from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
+from jittor_lora.lora.combination import Combination
+from jittor_lora.lora.combine import Factors, combine
+from jittor_lora.lora.spectrum import Difference, Spectrum, difference, spectrum
+
+DEEPEST = 8  # folders below the one that is searched
+_NOTHING = (None, False, [], {}, "", "none")  # values of a setting that is not used
+# Settings with which a weighted sum of updates is not what the adapters do.
+_NOT_COMBINED = (
+    "use_dora", "bias", "modules_to_save", "trainable_token_indices", "layer_replication", "lora_bias",
+    "target_parameters", "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config",
+    "monteclora_config",
+)
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+_NOT_COMPARED = ("peft_version", "inference_mode")
+
+
+class Found(NamedTuple):
+    """A folder with an adapter, or with what should be one: then `problem` says why it is none."""
+
+    folder: Path
+    adapter: Optional[AdapterFolder]
+    problem: Optional[str]
+
+
+class ModuleInfo(NamedTuple):
+    """One adapted module; `layer` is None outside the blocks."""
+
+    module: str
+    layer: Optional[int]
+    kind: str
+    rank: int
+    scaling: float
+    spectrum: Spectrum
+
+
+class ModuleDifference(NamedTuple):
+    """One module of two adapters."""
+
+    module: str
+    difference: Difference
+
+
+class Comparison(NamedTuple):
+    """Two adapters.
+
+    Attributes:
+        settings: name, value in the first, value in the second.
+        modules: those that both have.
+        only: modules that one alone has, of the first and of the second.
+    """
+
+    settings: list[tuple[str, Any, Any]]
+    modules: list[ModuleDifference]
+    only: tuple[list[str], list[str]]
+
+
+def find_adapters(folder: Path) -> list[Found]:
+    """The adapters in a folder and below it, in the order of their paths; links are not followed.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'expected a folder; found a file' if folder.exists() else 'no such folder'}.")
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        if len(Path(path).relative_to(folder).parts) >= DEEPEST:
+            folders.clear()
+        if CONFIG_FILE in files:
+            try:
+                found.append(Found(Path(path), read_adapter_folder(Path(path), numbers=False), None))
+            except UserError as error:
+                found.append(Found(Path(path), None, str(error)))
+    return sorted(found, key=lambda one: one.folder)
+
+
+def measure(adapter: AdapterFolder) -> list[ModuleInfo]:
+    """Every adapted module, block by block."""
+    rows = []
+    for module, factors in adapter.factors.items():
+        layer, kind = place(module)
+        rows.append(ModuleInfo(module, layer, kind, len(factors.a), factors.scaling, spectrum(factors)))
+    return sorted(rows, key=lambda row: _in_order(row.module))
+
+
+def place(module: str) -> tuple[int | None, str]:
+    """The number of the block a module is in, None outside the blocks, and its name there."""
+    match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", module)
+    return (int(match.group(1)), match.group(2)) if match else (None, module)
+
+
+def in_use(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The settings that say something, without those of training and of PEFT's version."""
+    return [(name, value) for name, value in settings.items()
+            if value not in _NOTHING and name not in (*_NOT_COMPARED, "base_model_name_or_path", "peft_type")]
+
+
+def compare(first: AdapterFolder, second: AdapterFolder) -> Comparison:
+    """
+    Raises:
+        UserError: a module has weights of different shapes: the adapters are of different bases; all are listed.
+    """
+    both = [module for module in first.factors if module in second.factors]
+    wrong = [f"{module}: {_shape(first.factors[module])} against {_shape(second.factors[module])}" for module in both
+             if _shape(first.factors[module]) != _shape(second.factors[module])]
+    if wrong:
+        raise UserError(f"{first.folder} and {second.folder} are adapters of different bases (out, in):\n  "
+                        + shorten(wrong, 20, "\n  "))
+    names = sorted((first.settings.keys() | second.settings.keys()) - set(_NOT_COMPARED))
+    settings = []
+    for name in names:
+        values = [adapter.settings.get(name) for adapter in (first, second)]
+        if _comparable(values[0]) != _comparable(values[1]):
+            settings.append((name, *values))
+    modules = [ModuleDifference(m, difference(first.factors[m], second.factors[m]))
+               for m in sorted(both, key=_in_order)]
+    only = tuple([m for m in sorted(one.factors, key=_in_order) if m not in other.factors]
+                 for one, other in ((first, second), (second, first)))
+    return Comparison(settings, modules, only)
+
+
+def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Combination,
+                    output: Path) -> tuple[AdapterFolder, list[str]]:
+    """Write the combination of adapters as an adapter of its own.
+
+    Returns: what was written, and notes for the user.
+
+    Raises:
+        UserError: adapters that do not go together, or with more than low-rank updates; all reasons are listed.
+    """
+    adapters = [read_adapter_folder(folder) for folder in folders]
+    _check_combinable(adapters)
+    combined = combine([adapter.factors for adapter in adapters], weights, how)
+    bases = list(dict.fromkeys(str(a.settings.get("base_model_name_or_path")) for a in adapters))
+    notes = []
+    if len(bases) > 1:
+        notes.append(f"the adapters name different bases ({', '.join(bases)}); the new one names {bases[0]}. A "
+                     "combination makes sense only if they are the same model.")
+    embeddings = frozenset.union(*(adapter.embeddings for adapter in adapters))
+    write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings)
+    return read_adapter_folder(output), notes
+
+
+def npz_to_folder(source: Path, output: Path, base: str, alpha: float) -> AdapterFolder:
+    """Write the .npz of GPT2_LoRA_Jittor as PEFT's folder; see `formats.reference_npz`.
+
+    Args:
+        base: the name of the base model, for `base_model_name_or_path`.
+        alpha: the LoRAConfig's that the file was trained with.
+    """
+    factors = read_reference_npz(source, alpha)
+    kinds: dict[str, list[int]] = {}
+    for module in factors:
+        layer, kind = place(module)
+        kinds.setdefault(kind, []).append(layer)
+    fused = {kind: len(pair.a) for (_, kind), pair in zip(map(place, factors), factors.values())}
+    rank = next((r for kind, r in fused.items() if kind != "attn.c_attn"), fused.get("attn.c_attn", 0) // 3)
+    pattern = {"c_attn": 3 * rank} if "attn.c_attn" in fused else {}
+    blocks = list(range(1 + max(max(layers) for layers in kinds.values())))
+    everywhere = all(layers == blocks for layers in kinds.values())
+    write_adapter_folder(output, {
+        **_plain_settings(), "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
+        "target_modules": _short(kinds) if everywhere else sorted(factors), "fan_in_fan_out": True,
+        "rank_pattern": pattern, "alpha_pattern": dict.fromkeys(pattern, 3 * alpha),
+    }, factors)
+    return read_adapter_folder(output)
+
+
+def folder_to_npz(source: Path, output: Path) -> tuple[int, float]:
+    """Write an adapter of GPT-2 as the .npz of GPT2_LoRA_Jittor.
+
+    Returns: r and alpha for that project's LoRAConfig.
+
+    Raises:
+        UserError: the adapter has more than low-rank updates of GPT-2's projections.
+    """
+    adapter = read_adapter_folder(source)
+    _check_combinable([adapter])
+    return write_reference_npz(output, adapter.factors)
+
+
+def _check_combinable(adapters: Sequence[AdapterFolder]) -> None:
+    wrong = []
+    for adapter in adapters:
+        used = [f"{name}: {show(adapter.settings[name])}" for name in _NOT_COMBINED
+                if adapter.settings.get(name) not in _NOTHING]
+        start = adapter.settings.get("init_lora_weights")
+        if start not in _PLAIN_STARTS:
+            used.append(f"init_lora_weights: {show(start)}, whose adapter belongs to a changed base")
+        if not used and adapter.others:
+            used.append(f"tensors that are no low-rank update: {shorten(adapter.others, 3)}")
+        wrong += [f"{adapter.folder}: {one}" for one in used]
+        if not adapter.factors:
+            wrong.append(f"{adapter.folder}: no low-rank update")
+    if wrong:
+        raise UserError("Only plain low-rank updates can be taken out of an adapter, found\n  " + "\n  ".join(wrong))
+
+
+def _combined_settings(adapters: Sequence[AdapterFolder], combined: dict[str, Factors]) -> dict[str, Any]:
+    """Those of the first adapter, with the modules of all; the scaling is 1."""
+    first = adapters[0].settings
+    rank = max(len(pair.a) for pair in combined.values())
+    others = {module: len(pair.a) for module, pair in combined.items() if len(pair.a) != rank}
+    return {
+        **_plain_settings(), "r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others,
+        "target_modules": _targets(adapters, combined),
+        **{name: first[name] for name in ("task_type", "base_model_name_or_path", "revision", "fan_in_fan_out",
+                                          "lora_dropout") if name in first},
+    }
+
+
+def _targets(adapters: Sequence[AdapterFolder], combined: dict[str, Factors]) -> list[str] | str:
+    """
+    Raises:
+        UserError: some name modules, others have a regular expression, which PEFT refuses too.
+    """
+    targets = [adapter.settings["target_modules"] for adapter in adapters]
+    if len({type(one) for one in targets}) > 1:
+        raise UserError("target_modules: expected names in all adapters or a regular expression in all, found "
+                        + " and ".join(f"{show(t)} in {a.folder}" for t, a in zip(targets, adapters)) + ".")
+    chosen = ("layers_to_transform", "layers_pattern", "exclude_modules")
+    if any(adapter.settings.get(name) not in _NOTHING for adapter in adapters for name in chosen):
+        return sorted(combined)
+    if isinstance(targets[0], str):
+        return targets[0] if len(set(targets)) == 1 else "|".join(f"({one})" for one in targets)
+    return sorted({name for one in targets for name in one})
+
+
+def _plain_settings() -> dict[str, Any]:
+    return {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "r": 8, "lora_alpha": 8,
+        "lora_dropout": 0.0, "target_modules": [], "fan_in_fan_out": False, "bias": "none", "init_lora_weights": True,
+        "inference_mode": True, "use_rslora": False, "use_dora": False, "modules_to_save": None, "rank_pattern": {},
+        "alpha_pattern": {}, "layers_to_transform": None, "layers_pattern": None, "revision": None,
+    }
+
+
+def _short(kinds: dict[str, list[int]]) -> list[str]:
+    """Last parts of names; where a last part is also another kind's that is not adapted, two parts."""
+    both = {"attn.c_proj", "mlp.c_proj"} <= kinds.keys()
+    return sorted({kind if kind.endswith("c_proj") and not both else kind.rsplit(".", 1)[1] for kind in kinds})
+
+
+def _shape(factors: Factors) -> tuple[int, int]:
+    return len(factors.b), factors.a.shape[1]
+
+
+def _in_order(module: str) -> tuple:
+    layer, kind = place(module)
+    return layer is None, layer or 0, kind
+
+
+def _comparable(value: Any) -> Any:
+    """Values that say the same are equal: names in any order, and all that means "not used"."""
+    if value in _NOTHING:
+        return None
+    return sorted(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,87 @@
+"""A whole model for other programs than transformers: llama.cpp, and the project GPT2_LoRA_Jittor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterator
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import atomic_write
+from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
+from jittor_lora.formats.reference_npz import write_npz
+from jittor_lora.formats.tokenizer import Tokenizer
+from jittor_lora.loading import load
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.tasks.merge import merged_checkpoint
+
+# config.json's names of what convert_hf_to_gguf.py reads without a default of its own.
+_GPT2_NAMES = {"n_layer": "layers", "n_ctx": "max_positions", "n_positions": "max_positions", "n_embd": "hidden_size",
+               "n_head": "heads", "layer_norm_epsilon": "norm_eps", "vocab_size": "vocab_size"}
+_LLAMA_NAMES = {"num_hidden_layers": "layers", "max_position_embeddings": "max_positions",
+                "hidden_size": "hidden_size", "intermediate_size": "intermediate_size", "num_attention_heads": "heads",
+                "num_key_value_heads": "kv_heads", "head_dim": "head_dim", "rms_norm_eps": "norm_eps",
+                "rope_theta": "rope_theta", "vocab_size": "vocab_size"}
+
+
+def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: float = 1e-3) -> float | None:
+    """Write the base, with the adapter's update added in if there is one, in float32.
+
+    Args:
+        form: "gguf-ready", a Hugging Face directory with all that llama.cpp's convert_hf_to_gguf.py reads; "npz", the
+            `gpt2_weights.npz` from which GPT2_LoRA_Jittor loads its base.
+        tolerance: largest difference allowed between a logit of the merged model and of base with adapter.
+
+    Returns: that difference, measured on a probe text; None without an adapter.
+
+    Raises:
+        UserError: base and adapter do not fit, differ by more than `tolerance`, or make a model that the other program
+            computes differently or cannot read; nothing is written then.
+    """
+    loaded = load(base, adapter)
+    difference = loaded.check_merge(tolerance) if adapter is not None else None
+    checkpoint = merged_checkpoint(loaded)
+    problems = list((_gguf_problems if form == "gguf-ready" else _npz_problems)(checkpoint.config, loaded.tokenizer))
+    if problems:
+        raise UserError(f"The model cannot be exported as {form}:\n  " + "\n  ".join(problems))
+    if form == "npz":
+        with atomic_write(output, "wb") as stream:
+            write_npz(stream, checkpoint.tensors)
+    else:
+        write_checkpoint(output, _gguf_ready(checkpoint))
+        loaded.tokenizer.save(output)
+    return difference
+
+
+def _gguf_problems(config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
+    """What llama.cpp's graph of this family, or its converter, does not do."""
+    if config.family == "gpt2":
+        if config.activation != "gelu_tanh":
+            yield ("activation_function: llama.cpp computes GPT-2 with GELU's tanh form (gelu_new), found "
+                   f"{config.source.get('activation_function')}")
+        if config.intermediate_size != 4 * config.hidden_size:
+            yield f"n_inner: the converter writes 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
+    if tokenizer.algorithm != "BPE":
+        yield f"tokenizer: expected byte-level BPE, found {tokenizer.algorithm}"
+
+
+def _npz_problems(config: ModelConfig, _: Tokenizer) -> Iterator[str]:
+    if config.family != "gpt2":
+        yield f"model_type: GPT2_LoRA_Jittor has GPT-2 alone, found {config.family}"
+        return
+    if not config.tied_head:
+        yield "tie_word_embeddings: GPT2_LoRA_Jittor uses the embedding as its head, found a head of its own"
+    if config.intermediate_size != 4 * config.hidden_size:
+        yield f"n_inner: GPT2_LoRA_Jittor has 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
+
+
+def _gguf_ready(checkpoint: Checkpoint) -> Checkpoint:
+    """With every setting spelled out that the converter looks for, and a generation_config.json."""
+    config = checkpoint.config
+    names = _GPT2_NAMES if config.family == "gpt2" else _LLAMA_NAMES
+    tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id")
+              if getattr(config, name) is not None}
+    source = {**config.source, **tokens, **{name: getattr(config, field) for name, field in names.items()},
+              "torch_dtype": "float32"}
+    generation = checkpoint.generation_config or {"_from_model_config": True, **tokens}
+    return Checkpoint(replace(config, source=source), checkpoint.tensors, generation)

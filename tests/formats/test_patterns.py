@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from jittor_lora.formats.patterns import wrong_pattern
+
+KINDS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj")
+NAMES = [f"model.layers.{i}.{kind}" for i in range(48) for kind in KINDS]
+
+IN_USE = [
+    r"c_attn", r"mlp\.c_proj", r"all-linear", r".*\.(q_proj|v_proj)", r"^(?!.*visual).*(?:q_proj|k_proj).*",
+    r".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", r"model\.layers\.(1\d|2[0-3])\..*_proj",
+    r"h\.[0-9]{1,2}\.attn\..*",
+    r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?(?:q_proj|k_proj).*?)|(?:model\.layers\.[\d]{1,}\.(?:self_attn|mlp)\..*)",
+]
+HOSTILE = [
+    r"(.+)+!", r"(a*)*b", r"(a|a)*b", r"(a|ab)*c", r"(\w+\.?)+!", r"([a-z]+)*x", r"(x+x+)+y", r"(.{1,30}){1,30}x",
+    r"(a?){25}a{25}", r"(?:a|aa){2,40}b", r"((a{1,9}){1,9}){1,9}b", r".*.*.*.*.*.*.*.*x", r"\w*\d*\w*\d*\w*\d*\w*x",
+    r"(?=(a+)+b)", r"(?P<n>a*)*(?P=n)", "a{4294967296}", "(" * 5000 + ")" * 5000, "(", "[", "*", r"(?P<n", "a" * 20_000,
+]
+
+
+@pytest.mark.parametrize("pattern", IN_USE)
+def test_what_people_write_is_taken_and_fast(pattern):
+    assert wrong_pattern(pattern) is None
+    began = time.perf_counter()
+    for name in NAMES:
+        re.fullmatch(pattern, name)
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize("pattern", HOSTILE, ids=[pattern[:20] for pattern in HOSTILE])
+def test_what_may_take_for_ever_is_not(pattern):
+    assert "regular expression" in wrong_pattern(pattern)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_what_is_no_text(value):
+    assert wrong_pattern(value) == "expected a regular expression"
