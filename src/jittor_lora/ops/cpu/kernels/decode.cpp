@@ -47,15 +47,6 @@ struct Rows {
     }
 };
 
-vec lanes() {
-    vec v;
-    for (int i = 0; i < W; i++) v[i] = i;
-    return v;
-}
-
-// The first `count` lanes of v, `other` in the others.
-vec first(vec v, int count, float other = 0) { return select(lanes() < (float)count, v, splat(other)); }
-
 // y = norm(x) of one row of `width` values; y is written up to a multiple of W.
 void normalize(const Network& net, const Norm& norm, const float* x, float* y) {
     int width = net.width;
@@ -182,6 +173,7 @@ class Run {
         best_.resize((size_t)threads_ * wanted_.size());
         if (net.screen && likeliest && !logits && wanted_.size() <= ROWS) {
             probes_.resize(wanted_.size());
+            probe_bytes_.resize(probes_.size() * Screen(net.width).deep * 2);
             bars_.resize(best_.size(), -INFINITY);
         }
     }
@@ -422,8 +414,8 @@ class Run {
         }
         const Span& prefix = segments_[of[0]->segment].prefix;
         const int before = prefix.memory ? padded(prefix.rows, PANEL) : 0, ld = before + padded(longest, PANEL) + W;
-        memory.assign((size_t)ROWS * (2 * wide + ld), 0.f);
-        float *q = memory.data(), *y = q + ROWS * wide, *scores = y + ROWS * wide;
+        memory.assign((size_t)count * (2 * wide + ld), 0.f);
+        float *q = memory.data(), *y = q + count * wide, *scores = y + count * wide;
         const float scale = 1.f / std::sqrt((float)d);
         auto head = [&](int u) { return task.key_head * share_ + (task.first + u) % share_; };
         for (int u = 0; u < count; u++) {
@@ -519,9 +511,10 @@ class Run {
 
     void probe(int r) {
         Screen screen(net_.width);
-        const float* column = (const float*)net_.screen;
-        bool bounded = h_.halves ? probes_[r].take(screen, column, h_.half(r)) : probes_[r].take(screen, column, h_.row(r));
-        if (!bounded) bounded_ = false;
+        auto take = [&](auto* x) {
+            return probes_[r].take(screen, (const float*)net_.screen, x, probe_bytes_.data(), r, probes_.size());
+        };
+        if (!(h_.halves ? take(h_.half(r)) : take(h_.row(r)))) bounded_ = false;
     }
 
     // Bounds on all logits, then the logits of the panels where a bound reaches the best token's: the token is the one
@@ -529,30 +522,24 @@ class Run {
     void choose_screened(int& phase, int thread) {
         const Screen screen(net_.width);
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
-        const int panels = padded(vocabulary, PANEL) / PANEL;
         std::vector<float> bar(count, -INFINITY);
-        schedule_.share(phase, panels, 32, [&](int begin, int end) {
-            vec lower[ROWS * 2];
+        schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
+            vec lower[ROWS];
             float* upper[ROWS];
-            for (int panel = begin; panel < end; panel++) {
-                const int column = panel * PANEL;
-                for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + column;
-                bounds_of_panel<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.start() +
-                                      panel * screen.panel_size(), probes_.data(), upper, lower);
-                for (int r = 0; r < count; r++)
-                    for (int j = 0; j < 2; j++) {
-                        vec known = first(lower[r * 2 + j], vocabulary - column - j * W, -INFINITY);
-                        bar[r] = std::max(bar[r], maximum(known));
-                    }
+            std::fill_n(lower, count, splat(-INFINITY));
+            for (int g = begin; g < end; g++) {
+                for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + g * W;
+                bounds_of<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(),
+                                probe_bytes_.data(), std::min(W, vocabulary - g * W), upper, lower);
             }
             for (int r = 0; r < count; r++) {
-                float& shared = bars_[thread * count + r];
-                shared = std::max(shared, bar[r]);
+                float& known = bars_[thread * count + r];
+                known = std::max(known, maximum(lower[r]));
             }
         });
         for (int r = 0; r < count; r++)
             for (int t = 0; t < threads_; t++) bar[r] = std::max(bar[r], bars_[t * count + r]);
-        schedule_.share(phase, panels, 16, [&](int begin, int end) {
+        schedule_.share(phase, padded(vocabulary, PANEL) / PANEL, 16, [&](int begin, int end) {
             alignas(64) float y[ROWS * PANEL];
             for (int panel = begin; panel < end; panel++) {
                 ivec reaches{};
@@ -582,7 +569,8 @@ class Run {
     std::vector<Task> tasks_, last_tasks_;
     std::vector<Best> best_;  // of each thread and wanted row
     std::vector<Probe> probes_;  // of each wanted row, if tokens are found with the screen
-    std::vector<float> bars_;    // of each thread and wanted row: what the largest logit reaches at least
+    std::vector<int8_t> probe_bytes_;
+    std::vector<float> bars_;  // of each thread and wanted row: what the largest logit reaches at least
     std::atomic<bool> bounded_{true};
     std::atomic<bool> finite_{true};
     const Rows &x_, &x_last_, &h_, &qkv_, &attended_, &inner_, &projected_, &upper_;

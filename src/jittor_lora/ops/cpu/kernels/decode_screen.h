@@ -43,23 +43,22 @@ constexpr bool SCREENS = false;  // without instructions for products of bytes a
 constexpr int MOST_INPUTS = 16384;
 constexpr double LEAST_STATE = 1e-15, LARGEST_STATE = 1e15, LARGEST_ROW = 1e15;
 
-// PANEL rows of the head: the bytes, as `deep` / 4 times PANEL groups of four inputs, then these.
+// W rows of the head: the bytes, 128 added to each, as (deep / 4, W, 4), then these.
 struct RowBounds {
-    float scale[PANEL];
-    float error[PANEL];   // at least |(w - m) / s - q · scale|
-    float spread[PANEL];  // at least |q · scale|
-    float norm[PANEL];    // at least |w|
+    float scale[W];
+    float error[W];   // at least |(w - m) / s - q · scale|
+    float spread[W];  // at least |q · scale|
+    float norm[W];    // at least |w|
 };
 
-// The head as bytes: s (deep), then panels.
+// The head as bytes: s (deep), then groups of W rows.
 struct Screen {
     const int inputs, deep;
 
     explicit Screen(int inputs) : inputs(inputs), deep(padded(inputs, 32)) {}
 
-    size_t panel_size() const { return (size_t)deep * PANEL + sizeof(RowBounds); }
-    size_t start() const { return (size_t)deep * sizeof(float); }
-    size_t size(int outputs) const { return start() + padded(outputs, PANEL) / PANEL * panel_size(); }
+    size_t group(int index) const { return deep * sizeof(float) + index * (deep * W + sizeof(RowBounds)); }
+    size_t size(int outputs) const { return group(padded(outputs, W) / W); }
 
     // `value(r, k)` is the weight that logits are computed with.
     template <class Value>
@@ -85,14 +84,14 @@ struct Screen {
         double largest = count ? std::sqrt(*std::max_element(squares.begin(), squares.end()) / count) : 0;
         for (int k = 0; largest > 0 && k < inputs; k++)
             column[k] = std::max(std::max(std::sqrt(squares[k] / count), 1e-6 * largest), (double)FLT_MIN);
-        memcpy(to, column.data(), start());
+        memcpy(to, column.data(), deep * sizeof(float));
 #pragma omp parallel for
-        for (int panel = 0; panel < padded(outputs, PANEL) / PANEL; panel++) {
-            uint8_t* bytes = to + start() + panel * panel_size();
+        for (int g = 0; g < padded(outputs, W) / W; g++) {
+            uint8_t* bytes = to + group(g);
             RowBounds bounds{};
-            memset(bytes, 128, (size_t)deep * PANEL);
-            for (int j = 0; j < PANEL && panel * PANEL + j < outputs; j++) {
-                int r = panel * PANEL + j;
+            memset(bytes, 128, (size_t)deep * W);
+            for (int j = 0; j < W && g * W + j < outputs; j++) {
+                int r = g * W + j;
                 if (!usable[r]) {
                     bounds.error[j] = INFINITY;
                     continue;
@@ -104,7 +103,7 @@ struct Screen {
                 for (int k = 0; k < inputs; k++) {
                     double rounded = scale > 0 ? std::nearbyint(scaled(k) / scale) : 0;
                     int q = std::min(127., std::max(-127., rounded));
-                    bytes[(size_t)(k / 4) * 4 * PANEL + 4 * j + k % 4] = 128 + q;
+                    bytes[k / 4 * 4 * W + 4 * j + k % 4] = 128 + q;
                     double rest = scaled(k) - (double)q * scale;
                     error += rest * rest;
                     spread += (double)q * scale * q * scale;
@@ -114,7 +113,7 @@ struct Screen {
                 bounds.spread[j] = raised(std::sqrt(spread));
                 bounds.norm[j] = norm[r];
             }
-            memcpy(bytes + (size_t)deep * PANEL, &bounds, sizeof bounds);
+            memcpy(bytes + (size_t)deep * W, &bounds, sizeof bounds);
         }
     }
 
@@ -131,15 +130,15 @@ static inline float single(bf16 x) {
     return value;
 }
 
-// A state in two bytes a number, U = 128 · high + low, and the factors of a row's bound.
+// A state in two bytes a number, U = 128 · high + low, and the factors of a row's bound. The bytes of all states lie
+// together: (deep / 4, states, high and low, 4).
 struct Probe {
-    std::vector<int8_t> high, low;
     int32_t high_sum, low_sum;  // times 128, which the rows' bytes have too much
     float step, by_error, by_spread, by_norm, constant;
 
-    // Is there a bound? `x` are `inputs` numbers that logits are computed from.
+    // Is there a bound? `x` are the numbers that logits are computed from; the bytes are of state r of `states`.
     template <class T>
-    bool take(const Screen& screen, const float* column, const T* x) {
+    bool take(const Screen& screen, const float* column, const T* x, int8_t* bytes, int r, int states) {
         std::vector<float> u(screen.inputs);
         double most = 0, size = 0, state = 0, rest = 0;
         for (int k = 0; k < screen.inputs; k++) {
@@ -152,14 +151,14 @@ struct Probe {
         state = std::sqrt(state), size = std::sqrt(size);
         auto fits = [](double norm) { return norm >= LEAST_STATE && norm <= LARGEST_STATE; };
         if (!fits(state) || !fits(size)) return false;  // NaN does not
-        high.assign(screen.deep, 0), low.assign(screen.deep, 0);
         high_sum = low_sum = 0;
         step = most / (127 * 128);
         for (int k = 0; k < screen.inputs; k++) {
             int whole = std::lrint(u[k] / step), upper = (whole + 64) >> 7;
             upper = std::min(127, std::max(-127, upper));
             int lower = std::min(127, std::max(-127, whole - 128 * upper));
-            high[k] = upper, low[k] = lower;
+            int8_t* at = bytes + (k / 4 * states + r) * 8 + k % 4;
+            at[0] = upper, at[4] = lower;
             high_sum += 128 * upper, low_sum += 128 * lower;
             double left = u[k] - (double)step * (128 * upper + lower);
             rest += left * left;
@@ -173,58 +172,49 @@ struct Probe {
     }
 };
 
-// upper[r] and lower (R, 2): bounds on the logits of R states and N · W rows of a panel, from row `first` of it on.
-template <int R, int N>
-static void bounds_of(const Screen& screen, const uint8_t* panel, int first, const Probe* probes, float* const* upper,
-                      vec* lower) {
-    ivec high[R][N], low[R][N];
+// upper[r] gets upper bounds on the logits of R states and a group of W rows; lower[r] becomes the largest of itself and
+// the lower bounds of the group's first `count` rows.
+template <int R>
+static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
+                      int count, float* const* upper, vec* lower) {
+    ivec high[R], low[R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-        for (int j = 0; j < N; j++) high[r][j] = ivec{} - probes[r].high_sum, low[r][j] = ivec{} - probes[r].low_sum;
-    for (int k = 0; k < screen.deep; k += 4) {
-        const uint8_t* at = panel + (size_t)k * PANEL + first * 4;
-#pragma GCC unroll 2
-        for (int j = 0; j < N; j++) prefetch(at + j * 4 * W, 0);
+    for (int r = 0; r < R; r++) high[r] = ivec{} - probes[r].high_sum, low[r] = ivec{} - probes[r].low_sum;
+    for (int k = 0; k < screen.deep / 4; k++) {
+        const uint8_t* at = group + k * 4 * W;
+        prefetch(at, 0);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            int32_t high_four, low_four;
-            memcpy(&high_four, probes[r].high.data() + k, 4);
-            memcpy(&low_four, probes[r].low.data() + k, 4);
-#pragma GCC unroll 2
-            for (int j = 0; j < N; j++) {
-                high[r][j] = products(high[r][j], at + j * 4 * W, high_four);
-                low[r][j] = products(low[r][j], at + j * 4 * W, low_four);
-            }
+            int32_t high_four, low_four;  // apart, or the compiler loads them together and takes longer to spread them
+            memcpy(&high_four, bytes + (k * R + r) * 8, 4);
+            memcpy(&low_four, bytes + (k * R + r) * 8 + 4, 4);
+            high[r] = products(high[r], at, high_four);
+            low[r] = products(low[r], at, low_four);
         }
     }
     RowBounds rows;
-    memcpy(&rows, panel + (size_t)screen.deep * PANEL, sizeof rows);
+    memcpy(&rows, group + screen.deep * W, sizeof rows);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-        for (int j = 0; j < N; j++) {
-            const Probe& probe = probes[r];
-            const int at = first + j * W;
-            vec product = __builtin_convertvector(high[r][j], vec) * 128.f + __builtin_convertvector(low[r][j], vec);
-            vec middle = product * (load(rows.scale + at) * probe.step);
-            vec radius = load(rows.error + at) * probe.by_error + load(rows.spread + at) * probe.by_spread +
-                         load(rows.norm + at) * probe.by_norm + probe.constant;
-            radius *= 1.000002f;
-            store(upper[r] + at, middle + radius);
-            lower[r * 2 + at / W] = middle - radius;
-        }
+    for (int r = 0; r < R; r++) {
+        const Probe& probe = probes[r];
+        vec product = __builtin_convertvector(high[r], vec) * 128.f + __builtin_convertvector(low[r], vec);
+        vec middle = product * (load(rows.scale) * probe.step);
+        vec radius = load(rows.error) * probe.by_error + load(rows.spread) * probe.by_spread +
+                     load(rows.norm) * probe.by_norm + probe.constant;
+        radius *= 1.000002f;
+        store(upper[r], middle + radius);
+        vec least = middle - radius;
+        lower[r] = max(lower[r], count < W ? first(least, count, -INFINITY) : least);
+    }
 }
 
-// The same for a whole panel and a number of states that is known when it runs, 1 to R.
+// The same for a number of states that is known when it runs, 1 to R.
 template <int R>
-static void bounds_of_panel(int states, const Screen& screen, const uint8_t* panel, const Probe* probes,
-                            float* const* upper, vec* lower) {
+static void bounds_of(int states, const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
+                      int count, float* const* upper, vec* lower) {
     if constexpr (R > 1)
-        if (states < R) return bounds_of_panel<R - 1>(states, screen, panel, probes, upper, lower);
-    constexpr int N = R <= WIDE_ROWS ? 2 : 1;
-    for (int first = 0; first < PANEL; first += N * W)
-        bounds_of<R, N>(screen, panel, first, probes, upper, lower);
+        if (states < R) return bounds_of<R - 1>(states, screen, group, probes, bytes, count, upper, lower);
+    bounds_of<R>(screen, group, probes, bytes, count, upper, lower);
 }
 
 }  // namespace jl::decoding
