@@ -43,7 +43,8 @@ class Decoder:
                       c.activation, c.norm_eps, bf16)
         layers, last_norm, self._embedding, self._positions = _PARTS[c.family](model)
         head = model.head()
-        self._network = Network(sizes, layers, last_norm, LinearWeights(head.panels(), head.shape[0]), _rotation(c))
+        self._network = Network(sizes, layers, last_norm, LinearWeights(head.panels(), head.shape[0]), head.screen,
+                                _rotation(c))
 
     def open(self, prefix: int, rooms: Sequence[int]) -> _Group:
         """Room for a prefix of `prefix` tokens, and `rooms[i]` tokens of branch i."""

@@ -27,7 +27,7 @@ class Matrix:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision}")
         self._read, self.precision = read, precision
-        self._forms: dict[str, jt.Var] = {}
+        self._forms: dict[str, jt.Var | None] = {}
         self._table: np.ndarray | None = None
         array = read()
         self.shape = array.shape
@@ -73,6 +73,10 @@ class Matrix:
         """The matrix in panels for decoding, in its own precision, as bytes; kept."""
         return self._form("panels", lambda w: decode.pack(w, self.precision == "bf16"))
 
+    def screen(self):
+        """The matrix as bytes that find the largest of its products in decoding; None where that is not faster; kept."""
+        return self._form("screen", lambda w: decode.pack_screen(w, self.precision == "bf16"))
+
     def squares(self, axis: int):
         """Sums of the squares, not rounded, along an axis: (out,) for 1, (in,) for 0; kept."""
         return self._form(f"squares {axis}", lambda w: jt.array(np.square(w, dtype=np.float64).sum(axis)).float32())
@@ -82,7 +86,8 @@ class Matrix:
     def _form(self, name: str, make: Callable[[np.ndarray], jt.Var]):
         if name not in self._forms:
             array = self._read()
-            self._forms[name] = make(np.ascontiguousarray(array, np.float32)).stop_grad()
+            made = make(np.ascontiguousarray(array, np.float32))
+            self._forms[name] = None if made is None else made.stop_grad()
             _release(array)
         return self._forms[name]
 
@@ -119,6 +124,10 @@ class TrainedMatrix(jt.Module):
     def panels(self):
         """See `Matrix.panels`; made anew each time."""
         return decode.pack(self.numpy(), self.precision == "bf16")
+
+    def screen(self):
+        """See `Matrix.screen`; made anew each time."""
+        return decode.pack_screen(self.numpy(), self.precision == "bf16")
 
 
 def frozen(array: np.ndarray):

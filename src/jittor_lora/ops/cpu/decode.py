@@ -6,7 +6,7 @@ import copy
 import ctypes
 import weakref
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
-from typing import Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class _Layer(Structure):
 
 class _Network(Structure):
     _fields_ = [("layers", POINTER(_Layer)), ("cosines", c_void_p), ("sines", c_void_p), ("last_norm", _Norm),
-                ("head", _Linear),
+                ("head", _Linear), ("screen", c_void_p),
                 *((name, c_int32) for name in ("layer_count", "width", "heads", "kv_heads", "head_dim", "inner",
                                                "root_mean_square", "activation", "bf16")), ("eps", c_float)]
 
@@ -96,6 +96,18 @@ def pack(weight: np.ndarray, bf16: bool):
     packed = jt.empty((_library().jl_decode_packed_size(*weight.shape, int(bf16)),), "uint8")
     packed.sync()
     _library().jl_decode_pack(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
+    return packed
+
+
+def pack_screen(weight: np.ndarray, bf16: bool):
+    """`weight` (out, in), float32 and contiguous, as bytes with bounds on what they leave out: uint8. They find the
+    largest of the products with float32 or bfloat16 weights; None on processors where that is not faster."""
+    size = _library().jl_decode_screen_size(*weight.shape)
+    if not size:
+        return None
+    packed = jt.empty((size,), "uint8")
+    packed.sync()
+    _library().jl_decode_pack_screen(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
     return packed
 
 
@@ -143,12 +155,14 @@ class Network:
     Args:
         rotation: cosines and sines (positions, head_dim / 2) of rotary positions, None without them.
         head: (V, width).
+        screen: gives the head from `pack_screen`, or None; it is asked when a token is.
         vocabulary: V.
     """
 
     def __init__(self, sizes: Sizes, layers: Sequence[LayerWeights], last_norm: NormWeights, head: LinearWeights,
-                 rotation: Optional[tuple[np.ndarray, np.ndarray]] = None):
+                 screen: Callable[[], Any], rotation: Optional[tuple[np.ndarray, np.ndarray]] = None):
         self.sizes, self.vocabulary, self.layers = sizes, head.outputs, len(layers)
+        self._screen = screen
         self._panel, self._vector = _library().jl_decode_panel(), _library().jl_decode_vector()
         self._kept: list[Any] = []  # what the structures point to
         self._space, self._room, self._free = None, 0, lambda: None
@@ -159,7 +173,7 @@ class Network:
         self._layers = (_Layer * len(made))(*made)
         cosines, sines = (self._keep(table) for table in rotation) if rotation else (None, None)
         self._network = _Network(
-            self._layers, cosines, sines, self._norm(last_norm), self._linear(width, [head]), len(made), width,
+            self._layers, cosines, sines, self._norm(last_norm), self._linear(width, [head]), None, len(made), width,
             sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, int(sizes.root_mean_square),
             ACTIVATIONS.index(sizes.activation), int(sizes.bf16), sizes.norm_eps)
 
@@ -176,6 +190,10 @@ class Network:
         Raises:
             UserError: logits that are not finite.
         """
+        if self._screen is not None:
+            packed, self._screen = self._screen(), None
+            self._kept.append(packed)
+            self._network.screen = None if packed is None else packed.raw_ptr
         tokens = np.empty(sum(reading.wanted for reading in readings), np.int32)
         self._run(embedded, positions, readings, None, tokens)
         return tokens
@@ -285,6 +303,8 @@ def _library() -> ctypes.CDLL:
     found = library()
     found.jl_decode_packed_size.restype = c_int64
     found.jl_decode_pack.argtypes = [c_void_p, c_int, c_int, c_int, c_void_p]
+    found.jl_decode_screen_size.restype = c_int64
+    found.jl_decode_pack_screen.argtypes = [c_void_p, c_int, c_int, c_int, c_void_p]
     found.jl_decode_workspace.restype, found.jl_decode_free.argtypes = c_void_p, [c_void_p]
     found.jl_decode.argtypes = [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p]
     return found

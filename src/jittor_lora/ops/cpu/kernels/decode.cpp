@@ -7,6 +7,7 @@
 #include <new>
 
 #include "decode_panels.h"
+#include "decode_screen.h"
 #include "decode_threads.h"
 
 namespace jl::decoding {
@@ -45,15 +46,6 @@ struct Rows {
         return memset(p, 0, whole);
     }
 };
-
-vec lanes() {
-    vec v;
-    for (int i = 0; i < W; i++) v[i] = i;
-    return v;
-}
-
-// The first `count` lanes of v, zero in the others.
-vec first(vec v, int count) { return select(lanes() < (float)count, v, vec{}); }
 
 // y = norm(x) of one row of `width` values; y is written up to a multiple of W.
 void normalize(const Network& net, const Norm& norm, const float* x, float* y) {
@@ -122,12 +114,12 @@ struct Keys {
 
 // The states of up to `rows` rows, kept from call to call.
 struct Workspace {
-    Rows x, last, h, qkv, attended, inner, projected;
+    Rows x, last, h, qkv, attended, inner, projected, upper;
 
     Workspace(const Network& net, int rows)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
-          projected(rows, most_ranks(net)) {}
+          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, ROWS) : 0, net.head.matrices[0].outputs) {}
 
     static bool halves(const Network& net) { return net.bf16 && PAIRS; }
 
@@ -155,9 +147,9 @@ class Run {
         int segments, const Segment* segment, float* logits, int32_t* likeliest)
         : net_(net), rows_(rows), embedded_(embedded), positions_(positions), segments_(segment),
           logits_(logits), likeliest_(likeliest), threads_(omp_get_max_threads()),
-          schedule_(net.layer_count * 10 + 4, threads_),
+          schedule_(net.layer_count * 10 + 5, threads_),
           x_(space.x), x_last_(space.last), h_(space.h), qkv_(space.qkv), attended_(space.attended),
-          inner_(space.inner), projected_(space.projected) {
+          inner_(space.inner), projected_(space.projected), upper_(space.upper) {
         share_ = net.heads / net.kv_heads;
         bool fused = net.layers[0].qkv.count == 1;
         int wide_q = padded(net.heads * net.head_dim, PANEL), wide_k = padded(net.kv_heads * net.head_dim, PANEL);
@@ -179,6 +171,11 @@ class Run {
         every_.resize(rows);
         for (int r = 0; r < rows; r++) every_[r] = r;
         best_.resize((size_t)threads_ * wanted_.size());
+        if (net.screen && likeliest && !logits && wanted_.size() <= ROWS) {
+            probes_.resize(wanted_.size());
+            probe_bytes_.resize(probes_.size() * Screen(net.width).deep * 2);
+            bars_.resize(best_.size(), -INFINITY);
+        }
     }
 
     // Are all logits finite?
@@ -417,8 +414,8 @@ class Run {
         }
         const Span& prefix = segments_[of[0]->segment].prefix;
         const int before = prefix.memory ? padded(prefix.rows, PANEL) : 0, ld = before + padded(longest, PANEL) + W;
-        memory.assign((size_t)ROWS * (2 * wide + ld), 0.f);
-        float *q = memory.data(), *y = q + ROWS * wide, *scores = y + ROWS * wide;
+        memory.assign((size_t)count * (2 * wide + ld), 0.f);
+        float *q = memory.data(), *y = q + count * wide, *scores = y + count * wide;
         const float scale = 1.f / std::sqrt((float)d);
         auto head = [&](int u) { return task.key_head * share_ + (task.first + u) % share_; };
         for (int u = 0; u < count; u++) {
@@ -483,22 +480,75 @@ class Run {
 
     // The likeliest tokens, or all logits, of the wanted rows.
     void choose(int& phase, int thread) {
-        const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
-        schedule_.share(phase, count, ROWS, [&](int r0, int r1) { normalize_rows(net_.last_norm, x_last_, r0, r1); });
+        const int count = wanted_.size();
+        schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
+            normalize_rows(net_.last_norm, x_last_, r0, r1);
+            for (int r = r0; r < r1 && !probes_.empty(); r++) probe(r);
+        });
+        if (!probes_.empty() && bounded_) return choose_screened(phase, thread);
         multiply_all(phase, net_.head, h_, count, [&](int r, int column, const float* y, int width) {
-            width = std::min(width, vocabulary - column);
-            vec wrong{}, most = splat(-FLT_MAX);
-            for (int i = 0; i < width; i += W) {
-                vec v = load(y + i);
-                wrong += v - v;  // not zero where v is not finite
-                most = max(most, width - i < W ? select(lanes() < (float)(width - i), v, splat(-FLT_MAX)) : v);
+            score(thread, r, column, y, width);
+        });
+    }
+
+    // Logits of row r from a column on.
+    void score(int thread, int r, int column, const float* y, int width) {
+        const int vocabulary = net_.head.matrices[0].outputs;
+        width = std::min(width, vocabulary - column);
+        vec wrong{}, most = splat(-FLT_MAX);
+        for (int i = 0; i < width; i += W) {
+            vec v = load(y + i);
+            wrong += v - v;  // not zero where v is not finite
+            most = max(most, width - i < W ? first(v, width - i, -FLT_MAX) : v);
+        }
+        if (!(sum(wrong) == 0.f)) finite_ = false;
+        if (logits_) memcpy(logits_ + (size_t)r * vocabulary + column, y, width * sizeof(float));
+        float largest = maximum(most);
+        Best& best = best_[thread * wanted_.size() + r];
+        if (likeliest_ && (largest > best.logit || best.token == INT32_MAX))
+            best.meet({largest, column + (int)(std::find(y, y + width, largest) - y)});
+    }
+
+    void probe(int r) {
+        Screen screen(net_.width);
+        auto take = [&](auto* x) {
+            return probes_[r].take(screen, (const float*)net_.screen, x, probe_bytes_.data(), r, probes_.size());
+        };
+        if (!(h_.halves ? take(h_.half(r)) : take(h_.row(r)))) bounded_ = false;
+    }
+
+    // Bounds on all logits, then the logits of the panels where a bound reaches the best token's: the token is the one
+    // that all logits give.
+    void choose_screened(int& phase, int thread) {
+        const Screen screen(net_.width);
+        const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
+        std::vector<float> bar(count, -INFINITY);
+        schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
+            vec lower[ROWS];
+            float* upper[ROWS];
+            std::fill_n(lower, count, splat(-INFINITY));
+            for (int g = begin; g < end; g++) {
+                for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + g * W;
+                bounds_of<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(),
+                                probe_bytes_.data(), std::min(W, vocabulary - g * W), upper, lower);
             }
-            if (!(sum(wrong) == 0.f)) finite_ = false;
-            if (logits_) memcpy(logits_ + (size_t)r * vocabulary + column, y, width * sizeof(float));
-            float largest = maximum(most);
-            Best& best = best_[thread * count + r];
-            if (likeliest_ && (largest > best.logit || best.token == INT32_MAX))
-                best.meet({largest, column + (int)(std::find(y, y + width, largest) - y)});
+            for (int r = 0; r < count; r++) {
+                float& known = bars_[thread * count + r];
+                known = std::max(known, maximum(lower[r]));
+            }
+        });
+        for (int r = 0; r < count; r++)
+            for (int t = 0; t < threads_; t++) bar[r] = std::max(bar[r], bars_[t * count + r]);
+        schedule_.share(phase, padded(vocabulary, PANEL) / PANEL, 16, [&](int begin, int end) {
+            alignas(64) float y[ROWS * PANEL];
+            for (int panel = begin; panel < end; panel++) {
+                ivec reaches{};
+                for (int r = 0; r < count; r++)
+                    for (int j = 0; j < PANEL; j += W) reaches |= load(upper_.row(r) + panel * PANEL + j) >= bar[r];
+                if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
+                tile(net_.head, net_.head.matrices[0], panel, 1, h_, 0, count, y);
+                for (int r = 0; r < count; r++) score(thread, r, panel * PANEL, y + r * PANEL, PANEL);
+            }
         });
     }
 
@@ -518,9 +568,19 @@ class Run {
     std::vector<Query> queries_, last_queries_;  // of all rows; of the wanted ones, which alone leave the last layer
     std::vector<Task> tasks_, last_tasks_;
     std::vector<Best> best_;  // of each thread and wanted row
+    std::vector<Probe> probes_;  // of each wanted row, if tokens are found with the screen
+    std::vector<int8_t> probe_bytes_;
+    std::vector<float> bars_;  // of each thread and wanted row: what the largest logit reaches at least
+    std::atomic<bool> bounded_{true};
     std::atomic<bool> finite_{true};
-    const Rows &x_, &x_last_, &h_, &qkv_, &attended_, &inner_, &projected_;
+    const Rows &x_, &x_last_, &h_, &qkv_, &attended_, &inner_, &projected_, &upper_;
 };
+
+bf16 to_bf16(float value) {
+    uint32_t u;
+    memcpy(&u, &value, 4);
+    return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
 
 template <class T>
 void pack(const float* weight, int outputs, int inputs, T* to) {
@@ -534,13 +594,10 @@ void pack(const float* weight, int outputs, int inputs, T* to) {
                 int n = panel * PANEL + j;
                 float value = n < outputs && k < inputs ? weight[(size_t)n * inputs + k] : 0.f;
                 T* at = pairs ? p + (size_t)(k / 2) * 2 * PANEL + 2 * j + k % 2 : p + (size_t)k * PANEL + j;
-                if constexpr (sizeof(T) == 2) {
-                    uint32_t u;
-                    memcpy(&u, &value, 4);
-                    *at = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-                } else {
+                if constexpr (sizeof(T) == 2)
+                    *at = to_bf16(value);
+                else
                     *at = value;
-                }
             }
     }
 }
@@ -566,6 +623,21 @@ EXPORT void jl_decode_pack(const float* weight, int outputs, int inputs, int bf1
         jl::decoding::pack(weight, outputs, inputs, (jl::bf16*)to);
     else
         jl::decoding::pack(weight, outputs, inputs, (float*)to);
+}
+
+// Bytes of a head (outputs, inputs) as `jl_decode_pack_screen` writes it; 0 if tokens are found without one here.
+EXPORT int64_t jl_decode_screen_size(int outputs, int inputs) {
+    using namespace jl::decoding;
+    return SCREENS && inputs <= MOST_INPUTS ? Screen(inputs).size(outputs) : 0;
+}
+
+EXPORT void jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to) {
+    using namespace jl::decoding;
+    auto value = [&](int r, int k) { return weight[(size_t)r * inputs + k]; };
+    if (bf16)
+        Screen(inputs).pack(outputs, [&](int r, int k) { return single(to_bf16(value(r, k))); }, (uint8_t*)to);
+    else
+        Screen(inputs).pack(outputs, value, (uint8_t*)to);
 }
 
 // Room for calls of up to `rows` rows; to be freed with jl_decode_free. Null if there is no memory.

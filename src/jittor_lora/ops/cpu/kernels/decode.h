@@ -36,6 +36,7 @@ struct Network {
     const float *cosines, *sines;  // (positions, head_dim / 2) for rotary positions, or null
     Norm last_norm;
     Linear head;
+    const void* screen;  // the head as 8-bit copies, to find the likeliest token without all logits, or null
     int32_t layer_count, width, heads, kv_heads, head_dim, inner, root_mean_square, activation, bf16;
     float eps;
 };

@@ -185,9 +185,12 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
     float* sa = sums_a.get<float>(size_a * MAX_CHUNKS);
     float* sb = sums_b.get<float>(size_b * MAX_CHUNKS);
     float* d = projections.get<float>(size_t(rows) * width);  // s · dy B
-    memset(sa, 0, size_a * MAX_CHUNKS * sizeof(float));
-    memset(sb, 0, size_b * MAX_CHUNKS * sizeof(float));
+    Chunks chunks(rows, narrow ? tile_rows(rows) : 16);
     auto before = [&](int chunk, int r0, int r1) {
+        if (r0 == chunks.begin(chunk)) {
+            memset(sa + chunk * size_a, 0, size_a * sizeof(float));
+            memset(sb + chunk * size_b, 0, size_b * sizeof(float));
+        }
         for (int r = r0; rank && r < r1; r += BLOCK) {
             int count = std::min(r + BLOCK, r1) - r;
             const float* y = dy + size_t(r) * out;
@@ -203,19 +206,17 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
             if (dx) expand(dx + size_t(r) * in, d + size_t(r) * width, small_a, nullptr, end - r, drop, r);
         }
     };
-    int chunks = Chunks(rows, narrow ? tile_rows(rows) : 16).count;
     if (dx) {
         product({w, bool(narrow), false, out, in}, dy, dx, rows, before, after);
     } else {
-        Chunks all(rows, narrow ? tile_rows(rows) : 16);
 #pragma omp parallel for schedule(dynamic, 1)
-        for (int c = 0; c < all.count; c++) {
-            before(c, all.begin(c), all.end(c));
-            after(c, all.begin(c), all.end(c));
+        for (int c = 0; c < chunks.count; c++) {
+            before(c, chunks.begin(c), chunks.end(c));
+            after(c, chunks.begin(c), chunks.end(c));
         }
     }
     if (rank) {
-        reduce(sa, chunks, small_a, 1.f, da, false);
-        reduce(sb, chunks, small_b, 1.f, db, true);
+        reduce(sa, chunks.count, small_a, 1.f, da, false);
+        reduce(sb, chunks.count, small_b, 1.f, db, true);
     }
 }

@@ -85,6 +85,15 @@ static inline vec select(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
 }
 
+static inline vec lanes() {
+    vec v;
+    for (int i = 0; i < W; i++) v[i] = i;
+    return v;
+}
+
+// The first `count` lanes of v, `other` in the others.
+static inline vec first(vec v, int count, float other = 0) { return select(lanes() < (float)count, v, splat(other)); }
+
 static inline vec max(vec a, vec b) { return select(a > b, a, b); }
 static inline vec min(vec a, vec b) { return select(a < b, a, b); }
 
