@@ -79,7 +79,8 @@ class Extractor:
                 for context, ((start, end), score) in zip(contexts, spans)]
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
-        return self.tokenizer.encode_all([self.encoder.template.completion_text(answer) for answer in answers])
+        before = self.encoder.template.completion_text("")
+        return self.tokenizer.encode_all([before + answer for answer in answers])
 
 
 def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:

@@ -9,9 +9,11 @@ import tiny
 from jittor_lora import ops
 from jittor_lora.data.stream import build_stream
 from jittor_lora.errors import UserError
+from jittor_lora.generation import Decoding, Generator
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.lora.reading import readers_of
+from jittor_lora.model.beam_settings import Beams
 from jittor_lora.model.decoder import Decoder
 from jittor_lora.model.generate import generate_groups
 from jittor_lora.model.layout import Layout
@@ -230,6 +232,25 @@ def test_texts_with_an_adapter_for_each_group(family, kernels):
         plain = generate_groups(model, groups, 5)
     assert mixed == separate
     assert plain == generate_groups(alone("plain", family), groups, 5) != mixed
+
+
+def test_beams_with_an_adapter_for_each_group():
+    model, decoding = crowded(), Decoding(5, beams=Beams(3))
+    groups = [(group.prefix, [branch.prompt for branch in group.branches]) for group in GROUPS]
+    mixed = Generator(model, Letters()).search(groups, decoding, adapters=OF_GROUP)
+    separate = [texts for group, name in zip(groups, OF_GROUP)
+                for texts in Generator(alone(name), Letters()).search([group], decoding)]
+    assert mixed == separate
+    assert mixed != Generator(alone("plain"), Letters()).search(groups, decoding)
+
+
+class Letters:
+    """A tokenizer whose tokens are a character each."""
+
+    eos_id, vocab_size, origin = 60, 61, "letters"
+
+    def decode(self, tokens):
+        return "".join(chr(65 + token) for token in tokens)
 
 
 @needs_bf16
