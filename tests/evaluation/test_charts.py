@@ -12,7 +12,16 @@ from matplotlib.text import Text
 from PIL import Image
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.charts import _LABELS, _thinned, loss_chart, moving_average, save_chart, score_chart
+from jittor_lora.evaluation.bootstrap import Difference
+from jittor_lora.evaluation.charts import (
+    _LABELS,
+    _thinned,
+    improvement_chart,
+    loss_chart,
+    moving_average,
+    save_chart,
+    score_chart,
+)
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
 
@@ -80,6 +89,36 @@ def test_score_chart_has_values_names_and_whiskers(tmp_path):
     whiskers = figure.axes[0].containers[1].lines[2][0].get_segments()
     np.testing.assert_allclose([segment[:, 1] for segment in whiskers], [[2.5, 6.3], [9.0, 13.7]])
     assert figure.axes[0].get_ylim()[0] == 0
+
+
+def test_improvement_chart_has_bars_on_both_sides_of_zero(tmp_path):
+    more, less = Difference(20.0, 15.0, 25.0, 0.01), Difference(-5.0, -8.0, -2.0, 0.2)
+    figure = improvement_chart("base", [("adapter", more, less), ("other", less, more)], 3905)
+    svg = save_chart(figure, tmp_path / "improvement", ["svg"])[0]
+    assert {"What is gained over base model", "+20.0", "-5.0", "with adapter", "other", "Difference (points)",
+            "3,905 questions; whiskers: 95 % bootstrap interval"} <= set(texts_of_svg(svg))
+    assert [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[::2]] == [[20, -5], [-5, 20]]
+    low, high = figure.axes[0].get_ylim()
+    assert low < -8 and high > 25
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
+def test_improvement_chart_of_one_sign_or_none_keeps_zero_in_sight(value, tmp_path):
+    difference = Difference(value, value, value, 1.0)
+    figure = improvement_chart("base", [("x", difference, difference)], 1)
+    save_chart(figure, tmp_path / "improvement")
+    low, high = figure.axes[0].get_ylim()
+    assert low <= 0 <= high and low <= value <= high and low < high
+
+
+def test_long_names_leave_room_for_the_bars():
+    difference = Difference(1.0, 0.5, 1.5, 0.1)
+    names = [f"a name that is rather long for a legend, number {number}" for number in range(5)]
+    for figure in (improvement_chart("base", [(name, difference, difference) for name in names], 9),
+                   score_chart([(name, BASE) for name in names])):
+        FigureCanvasAgg(figure).draw()
+        assert figure.axes[0].get_window_extent().width > 900
+        assert all(len(text.get_text()) <= 40 for text in figure.axes[0].get_legend().get_texts())
 
 
 def test_chinese_labels_are_drawn_with_the_font_that_has_them(tmp_path, make_font):

@@ -23,6 +23,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from jittor_lora.evaluation.bootstrap import Difference
+from jittor_lora.evaluation.compare import display_width
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
@@ -73,6 +74,7 @@ _BLUE, _PALE_BLUE, _VERMILION, _GREY = "#0072B2", "#9CC9E3", "#D55E00", "#A6A6A6
 _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
 TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
+_LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
 
@@ -139,7 +141,7 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
         UserError: no font has the characters.
     """
     labels = _LABELS[language]
-    names = [labels.get(name, name) if name in ("base", "adapter") else name for name, _ in systems]
+    names = [_shown_name(labels, name) for name, _ in systems]
     title = labels["score title"] if title is None else title
     figure, axes, face = _canvas(language, font, title, *names)
     values = np.array([[metrics.exact_match, metrics.f1] for _, metrics in systems])
@@ -149,7 +151,7 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
     axes.set_ylabel(labels["score"])
     counts = sorted({metrics.count for _, metrics in systems})
-    _finish_bars(axes, face, title, labels, " / ".join(f"{count:,}" for count in counts), len(systems))
+    _finish_bars(axes, face, title, labels, " / ".join(f"{count:,}" for count in counts), names)
     return figure
 
 
@@ -167,8 +169,7 @@ def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Diffe
         UserError: no font has the characters.
     """
     labels = _LABELS[language]
-    name_of_first, *names = (labels.get(name, name) if name in ("base", "adapter") else name
-                             for name in (first, *(name for name, *_ in systems)))
+    name_of_first, *names = (_shown_name(labels, name) for name in (first, *(name for name, *_ in systems)))
     title = labels["improvement title"].format(name=name_of_first)
     figure, axes, face = _canvas(language, font, title, *names)
     values = np.array([[difference.mean for difference in differences] for _, *differences in systems])
@@ -178,10 +179,10 @@ def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Diffe
     axes.axhline(0, color=INK, linewidth=1.2)
     low, high = min(0.0, intervals.min()), max(0.0, intervals.max())
     room = 0.14 * max(1.0, high - low)
-    axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 else 0)
+    axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 or low == 0 else 0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+g}" if points else "0"))
     axes.set_ylabel(labels["improvement"])
-    _finish_bars(axes, face, title, labels, f"{count:,}", len(systems))
+    _finish_bars(axes, face, title, labels, f"{count:,}", names)
     return figure
 
 
@@ -219,6 +220,12 @@ def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple
     return figure, axes, face
 
 
+def _shown_name(labels: dict[str, str], name: str) -> str:
+    """The name of a system as a legend has room for it; "base" and "adapter" are written out."""
+    name = labels[name] if name in ("base", "adapter") else name
+    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME - 1] + "…"
+
+
 def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, intervals: np.ndarray,
                   colours: Sequence[str], number: str) -> None:
     """Bars of EM and F1 side by side: `values` (systems, 2), `intervals` (systems, 2, 2), `number` formats a value."""
@@ -239,11 +246,12 @@ def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, interval
 
 
 def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], count: str,
-                 systems: int) -> None:
+                 names: Sequence[str]) -> None:
     axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel(labels["interval"].format(count=count))
-    _finish(axes, face, title, columns=3 if systems > 4 else 4)
+    columns = _LEGEND_WIDTH // (max(map(display_width, names)) + 6)
+    _finish(axes, face, title, columns=max(1, min(columns, 3 if len(names) > 4 else 4)))
     axes.xaxis.label.set(size=SMALL, color=_FAINT)
     for label in axes.get_xticklabels():
         label.set_size(TEXT)

@@ -23,6 +23,7 @@ from jittor_lora.files import atomic_write
 
 _PAGE = Path(__file__).parent / "page"
 _SHOWN_DUPLICATES = 20
+_TEXT_CELL = ' class="text"'
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _scores(report: Report) -> str:
     if len(report.standings) > 1:
         caption += (f" More: points above {first.name}, question by question, with the p-value of a randomisation test "
                     f"(Holm's, if there are several). Won: right where {first.name} is not; lost: the reverse.")
-    missing = [f"<p>{_text(one.name)}: {one.metrics.missing:,} questions without a prediction count as 0.</p>"
+    missing = [f"<p>{_text(one.name)}: questions without a prediction, which count as 0: {one.metrics.missing:,}.</p>"
                for one in report.standings if one.metrics.missing]
     return _table(caption, heads, rows) + "".join(missing) + _charts(report.charts)
 
@@ -200,20 +201,21 @@ def _charts(charts: Sequence[Chart]) -> str:
 
 
 def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Iterable[int] = ()) -> str:
-    """`rows` hold HTML, `caption` and `heads` text. The first cell heads its row; a row of one cell heads those below."""
+    """`rows` hold HTML, `caption` and `heads` text. The first cell heads its row, a single one the rows below it."""
     columns = set(text_columns)
     lines = []
     for first, *others in rows:
         if not others:
             lines.append(f'<tr><th colspan="{len(heads)}" scope="rowgroup">{first}</th></tr>')
             continue
-        cells = "".join(f'<td class="text">{cell}</td>' if at in columns else f"<td>{cell}</td>"
+        cells = "".join(f"<td{_TEXT_CELL if at in columns else ''}>{cell}</td>"
                         for at, cell in enumerate(others, 1))
         lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heads)
-    body = "".join(lines)
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}"><table>'
-            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    head = "".join(f'<th scope="col"{_TEXT_CELL if at in columns else ""}>{_text(name)}</th>'
+                   for at, name in enumerate(heads))
+    return (f'<p class="note">{_text(caption)}</p><div class="scroll" tabindex="0" role="region" '
+            f'aria-label="{html.escape(caption)}"><table><thead><tr>{head}</tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table></div>')
 
 
 def _range(value: float, ends: tuple[float, float]) -> str:

@@ -44,7 +44,8 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
     if path.is_file():
         return [(name or (path.resolve().parent.name if path.name == PREDICTIONS else path.stem), path)]
     found = [path] if (path / PREDICTIONS).is_file() else []
-    found += [folder.parent for folder in sorted(path.glob(f"evaluation/*/{PREDICTIONS}"))]
+    evaluations = [file.parent for file in path.glob(f"evaluation/*/{PREDICTIONS}")]
+    found += sorted(evaluations, key=lambda folder: (folder.name != "base", folder.name))
     if not found:
         what = "found a folder without them" if path.is_dir() else "found nothing there"
         raise UserError(f"{path}: expected a prediction file, a folder with {PREDICTIONS}, or a run folder with "

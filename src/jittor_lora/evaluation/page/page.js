@@ -38,6 +38,8 @@
     for (const gone of form.querySelectorAll('[value="better"], [value="worse"], [value="gain"], [value="loss"]')) gone.remove();
   }
 
+  for (const named of form.querySelectorAll("option[data-first]")) named.textContent = named.dataset.first + systems[0];
+
   const RESULTS = {
     right: (one) => one[1] === 1,
     part: (one) => one[1] < 1 && one[2] > 0,

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import small_run
+from jittor_lora.cli.main import main
+from jittor_lora.loading import load
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.training.log import RunLog
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base, the run folder of an adapter, and data."""
+    folder = tmp_path_factory.mktemp("compare")
+    loaded = load(str(small_run.make_base(folder / "base")))
+    loaded.add_adapter(LoraConfig(r=2, alpha=4, target_modules=("c_attn",)), "made")
+    with RunLog(folder / "run", 3, quiet=True, tensorboard=False) as log:
+        for step in (1, 2, 3):
+            log.step(step, loss=3 / step, learning_rate=1e-3, grad_norm=1.0, tokens=10, questions=2, seconds=0.1)
+        log.config({"learning_rate": 0.001})
+    loaded.save_adapter(folder / "run" / "adapter", "made")
+    small_run.make_squad(folder / "dev.json", 4)
+    small_run.make_squad(folder / "train.json", 2)
+    return folder
+
+
+def compare(made, output, *arguments):
+    code = main(["compare", *map(str, arguments), "--data", str(made / "dev.json"), "--output", str(output)])
+    assert code == 0
+    return json.loads((output / "comparison.json").read_text()), (output / "report.html").read_text()
+
+
+def test_answers_are_made_in_every_precision_and_mode(made, tmp_path, capsys):
+    comparison, report = compare(made, tmp_path / "out", "--adapters", made / "run", "--base", made / "base",
+                                 "--precisions", "fp32,bf16", "--modes", "greedy,extractive", "--train-data",
+                                 made / "train.json", "--max-new-tokens", 8, "--limit", 6)
+    names = [f"{name} {precision} {mode}" for precision in ("fp32", "bf16") for name in ("base", "run")
+             for mode in ("greedy", "extractive")]
+    assert [one["name"] for one in comparison["systems"]] == names
+    assert all((tmp_path / "out" / "systems" / name / "predictions.json").is_file() for name in names)
+    settings = comparison["settings"]["run bf16 extractive"]
+    assert (settings["rank"], settings["precision"], settings["answers"]) == (2, "bf16", "extractive")
+    assert settings["training: learning_rate"] == "0.001"
+    assert settings["questions"] == "6 drawn with seed 42"
+    assert 0 < len(comparison["duplicates"]["questions"]) <= 4
+    assert (tmp_path / "out" / "plots" / "loss-1.svg").is_file()
+    assert "Loss curves of the run of run fp32 greedy" in report
+    out = capsys.readouterr().out
+    assert "against base fp32 greedy" in out and "question word" in out
+    spans = json.loads((tmp_path / "out" / "systems" / names[1] / "predictions.json").read_text())
+    data = (made / "dev.json").read_text()
+    assert all(span in data for span in spans.values())
+
+
+def test_answers_of_before_and_the_one_compared_with(made, tmp_path):
+    right = {f"{number}-river": f"R{number}" for number in range(4)}
+    (tmp_path / "right.json").write_text(json.dumps(right))
+    (tmp_path / "wrong.json").write_text(json.dumps(dict.fromkeys(right, "no")))
+    comparison, _ = compare(made, tmp_path / "out", tmp_path / "wrong.json", f"best={tmp_path / 'right.json'}",
+                            "--against", "best")
+    best, wrong = comparison["systems"]
+    assert (best["name"], best["metrics"]["exact_match"], best["f1"]) == ("best", 50, None)
+    assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -50, 4)
+
+
+def test_texts_with_references_have_their_scores(tmp_path):
+    lines = '{"prompt": "p", "completion": "a b c d e"}\n{"prompt": "q", "completion": "f g"}'
+    (tmp_path / "dev.jsonl").write_text(lines)
+    (tmp_path / "one.json").write_text('{"1": "a b c d e", "2": "f g"}')
+    code = main(["compare", str(tmp_path / "one.json"), "--data", str(tmp_path / "dev.jsonl"), "--output",
+                 str(tmp_path / "out")])
+    assert code == 0
+    scores = json.loads((tmp_path / "out" / "comparison.json").read_text())["text_scores"]["one"]
+    assert scores["ROUGE-L (E2E)"]["value"] == 100 and "CIDEr" in scores
+    assert "Scores of texts" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "nothing to compare"),
+    (["nowhere.json"], "expected a prediction file"),
+    (["{dev}"], "1 of 2 predictions cannot be used"),
+    (["a={one}", "a={one}"], "several systems are named a"),
+    (["{one}", "--against", "other"], "there is no such system; there are one"),
+    (["--adapters", "nowhere"], "--adapters nowhere: expected an adapter folder"),
+    (["{one}", "--modes", "greedy,beam"], "expected some of greedy, extractive"),
+    (["{one}", "--precisions", "fp32,fp32"], "expected some of fp32, bf16"),
+    (["{one}", "--max-tokens", "16"], "leaves no room for a prompt"),
+])
+def test_mistakes_are_told(arguments, message, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.json").write_text('{"0-river": "x"}')
+    arguments = [text.format(dev=made / "dev.json", one=tmp_path / "one.json") for text in arguments]
+    assert main(["compare", *arguments, "--data", str(made / "dev.json"), "--output", "out"]) == 2
+    assert message in capsys.readouterr().err
