@@ -33,7 +33,7 @@ def test_a_batch_and_the_counts_are_printed(base, data, capsys):
     assert main(["inspect", "--base", base, "--data", data]) == 0
     out = capsys.readouterr().out
     for text in (
-        "JSON Lines, 2 rows, 2 prompts",
+        "2 completions of 2 prompts",
         "batch 1 of 1",
         ":[[ a]][[<|endoftext|>]]",
         "2 of 2 examples, the longest 5 tokens",

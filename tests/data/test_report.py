@@ -77,4 +77,4 @@ def test_data_are_described(tmp_path):
     assert describe_data(load_data("sample-dev")) == "SQuAD, 16 articles, 825 paragraphs, 3,905 questions"
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "c"}\n')
-    assert describe_data(load_data(str(path))) == "JSON Lines, 2 rows, 1 prompt"
+    assert describe_data(load_data(str(path))) == "2 completions of 1 prompt"

@@ -45,7 +45,7 @@ def describe_data(data: Data) -> str:
         if data.moved_answers:
             text += f"; {counted(data.moved_answers, 'answer')} moved to where the text occurs"
         return text
-    return f"JSON Lines, {counted(len(data), 'row')}, {counted(len(data.prompts), 'prompt')}"
+    return f"{counted(len(data), 'completion')} of {counted(len(data.prompts), 'prompt')}"
 
 
 def counted(number: int, noun: str) -> str:
