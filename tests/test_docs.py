@@ -22,7 +22,7 @@ READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
-           "export": "ExportOptions", "inspect": "InspectOptions"}
+           "export": "ExportOptions", "inspect": "InspectOptions", "compare": "CompareOptions"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"\w+=\S*")
