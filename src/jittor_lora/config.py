@@ -84,8 +84,8 @@ class RunConfig(Settings):
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)
     max_steps: Optional[int] = setting(None, TRAINING, "number of optimiser steps, in place of --epochs", ge=1)
     batch_size: int = setting(8, TRAINING, "questions in a batch; about so many, as a paragraph stays whole", ge=1)
-    whole_paragraphs: bool = setting(True, TRAINING, "keep the questions of a paragraph, or a prompt's completions, in one "
-                                     "batch; otherwise batches are drawn from all of them")
+    whole_paragraphs: bool = setting(True, TRAINING, "keep the questions of a paragraph, or a prompt's completions, in "
+                                     "one batch; otherwise batches are drawn from all of them")
     gradient_accumulation: int = setting(1, TRAINING, "batches in an optimiser step", ge=1)
     max_tokens_per_stream: int = setting(1024, TRAINING, "most tokens in one forward pass; a larger batch takes "
                                          "several passes, with the same loss and gradients", ge=8)

@@ -22,7 +22,8 @@ _SERIES = (("exact_match", "#0072B2", "o"), ("f1", "#D55E00", "s"))
 _LABELS = {
     "en": {"exact_match": "Exact match", "f1": "F1", "base": "base: {name} {score:.1f}", "score": "Score (%)",
            "examples": "Training examples", "rank": "Rank of the update", "rank title": "Scores by rank",
-           "examples title": "Scores by training examples", "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
+           "examples title": "Scores by training examples",
+           "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
     "zh": {"exact_match": "完全匹配（EM）", "f1": "F1", "base": "基座模型：{name} {score:.1f}", "score": "得分（%）",
            "examples": "训练样本数", "rank": "更新的秩", "examples title": "得分与训练样本数", "rank title": "得分与秩",
            "interval": "{count} 个问题；误差线：95% 自助法置信区间"},
