@@ -46,15 +46,23 @@ def of_all_sizes(draw, rows: int, width: int) -> np.ndarray:
     return draw.standard_normal((rows, width)) * 10 ** draw.uniform(-30, 30, (rows, 1)).astype(np.float32)
 
 
+def nearly_equal(draw, rows: int, width: int) -> np.ndarray:
+    return draw.standard_normal(width) * (1 + 1e-7 * draw.randint(-2, 3, (rows, 1)))
+
+
+def mostly_zeros(draw, rows: int, width: int) -> np.ndarray:
+    return draw.standard_normal((rows, width)) * (draw.random_sample((rows, 1)) < 0.1)
+
+
 HEADS = {
     "random": lambda draw, rows, width: draw.standard_normal((rows, width)),
     "in common": lambda draw, rows, width: 300 * draw.standard_normal(width) + draw.standard_normal((rows, width)),
-    "nearly equal": lambda draw, rows, width: draw.standard_normal(width) * (1 + 1e-7 * draw.randint(-2, 3, (rows, 1))),
+    "nearly equal": nearly_equal,
     "equal": lambda draw, rows, width: np.tile(draw.standard_normal(width), (rows, 1)),
     "every row twice": lambda draw, rows, width: draw.standard_normal((rows // 2 + 1, width)).repeat(2, 0)[:rows],
     "outlying columns": outlying,
     "rows of all sizes": of_all_sizes,
-    "mostly zeros": lambda draw, rows, width: draw.standard_normal((rows, width)) * (draw.random_sample((rows, 1)) < 0.1),
+    "mostly zeros": mostly_zeros,
     "zeros": lambda draw, rows, width: np.zeros((rows, width)),
     "denormal": lambda draw, rows, width: 1e-39 * draw.standard_normal((rows, width)),
     "small whole numbers": lambda draw, rows, width: draw.randint(-1, 2, (rows, width)),
@@ -78,15 +86,42 @@ def test_states_of_any_size(gain, precision):
     check(draw.standard_normal((1000, 64)), states, precision=precision, gain=gain)
 
 
+def signs(draw, rows: int, width: int) -> np.ndarray:
+    """Plus and minus one, as often one as the other in each column: bytes leave nothing of them out."""
+    half = draw.choice([-1, 1], (rows // 2, width))
+    return np.concatenate([half, -half])
+
+
+def pointed(draw, rows: int, width: int, states: int):
+    """One number of a state so large that 16 bits leave little of the others, which decide between half of the rows."""
+    found = draw.standard_normal((states, width))
+    found[:, 0] = 3e4
+    return signs(draw, rows, width), found
+
+
+def rounded(draw, rows: int, width: int, states: int):
+    """Logits so large that their rounding errors decide."""
+    return 1e6 + signs(draw, rows, width), draw.standard_normal((states, width))
+
+
+def crossing(draw, rows: int, width: int, states: int):
+    """States almost at right angles to what the rows have in common, which is most of them."""
+    base, head = draw.standard_normal((1, width)), draw.standard_normal((rows, width))
+    found = draw.standard_normal((states, width))
+    return base + 10.0 ** draw.randint(-6, 0, (rows, 1)) * head, found - found @ base.T @ base / (base @ base.T)
+
+
+def plain(draw, rows: int, width: int, states: int):
+    return draw.standard_normal((rows, width)), draw.standard_normal((states, width))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_rivals_closer_than_a_byte_resolves(precision):
-    """Every row but one digit the same, and states that nearly cancel them."""
-    draw = np.random.RandomState(0)
-    base = draw.standard_normal((1, 64))
-    head = np.concatenate([base + 10.0**-k * draw.standard_normal((100, 64)) for k in range(7)])
-    states = draw.standard_normal((12, 64))
-    states -= states @ base.T @ base / (base @ base.T)
-    check(draw.permutation(head), states, precision=precision)
+@pytest.mark.parametrize("make", [plain, pointed, rounded, crossing])
+def test_many_states_with_rivals_closer_than_bytes_resolve(make, precision):
+    head, states = make(np.random.RandomState(0), 3000, 64, 600)
+    found = network(head.astype(np.float32), precision)
+    for some in np.split(states.astype(np.float32), 50):
+        np.testing.assert_array_equal(ask(found.likeliest, some), ask(found.logits, some).argmax(1))
 
 
 def test_only_rows_whose_bound_reaches_the_best_are_computed():
@@ -121,5 +156,7 @@ def test_states_that_are_not_finite_are_found(value):
     draw = np.random.RandomState(0)
     states = draw.standard_normal((8, 64)).astype(np.float32)
     states[5, 7] = value
-    with pytest.raises(UserError, match="not finite"):
-        ask(network(draw.standard_normal((100, 64)).astype(np.float32)).likeliest, states)
+    found = network(draw.standard_normal((100, 64)).astype(np.float32))
+    for some in (states, states[5:6]):
+        with pytest.raises(UserError, match="not finite"):
+            ask(found.likeliest, some)
