@@ -74,7 +74,7 @@ class Matrix:
         return self._form("panels", lambda w: decode.pack(w, self.precision == "bf16"))
 
     def screen(self):
-        """The matrix as bytes that find the largest of its products in decoding; None where that is not faster; kept."""
+        """The matrix as bytes that find its largest product with a state, None where that is not faster; kept."""
         return self._form("screen", lambda w: decode.pack_screen(w, self.precision == "bf16"))
 
     def squares(self, axis: int):

@@ -1,6 +1,9 @@
 // A whole network on some rows of tokens in one parallel region: reads prompts and continues them.
 #include "decode.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cfloat>
 #include <cstdlib>
 #include <memory>
@@ -602,6 +605,17 @@ void pack(const float* weight, int outputs, int inputs, T* to) {
     }
 }
 
+// Memory that is read straight through, and not written yet, takes large pages where the system has them.
+void in_large_pages(void* memory, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = sysconf(_SC_PAGESIZE), start = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
+    if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);  // it is good without, too
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 }  // namespace
 }  // namespace jl::decoding
 
@@ -619,6 +633,7 @@ EXPORT int64_t jl_decode_packed_size(int outputs, int inputs, int bf16) {
 }
 
 EXPORT void jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to) {
+    jl::decoding::in_large_pages(to, jl_decode_packed_size(outputs, inputs, bf16));
     if (bf16)
         jl::decoding::pack(weight, outputs, inputs, (jl::bf16*)to);
     else
@@ -633,6 +648,7 @@ EXPORT int64_t jl_decode_screen_size(int outputs, int inputs) {
 
 EXPORT void jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to) {
     using namespace jl::decoding;
+    in_large_pages(to, Screen(inputs).size(outputs));
     auto value = [&](int r, int k) { return weight[(size_t)r * inputs + k]; };
     if (bf16)
         Screen(inputs).pack(outputs, [&](int r, int k) { return single(to_bf16(value(r, k))); }, (uint8_t*)to);

@@ -23,7 +23,8 @@ static inline ivec products(ivec sum, const uint8_t* weights, int32_t x) {
 #if defined(__AVX512VNNI__)
     return (ivec)_mm512_dpbusd_epi32((__m512i)sum, _mm512_loadu_si512(weights), _mm512_set1_epi32(x));
 #elif defined(__AVXVNNI__) && !defined(__AVX512F__)
-    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_loadu_si256((const __m256i*)weights), _mm256_set1_epi32(x));
+    __m256i bytes = _mm256_loadu_si256((const __m256i*)weights);
+    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sum, bytes, _mm256_set1_epi32(x));
 #else
     int8_t four[4];
     memcpy(four, &x, 4);
