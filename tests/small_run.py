@@ -34,6 +34,14 @@ def make_squad(path: Path, paragraphs: int, first: int = 0) -> Path:
     return path
 
 
+def make_files(folder: Path, train: int, dev: int) -> Path:
+    """`base`, and `train.json` and `dev.json` of so many paragraphs, in `folder`."""
+    make_base(folder / "base")
+    make_squad(folder / "train.json", train)
+    make_squad(folder / "dev.json", dev, first=train)
+    return folder
+
+
 def start(*arguments: object, stdin: bool = False) -> subprocess.Popen:
     """The command in a session of its own, so that a signal can be sent to all its processes, as a terminal does.
 

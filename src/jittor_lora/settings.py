@@ -231,3 +231,20 @@ def _shown(value: Any) -> str:
 
 def _shorten(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def names(text: str) -> list[str]:
+    """The names in a list with commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def checked_list(text: str, known: Iterable[str]) -> str:
+    """
+    Raises:
+        ValueError: a name that is not known, or none.
+    """
+    wrong = [name for name in names(text) if name not in known]
+    if wrong or not names(text):
+        hint = did_you_mean(nearest(wrong[0], known)) if wrong else ""
+        raise ValueError(f"expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{hint}")
+    return text

@@ -14,11 +14,7 @@ from jittor_lora.errors import UserError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("curve")
-    small_run.make_base(made / "base")
-    small_run.make_squad(made / "train.json", 8)
-    small_run.make_squad(made / "dev.json", 3, first=8)
-    return made
+    return small_run.make_files(tmp_path_factory.mktemp("curve"), 8, 3)
 
 
 def curve(folder, output, *more):

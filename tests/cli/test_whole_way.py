@@ -19,10 +19,7 @@ from jittor_lora.model import causal_lm
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A folder with base, data and a run that has learnt something."""
-    folder = tmp_path_factory.mktemp("way")
-    small_run.make_base(folder / "base")
-    small_run.make_squad(folder / "train.json", 12)
-    small_run.make_squad(folder / "dev.json", 3, first=12)
+    folder = small_run.make_files(tmp_path_factory.mktemp("way"), 12, 3)
     (folder / "rows.jsonl").write_text("".join(
         json.dumps({"prompt": f"{n} and one:", "completion": f" {n + 1}"}) + "\n" for n in range(12)))
     assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "train.json"), "--dev",

@@ -185,3 +185,12 @@ def test_zeros_of_qv_only_stay_zeros(tmp_path):
     npz_to_folder(tmp_path / "qv.npz", tmp_path / "adapter", "gpt2", ALPHA)
     pair = read_adapter_folder(tmp_path / "adapter").factors["transformer.h.0.attn.c_attn"]
     assert not pair.delta()[WIDTH : 2 * WIDTH].any() and pair.delta()[:WIDTH].any()
+
+
+def test_an_encrypted_member(tmp_path):
+    np.savez(tmp_path / "bad.npz", **weights())
+    content = bytearray((tmp_path / "bad.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flags of the first entry
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(UserError, match="not encrypted"):
+        read_reference_npz(tmp_path / "bad.npz")

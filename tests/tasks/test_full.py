@@ -14,11 +14,7 @@ from jittor_lora.formats.hugging_face import read_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("full")
-    small_run.make_base(made / "base")
-    small_run.make_squad(made / "train.json", 6)
-    small_run.make_squad(made / "dev.json", 2, first=6)
-    return made
+    return small_run.make_files(tmp_path_factory.mktemp("full"), 6, 2)
 
 
 def train(folder, output, *more):

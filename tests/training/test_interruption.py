@@ -30,11 +30,7 @@ FILES = ("train_loss.txt", "val_loss.txt", "adapter/adapter_model.safetensors", 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A folder with a base, training and validation data."""
-    folder = tmp_path_factory.mktemp("files")
-    small_run.make_base(folder / "base")
-    small_run.make_squad(folder / "train.json", 14)
-    small_run.make_squad(folder / "dev.json", 4, first=20)
-    return folder
+    return small_run.make_files(tmp_path_factory.mktemp("files"), 14, 4)
 
 
 def command(files: Path, output: Path) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings import Settings, did_you_mean, nearest, setting
+from jittor_lora.settings import Settings, checked_list, names, setting
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
 PRECISIONS = ("fp32", "bf16")
@@ -48,20 +47,3 @@ class BenchConfig(Settings):
     @classmethod
     def _precisions(cls, value: str) -> str:
         return checked_list(value, PRECISIONS)
-
-
-def names(text: str) -> list[str]:
-    """The names in a list with commas, each once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def checked_list(text: str, known: Iterable[str]) -> str:
-    """
-    Raises:
-        ValueError: a name that is not known, or none.
-    """
-    wrong = [name for name in names(text) if name not in known]
-    if wrong or not names(text):
-        hint = did_you_mean(nearest(wrong[0], known)) if wrong else ""
-        raise ValueError(f"expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{hint}")
-    return text

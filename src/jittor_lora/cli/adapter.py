@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from jittor_lora.cli.options import find_adapter
+from jittor_lora.cli.options import find_adapter, new_folder
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
 
@@ -172,7 +172,7 @@ def _combine(args: argparse.Namespace) -> int:
     weights = [1.0] * len(args.adapters) if args.weights is None else args.weights
     if len(weights) != len(args.adapters):
         raise UserError(f"--weights: expected {len(args.adapters)}, one for each adapter, found {len(weights)}.")
-    output = _new_folder("--output", Path(args.output))
+    output = new_folder("--output", Path(args.output))
     from jittor_lora.tasks.adapter import combine_folders
     how = Combination(args.method, args.density, args.majority_sign, args.svd_rank, args.svd_clamp, args.seed)
     folders = [find_adapter(one) for one in args.adapters]
@@ -191,7 +191,7 @@ def _convert(args: argparse.Namespace) -> int:
     from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
     from jittor_lora.tasks.adapter import folder_to_npz, npz_to_folder
     if not args.source.is_dir():
-        output = _new_folder("TARGET", args.target)
+        output = new_folder("TARGET", args.target)
         alpha = DEFAULT_ALPHA if args.alpha is None else args.alpha
         if alpha <= 0:
             raise UserError(f"--alpha: expected a number above 0, found {alpha:g}.")
@@ -246,13 +246,6 @@ def _draw(path: Path, quantity: str, folder: Path, modules: Sequence[Any]) -> Pa
               for one in modules}
     figure = heat_map(values, title=folder.resolve().name, quantity=QUANTITIES[quantity])
     return save_chart(figure, path.with_suffix(""), [path.suffix.lower()[1:]])[0]
-
-
-def _new_folder(name: str, folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{name} {folder}: expected a new or empty folder, found "
-                        f"{'files in it' if folder.is_dir() else 'a file'}. Name another path.")
-    return folder
 
 
 def _table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:

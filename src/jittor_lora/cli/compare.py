@@ -13,7 +13,7 @@ from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, fro
 from jittor_lora.config import DATA, LARGEST_SEED, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings import Problem, Settings, setting
+from jittor_lora.settings import Problem, Settings, checked_list, names, setting
 
 ANSWERING = "Answering now"
 PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
@@ -69,18 +69,6 @@ class CompareOptions(Settings):
                           f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")
 
 
-def checked_list(value: str, known: tuple[str, ...]) -> str:
-    """`value` without spaces, if it is some of `known` with commas between, each once.
-
-    Raises:
-        ValueError: it is not.
-    """
-    names = [name.strip() for name in value.split(",")]
-    if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(f"expected some of {', '.join(known)} with commas between, each once, found {value!r}")
-    return ",".join(names)
-
-
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "compare", help="several systems on the same questions, with a report",
@@ -112,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = None
     if adapters or options.base is not None:
         evaluation = Evaluation(options.base or base_of(adapters[0][1]), adapters, options.with_base,
-                                options.precisions.split(","), options.modes.split(","), options.template,
+                                names(options.precisions), names(options.modes), options.template,
                                 options.max_tokens, options.max_new_tokens, options.batch_size)
         if options.threads:
             from jittor_lora.runtime import set_threads

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from jittor_lora import recipe
-from jittor_lora.cli.options import add_flags, given, require
-from jittor_lora.cli.train import INTERRUPTED
+from jittor_lora.cli.options import add_flags, given, require, resumable
 from jittor_lora.curve_config import CurveConfig
 
 
@@ -27,10 +25,4 @@ def run(args: argparse.Namespace) -> int:
     config = CurveConfig.resolve(args.config, given(args, CurveConfig))
     require(config, "data", "dev", "output")
     from jittor_lora.tasks.curve import curve
-    try:
-        if curve(config):
-            return 0
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-    print("The same command goes on where this one stopped.", file=sys.stderr)
-    return INTERRUPTED
+    return resumable(lambda: curve(config))

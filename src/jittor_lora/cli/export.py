@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Literal, Optional
 
-from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
+from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, new_folder, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings import setting
 
@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
     if options.format == "npz" and (output.suffix.lower() != ".npz" or output.exists()):
         raise UserError(f"--output {output}: expected a name that ends in .npz"
                         f"{', found a file of this name' if output.exists() else ''}.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output}: expected a new or empty folder, found "
-                        f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
+    if options.format == "gguf-ready":
+        new_folder("--output", output)
     base, adapter = options.base_name(), options.adapter_folder()
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, require
-from jittor_lora.errors import UserError
+from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, new_folder, require
 from jittor_lora.settings import setting
 
 
@@ -30,10 +29,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     options = from_flags(args, MergeOptions)
     require(options, "adapter", "output")
-    output = Path(options.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output}: expected a new or empty folder, found "
-                        f"{'files in it' if output.is_dir() else 'a file'}. Name another path.")
+    output = new_folder("--output", Path(options.output))
     base, adapter = options.base_name(), options.adapter_folder()
     from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)

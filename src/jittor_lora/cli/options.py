@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin
 
@@ -15,6 +16,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, Settings, setting
 
 ADAPTER_CONFIG = "adapter_config.json"
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that can go on
 METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
@@ -181,6 +183,29 @@ def require(settings: Settings, *fields: str) -> None:
         width = max(len(flag(name)) for name in missing)
         lines = [f"  {flag(name):{width}}  {type(settings).model_fields[name].description}" for name in missing]
         raise UserError("\n".join(["still needed:", *lines]))
+
+
+def new_folder(name: str, folder: Path) -> Path:
+    """`folder`, which the argument `name` is to be written to.
+
+    Raises:
+        UserError: something is there.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{name} {folder}: expected a new or empty folder, found "
+                        f"{'files in it' if folder.is_dir() else 'a file'}. Name another path.")
+    return folder
+
+
+def resumable(work: Callable[[], bool]) -> int:
+    """The exit code of a command that goes on where it stopped when it is given again; `work` says whether it ended."""
+    try:
+        if work():
+            return 0
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+    print("The same command goes on where this one stopped.", file=sys.stderr)
+    return INTERRUPTED
 
 
 class _Switch(argparse.Action):

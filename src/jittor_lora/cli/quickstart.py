@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from jittor_lora.cli.options import add_flags, given
-from jittor_lora.cli.train import INTERRUPTED
+from jittor_lora.cli.options import add_flags, given, resumable
 from jittor_lora.config import RunConfig
 
 RECIPE = "quickstart"
@@ -25,10 +23,4 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     config = RunConfig.resolve(RECIPE, given(args, RunConfig))
     from jittor_lora.tasks.quickstart import quickstart
-    try:
-        if quickstart(config):
-            return 0
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-    print("The same command goes on where this one stopped.", file=sys.stderr)
-    return INTERRUPTED
+    return resumable(lambda: quickstart(config))

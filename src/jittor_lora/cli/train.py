@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from jittor_lora import recipe
-from jittor_lora.cli.options import add_flags, given, require
+from jittor_lora.cli.options import INTERRUPTED, add_flags, given, require
 from jittor_lora.config import OUTPUTS, RunConfig, flag
 from jittor_lora.errors import UserError
 
@@ -16,7 +16,6 @@ SETTINGS_FILE = "config.yaml"
 RUN_FILES = (SETTINGS_FILE, "run.log", "train_loss.txt", "val_loss.txt", "metrics.jsonl", "summary.json",
              "adapter", "model", "best", "checkpoints", "tensorboard")
 MADE_OF_A_RUN = ("evaluation", "plots")
-INTERRUPTED = 130  # exit code of a run that Ctrl-C ended and --resume goes on with
 
 
 def add_parser(subparsers) -> None:

@@ -5,7 +5,6 @@ Where they lie, how large they are, the JSON, the type of every field, the name 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -15,7 +14,7 @@ from typing import Any, Callable, Iterator, Optional
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.patterns import wrong_pattern
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
 from jittor_lora.lora.config import MAX_RANK
@@ -114,15 +113,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if os.path.getsize(regular_file(path)) > LARGEST_CONFIG:
         raise UserError(f"{path}: expected at most {LARGEST_CONFIG:,} bytes of settings; "
                         f"found {os.path.getsize(path):,}.")
-    try:
-        values = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON; found something else ({str(error)[:200]}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object; found {type(values).__name__}.")
-    wrong = []
+    values, wrong = read_json(path, _unique), []
     for name, check in _FIELDS.items():
         problem = check(values[name]) if name in values else None
         if problem:

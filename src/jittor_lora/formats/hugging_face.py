@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -97,18 +97,21 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
         (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, object_of: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict) -> dict[str, Any]:
     """A JSON object from a file.
+
+    Args:
+        object_of: makes an object of its keys and values; a ValueError of it is a fault of the file.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8 JSON, or holds something else than an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON; found something else ({error}).") from error
+        raise UserError(f"{path}: expected JSON; found something else ({str(error)[:200]}).") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object; found {type(value).__name__}.")
     return value

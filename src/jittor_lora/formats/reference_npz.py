@@ -41,6 +41,7 @@ DEFAULT_ALPHA = 16.0
 _MOST_ARRAYS = 10_000
 _MOST_INFLATED = 64 << 20  # bytes; beyond it, at most so many times the file's own:
 _MOST_TIMES = 20
+_ENCRYPTED = 1  # of a member's flags
 _LONGEST_NPY_HEADER = 4096
 _NAME = re.compile(r"transformer_h\.(\d{1,4})\.(?:attn\.qkv_proj\.lora_([AB])_([qkv])"
                    r"|(attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.lora_([AB]))\.weight")
@@ -176,9 +177,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             if inflated > max(_MOST_INFLATED, _MOST_TIMES * size):
                 raise UserError(f"{path}: its {size:,} bytes unpack to {inflated:,}, which no LoRA weights do.")
             times = Counter(member.filename for member in members)
-            wrong = [f"{show(member.filename)}: expected an array, a name that ends in .npy, once, stored or deflated"
+            wrong = [f"{show(member.filename)}: expected an array, a name that ends in .npy, once, stored or deflated, "
+                     "not encrypted"
                      for member in members if not member.filename.endswith(".npy") or times[member.filename] > 1
-                     or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+                     or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                     or member.flag_bits & _ENCRYPTED]
             if wrong:
                 raise UserError(f"{path}:\n  {shorten(wrong, 20, chr(10) + '  ')}")
             if not members:
@@ -187,7 +190,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             for member in members:
                 with archive.open(member) as stream:
                     arrays[member.filename[: -len(".npy")]] = _read_array(path, member, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(f"{path}: expected an .npz of LoRA weights; found something else or a damaged file "
                         f"({str(error)[:200]}).") from error
     return arrays

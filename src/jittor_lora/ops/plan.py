@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jittor_lora.model.layout import Layout
 from jittor_lora.runtime import jt
+
+if TYPE_CHECKING:
+    from jittor_lora.model.layout import Layout
 
 
 class AttentionPlan:
