@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Loading a kernel of Jittor's (linked with -Ofast) makes the process flush denormals, which hypothesis refuses."""
-    default_environment = ctypes.c_void_p(-1)  # FE_DFL_ENV
-    ctypes.CDLL(None).fesetenv(default_environment)
+    """Jittor's operators and the kernels make the main thread flush denormals, which hypothesis refuses."""
+    module = sys.modules.get("jittor_lora.ops.cpu.library")
+    if getattr(item.function, "is_hypothesis_test", False):
+        default_environment = ctypes.c_void_p(-1)  # FE_DFL_ENV
+        ctypes.CDLL(None).fesetenv(default_environment)
+    elif module and module.library.cache_info().currsize:
+        module.library().jl_flush_denormals()

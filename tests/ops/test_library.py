@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -16,6 +18,23 @@ pytestmark = needs_kernels
 def test_the_kernels_work_here():
     assert backend.kernels_work()
     assert backend.bf16_works() == HAS_BF16
+
+
+def test_denormals_are_flushed_in_every_thread():
+    """In a process of its own: what Jittor loads sets the mode of the main thread, when others run already."""
+    check = """
+import ctypes
+from jittor_lora.ops.cpu.library import library
+from jittor_lora.runtime import jt, set_threads
+set_threads(2)
+numbers = (ctypes.c_float * 10**6)()
+library().jl_gelu_forward(numbers, numbers, ctypes.c_int64(10**6))
+jt.ones(3).exp().sync()
+set_threads(3)
+print(library().jl_flush_denormals())
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 @pytest.fixture
