@@ -63,7 +63,7 @@ static void multiply_floats(const T* weights, size_t panel, const float* x, int 
         for (int r = 0; r < R; r++) {
             vec in = splat(x[(size_t)r * ldx + k]);
 #pragma GCC unroll 4
-            for (int j = 0; j < N; j++) s[r][j] += in * w[j];
+            for (int j = 0; j < N; j++) s[r][j] = multiply_add(in, w[j], s[r][j]);
         }
     }
 #pragma GCC unroll 16

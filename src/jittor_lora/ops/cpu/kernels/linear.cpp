@@ -32,7 +32,7 @@ static inline void project_rows(const float* x, const float* m, int n, int strid
         for (int r = 0; r < R; r++) xs[r] = get(x + size_t(r) * n + i, count);
         for (int j = 0; j < RANK; j++) {
             vec w = load(m + size_t(j) * stride + i);
-            for (int r = 0; r < R; r++) acc[r][j] += xs[r] * w;
+            for (int r = 0; r < R; r++) acc[r][j] = multiply_add(xs[r], w, acc[r][j]);
         }
     });
     for (int r = 0; r < R; r++)
@@ -65,7 +65,7 @@ static inline void expand_rows(float* y, const float* t, const Small& m, int g, 
         for (int r = 0; r < R; r++) update[r] = first * s[r][0];
         for (int j = 1; j < RANK; j++) {
             vec next = load(w + size_t(j) * m.stride);
-            for (int r = 0; r < R; r++) update[r] += next * s[r][j];
+            for (int r = 0; r < R; r++) update[r] = multiply_add(next, s[r][j], update[r]);
         }
         for (int r = 0; r < R; r++) {
             float* to = y + size_t(r) * m.n + i0 + i;
