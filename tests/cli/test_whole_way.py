@@ -83,7 +83,7 @@ def test_ways_to_train(arguments, run, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["generate", "--adapter", output, "--prompt", "Town", "--max-new-tokens", "3"]) == 0
     out, err = capsys.readouterr()
-    assert out.endswith("\n") and err == ""
+    assert out.endswith("\n") and err in ("", "This machine has no fast bf16 products: computing in fp32.\n")
 
 
 def test_activation_checkpointing(run, tmp_path, monkeypatch):
