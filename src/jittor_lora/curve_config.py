@@ -27,8 +27,11 @@ class CurveConfig(RunConfig):
     extractive: bool = setting(False, CURVE, "answer with the likeliest spans of contexts, see evaluate")
     alpha_ratio: Optional[float] = setting(None, CURVE, "with ranks: alpha is so many times the rank; by default it is "
                                            "lora_alpha at each", gt=0)
+    language: Literal["en", "zh"] = setting("en", CURVE, "of the picture's labels")
+    font: Optional[str] = setting(None, CURVE, "font file for the picture's labels; by default one is looked for",
+                                  min_length=1)
 
-    own: ClassVar[tuple[str, ...]] = ("over", "points", "min_steps", "extractive", "alpha_ratio")
+    own: ClassVar[tuple[str, ...]] = ("over", "points", "min_steps", "extractive", "alpha_ratio", "language", "font")
 
     @field_validator("points", mode="before")
     @classmethod

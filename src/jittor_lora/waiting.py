@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional, TextIO
 
-FIRST_OPERATORS = "Jittor compiles the operators that it meets for the first time; that can take a minute, once."
+FIRST_OPERATORS = "Still at it. Operators that Jittor meets for the first time are compiled, once, for up to a minute."
 
 
 @contextmanager

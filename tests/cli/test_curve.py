@@ -59,6 +59,11 @@ def test_points_of_other_settings_are_refused(folder, capsys):
     assert "rank-1: max_steps" in err and "rank-4: max_steps" in err
 
 
+def test_a_picture_that_cannot_be_drawn_is_said_before_anything_runs(folder, capsys):
+    assert curve(folder, "font", "--language", "zh", "--font", str(folder / "none.ttf")) == 2
+    assert "none.ttf" in capsys.readouterr().err and not (folder / "font").exists()
+
+
 @pytest.mark.parametrize("settings, expected", [
     ({"points": "0,4"}, "whole numbers above 0"), ({"points": "4,4"}, "different"),
     ({"over": "rank", "points": "all"}, "ranks are numbers"), ({"over": "rank", "method": "full"}, "no rank"),

@@ -210,10 +210,18 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
+def label_font(language: str, font: str | os.PathLike | None, *texts: str) -> FontProperties:
+    """The font for the charts' labels, numbers and `texts`.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    return find_font([*_LABELS[language].values(), *texts, "0123456789.,/e+-"], language, font)
+
+
 def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
     """An empty figure, and the font for its labels, numbers and `texts`."""
-    characters = [*_LABELS[language].values(), *texts, "0123456789.,/e+-"]
-    face = find_font(characters, language, font)
+    face = label_font(language, font, *texts)
     figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)

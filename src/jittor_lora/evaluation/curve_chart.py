@@ -30,6 +30,15 @@ _LABELS = {
 }
 
 
+def label_font(language: str, font: str | os.PathLike | None) -> FontProperties:
+    """The font for the picture's labels and numbers.
+
+    Raises:
+        UserError: no font has the characters.
+    """
+    return find_font([*_LABELS[language].values(), "0123456789.,%"], language, font)
+
+
 @matplotlib_defaults()
 def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics | None = None, *,
                 language: str = "en", font: str | os.PathLike | None = None) -> Figure:
@@ -44,7 +53,7 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
         UserError: no font has the characters.
     """
     labels = _LABELS[language]
-    face = find_font([*labels.values(), "0123456789.,%"], language, font)
+    face = label_font(language, font)
     figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     values = np.array([value for value, _ in points], float)

@@ -15,7 +15,7 @@ from jittor_lora.data.squad import SquadData
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.breakdown import breakdown_json, breakdown_table, breakdowns, extremes
-from jittor_lora.evaluation.charts import improvement_chart, loss_chart, save_chart, score_chart
+from jittor_lora.evaluation.charts import improvement_chart, label_font, loss_chart, save_chart, score_chart
 from jittor_lora.evaluation.duplicates import duplicates
 from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
@@ -88,6 +88,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"several systems are named {', '.join(repeated)}; tell them apart with NAME=PATH.")
+    label_font(language, font, *names)
     questions = load_data(data, "dev", "evaluation")
     if limit is not None:
         questions = questions.subset(limit, seed)

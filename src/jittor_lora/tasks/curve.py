@@ -15,7 +15,7 @@ from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.charts import save_chart
 from jittor_lora.evaluation.compare import table
-from jittor_lora.evaluation.curve_chart import curve_chart
+from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import score
@@ -43,6 +43,7 @@ def curve(config: CurveConfig) -> bool:
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
     if missing:
         raise UserError(f"curve needs {', '.join(missing)}.")
+    label_font(config.language, config.font)
     folder = Path(config.output)
     make_writable(config.output)
     if config.threads:
@@ -102,7 +103,9 @@ def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[d
                                        "answers": "extractive" if config.extractive else "generated",
                                        "base": dataclasses.asdict(base), "points": rows})
     (folder / "curve.md").write_text(markdown(config.over, base, points), encoding="utf-8")
-    save_chart(curve_chart(config.over, [(p["value"], p["metrics"]) for p in points], base), folder / "curve")
+    chart = curve_chart(config.over, [(point["value"], point["metrics"]) for point in points], base,
+                        language=config.language, font=config.font)
+    save_chart(chart, folder / "curve")
 
 
 def rows_of(over: str, base: Metrics, points: list[dict[str, Any]]) -> list[tuple[str, ...]]:
