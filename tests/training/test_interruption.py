@@ -203,7 +203,8 @@ def test_all_that_differs_from_the_checkpoint_is_refused_at_once(files, copy, ca
     finally:
         small_run.make_squad(files / "train.json", 14)
     err = capsys.readouterr().err
-    for part in ("step-0000", "seed (--seed): 42 in the run, now 7", "lora_alpha (--lora-alpha): 16.0 in the run, now 4.0",
+    for part in ("step-0000", "seed (--seed): 42 in the run, now 7",
+                 "lora_alpha (--lora-alpha): 16.0 in the run, now 4.0",
                  "the training examples are not those"):
         assert part in err
     assert "save_every" not in err and contents(copy) == before

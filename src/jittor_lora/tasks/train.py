@@ -30,16 +30,20 @@ from jittor_lora.loading import Loaded, load
 from jittor_lora.locks import locked
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
-from jittor_lora.runtime import set_threads, system_info
+from jittor_lora.ops.backend import OPERATIONS, has_kernel
+from jittor_lora.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
+
+SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of `system_info`: who computes
 
 
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
@@ -82,15 +86,17 @@ def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "dev": identity_of_data(dev_groups),
                   "base": identity_of_base(loaded.checkpoint), "precision": loaded.model.precision}
+    system = system_info()
     progress = Progress()
     notes: list[str] = []
     if resume:
-        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities)
+        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities, system)
 
     def save(progress: Progress) -> None:
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
         arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
-        values = {"progress": state_of(progress), "settings": config.model_dump(), **identities}
+        values = {"progress": state_of(progress), "settings": config.model_dump(), **identities, "threads": threads(),
+                  "system": system}
         write_state(folder / CHECKPOINTS, progress.step, TrainingState({**arrays, **optimizer.state()}, values),
                     config.keep_checkpoints)
 
@@ -106,7 +112,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None)
         if resume:
             log.truncate_to(progress.step)
         log.config(config.model_dump())
-        log.system(system_info())
+        log.system(system)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
                      *introduction(loaded, adapter, report, dev_report, total), *notes):
@@ -213,12 +219,14 @@ def subset(data: Data, count: int | None, seed: int) -> Data:
 
 
 def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW, config: RunConfig,
-            identities: dict[str, str]) -> tuple[Progress, list[str]]:
-    """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
+            identities: dict[str, str], system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
+    """Set adapter and optimiser, and the number of threads where it matters, to the newest readable checkpoint; where
+    the run stands, and notes for the log.
 
     Args:
         config: whose settings must be those in the checkpoint, as far as they matter.
         identities: fingerprints of "data", "dev" and "base", and the "precision" computed in; likewise.
+        system: what is used now, see `system_info`; a difference is only noted.
 
     Raises:
         UserError: no checkpoint can be read, or the run began otherwise; all differences are listed.
@@ -227,17 +235,39 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     if found is None:
         return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
     path, state, skipped = found
-    refuse_another_run(path, state, config, identities)
+    needed = state.values["threads"] if depends_on_threads(adapter) else None
+    refuse_another_run(path, state, config, identities, needed)
     adapter.load(_below("adapter.", state.arrays))
     adapter.load_initial(_below("initial.", state.arrays))
     values = state.values["progress"]
     progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
     optimizer.load_state(state.arrays, progress.step)
-    return progress, [*(f"Skipped: {reason}" for reason in skipped), f"Going on from {path}."]
+    notes = [f"Skipped: {reason}" for reason in skipped]
+    if needed is not None and needed != threads():
+        set_threads(needed)
+        notes.append(f"Threads: {needed}, with which this run began and on which its numbers depend.")
+    changed = [f"{name} {state.values['system'].get(name)} in the run, now {system[name]}" for name in SAME_BITS
+               if state.values["system"].get(name) != system[name]]
+    if changed:
+        notes.append(f"The last digits may differ from those of a run that was not interrupted: {'; '.join(changed)}.")
+    return progress, [*notes, f"Going on from {path}."]
 
 
-def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: dict[str, str]) -> None:
+def depends_on_threads(adapter: Union[Adapter, WholeModel]) -> bool:
+    """Does a part of the training run on stock operators? oneDNN cuts the sums of theirs by the number of threads."""
+    if isinstance(adapter, WholeModel) or not all(map(has_kernel, OPERATIONS)):
+        return True
+    return OUTPUT_HEAD in adapter.updates or not all(
+        type(version) is Update and version.initial is None and version.trained.keys() == {"lora_A", "lora_B"}
+        for version in adapter.versions.values())
+
+
+def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: dict[str, str],
+                       needed_threads: int | None) -> None:
     """
+    Args:
+        needed_threads: number of threads on which the numbers of the run depend.
+
     Raises:
         UserError: the checkpoint is of a run that began with other settings, another base or other data.
     """
@@ -252,6 +282,9 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
     if before["precision"] != identities["precision"]:
         differences.append(f"the run began in {before['precision']}, and here the base is computed in "
                            f"{identities['precision']}; go on where {before['precision']} works")
+    if needed_threads is not None and config.threads not in (None, needed_threads):
+        differences.append(f"threads ({config.origin('threads')}): {needed_threads} in the run, now {config.threads}; "
+                           "what it trains is computed with other last digits on another number of them")
     if differences:
         raise UserError("\n  ".join([f"{path}: a run goes on as it began; these differ:", *differences]) +
                         "\nMend them, or start a new run in another folder.")
