@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, or at a piece of work."""
 
 from __future__ import annotations
 
@@ -43,6 +43,43 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Wait until no other process is in such a block with the file `path`, which is there as long as one is.
+
+    Args:
+        what: is done within, for the word on standard error that one waits.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _wait(descriptor, what)
+            if _is_named(descriptor, path):  # else the process before has just removed the file
+                try:
+                    yield
+                finally:
+                    os.unlink(path)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _wait(descriptor: int, what: str) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{what}: waiting for another process that does the same.", file=sys.stderr, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"{what}: this file system has no locks; see to it that no other process does the same.", file=sys.stderr)
 
 
 def _take(folder: Path) -> int:

@@ -41,6 +41,9 @@ WHAT_TO_DO = {
     errno.EPERM: "Change its permissions, or name another path.",
 }
 
+NO_MEMORY = ("the memory of this machine does not suffice. "
+             "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are `UserError`s, and that takes no abbreviated flags."""
@@ -100,16 +103,16 @@ def _main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _failed("the memory of this machine does not suffice. "
-                       "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
+        return _failed(NO_MEMORY)
     except OSError as error:
         if error.errno not in MACHINE_FAULTS:
             return _defect()
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         advice = WHAT_TO_DO.get(error.errno, "")
         return _failed(f"{where}{error.strerror}. {advice}".rstrip())
-    except Exception:
-        return _defect()
+    except Exception as error:
+        # As which Jittor passes on what an operator throws.
+        return _failed(NO_MEMORY) if "std::bad_alloc" in str(error) else _defect()
 
 
 def _run(argv: list[str]) -> int:
