@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,9 @@ def run(request: dict) -> None:
     for number, descriptor in enumerate((nothing, nothing, log)):
         os.dup2(descriptor, number)
     sys.stdin = open(0, closefd=False)
+    if request["memory"]:
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + request["memory"] * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if request["folder"]:
         count_files(request["folder"], request["at"], request["fault"], request["count"])
     try:
@@ -163,10 +167,15 @@ class Server:
                                          stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout.readline() == "ready\n"
 
-    def start(self, arguments: list[str], log: Path, folder: Path | None = None, at: int = 0, fault: str = "") -> int:
-        """The id of a process that runs the command line; see `count_files` for the rest."""
+    def start(self, arguments: list[str], log: Path, folder: Path | None = None, at: int = 0, fault: str = "",
+              memory: int = 0) -> int:
+        """The id of a process that runs the command line; see `count_files` for the rest.
+
+        Args:
+            memory: MiB that it may take beside what it has at its start; 0 for no limit.
+        """
         request = {"arguments": arguments, "log": str(log), "folder": folder and str(folder), "at": at, "fault": fault,
-                   "count": str(log) + ".count"}
+                   "memory": memory, "count": str(log) + ".count"}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())

@@ -6,7 +6,9 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,95 @@ def test_a_full_disk(kib, one, whole, small_disk, tmp_path):
     one.start(arguments, log)
     assert one.end() == 0, log.read_text()
     crash.check_end(output, whole)
+
+
+@pytest.mark.parametrize("memory", [3, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 2, 5, 8, 12, 16, 20))])
+def test_too_little_memory(memory, one, whole, tmp_path):
+    """Where an allocation fails Jittor and oneDNN may end the process with a segmentation fault: like a kill."""
+    output, log = tmp_path / "run", tmp_path / "log"
+    arguments = [*whole.arguments, "--output", str(output), *SHORT, "--resume"]
+    one.start(arguments, log, memory=memory)
+    code, said = one.end(), log.read_text()
+    crash.check(output, whole)
+    assert code in (0, 2) or "Segfault" in said or code < 0, said
+    assert code != 2 or "memory of this machine" in said.splitlines()[-1], said
+    one.start(arguments, log)
+    assert one.end() == 0, log.read_text()
+    crash.check_end(output, whole)
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ran(one, whole, tmp_path_factory):
+    """A folder with the base, the data, and the run folder `run`."""
+    folder = Path(whole.arguments[2]).parent
+    return Path(shutil.move(folder / "whole-accumulation", folder / "run")).parent
+
+
+@pytest.fixture(scope="module")
+def merged(one, ran):
+    """Arguments of a merge, the files of it, and how much it does with files."""
+    arguments = ["merge", "--base", str(ran / "base"), "--adapter", str(ran / "run"), "--output"]
+    one.start([*arguments, str(ran / "merged")], ran / "log", ran, 0)
+    assert one.end() == 0, (ran / "log").read_text()
+    return arguments, all_files(ran / "merged"), int((ran / "log.count").read_text())
+
+
+@pytest.mark.parametrize("fault", ["kill", "ENOSPC"])
+@pytest.mark.parametrize("share", moments(30, 2))
+def test_a_merge_is_whole_or_not_there_and_can_be_done_again(share, fault, one, merged, tmp_path):
+    arguments, files, events = merged
+    output, log = tmp_path / "merged", tmp_path / "log"
+    one.start([*arguments, str(output)], log, tmp_path, 1 + int(share * events), fault)
+    code = one.end()
+    assert code in (0, -9 if fault == "kill" else 2), log.read_text()
+    assert not output.exists() or all_files(output) == files
+    assert code == -9 or not list(tmp_path.glob(".*"))
+    if not output.exists():
+        one.start([*arguments, str(output)], log)
+        assert one.end() == 0, log.read_text()
+    assert all_files(output) == files and not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(one, ran):
+    """Two evaluations, of the base and of the adapter: arguments and files of each, and how much the second does."""
+    found = []
+    for name, more in (("base", []), ("adapter", ["--adapter", str(ran / "run")])):
+        arguments = ["evaluate", "--base", str(ran / "base"), "--data", str(ran / "dev.json"), *more, "--output"]
+        one.start([*arguments, str(ran / f"scores-{name}")], ran / "log", ran, 0)
+        assert one.end() == 0, (ran / "log").read_text()
+        found.append((arguments, all_files(ran / f"scores-{name}")))
+    return *found, int((ran / "log.count").read_text())
+
+
+@pytest.mark.parametrize("fault", ["kill", "ENOSPC"])
+@pytest.mark.parametrize("share", moments(30, 2))
+def test_scores_go_with_their_predictions(share, fault, one, evaluated, tmp_path):
+    (_, old), (arguments, new), events = evaluated
+    output, log = tmp_path / "scores", tmp_path / "log"
+    output.mkdir()
+    for name, content in old.items():
+        (output / name).write_bytes(content)
+    assert old["predictions.json"] != new["predictions.json"]
+    one.start([*arguments, str(output)], log, output, 1 + int(share * events), fault)
+    code = one.end()
+    assert code in (0, -9 if fault == "kill" else 2), log.read_text()
+    found = {name: content for name, content in all_files(output).items() if not name.startswith(".")}
+    assert found in (old, new) or "metrics.json" not in found
+    assert fault == "kill" or found in (old, new)
+    one.start([*arguments, str(output)], log)
+    assert one.end() == 0, log.read_text()
+    assert {name: (output / name).read_bytes() for name in new} == new
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_evaluation_that_is_ended_leaves_nothing_half_done(number, one, evaluated, tmp_path):
+    child = one.start([*evaluated[1][0], str(tmp_path / "scores")], tmp_path / "log")
+    time.sleep(0.2)
+    os.kill(child, number)
+    assert one.end() in (0, 128 + number), (tmp_path / "log").read_text()
+    assert not (tmp_path / "scores").exists() or all_files(tmp_path / "scores") == evaluated[1][1]
