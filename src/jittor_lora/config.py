@@ -149,6 +149,15 @@ class RunConfig(Settings):
         layers.append((overrides, origins or {name: flag(name) for name in overrides}))
         return cls.layered(layers)
 
+    def differences(self, before: RunConfig) -> list[str]:
+        """What `before`, the settings that a run began with, has otherwise and that matters to its numbers; a line each
+        with setting, value in the run and value here. Where and how often a run writes, and the number of threads, do
+        not matter."""
+        return [f"{name} ({self.origin(name)}): {getattr(before, name)} in the run, now {getattr(self, name)}"
+                for name, field in type(self).model_fields.items()
+                if field.json_schema_extra["group"] != OUTPUTS and name != "threads"
+                and getattr(before, name) != getattr(self, name)]
+
     def warmup(self, total_steps: int) -> int:
         """Warmup steps of a run of `total_steps`."""
         if self.warmup_steps is not None:

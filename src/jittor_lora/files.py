@@ -1,23 +1,29 @@
-"""Atomic writes: a reader finds either the old file or the new one, whole."""
+"""Atomic writes: a reader finds either the old file or the new one, whole, also after a power cut."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Iterator
 
 from jittor_lora.errors import UserError
 
+# What a process that was killed leaves of `atomic_write` and `written_together`.
+_LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it over `path` when the block ends without an exception.
 
-    The file is flushed to the disk before the rename, and the folder after it. Missing parent folders are made.
-    Text is UTF-8 with `\\n` line ends.
+    The file is flushed to the disk before the rename, and the folder after it. Missing parent folders are made and
+    flushed too. Text is UTF-8 with `\\n` line ends.
 
     Raises:
         UserError: the folder cannot be made or written, or the disk is full; `path` is then untouched.
@@ -26,22 +32,119 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, mode, **text) as stream:
             yield stream
             stream.flush()
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _not_writable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def written_together(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """A folder for files that belong together; they get their names in `folder` when the block ends, `last` the last.
+
+    Whoever finds `last` finds the others as they were written with it: an old one that differs goes away before any
+    name changes. Files of other names in `folder` stay.
+
+    Args:
+        last: name of the file by which the others are found; it must be written.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; the files in `folder` are then untouched.
+    """
+    folder, stage = Path(folder), None
+    try:
+        make_folder(folder)
+        stage = Path(tempfile.mkdtemp(prefix=f".{last}.", suffix=".tmp", dir=folder))
+        with _errors_name(folder, stage):
+            yield stage
+        old, new = folder / last, stage / last
+        if old.is_file() and old.read_bytes() != new.read_bytes():
+            old.unlink()
+            sync(folder)
+        for path in sorted(stage.iterdir(), key=lambda path: (path.name == last, path.name)):
+            os.replace(path, folder / path.name)
+        sync(folder)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `folder`, which must be new or empty, to write to; it gets that name when the block ends.
+
+    What a process that was killed has left of it (`.….unfinished`) is removed first.
+
+    Raises:
+        UserError: another process is writing this folder, or it cannot be written, or the disk is full.
+    """
+    named, folder = folder, Path(os.path.realpath(folder))
+    if os.path.ismount(folder):
+        raise UserError(f"{named}: is where a disk is mounted, and can get no files all at once. Name a folder in it.")
+    stage = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        make_folder(folder.parent)
+        stage.mkdir(exist_ok=True)
+        descriptor = os.open(stage, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"{named}: another process is writing it. Wait for its end, or name another folder."
+                            ) from None
+        try:
+            for left in stage.iterdir():
+                _remove(left)
+            with _errors_name(named, stage):
+                yield stage
+            sync(stage)
+            os.rename(stage, folder)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        finally:
+            os.close(descriptor)
+        sync(folder.parent)
+    except OSError as error:
+        raise _not_writable(named, error) from error
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what writers that were killed have left in these folders, which nobody else writes to meanwhile.
+
+    Raises:
+        UserError: something cannot be removed.
+    """
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not _LEFTOVER.fullmatch(path.name):
+                continue
+            try:
+                _remove(path)
+            except OSError as error:
+                raise _not_writable(path, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it that are missing, so that a power cut does not take them away again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        sync(path.parent)
 
 
 def make_writable(folder: str | os.PathLike) -> None:
@@ -51,7 +154,7 @@ def make_writable(folder: str | os.PathLike) -> None:
         UserError: it cannot be made or written.
     """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(folder))
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -65,6 +168,28 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         stream.write("\n")
 
 
+def sync(path: Path) -> None:
+    """Force what is in a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _errors_name(folder: str | os.PathLike, stage: Path) -> Iterator[None]:
+    """Errors name the place that a file was to come to, not that where it is prepared."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(stage), str(folder))) from error
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def _not_writable(path: str | os.PathLike, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}). "
                      "Free space on the disk or name a folder that can be written.")
@@ -74,11 +199,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

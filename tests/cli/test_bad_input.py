@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def test_output_that_may_not_be_made(verb, number, here, capsys, monkeypatch):
     make = os.mkdir
 
     def mkdir(path, *more, **options):
-        if os.fspath(path).endswith("new"):
+        if os.path.basename(path) in ("new", ".new.unfinished"):
             raise OSError(number, os.strerror(number), path)
         make(path, *more, **options)
 
@@ -271,7 +272,8 @@ def test_output_that_may_not_be_made(verb, number, here, capsys, monkeypatch):
 @pytest.mark.parametrize("verb", ["evaluate", "merge", "plot"])
 def test_a_full_disk(verb, here, capsys, monkeypatch):
     def fsync(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
     message = refused(capsys, *(a.format("new") for a in WRITING[verb]))

@@ -61,7 +61,7 @@ def test_points_of_other_settings_are_refused(folder, capsys):
 
 def test_a_picture_that_cannot_be_drawn_is_said_before_anything_runs(folder, capsys):
     assert curve(folder, "font", "--language", "zh", "--font", str(folder / "none.ttf")) == 2
-    assert "none.ttf" in capsys.readouterr().err and not (folder / "font").exists()
+    assert "none.ttf" in capsys.readouterr().err and not (folder / "font/base").exists()
 
 
 @pytest.mark.parametrize("settings, expected", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import types
 
@@ -10,6 +11,7 @@ import yaml
 
 from jittor_lora.cli.main import main
 from jittor_lora.config import RunConfig
+from jittor_lora.errors import Stopped
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_data_and_output_are_needed(calls, capsys):
 def test_a_run_is_not_written_over(calls, run_folder, capsys):
     assert main(["train", "--data", "d", "--output", str(run_folder)]) == 2
     err = capsys.readouterr().err
-    assert "already holds a run (config.yaml, metrics.jsonl, adapter)" in err and "--overwrite" in err and not calls
+    assert "already holds a run (adapter, config.yaml, metrics.jsonl)" in err and "--overwrite" in err and not calls
 
 
 def test_overwrite_removes_the_run_and_nothing_else(calls, run_folder):
@@ -90,13 +92,14 @@ def test_resume_without_a_run_starts_one_and_says_so(calls, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_interrupted(calls, monkeypatch, tmp_path, saved, capsys):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_interrupted(calls, monkeypatch, tmp_path, saved, number, code, capsys):
     def train(config, resume):
         if saved:
-            return {"ended": "interrupted"}
-        raise KeyboardInterrupt
+            return {"ended": "interrupted", "signal": number}
+        raise Stopped(number)
     monkeypatch.setattr(sys.modules["jittor_lora.tasks.train"], "train", train)
-    assert main(["train", "--data", "d", "--output", str(tmp_path / "run")]) == 130
+    assert main(["train", "--data", "d", "--output", str(tmp_path / "run")]) == code
     assert "The same command with --resume goes on" in capsys.readouterr().err
 
 

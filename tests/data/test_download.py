@@ -10,6 +10,7 @@ import pytest
 from jittor_lora.data import download
 from jittor_lora.data.download import RemoteFile, fetch
 from jittor_lora.errors import UserError
+from jittor_lora.locks import alone
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -124,3 +125,16 @@ def test_a_folder_that_cannot_be_made_is_a_message(server, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
         fetch(remote(server), tmp_path / "file" / "file.json", "")
+
+
+def test_processes_that_want_the_same_wait_for_each_other(server, tmp_path, capfd):
+    path, done = tmp_path / "file.json", []
+    with alone(tmp_path / ".file.json.lock", "Downloading file.json"):
+        other = threading.Thread(target=lambda: done.append(fetch(RemoteFile(server.url, len(BODY), SHA256), path, "")))
+        other.start()
+        other.join(0.3)
+        assert not done and not server.seen
+        path.write_bytes(BODY)  # the process before has finished
+    other.join()
+    assert done == [path] and not server.seen and "waiting for another process" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jittor_lora.errors import UserError
+from jittor_lora.formats.safetensors_file import SafetensorsFile
 from jittor_lora.formats.training_state import TrainingState, checkpoints, newest_state, read_state, write_state
 
 
@@ -27,8 +30,8 @@ def test_what_is_written_is_read(tmp_path):
     path = write_state(tmp_path, 12, state(12), keep=2)
     assert path == tmp_path / "step-00000012.safetensors"
     same(read_state(path), state(12))
-    found, newest, passed = newest_state(tmp_path)
-    assert (found, passed) == (path, [])
+    found, newest, skipped = newest_state(tmp_path)
+    assert (found, skipped) == (path, [])
     same(newest, state(12))
 
 
@@ -60,24 +63,55 @@ def test_a_new_state_is_never_removed_for_a_damaged_later_one(tmp_path):
     write_state(tmp_path, 100, state(100), keep=1)
     (tmp_path / "step-00000200.safetensors").write_bytes(b"damaged")
     write_state(tmp_path, 150, state(150), keep=1)
-    path, found, passed = newest_state(tmp_path)
+    path, found, skipped = newest_state(tmp_path)
     assert path.name == "step-00000150.safetensors"
-    assert len(passed) == 1 and "step-00000200" in passed[0]
+    assert len(skipped) == 1 and "step-00000200" in skipped[0]
     same(found, state(150))
 
 
-def test_a_truncated_file_is_passed_over_wherever_it_ends(tmp_path):
+def refused(path, older):
+    """The damaged newest checkpoint is skipped for the one before, which is whole."""
+    with pytest.raises(UserError, match="step-00000002"):
+        read_state(path)
+    found, whole, skipped = newest_state(path.parent)
+    assert found.name == "step-00000001.safetensors"
+    assert len(skipped) == 1 and "step-00000002" in skipped[0]
+    same(whole, older)
+
+
+@pytest.fixture
+def newest(tmp_path):
+    """A checkpoint of a few hundred bytes, after an older one."""
     write_state(tmp_path, 1, state(1), keep=9)
-    path = write_state(tmp_path, 2, state(2), keep=9)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 64):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="step-00000002"):
-            read_state(path)
-        found, older, passed = newest_state(tmp_path)
-        assert found.name == "step-00000001.safetensors"
-        assert len(passed) == 1 and "step-00000002" in passed[0]
-        same(older, state(1))
+    small = TrainingState({"adapter.x": np.arange(5, dtype=np.float32), "first.x": np.ones(2, np.float32)}, {"step": 2})
+    return write_state(tmp_path, 2, small, keep=9)
+
+
+def test_a_truncated_file_is_skipped_wherever_it_ends(newest):
+    whole = newest.read_bytes()
+    for length in range(len(whole)):
+        newest.write_bytes(whole[:length])
+        refused(newest, state(1))
+
+
+def test_a_file_that_got_its_name_before_its_content_is_skipped(newest):
+    """After a power cut a file may have its full length, and zeros in place of what was not written yet."""
+    whole = newest.read_bytes()
+    for start in range(len(whole) - 1):  # the last byte is a zero
+        newest.write_bytes(whole[:start] + bytes(len(whole) - start))
+        refused(newest, state(1))
+    newest.write_bytes(whole + b"\0")
+    refused(newest, state(1))
+
+
+def test_every_changed_byte_is_noticed(newest):
+    whole = bytearray(newest.read_bytes())
+    draw = random.Random(0)
+    for at in range(len(whole)):
+        changed = whole.copy()
+        changed[at] ^= 1 << draw.randrange(8)
+        newest.write_bytes(changed)
+        refused(newest, state(1))
 
 
 def test_when_none_can_be_read_all_are_named(tmp_path):
@@ -93,21 +127,39 @@ def test_there_may_be_none(tmp_path):
     assert newest_state(tmp_path / "nowhere") is None
 
 
+def summed(path):
+    """The file with its right sum in the place of the zeros."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode()))
+
+
 @pytest.mark.parametrize("metadata, found", [
     (None, "found version None"),
     ({"format": "pt"}, "found version None"),
-    ({"jittor_lora_state": "1", "values": "{}"}, "found version 1"),
-    ({"jittor_lora_state": "3", "values": "{}"}, "found version 3"),
-    ({"jittor_lora_state": "2"}, "expected a training checkpoint"),
-    ({"jittor_lora_state": "2", "values": "[]"}, "expected a training checkpoint"),
-    ({"jittor_lora_state": "2", "values": "{"}, "not a readable checkpoint"),
-    ({"jittor_lora_state": "2", "values": "[" * 100000}, "not a readable checkpoint"),
+    ({"jittor_lora_state": "2", "values": "{}"}, "found version 2"),
+    ({"jittor_lora_state": "4", "values": "{}"}, "found version 4"),
+    ({"jittor_lora_state": "3", "values": "{}"}, "damaged: expected SHA-256 , found"),
+    ({"jittor_lora_state": "3", "values": "{}", "sha256": "1" * 64}, "damaged: expected SHA-256 1111"),
+    ({"jittor_lora_state": "3", "values": "{}", "sha256": "\u20ac"}, "damaged: expected SHA-256 \u20ac"),
+    ({"jittor_lora_state": "3", "sha256": "0" * 64}, "expected a training checkpoint"),
+    ({"jittor_lora_state": "3", "values": "[]", "sha256": "0" * 64}, "expected a training checkpoint"),
+    ({"jittor_lora_state": "3", "values": "{", "sha256": "0" * 64}, "not a readable checkpoint"),
+    ({"jittor_lora_state": "3", "values": "[" * 100000, "sha256": "0" * 64}, "not a readable checkpoint"),
 ])
 def test_files_of_another_kind(tmp_path, metadata, found):
     path = tmp_path / "step-00000001.safetensors"
     save_file({"adapter.x": np.ones(3, np.float32)}, path, metadata)
+    summed(path)
     with pytest.raises(UserError, match=found):
         read_state(path)
+
+
+def test_the_sum_is_that_of_the_file_with_zeros_in_its_place(tmp_path):
+    path = write_state(tmp_path, 1, state(1), keep=1)
+    whole = path.read_bytes()
+    stated = SafetensorsFile(path).metadata["sha256"]
+    assert hashlib.sha256(whole.replace(stated.encode(), b"0" * 64)).hexdigest() == stated
+    assert load_file(path).keys() == state(1).arrays.keys()  # safetensors' own reader takes it
 
 
 def test_values_are_plain_json(tmp_path):

@@ -20,7 +20,10 @@ from safetensors.numpy import load_file, save_file
 import small_run
 from jittor_lora import runtime
 from jittor_lora.cli.main import main
+from jittor_lora.config import RunConfig
+from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import TrainingState, read_state, write_state
+from jittor_lora.tasks.train import train
 
 STEPS, SAVE_EVERY = 60, 3
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -102,7 +105,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, files, whole, t
         if number == signal.SIGKILL:
             assert process.returncode == -number
         else:
-            assert process.returncode == 130, err
+            assert process.returncode == 128 + number, err
             assert err.endswith(f"Interrupted after step {done} and saved.\n"
                                 "The same command with --resume goes on from the last checkpoint.\n")
             assert not (folder / "summary.json").exists()
@@ -160,28 +163,77 @@ def test_on_another_number_of_threads_it_ends_the_same(count, files, copy, whole
     assert_same(copy, whole)
 
 
-def test_other_data_are_refused(files, copy, capsys):
-    small_run.make_squad(files / "train.json", 14, first=1)
-    before = contents(copy)
+@pytest.mark.parametrize("name, count, what", [("train", 14, "training"), ("dev", 4, "validation")])
+def test_other_data_are_refused(name, count, what, files, copy, capsys):
+    data, before = files / f"{name}.json", contents(copy)
+    content = data.read_bytes()
+    small_run.make_squad(data, count, first=1)
     try:
         assert main([*command(files, copy), "--resume"]) == 2
     finally:
-        small_run.make_squad(files / "train.json", 14)
+        data.write_bytes(content)
     err = capsys.readouterr().err
-    assert "the training examples are not those that this run began with" in err and len(err.splitlines()) < 5
+    assert f"the {what} examples are not those that this run began with" in err and len(err.splitlines()) < 6
     assert contents(copy) == before
 
 
-def test_another_base_is_refused(files, copy, capsys):
+@pytest.mark.parametrize("name", ["transformer.ln_f.bias", "transformer.h.1.mlp.c_fc.weight"])
+def test_another_base_is_refused(name, files, copy, capsys):
+    """Also where one matrix alone is another one, as after merging an adapter."""
     weights = files / "base" / "model.safetensors"
     content, before = weights.read_bytes(), contents(copy)
     arrays = load_file(weights)
+    arrays[name].flat[-1] += 1
     try:
-        save_file({**arrays, "transformer.ln_f.bias": arrays["transformer.ln_f.bias"] + 1}, weights)
+        save_file(arrays, weights)
         assert main([*command(files, copy), "--resume"]) == 2
     finally:
         weights.write_bytes(content)
     assert "the base is not that which this run began with" in capsys.readouterr().err
+    assert contents(copy) == before
+
+
+def test_all_that_differs_from_the_checkpoint_is_refused_at_once(files, copy, capsys):
+    """The checkpoint knows the settings too: config.yaml may be gone, and Python does not read it."""
+    (copy / "config.yaml").unlink()
+    before = contents(copy)
+    small_run.make_squad(files / "train.json", 14, first=1)
+    try:
+        assert main([*command(files, copy), "--resume", "--seed", "7", "--lora-alpha", "4", "--save-every", "1"]) == 2
+    finally:
+        small_run.make_squad(files / "train.json", 14)
+    err = capsys.readouterr().err
+    for part in ("step-0000", "seed (--seed): 42 in the run, now 7",
+                 "lora_alpha (--lora-alpha): 16.0 in the run, now 4.0",
+                 "the training examples are not those"):
+        assert part in err
+    assert "save_every" not in err and contents(copy) == before
+
+
+def test_a_second_run_in_the_folder_is_refused(files, tmp_path, capsys):
+    folder = tmp_path / "run"
+    process = small_run.start(*command(files, folder))
+    wait_for_steps(folder, 1, process)
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        for more in (["--resume"], ["--overwrite"]):
+            assert main([*command(files, folder), *more]) == 2
+            assert f"{folder}: another process is at work in this folder (process {process.pid} on" \
+                in capsys.readouterr().err
+        with pytest.raises(UserError, match="another process is at work"):
+            train(RunConfig(data="train.json", output=str(folder)))
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert main([*command(files, folder), "--resume", "--max-steps", "3"]) in (0, 2)
+    assert "another process" not in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_is_left_alone(files, copy):
+    before = contents(copy)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(RunConfig(base=str(files / "base"), data=str(files / "train.json"), output=str(copy)))
     assert contents(copy) == before
 
 
@@ -190,7 +242,7 @@ def test_a_damaged_checkpoint_is_passed_over(files, whole, copy, capsys):
     newest.write_bytes(newest.read_bytes()[:-100])
     assert main([*command(files, copy), "--resume"]) == 0
     err = capsys.readouterr().err
-    assert f"{newest}: " in err and f"Going on from {older}." in err
+    assert f"Skipped: {newest}: " in err and f"Going on from {older}." in err
     assert_same(copy, whole)
 
 

@@ -13,6 +13,7 @@ from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, fro
 from jittor_lora.config import DATA, LARGEST_SEED, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
+from jittor_lora.locks import locked
 from jittor_lora.settings import Problem, Settings, checked_list, names, setting
 
 ANSWERING = "Answering now"
@@ -105,8 +106,9 @@ def run(args: argparse.Namespace) -> int:
         if options.threads:
             from jittor_lora.runtime import set_threads
             set_threads(options.threads)
-    compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit, options.against,
-            options.seed, options.title, options.language, options.font)
+    with locked(options.output):
+        compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
+                options.against, options.seed, options.title, options.language, options.font)
     return 0
 
 

@@ -7,6 +7,7 @@ import argparse
 from jittor_lora import recipe
 from jittor_lora.cli.options import add_flags, given, require, resumable
 from jittor_lora.curve_config import CurveConfig
+from jittor_lora.locks import locked
 
 
 def add_parser(subparsers) -> None:
@@ -25,4 +26,5 @@ def run(args: argparse.Namespace) -> int:
     config = CurveConfig.resolve(args.config, given(args, CurveConfig))
     require(config, "data", "dev", "output")
     from jittor_lora.tasks.curve import curve
-    return resumable(lambda: curve(config))
+    with locked(config.output):
+        return resumable(lambda: curve(config))

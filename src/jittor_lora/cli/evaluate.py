@@ -14,6 +14,7 @@ from jittor_lora.config import DATA, LARGEST_SEED, checked_template
 from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
+from jittor_lora.locks import locked
 from jittor_lora.settings import Problem, setting
 
 DECODING = "Decoding"
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity"}
     how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
                     options.perplexity)
-    evaluate(base=base, adapter=adapter, how=how,
-             **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))
+    with locked(options.output):
+        evaluate(base=base, adapter=adapter, how=how,
+                 **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))
     return 0

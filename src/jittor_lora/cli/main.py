@@ -1,23 +1,26 @@
 """The command `jittor-lora`: finds the verb, runs it, and turns what goes wrong into one message and an exit code.
 
 Exit codes: 0 done; 1 a defect of this program (with a traceback); 2 a mistake of the user's or a fault of the
-machine; 130 interrupted (Ctrl-C); 141 the reader of standard output went away.
+machine; 130 interrupted (Ctrl-C); 143 ended by SIGTERM; 141 the reader of standard output went away.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from jittor_lora import __version__
-from jittor_lora.errors import UserError
+from jittor_lora.errors import Stopped, UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
 VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "compare", "curve", "merge", "export", "adapter",
@@ -37,6 +40,9 @@ WHAT_TO_DO = {
     errno.EACCES: "Change its permissions, or name another path.",
     errno.EPERM: "Change its permissions, or name another path.",
 }
+
+NO_MEMORY = ("the memory of this machine does not suffice. "
+             "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,10 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns: the exit code.
     """
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:  # also one that comes while another error is on its way
+        with _sigterm_stops():
+            return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt as stop:  # also one that comes while another error is on its way
         print("\nInterrupted.", file=sys.stderr)
-        return 130
+        return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _sigterm_stops() -> Iterator[None]:
+    """Within the block SIGTERM is like Ctrl-C, so that what is half-written is removed."""
+    def stop(number, frame):
+        raise Stopped(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    free = before == signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if free:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _main(argv: list[str]) -> int:
@@ -79,16 +103,16 @@ def _main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _failed("the memory of this machine does not suffice. "
-                       "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
+        return _failed(NO_MEMORY)
     except OSError as error:
         if error.errno not in MACHINE_FAULTS:
             return _defect()
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         advice = WHAT_TO_DO.get(error.errno, "")
         return _failed(f"{where}{error.strerror}. {advice}".rstrip())
-    except Exception:
-        return _defect()
+    except Exception as error:
+        # As which Jittor passes on what an operator throws.
+        return _failed(NO_MEMORY) if "std::bad_alloc" in str(error) else _defect()
 
 
 def _run(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,11 +13,10 @@ from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from jittor_lora.config import LARGEST_SEED, flag
-from jittor_lora.errors import UserError
+from jittor_lora.errors import Stopped, UserError
 from jittor_lora.settings import Problem, Settings, setting
 
 ADAPTER_CONFIG = "adapter_config.json"
-INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that can go on
 METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
@@ -197,15 +197,19 @@ def new_folder(name: str, folder: Path) -> Path:
     return folder
 
 
-def resumable(work: Callable[[], bool]) -> int:
-    """The exit code of a command that goes on where it stopped when it is given again; `work` says whether it ended."""
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that a signal ended, by the shell's rule: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def resumable(work: Callable[[], None]) -> int:
+    """The exit code of a command that goes on where it stopped when it is given again."""
     try:
-        if work():
-            return 0
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-    print("The same command goes on where this one stopped.", file=sys.stderr)
-    return INTERRUPTED
+        work()
+        return 0
+    except KeyboardInterrupt as stop:
+        print("\nInterrupted.\nThe same command goes on where this one stopped.", file=sys.stderr)
+        return exit_code(stop)
 
 
 class _Switch(argparse.Action):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from jittor_lora import recipe
-from jittor_lora.cli.options import INTERRUPTED, add_flags, given, require
-from jittor_lora.config import OUTPUTS, RunConfig, flag
+from jittor_lora.cli.options import add_flags, exit_code, given, require
+from jittor_lora.config import RunConfig, flag
 from jittor_lora.errors import UserError
-
-SETTINGS_FILE = "config.yaml"
-RUN_FILES = (SETTINGS_FILE, "run.log", "train_loss.txt", "val_loss.txt", "metrics.jsonl", "summary.json",
-             "adapter", "model", "best", "checkpoints", "tensorboard")
-MADE_OF_A_RUN = ("evaluation", "plots")
+from jittor_lora.locks import locked
+from jittor_lora.tasks.run_folder import SETTINGS_FILE, refuse_a_run, remove_run, run_files
 
 
 def add_parser(subparsers) -> None:
@@ -44,26 +40,28 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: expected a folder, found a file. Name another path.")
-    found = [name for name in RUN_FILES if (folder / name).exists()]
-    resume = args.resume and bool(found)
+    resume = args.resume and bool(run_files(folder))
     if args.resume:
         if resume:
             _refuse_changes(config, _settings_of_run(config.output))
         else:
             print(f"{folder} holds no run yet: starting one.", file=sys.stderr)
     elif args.overwrite:
-        _remove(folder, [*found, *(name for name in MADE_OF_A_RUN if (folder / name).exists())])
-    elif found:
-        raise UserError(f"{folder} already holds a run ({', '.join(found[:4])}{', …' if found[4:] else ''}). "
-                        "Go on with it with --resume, replace it with --overwrite, or name another --output.")
+        with locked(folder):
+            remove_run(folder)
+    else:
+        refuse_a_run(folder)
     from jittor_lora.tasks.train import train
     try:
-        if train(config, resume)["ended"] != "interrupted":
+        ended = train(config, resume)
+        if ended["ended"] != "interrupted":
             return 0
-    except KeyboardInterrupt:
+        code = 128 + ended["signal"]
+    except KeyboardInterrupt as stop:
         print("\nInterrupted.", file=sys.stderr)
+        code = exit_code(stop)
     print("The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
-    return INTERRUPTED
+    return code
 
 
 def _settings_of_run(output: str | None) -> str | None:
@@ -72,24 +70,8 @@ def _settings_of_run(output: str | None) -> str | None:
 
 
 def _refuse_changes(config: RunConfig, earlier: str | None) -> None:
-    """A run goes on bit for bit, so with the settings it began with; what does not matter for that may change: where
-    and how often it writes, and the number of threads."""
-    if earlier is None:
-        return
-    before = RunConfig.resolve(earlier)
-    changed = [f"  {name} ({config.origin(name)}): {getattr(before, name)} in the run, now {getattr(config, name)}"
-               for name, field in RunConfig.model_fields.items()
-               if field.json_schema_extra["group"] != OUTPUTS and name != "threads"
-               and getattr(before, name) != getattr(config, name)]
+    """A run goes on bit for bit, so with the settings it began with."""
+    changed = config.differences(RunConfig.resolve(earlier)) if earlier is not None else []
     if changed:
-        raise UserError("\n".join([f"{earlier}: --resume goes on with the settings of the run; these differ:", *changed,
-                                   f"Leave them out, or start a new run with another {flag('output')}."]))
-
-
-def _remove(folder: Path, names: list[str]) -> None:
-    for name in names:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        lines = [f"{earlier}: --resume goes on with the settings of the run; these differ:", *changed]
+        raise UserError("\n  ".join(lines) + f"\nLeave them out, or start a new run with another {flag('output')}.")

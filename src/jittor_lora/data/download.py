@@ -17,6 +17,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from jittor_lora.errors import UserError
+from jittor_lora.files import make_folder, sync
+from jittor_lora.locks import alone
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 3
@@ -36,7 +38,8 @@ def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
     """Download `remote` to `path` unless it is there already.
 
     What has arrived is kept beside it (`….part`) and gone on from the next time. The file gets its name only once
-    its size and checksum are right. Progress is shown on standard error.
+    its size and checksum are right. Processes that want the same file wait for each other. Progress is shown on
+    standard error.
 
     Args:
         advice: what to do instead where there is no network; ends the message of an error.
@@ -45,25 +48,35 @@ def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
         UserError: the address cannot be reached, answers with an error, or sends another file; the disk is full.
     """
     path = Path(path)
-    if path.is_file() and path.stat().st_size == remote.size and _sha256(path) == remote.sha256:
-        return path
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab") as file:
-            _fill(file, remote, path.name, advice)
-        digest = _sha256(part)
-        if digest != remote.sha256:
-            part.unlink()
-            raise UserError(
-                f"{remote.url}: expected a file with sha256 {remote.sha256}, found {digest}. What was downloaded is "
-                f"removed; try again. {advice}"
-            )
-        os.replace(part, path)
+        if _is_whole(path, remote):
+            return path
+        make_folder(path.parent)
+        with alone(path.with_name(f".{path.name}.lock"), f"Downloading {path.name}"):
+            if not _is_whole(path, remote):
+                _complete(path.with_name(path.name + ".part"), path, remote, advice)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or mend the permissions.") \
             from error
     return path
+
+
+def _is_whole(path: Path, remote: RemoteFile) -> bool:
+    return path.is_file() and path.stat().st_size == remote.size and _sha256(path) == remote.sha256
+
+
+def _complete(part: Path, path: Path, remote: RemoteFile, advice: str) -> None:
+    with open(part, "ab") as file:
+        _fill(file, remote, path.name, advice)
+    digest = _sha256(part)
+    if digest != remote.sha256:
+        part.unlink()
+        raise UserError(
+            f"{remote.url}: expected a file with sha256 {remote.sha256}, found {digest}. What was downloaded is "
+            f"removed; try again. {advice}"
+        )
+    os.replace(part, path)
+    sync(path.parent)
 
 
 def _fill(file: BinaryIO, remote: RemoteFile, name: str, advice: str) -> None:

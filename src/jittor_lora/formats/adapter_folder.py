@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files import atomic_folder, atomic_write, write_json
 from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config, show
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -90,7 +90,7 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
 
 def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Mapping[str, Factors],
                          embeddings: frozenset[str] = frozenset()) -> None:
-    """Write the two files, float32, the weights last.
+    """Write a new folder with the two files, float32.
 
     Args:
         settings: adapter_config.json.
@@ -101,10 +101,11 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
         for part, array in (("A", pair.a), ("B", pair.b)):
             kind = f"lora_embedding_{part}" if module in embeddings else f"lora_{part}.weight"
             arrays[f"{PREFIX}{module}.{kind}"] = array
-    write_json(folder / CONFIG_FILE, dict(settings))
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
-        shapes = {name: arrays[name].shape for name in sorted(arrays)}
-        write_safetensors(stream, arrays, shapes, {"format": "pt"})
+    with atomic_folder(folder) as stage:
+        with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
+            shapes = {name: arrays[name].shape for name in sorted(arrays)}
+            write_safetensors(stream, arrays, shapes, {"format": "pt"})
+        write_json(stage / CONFIG_FILE, dict(settings))
 
 
 def _config(settings: Mapping[str, Any]) -> LoraConfig:

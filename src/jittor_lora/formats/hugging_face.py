@@ -6,7 +6,6 @@ any age of transformers. Written is the form of the model with its head.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write
+from jittor_lora.files import atomic_write, written_together
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
@@ -82,13 +81,14 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
     for key in ("torch_dtype", "dtype"):  # transformers loads in the type that is named here
         if key in config:
             config[key] = "float32"
-    with contextlib.ExitStack() as files:  # closed in reverse order
-        files.enter_context(atomic_write(folder / "config.json")).write(_json_text(config))
+    with written_together(folder, "config.json") as stage:
+        with atomic_write(stage / "model.safetensors", "wb") as stream:
+            write_safetensors(stream, checkpoint.tensors, tensor_shapes(checkpoint.config), {"format": "pt"})
         if checkpoint.generation_config is not None:
-            stream = files.enter_context(atomic_write(folder / "generation_config.json"))
-            stream.write(_json_text(checkpoint.generation_config))
-        stream = files.enter_context(atomic_write(folder / "model.safetensors", "wb"))
-        write_safetensors(stream, checkpoint.tensors, tensor_shapes(checkpoint.config), {"format": "pt"})
+            with atomic_write(stage / "generation_config.json") as stream:
+                stream.write(_json_text(checkpoint.generation_config))
+        with atomic_write(stage / "config.json") as stream:
+            stream.write(_json_text(config))
     # Nothing of the model that was replaced may be taken for a part of this one.
     for name in old:
         if _SHARD.fullmatch(name) or name == "model.safetensors.index.json":

@@ -11,7 +11,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files import atomic_write, write_json, written_together
 from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.safetensors_file import write_safetensors
@@ -67,9 +67,10 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
                             "Save the adapter converted.")
     updated = {name for name, version in adapter.versions.items() if not isinstance(version, Copied)}
     keyed = {_peft_key(name, updated): array for name, array in arrays.items()}
-    write_json(folder / CONFIG_FILE, peft_settings(config, base, family))
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
-        write_safetensors(stream, keyed, {key: keyed[key].shape for key in sorted(keyed)}, {"format": "pt"})
+    with written_together(folder, CONFIG_FILE) as stage:
+        with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
+            write_safetensors(stream, keyed, {key: keyed[key].shape for key in sorted(keyed)}, {"format": "pt"})
+        write_json(stage / CONFIG_FILE, peft_settings(config, base, family))
 
 
 def peft_settings(config: LoraConfig, base: str, family: str) -> dict[str, Any]:

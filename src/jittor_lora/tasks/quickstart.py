@@ -11,7 +11,7 @@ from jittor_lora.config import RunConfig
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.template import Template
-from jittor_lora.errors import UserError
+from jittor_lora.errors import Stopped, UserError
 from jittor_lora.evaluation.charts import loss_chart, save_chart, score_chart
 from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.loss_logs import read_run_losses
@@ -20,23 +20,24 @@ from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
+from jittor_lora.locks import LOCK_FILE, locked
 from jittor_lora.runtime import set_threads
 from jittor_lora.tasks.evaluate import Questions, say, score_and_write
+from jittor_lora.tasks.run_folder import SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 
 SHOWN_ANSWERS = 6
-SETTINGS_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+EVALUATION = "evaluation"
 
 
-def quickstart(config: RunConfig) -> bool:
+def quickstart(config: RunConfig) -> None:
     """Run it all in `config.output`, or in the next free folder of that name if a finished run is there.
 
     An interrupted quickstart with the same settings goes on where it was.
 
-    Returns: False if it was interrupted and can be gone on with.
-
     Raises:
-        UserError: something that the user can mend.
+        Stopped: the training was interrupted, and has saved; the same settings go on.
+        UserError: another process is at work in the folder, or something that the user can mend.
     """
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
     if missing:
@@ -44,6 +45,11 @@ def quickstart(config: RunConfig) -> bool:
     if config.method != "lora":
         raise UserError("method: quickstart trains an adapter; take `jittor-lora train` for full fine-tuning.")
     folder, resume = run_folder(config)
+    with locked(folder / EVALUATION):  # that of the run is taken by the training
+        _quickstart(config, folder, resume)
+
+
+def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     config = config.model_copy(update={"output": str(folder)})
     data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
     if not isinstance(data, SquadData):
@@ -56,12 +62,13 @@ def quickstart(config: RunConfig) -> bool:
     questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")
-    before = scored(loaded, questions, folder / "evaluation" / "base", config.seed)
+    before = scored(loaded, questions, folder / EVALUATION / "base", config.seed)
     say(f"2/4  Training in {folder}")
-    if train(config, resume, loaded)["ended"] == "interrupted":
-        return False
+    ended = train(config, resume, loaded)
+    if ended["ended"] == "interrupted":
+        raise Stopped(ended["signal"])
     say("3/4  Answering the same questions with the adapter")
-    after = score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder / "evaluation" / "adapter",
+    after = score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder / EVALUATION / "adapter",
                             "adapter", config.seed)
     say("4/4  Drawing")
     pictures = save_chart(loss_chart(read_run_losses(folder)), folder / "plots" / "loss")
@@ -74,7 +81,6 @@ def quickstart(config: RunConfig) -> bool:
           f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
           f"  jittor-lora generate --base {loaded.base.name} --adapter {folder / 'adapter'} \\\n"
           f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"")
-    return True
 
 
 def run_folder(config: RunConfig) -> tuple[Path, bool]:
@@ -89,7 +95,7 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
         if same:
             say(f"{folder}: going on with the interrupted run.")
             return folder, True
-        if folder.is_dir() and not any(path.name != "evaluation" for path in folder.iterdir()):
+        if folder.is_dir() and not any(path.name not in (EVALUATION, LOCK_FILE) for path in folder.iterdir()):
             return folder, False
         number += 1
         folder = Path(f"{config.output}-{number}")

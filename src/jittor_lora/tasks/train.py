@@ -21,24 +21,29 @@ from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import score
+from jittor_lora.files import remove_leftovers
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import TrainingState, newest_state, write_state
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
+from jittor_lora.locks import locked
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
+from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
-from jittor_lora.runtime import set_threads, system_info
+from jittor_lora.ops.backend import OPERATIONS, has_kernel
+from jittor_lora.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
-PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
+SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of `system_info`: who computes
 
 
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
@@ -53,9 +58,19 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     Returns: the summary, as in summary.json.
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can mend; also where another process is at work in the folder, or it holds a
+            run that is not to be resumed.
     """
-    started, folder = time.perf_counter(), Path(config.output)
+    folder = Path(config.output)
+    with locked(folder):
+        if not resume:
+            refuse_a_run(folder)
+        remove_leftovers(folder, *(folder / name for name in (CHECKPOINTS, BEST, *PRODUCTS.values())))
+        return _train(config, folder, resume, loaded)
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None) -> dict[str, Any]:
+    started = time.perf_counter()
     if config.threads:
         set_threads(config.threads)
     train_data = subset(load_data(config.data, "train"), config.max_train, config.seed)
@@ -69,22 +84,24 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
     config, adapter = trained_part(config, loaded)
     optimizer = optimizer_of(config, adapter)
     loaded.model.activation_checkpointing = config.activation_checkpointing
-    identities = {"data": identity_of_data(groups), "base": identity_of_base(loaded.checkpoint),
-                  "precision": loaded.model.precision, "method": config.method}
+    identities = {"data": identity_of_data(groups), "dev": identity_of_data(dev_groups),
+                  "base": identity_of_base(loaded.checkpoint), "precision": loaded.model.precision}
+    system = system_info()
     progress = Progress()
-    passed: list[str] = []
+    notes: list[str] = []
     if resume:
-        progress, passed = restore(folder / "checkpoints", adapter, optimizer, identities)
+        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities, system)
 
     def save(progress: Progress) -> None:
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
         arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
-        values = {"progress": state_of(progress), **identities}
-        write_state(folder / "checkpoints", progress.step, TrainingState({**arrays, **optimizer.state()}, values),
+        values = {"progress": state_of(progress), "settings": config.model_dump(), **identities, "threads": threads(),
+                  "system": system}
+        write_state(folder / CHECKPOINTS, progress.step, TrainingState({**arrays, **optimizer.state()}, values),
                     config.keep_checkpoints)
 
     def save_best(progress: Progress) -> None:
-        write_product(folder / "best", adapter, loaded)
+        write_product(folder / BEST, adapter, loaded)
 
     answer_dev = None
     if config.eval_questions:
@@ -95,17 +112,18 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
         if resume:
             log.truncate_to(progress.step)
         log.config(config.model_dump())
-        log.system(system_info())
+        log.system(system)
         read = [data for data in (train_data, dev_data) if data]
-        notes = [*(f"{data.path}: {describe_data(data)}" for data in read),
-                 *introduction(loaded, adapter, report, dev_report, total), *passed]
-        for line in notes:
+        for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
+                     *introduction(loaded, adapter, report, dev_report, total), *notes):
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev)
         write_product(folder / PRODUCTS[config.method], adapter, loaded)
         summary = summarize(outcome, loaded, adapter, report, time.perf_counter() - started)
-        if outcome.reason != "interrupted":
+        if outcome.reason == "interrupted":
+            summary["signal"] = outcome.signal
+        else:
             log.summary(summary)
         log.message(conclusion(outcome, folder, PRODUCTS[config.method]))
     return summary
@@ -181,7 +199,7 @@ def optimizer_of(config: RunConfig, adapter: Union[Adapter, WholeModel]) -> Adam
 
 
 def identity_of_data(groups: list[TokenGroup]) -> str:
-    """A fingerprint of the tokenised training examples."""
+    """A fingerprint of tokenised examples."""
     digest = hashlib.sha256()
     for group in groups:
         digest.update(json.dumps(asdict(group)).encode())
@@ -189,11 +207,10 @@ def identity_of_data(groups: list[TokenGroup]) -> str:
 
 
 def identity_of_base(checkpoint: Checkpoint) -> str:
-    """A fingerprint of the configuration and the weights of the norms, which are small and differ between any two."""
+    """A fingerprint of the configuration and all weights."""
     digest = hashlib.sha256(json.dumps(checkpoint.config.source, sort_keys=True, default=str).encode())
-    for name, shape in tensor_shapes(checkpoint.config).items():
-        if len(shape) == 1:
-            digest.update(checkpoint.tensors[name].tobytes())
+    for name in tensor_shapes(checkpoint.config):
+        digest.update(np.ascontiguousarray(checkpoint.tensors[name]))
     return digest.hexdigest()
 
 
@@ -201,42 +218,76 @@ def subset(data: Data, count: int | None, seed: int) -> Data:
     return data if count is None else data.subset(count, seed)
 
 
-def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW,
-            identities: dict[str, str]) -> tuple[Progress, list[str]]:
-    """Set adapter and optimiser to the newest readable checkpoint; where the run stands, and notes for the log.
+def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW, config: RunConfig,
+            identities: dict[str, str], system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
+    """Set adapter and optimiser, and the number of threads where it matters, to the newest readable checkpoint; where
+    the run stands, and notes for the log.
 
     Args:
-        identities: fingerprints of "data" and "base", and the "precision" computed in, which must be those in the
-            checkpoint.
+        config: whose settings must be those in the checkpoint, as far as they matter.
+        identities: fingerprints of "data", "dev" and "base", and the "precision" computed in; likewise.
+        system: what is used now, see `system_info`; a difference is only noted.
 
     Raises:
-        UserError: no checkpoint can be read, or it belongs to other data, another base, another adapter or another
-            precision.
+        UserError: no checkpoint can be read, or the run began otherwise; all differences are listed.
     """
     found = newest_state(checkpoints)
     if found is None:
         return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
-    path, state, passed = found
-    if state.values.get("base") != identities["base"]:
-        raise UserError(f"{path}: the base is not that which this run began with. Put it back, or start a new run in "
-                        "another folder.")
-    if state.values.get("data") != identities["data"]:
-        raise UserError(f"{path}: the training examples are not those that this run began with. Put the data file, the "
-                        "tokenizer and the template back, or start a new run in another folder.")
-    precision = state.values.get("precision", "fp32")
-    if precision != identities["precision"]:
-        raise UserError(f"{path}: the run began in {precision}, and here the base is computed in "
-                        f"{identities['precision']}, with other results. Go on where {precision} works, or start a new "
-                        "run in another folder.")
-    if state.values.get("method", "lora") != identities["method"]:
-        raise UserError(f"{path}: the run trains with method {state.values.get('method', 'lora')}, not "
-                        f"{identities['method']}. Start a new run in another folder.")
+    path, state, skipped = found
+    needed = state.values["threads"] if depends_on_threads(adapter) else None
+    refuse_another_run(path, state, config, identities, needed)
     adapter.load(_below("adapter.", state.arrays))
     adapter.load_initial(_below("initial.", state.arrays))
     values = state.values["progress"]
     progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
     optimizer.load_state(state.arrays, progress.step)
-    return progress, [*passed, f"Going on from {path}."]
+    notes = [f"Skipped: {reason}" for reason in skipped]
+    if needed is not None and needed != threads():
+        set_threads(needed)
+        notes.append(f"Threads: {needed}, with which this run began and on which its numbers depend.")
+    changed = [f"{name} {state.values['system'].get(name)} in the run, now {system[name]}" for name in SAME_BITS
+               if state.values["system"].get(name) != system[name]]
+    if changed:
+        notes.append(f"The last digits may differ from those of a run that was not interrupted: {'; '.join(changed)}.")
+    return progress, [*notes, f"Going on from {path}."]
+
+
+def depends_on_threads(adapter: Union[Adapter, WholeModel]) -> bool:
+    """Does a part of the training run on stock operators? oneDNN cuts the sums of theirs by the number of threads."""
+    if isinstance(adapter, WholeModel) or not all(map(has_kernel, OPERATIONS)):
+        return True
+    return OUTPUT_HEAD in adapter.updates or not all(
+        type(version) is Update and version.initial is None and version.trained.keys() == {"lora_A", "lora_B"}
+        for version in adapter.versions.values())
+
+
+def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: dict[str, str],
+                       needed_threads: int | None) -> None:
+    """
+    Args:
+        needed_threads: number of threads on which the numbers of the run depend.
+
+    Raises:
+        UserError: the checkpoint is of a run that began with other settings, another base or other data.
+    """
+    before = state.values
+    differences = config.differences(RunConfig(**before["settings"]))
+    if before["base"] != identities["base"]:
+        differences.append(f"the base is not that which this run began with ({config.base}); put it back")
+    for name, what in (("data", "training"), ("dev", "validation")):
+        if before[name] != identities[name]:
+            differences.append(f"the {what} examples are not those that this run began with ({getattr(config, name)}); "
+                               "put the data file, the tokenizer and the template back")
+    if before["precision"] != identities["precision"]:
+        differences.append(f"the run began in {before['precision']}, and here the base is computed in "
+                           f"{identities['precision']}; go on where {before['precision']} works")
+    if needed_threads is not None and config.threads not in (None, needed_threads):
+        differences.append(f"threads ({config.origin('threads')}): {needed_threads} in the run, now {config.threads}; "
+                           "what it trains is computed with other last digits on another number of them")
+    if differences:
+        raise UserError("\n  ".join([f"{path}: a run goes on as it began; these differ:", *differences]) +
+                        "\nMend them, or start a new run in another folder.")
 
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -254,8 +305,8 @@ def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loa
     if isinstance(adapter, WholeModel):
         base = loaded.checkpoint
         tensors = TrainedTensors(base.tensors, loaded.model)
+        loaded.tokenizer.save(folder)  # config.json, which makes the folder a model, comes last
         write_checkpoint(folder, Checkpoint(base.config, tensors, base.generation_config), overwrite=True)
-        loaded.tokenizer.save(folder)
     else:
         save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
 

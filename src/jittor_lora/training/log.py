@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TextIO
 import yaml
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files import atomic_write, sync, write_json
 from jittor_lora.training.progress import Progress
 from jittor_lora.training.tensorboard import EventWriter
 
@@ -69,17 +69,15 @@ class RunLog:
         """Cut the logs back to what was known after optimizer step `step`; a half-written last line is dropped.
 
         Step 0 empties them: a run without a checkpoint starts over, and validates before its first step again.
+        What comes after `step` may be anything: a power cut leaves zeros in place of lines that were not yet written.
 
         Raises:
-            UserError: a line is damaged, or the logs hold fewer steps than the checkpoint.
+            UserError: a line that is needed is damaged, or the logs hold fewer steps than the checkpoint.
         """
         if self._files:
             raise ValueError("truncate_to comes before the first line is written")
         rows = _whole_lines(self.folder / "metrics.jsonl")
-        steps = [_row_step(self.folder / "metrics.jsonl", number, row) for number, row in enumerate(rows, 1)]
-        known = [step > 0 and at <= step for at, _ in steps]
-        kept = [row for row, is_known in zip(rows, known) if is_known]
-        validations = sum(is_validation and is_known for (_, is_validation), is_known in zip(steps, known))
+        kept, validations = self._known_rows(rows, step)
 
         losses = _whole_lines(self.folder / "train_loss.txt")
         validation_losses = _whole_lines(self.folder / "val_loss.txt")
@@ -91,7 +89,7 @@ class RunLog:
             raise UserError(f"{self.folder}: the logs end before the checkpoint of step {step} ({'; '.join(short)}). "
                             "Put the logs of this run back, or start a new run in another folder.")
         for name, lines in (("train_loss.txt", losses[:step]), ("val_loss.txt", validation_losses[:validations]),
-                            ("metrics.jsonl", kept)):
+                            ("metrics.jsonl", kept), ("run.log", _whole_lines(self.folder / "run.log"))):
             with atomic_write(self.folder / name, "wb") as stream:
                 stream.writelines(line + b"\n" for line in lines)
         self._resumed_at = step
@@ -148,6 +146,11 @@ class RunLog:
         for name, stream in self._files.items():
             with self._writing(name):
                 os.fsync(stream.fileno())
+        if self._events is not None:
+            with self._writing("tensorboard"):
+                self._events.sync()
+        with self._writing(""):
+            sync(self.folder)
 
     def close(self) -> None:
         """End the progress bar and close the files. Calling it twice does no harm."""
@@ -159,6 +162,23 @@ class RunLog:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+    def _known_rows(self, rows: list[bytes], step: int) -> tuple[list[bytes], int]:
+        """The rows of metrics.jsonl up to optimizer step `step`, and how many of them are validations."""
+        kept, trained, validations = [], 0, 0
+        for number, row in enumerate(rows if step else (), 1):
+            try:
+                at, is_validation = _row_step(self.folder / "metrics.jsonl", number, row)
+            except UserError:
+                if trained < step:
+                    raise
+                break
+            if at > step:
+                break
+            kept.append(row)
+            validations += is_validation
+            trained += not is_validation
+        return kept, validations
 
     def _start(self, expected_steps: int) -> None:
         first = self._last_step is None

@@ -15,7 +15,7 @@ import numpy as np
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup, separate
 from jittor_lora.data.stream import Stream, batches, micro_batches
-from jittor_lora.errors import UserError
+from jittor_lora.errors import Stopped, UserError
 from jittor_lora.model.causal_lm import CausalLM, check_range
 from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
@@ -51,11 +51,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `reason` is "finished", "early stop" or "interrupted"."""
+    """How a run ended: `reason` is "finished", "early stop" or "interrupted", the last by `signal`."""
 
     progress: Progress
     reason: str
     total_steps: int
+    signal: int | None = None
 
 
 def train(
@@ -144,7 +145,7 @@ def train(
                 save(progress)
             if reason != "finished":
                 break
-    return Outcome(progress, reason, total)
+        return Outcome(progress, reason, total, interrupted() if reason == "interrupted" else None)
 
 
 def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapping[str, jt.Var],
@@ -258,8 +259,9 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 
 
 @contextmanager
-def interruption_noticed() -> Iterator[Callable[[], bool]]:
-    """Within the block, Ctrl-C and SIGTERM are only noted, so that the step in hand ends; a second one interrupts.
+def interruption_noticed() -> Iterator[Callable[[], int | None]]:
+    """Within the block Ctrl-C, SIGTERM and the end of the terminal (SIGHUP) are only noted, so that the step in hand
+    ends; a second one interrupts. What is yielded gives the number of the signal.
 
     A compiler that Jittor started gets a terminal's Ctrl-C too. The operator then fails, and that interrupts.
     """
@@ -267,18 +269,23 @@ def interruption_noticed() -> Iterator[Callable[[], bool]]:
 
     def note(number, frame):
         if noted:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         noted.append(number)
-        os.write(2, STOPPING)  # past the buffer of sys.stderr, in the middle of whose use a handler may run
+        try:
+            os.write(2, STOPPING)  # past the buffer of sys.stderr, in the middle of whose use a handler may run
+        except OSError:  # the terminal is gone, and what is still said must not end the run
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup does
+    numbers = (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+    before = {number: signal.signal(number, note) for number in numbers}
     for number in before:  # Jittor takes an interrupted wait for the lock on its cache for a failure
         signal.siginterrupt(number, False)
     try:
-        yield lambda: bool(noted)
+        yield lambda: noted[0] if noted else None
     except RuntimeError as error:
         if noted:
-            raise KeyboardInterrupt from error
+            raise Stopped(noted[0]) from error
         raise
     finally:
         for number, handler in before.items():

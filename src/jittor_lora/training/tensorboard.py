@@ -44,6 +44,10 @@ class EventWriter:
                            for tag, value in values.items())
         self._append(_event(_bytes(5, summary), step=step))
 
+    def sync(self) -> None:
+        """Force what was written onto the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from jittor_lora import machine
 from jittor_lora.errors import UserError
+from jittor_lora.files import sync
 from jittor_lora.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -68,6 +69,7 @@ def _compile(compiler: str, flags: list[str], sources: list[Path], link: list[st
                           zip(sources, objects)))
         made = work / target.name
         _run([compiler, "-shared", "-fopenmp", *map(str, objects), *link, "-o", str(made)])
+        sync(made)
         os.replace(made, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,41 @@
+"""What a training run leaves in its folder, and which folders a run may go to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from jittor_lora.errors import UserError
+
+SETTINGS_FILE, SUMMARY_FILE, CHECKPOINTS, BEST = "config.yaml", "summary.json", "checkpoints", "best"
+PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
+# In the order of their removal: what is left of a run when that breaks off is a run without checkpoints.
+RUN_FILES = (CHECKPOINTS, SUMMARY_FILE, *PRODUCTS.values(), BEST, "run.log", "train_loss.txt", "val_loss.txt",
+             "metrics.jsonl", "tensorboard", SETTINGS_FILE)
+MADE_OF_A_RUN = ("evaluation", "plots")
+
+
+def run_files(folder: Path) -> list[str]:
+    """Names of a run's files that are in `folder`."""
+    return [name for name in RUN_FILES if (folder / name).exists()]
+
+
+def refuse_a_run(folder: Path) -> None:
+    """
+    Raises:
+        UserError: `folder` holds a run.
+    """
+    found = sorted(run_files(folder))
+    if found:
+        raise UserError(f"{folder} already holds a run ({', '.join(found[:4])}{', …' if found[4:] else ''}). "
+                        "Go on with it with --resume, replace it with --overwrite, or name another --output.")
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run and what was made of it; other files stay."""
+    for name in (*RUN_FILES, *MADE_OF_A_RUN):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
