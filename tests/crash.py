@@ -166,6 +166,7 @@ class Server:
         self._process = subprocess.Popen([sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, text=True,
                                          stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout.readline() == "ready\n"
+        self._running = False
 
     def start(self, arguments: list[str], log: Path, folder: Path | None = None, at: int = 0, fault: str = "",
               memory: int = 0) -> int:
@@ -174,14 +175,18 @@ class Server:
         Args:
             memory: MiB that it may take beside what it has at its start; 0 for no limit.
         """
+        if self._running:  # a test that failed has left it
+            self.end()
         request = {"arguments": arguments, "log": str(log), "folder": folder and str(folder), "at": at, "fault": fault,
                    "memory": memory, "count": str(log) + ".count"}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+        self._running = True
         return int(self._process.stdout.readline())
 
     def end(self) -> int:
         """The exit code of the process once it has ended; that of one that was killed is negative."""
+        self._running = False
         return int(self._process.stdout.readline())
 
     def close(self) -> None:

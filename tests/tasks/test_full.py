@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_model(folder, monkeypatch):
     assert train(folder, "whole", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 0
     stop_after = 3
     from jittor_lora.training import loop
-    monkeypatch.setattr(loop, "interruption_noticed", lambda: Noted(stop_after))
+    monkeypatch.setattr(loop, "interruption_noticed", lambda **_: Noted(stop_after))
     assert train(folder, "parts", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 130
     monkeypatch.undo()
     assert main(["train", "--output", str(folder / "parts"), "--resume"]) == 0
@@ -57,7 +58,7 @@ class Noted:
 
     def __call__(self):
         self.steps -= 1
-        return self.steps <= 0
+        return signal.SIGINT if self.steps <= 0 else None
 
 
 def test_what_it_leaves_is_a_base(folder):

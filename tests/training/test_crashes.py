@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -101,13 +102,13 @@ def test_a_full_disk(kib, one, whole, small_disk, tmp_path):
 
 @pytest.mark.parametrize("memory", [3, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 2, 5, 8, 12, 16, 20))])
 def test_too_little_memory(memory, one, whole, tmp_path):
-    """Where an allocation fails Jittor and oneDNN may end the process with a segmentation fault: like a kill."""
+    """Where an allocation fails, Jittor, oneDNN and OpenMP may end the process in their own way: like a kill."""
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = [*whole.arguments, "--output", str(output), *SHORT, "--resume"]
     one.start(arguments, log, memory=memory)
     code, said = one.end(), log.read_text()
     crash.check(output, whole)
-    assert code in (0, 2) or "Segfault" in said or code < 0, said
+    assert code in (0, 2) or "Segfault" in said or "libgomp: " in said or code < 0, said
     assert code != 2 or "memory of this machine" in said.splitlines()[-1], said
     one.start(arguments, log)
     assert one.end() == 0, log.read_text()
@@ -186,6 +187,7 @@ def test_scores_go_with_their_predictions(share, fault, one, evaluated, tmp_path
 def test_an_evaluation_that_is_ended_leaves_nothing_half_done(number, one, evaluated, tmp_path):
     child = one.start([*evaluated[1][0], str(tmp_path / "scores")], tmp_path / "log")
     time.sleep(0.2)
-    os.kill(child, number)
+    with contextlib.suppress(ProcessLookupError):  # a fast machine is done by then
+        os.kill(child, number)
     assert one.end() in (0, 128 + number), (tmp_path / "log").read_text()
     assert not (tmp_path / "scores").exists() or all_files(tmp_path / "scores") == evaluated[1][1]
