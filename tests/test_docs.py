@@ -59,6 +59,8 @@ def arguments(line: str) -> list[str] | None:
     words = shlex.split(line.lstrip(" $"), comments=True)
     while words and ASSIGNMENT.fullmatch(words[0]):
         words.pop(0)
+    if words[:1] == ["mpirun"]:
+        words = words[words.index("jittor-lora") :]
     end = next((i for i, word in enumerate(words) if word in SHELL_OPERATORS), len(words))
     return words[1:end] if words[:1] == ["jittor-lora"] else None
 

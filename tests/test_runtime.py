@@ -99,6 +99,51 @@ print({name for name in ("HOME", "JITTOR_HOME") if os.environ[name] != before[na
     assert not list(tmp_path.glob("**/config.json"))
 
 
+def test_processes_that_begin_together_compile_once(tmp_path):
+    """As the ranks of a host do."""
+    program = """
+import importlib, sys, time
+from jittor_lora import first_compile, runtime
+class Warm(Exception):
+    pass
+def compiled(mark, environ, screen):
+    time.sleep(0.5)
+    (mark.parent / "jittor_core.so").touch()
+    mark.touch()
+    print("compiled")
+def imported(name):
+    if name == "jittor":
+        raise Warm
+    return inner(name)
+first_compile.compile_jittor = compiled
+inner, importlib.import_module = importlib.import_module, imported
+try:
+    runtime.jt
+except Exception as error:
+    print(type(error.__cause__).__name__)
+"""
+    environ = {**os.environ, "JITTOR_HOME": str(tmp_path / "home")}
+    ranks = [subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE, text=True)
+             for _ in range(3)]
+    said = sorted(rank.communicate(timeout=120)[0] for rank in ranks)
+    assert said == ["Warm\n", "Warm\n", "compiled\nWarm\n"]
+
+
+@pytest.mark.parametrize("cores, local, threads", [(8, 1, None), (8, 2, "4"), (8, 3, "2"), (8, 16, "1")])
+def test_ranks_of_a_host_share_its_cores(cores, local, threads, monkeypatch):
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setattr(machine, "all_cores", lambda: cores)
+    job = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "32", "OMPI_COMM_WORLD_LOCAL_SIZE": str(local)}
+    assert runtime.switches(plain_environ(nvcc_path="", **job)).get("OMP_NUM_THREADS") == threads
+    assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(nvcc_path="", OMP_NUM_THREADS="3", **job))
+
+
+def test_more_ranks_than_jittor_can_count_are_refused():
+    done = python("from jittor_lora.runtime import jt", {
+        "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "129", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
+    assert "up to 128 ranks, found 129" in done.stderr
+
+
 def test_import_leaves_the_process_as_it_was():
     done = python("""
 import random, signal, ssl, sys

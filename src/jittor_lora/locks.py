@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jittor_lora import job
 from jittor_lora.errors import UserError
 from jittor_lora.files import make_writable
 
@@ -24,11 +25,14 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
     """Keep other processes that ask for the same out of `folder`, which is made if it is missing.
 
     The lock (flock on the file `.lock` in it) goes with the process that holds it, however that ends. What was made for
-    it is removed, unless something else was put there.
+    it is removed, unless something else was put there. Of the ranks of an MPI job the first has it for all.
 
     Raises:
         UserError: another process is at work there, or the folder cannot be written.
     """
+    if job.current().rank:
+        yield
+        return
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -1,7 +1,7 @@
 """Prepares this process for Jittor and imports it. All else reaches Jittor as `from jittor_lora.runtime import jt`.
 
-Jittor is imported when `jt` is first asked for, so that the plain functions here serve without it. This is the only
-module that reads the environment.
+Jittor is imported when `jt` is first asked for, so that the plain functions here serve without it. Beside `job`, this
+is the only module that reads the environment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import io
 import json
 import os
 import platform
@@ -25,6 +24,8 @@ from typing import Any, Iterator, Mapping, NamedTuple
 
 from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
 from jittor_lora.errors import UserError
+from jittor_lora.job import MAX_RANKS, Job
+from jittor_lora.locks import alone
 
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
 
@@ -77,8 +78,9 @@ def switches(environ: Mapping[str, str]) -> dict[str, str]:
     chosen["use_sfrl_allocator"] = "1"  # without that pool, memory that operators share is freed early: wrong numbers
     if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
         chosen["python_config_path"] = machine.python_config()
-    if "OMP_NUM_THREADS" not in environ and machine.available_cores() < machine.all_cores():
-        chosen["OMP_NUM_THREADS"] = str(machine.available_cores())
+    cores = max(1, machine.available_cores() // Job.of(environ).local_size)
+    if "OMP_NUM_THREADS" not in environ and cores < machine.all_cores():
+        chosen["OMP_NUM_THREADS"] = str(cores)
     return chosen
 
 
@@ -89,6 +91,11 @@ def _import_jittor() -> Any:
     if missing:
         lines = [f"  {check.name}: {check.found}\n      {check.mend}" for check in missing]
         raise UserError("Jittor cannot run yet:\n" + "\n".join(lines) + "\n`jittor-lora doctor` checks the rest.")
+    here = Job.of(os.environ)
+    if here.size > MAX_RANKS:
+        raise UserError(f"mpirun: Jittor's MPI works with up to {MAX_RANKS} ranks, found {here.size}. Start fewer, "
+                        "with more threads each.")
+    _spread(here)
     os.environ.update(switches(os.environ))
     _provide_onednn(home)
     try:
@@ -99,6 +106,16 @@ def _import_jittor() -> Any:
     except (Exception, SystemExit) as error:
         raise UserError(f"Jittor cannot be imported: {type(error).__name__}: {error}\n"
                         "Run the same command again; if that does not help, `jittor-lora doctor --deep`.") from error
+
+
+def _spread(job: Job) -> None:
+    """Let a rank run on all cores of its host's share of the job, as threads divide them.
+
+    Where the user does not say otherwise, Open MPI binds each of two ranks to one core, however many there are.
+    """
+    if job.several and not job.placed and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))  # the launcher's
 
 
 def _provide_onednn(home: Path) -> None:
@@ -177,9 +194,10 @@ def _import_in(environ: Mapping[str, str]) -> Any:
     })
     if not first_compile.is_warm(mark):
         # Under mpirun the child must not join the ranks; the few MPI operators are compiled in this process.
-        alone = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
-        screen = sys.stderr if environ.get("OMPI_COMM_WORLD_RANK", "0") == "0" else io.StringIO()
-        first_compile.compile_jittor(mark, {**alone, "use_mpi": "0"}, screen)
+        apart = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        with alone(mark.parent / "first_compile.lock", "Compiling Jittor"):  # the ranks of a host share the cache
+            if not first_compile.is_warm(mark):
+                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
     return jittor

@@ -109,7 +109,8 @@ def test_rotary(rows, heads, half):
     both("rotary", [normal(rows, heads, 2 * half), np.cos(angles), np.sin(angles)], (), [0])
 
 
-def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, gradient=GRADIENT, frozen_input=False):
+def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, gradient=GRADIENT, frozen_input=False,
+                row=0):
     weight = normal(out, width, seed=1, scale=width**-0.5)
     arrays = [normal(rows, width)]
     if rank:
@@ -118,12 +119,12 @@ def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, 
     matrix = Matrix.of(weight, precision)
 
     def with_kernel(x, a=None, b_=None):
-        return kernels().lora_linear(x, matrix, b, a, b_, 2.0, p, 7)
+        return kernels().lora_linear(x, matrix, b, a, b_, 2.0, p, 7, row)
 
     def defined(x, a=None, b_=None):
         if a is None:
             return portable.linear(x, jt.array(weight).stop_grad(), b)
-        return portable.lora_linear(x, jt.array(weight).stop_grad(), b, a, b_, 2.0, p, 7)
+        return portable.lora_linear(x, jt.array(weight).stop_grad(), b, a, b_, 2.0, p, 7, row)
 
     differentiate = [i for i in range(len(arrays)) if i or not frozen_input]
     compare(with_kernel, defined, arrays, differentiate, value, gradient)
@@ -137,6 +138,10 @@ def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, 
 @example(700, 64, 48, 16, False, 0.0)
 def test_linear_with_an_update(rows, width, out, rank, bias, p):
     linear_case(rows, width, out, rank, bias, p)
+
+
+def test_linear_with_a_mask_from_a_row_on():
+    linear_case(40, 24, 30, 4, True, 0.3, row=1000)
 
 
 def test_linear_below_which_nothing_trains():

@@ -166,6 +166,14 @@ def test_dropout_mask_is_the_hash_it_says(p, seed):
     np.testing.assert_array_equal(portable.dropout_mask(37, 53, p, seed).numpy(), exact_mask(37, 53, p, seed))
 
 
+def test_a_dropout_mask_from_a_row_on_is_that_part_of_the_whole():
+    whole = portable.dropout_mask(40, 6, 0.5, 7).numpy()
+    np.testing.assert_array_equal(portable.dropout_mask(30, 6, 0.5, 7, 10).numpy(), whole[10:])
+    x, a, b = jt.array(normal(30, 6)), jt.array(normal(2, 6, seed=3)), jt.array(normal(9, 2, seed=4))
+    expected = 2.5 * (x.numpy() * whole[10:]) @ a.numpy().T @ b.numpy().T
+    np.testing.assert_allclose(portable.low_rank(x, a, b, 2.5, 0.5, 7, 10).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_dropout_mask_statistics():
     rows, columns, p = 600, 500, 0.1
     dropped = portable.dropout_mask(rows, columns, p, 3).numpy() == 0

@@ -19,6 +19,7 @@ from jittor_lora.lora.inject import inject
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import leaves
+from jittor_lora.ranks import Ranks
 from jittor_lora.runtime import jt
 from jittor_lora.training import loop
 from jittor_lora.training.log import RunLog
@@ -27,6 +28,7 @@ from jittor_lora.training.loop import (
     due,
     interruption_noticed,
     mean_loss,
+    parts_of,
     steps_from,
     stream_loss,
     total_steps,
@@ -280,7 +282,7 @@ def test_every_stream_of_every_step_has_dropout_masks_of_its_own(tmp_path):
     config = settings(max_steps=3, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3)
     model, adapter = adapted(config)
     keys = []
-    adapter.set_dropout = lambda *key: keys.append(key)
+    adapter.set_dropout = lambda *key, rows=None: keys.append(key)
     Run(tmp_path, config, GROUPS, (), model, adapter)
     used = [key for key in keys if key]
     assert len(set(used)) == len(used) > 3
@@ -512,3 +514,32 @@ def test_batches_of_single_questions_where_paragraphs_need_not_stay_whole():
     assert any(len({group.branches[0].id[0] for group in batch}) > 2 for batch in batches)
     assert all(len({group.prefix[0] for group in batch}) == 1
                for _, batch in steps_from(0, 6, groups, settings(batch_size=4)))
+
+
+# --- several ranks, here one after the other and without MPI; with it: tests/test_mpi.py ----------------------------
+
+
+def part_of_step(model, adapter, config, groups, rank, ranks, weight):
+    """What one of so many ranks adds to loss and gradient of a step with dropout."""
+    own = parts_of(groups, config, Ranks(rank, ranks))
+    loss, gradients = loop.batch_gradients(
+        model, [part.stream for part in own], adapter.parameters(), weight=weight,
+        prepare=lambda number, _: adapter.set_dropout(3, 5, own[number].number, rows=own[number].mask_rows))
+    return loss, {name: g.numpy().astype(np.float64) for name, g in gradients.items()}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize("ranks, budget, share", [(2, 1024, True), (3, 60, True), (2, 1024, False), (12, 60, True)])
+def test_the_parts_of_all_ranks_add_up(family, weight, ranks, budget, share):
+    groups = tiny.groups(9)
+    config = settings(lora_dropout=0.4, max_tokens_per_stream=budget, prompt_loss_weight=weight, share_prefixes=share)
+    model, adapter = adapted(config, family, **ORDINARY)
+    total = sum(part.stream.total_weight for part in parts_of(groups, config))
+    expected_loss, expected = part_of_step(model, adapter, config, groups, 0, 1, total)
+    found = [part_of_step(model, adapter, config, groups, rank, ranks, total) for rank in range(ranks)]
+    assert sum(loss for loss, _ in found) == pytest.approx(expected_loss, rel=1e-6)
+    summed = {name: sum(gradients[name] for _, gradients in found) for name in expected}
+    assert relative(*(np.concatenate([g.ravel() for g in made.values()]) for made in (summed, expected))) < 2e-6
+    if ranks == 12:  # more than there are paragraphs
+        assert found[-1][0] == 0.0 and not any(g.any() for g in found[-1][1].values())

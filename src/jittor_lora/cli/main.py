@@ -19,12 +19,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from jittor_lora import __version__
+from jittor_lora import __version__, job
 from jittor_lora.errors import Stopped, UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
 VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "compare", "curve", "merge", "export", "adapter",
          "inspect", "doctor", "bench")
+
+IN_RANKS = ("train", "evaluate")  # verbs whose work several processes under mpirun share
 
 # Faults of the machine or of a path that was given, not of this program.
 MACHINE_FAULTS = frozenset((
@@ -63,12 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code.
     """
+    here = job.current()
+    if here.rank:  # the first of several processes speaks
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
     try:
         with _sigterm_stops():
-            return _main(list(sys.argv[1:] if argv is None else argv))
+            code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:  # also one that comes while another error is on its way
         print("\nInterrupted.", file=sys.stderr)
-        return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+        code = 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+    if code and here.several:
+        job.end(here, "", code)
+    return code
 
 
 @contextlib.contextmanager
@@ -123,6 +131,8 @@ def _run(argv: list[str]) -> int:
     if verb is not None and verb not in VERBS:
         from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only
         raise UserError(f"there is no verb {verb!r}{did_you_mean(nearest(verb, VERBS))}\nVerbs: {', '.join(VERBS)}.")
+    if job.current().several and verb is not None and verb not in IN_RANKS:
+        raise UserError(f"under mpirun there are {' and '.join(IN_RANKS)}; run {verb} without it.")
     # Only the verb that is asked for is imported: each brings what its flags need.
     modules = {name: importlib.import_module(f"jittor_lora.cli.{name}") for name in VERBS if verb in (None, name)}
     for module in modules.values():
@@ -162,12 +172,17 @@ def _unknown(arguments: list[str], parser: argparse.ArgumentParser) -> str:
 
 
 def _failed(message: str) -> int:
-    print(f"jittor-lora: {message}", file=sys.stderr)
-    return 2
+    return _ended(f"jittor-lora: {message}", 2)
 
 
 def _defect() -> int:
-    traceback.print_exc()
-    print("\njittor-lora: this is a defect of the program, not of your input. Please report it with the lines above "
-          "and the output of `jittor-lora doctor`.", file=sys.stderr)
-    return 1
+    return _ended(f"{traceback.format_exc()}\njittor-lora: this is a defect of the program, not of your input. Please "
+                  "report it with the lines above and the output of `jittor-lora doctor`.", 1)
+
+
+def _ended(text: str, code: int) -> int:
+    here = job.current()
+    if here.several:
+        job.end(here, text, code)
+    print(text, file=sys.stderr)
+    return code

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jittor_lora import recipe
+from jittor_lora import job, recipe
 from jittor_lora.cli.options import add_flags, exit_code, given, require
 from jittor_lora.config import RunConfig, flag
 from jittor_lora.errors import UserError
@@ -33,6 +33,37 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    config, resume = _begin_alike(args) if job.current().several else _begin(args)
+    from jittor_lora.tasks.train import train
+    try:
+        ended = train(config, resume)
+        if ended["ended"] != "interrupted":
+            return 0
+        code = 128 + ended["signal"]
+    except KeyboardInterrupt as stop:
+        print("\nInterrupted.", file=sys.stderr)
+        code = exit_code(stop)
+    print("The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+    return code
+
+
+def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
+    """What `_begin` gives the first of several ranks, which alone may have the run folder and the recipe."""
+    own = None
+    if job.current().rank == 0:
+        config, resume = _begin(args)
+        own = [config.model_dump(), {name: config.origin(name) for name in RunConfig.model_fields}, resume]
+    from jittor_lora.ranks import join
+    values, origins, resume = join().of_first(own)
+    return RunConfig.resolve(None, values, origins), resume
+
+
+def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
+    """The settings, and whether to go on with the run in the folder, which is made ready.
+
+    Raises:
+        UserError: wrong settings, or a run that is there already and in the way.
+    """
     overrides = given(args, RunConfig)
     earlier = _settings_of_run(overrides.get("output")) if args.resume else None
     config = RunConfig.resolve(args.config or earlier, overrides)
@@ -51,17 +82,7 @@ def run(args: argparse.Namespace) -> int:
             remove_run(folder)
     else:
         refuse_a_run(folder)
-    from jittor_lora.tasks.train import train
-    try:
-        ended = train(config, resume)
-        if ended["ended"] != "interrupted":
-            return 0
-        code = 128 + ended["signal"]
-    except KeyboardInterrupt as stop:
-        print("\nInterrupted.", file=sys.stderr)
-        code = exit_code(stop)
-    print("The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
-    return code
+    return config, resume
 
 
 def _settings_of_run(output: str | None) -> str | None:

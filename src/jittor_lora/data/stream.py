@@ -159,9 +159,14 @@ def micro_batches(
     a lower speed, and the longest stream decides how much memory is needed. A group is cut only if it is larger than
     `max_tokens`; an example larger than that alone gets a stream alone.
     """
+    return [build_stream(pieces, prompt_loss_weight) for pieces in cut(batch, max_tokens, share_prefixes)]
+
+
+def cut(batch: Sequence[TokenGroup], max_tokens: int, share_prefixes: bool = True) -> list[list[TokenGroup]]:
+    """The examples of each of the streams that `micro_batches` makes."""
     pieces = list(_pieces(batch if share_prefixes else separate(batch), max_tokens))
     sizes = [rows(piece.prefix, piece.branches) for piece in pieces]
-    return [build_stream([pieces[i] for i in chosen], prompt_loss_weight) for chosen in _balanced(sizes, max_tokens)]
+    return [[pieces[i] for i in chosen] for chosen in _balanced(sizes, max_tokens)]
 
 
 def _balanced(sizes: Sequence[int], capacity: int) -> list[list[int]]:

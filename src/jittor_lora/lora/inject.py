@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -69,9 +70,14 @@ class Adapter:
         """Number of trained values."""
         return sum(int(np.prod(p.shape)) for p in self.parameters().values())
 
-    def set_dropout(self, *key: int) -> None:
-        """Choose the masks of the next run by these numbers (seed, step, stream); without numbers no dropout."""
+    def set_dropout(self, *key: int, rows: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Choose the masks of the next run by these numbers (seed, step, stream); without numbers no dropout.
+
+        Args:
+            rows: number of rows of an input → the row of the mask that its first one takes; 0 for other numbers.
+        """
         for name, update in self._linear_updates():
+            update.dropout_rows = rows
             update.dropout_seed = seed_of(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
 
     def _initial(self) -> dict[str, jt.Var]:

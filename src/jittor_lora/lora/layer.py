@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Update(jt.Module):
         bias: (out,), trained, or None.
         initial: A₀ and B₀, or None.
         dropout_seed: which dropout mask the next run uses; None (always outside training): none.
+        dropout_rows: number of rows of an input → the row of the mask that its first one takes, if that is not row 0.
     """
 
     def __init__(self, base: Linear, config: LoraConfig, name: str, seed: int = 0, with_bias: bool = False):
@@ -51,6 +52,7 @@ class Update(jt.Module):
         self.magnitude = jt.array(np.linalg.norm(base.weight.numpy(), axis=1)) if config.use_dora else None
         self.bias = jt.array(base.bias.numpy().copy()) if with_bias and base.bias is not None else None
         self.dropout_seed: int | None = None
+        self.dropout_rows: Mapping[int, int] = {}
         self._b_rows = frozen(trained_rows(base.out_features)) if config.qv_only and is_fused_qkv(name) else None
 
     @property
@@ -88,9 +90,9 @@ class Update(jt.Module):
     def _beside(self, x, weight, bias):
         a, b = self.lora_A, self._b()
         if self.initial is None:
-            return ops.lora_linear(x, weight, bias, a, b, self.scaling, self.dropout, self.dropout_seed)
+            return ops.lora_linear(x, weight, bias, a, b, self.scaling, self.dropout, *self._mask(x))
         if self._drops:  # what was taken out of W sees all of x
-            y = ops.lora_linear(x, weight, bias, a, b, self.scaling, self.dropout, self.dropout_seed)
+            y = ops.lora_linear(x, weight, bias, a, b, self.scaling, self.dropout, *self._mask(x))
             return y - ops.low_rank(x, *self.initial, self.scaling)
         return ops.lora_linear(x, weight, bias, *self._both(), self.scaling)
 
@@ -105,7 +107,7 @@ class Update(jt.Module):
         return y + ops.lora_linear(seen, weight, None, *self._both(), self.scaling) * scale
 
     def _low_rank(self, x, dropped: bool = False):
-        y = ops.low_rank(x, self.lora_A, self._b(), self.scaling, 0.0 if dropped else self.dropout, self.dropout_seed)
+        y = ops.low_rank(x, self.lora_A, self._b(), self.scaling, 0.0 if dropped else self.dropout, *self._mask(x))
         return y if self.initial is None else y - ops.low_rank(x, *self.initial, self.scaling)
 
     def _scale(self, weight):
@@ -131,7 +133,10 @@ class Update(jt.Module):
         return self.dropout > 0.0 and self.dropout_seed is not None
 
     def _dropped(self, x):
-        return x * ops.dropout_mask(x.shape[0], x.shape[1], self.dropout, self.dropout_seed)
+        return x * ops.dropout_mask(x.shape[0], x.shape[1], self.dropout, *self._mask(x))
+
+    def _mask(self, x) -> tuple[int | None, int]:
+        return self.dropout_seed, self.dropout_rows.get(x.shape[0], 0)
 
     # --- as numpy arrays ---
 

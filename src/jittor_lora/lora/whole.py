@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MappingProxyType
 from typing import Iterator, Mapping
 
 import numpy as np
@@ -71,7 +72,7 @@ class WholeModel:
         """Number of trained values."""
         return sum(int(np.prod(p.shape)) for p in self._parameters.values())
 
-    def set_dropout(self, *key: int) -> None:
+    def set_dropout(self, *key: int, rows: Mapping[int, int] = MappingProxyType({})) -> None:
         """There is no dropout."""
 
 

@@ -52,11 +52,12 @@ def linear(x, weight: Matrix, bias=None):
 
 
 def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0,
-                dropout_seed: int | None = None):
+                dropout_seed: int | None = None, dropout_row: int = 0):
     """See `portable.lora_linear`."""
     if has_kernel("linear") and not weight.trained:
-        return _kernels().lora_linear(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed)
-    return portable.lora_linear(x, weight.var, bias, lora_a, lora_b, scaling, dropout, dropout_seed)
+        return _kernels().lora_linear(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed,
+                                      dropout_row)
+    return portable.lora_linear(x, weight.var, bias, lora_a, lora_b, scaling, dropout, dropout_seed, dropout_row)
 
 
 def attention(q, k, v, plan: AttentionPlan):

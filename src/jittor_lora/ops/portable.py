@@ -133,7 +133,8 @@ def linear(x, weight, bias=None):
     return y if bias is None else y + bias
 
 
-def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None):
+def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None,
+                dropout_row: int = 0):
     """x · Wᵀ + bias + scaling · dropout(x) · Aᵀ · Bᵀ (Hu et al. 2021, eq. 3).
 
     Args:
@@ -142,10 +143,11 @@ def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float 
         scaling: alpha / r.
         dropout: the share of the elements of x that the adapter does not see.
         dropout_seed: which mask (see `dropout_mask`); None for no dropout.
+        dropout_row: the row of the mask that the first row of x takes.
     """
     mask = None
     if dropout > 0.0 and dropout_seed is not None:
-        mask = x.shape[0], x.shape[1], dropout, dropout_seed
+        mask = x.shape[0], x.shape[1], dropout, dropout_seed, dropout_row
     return _LoraLinear.apply(x, weight, bias, lora_a, lora_b, scaling, mask)
 
 
@@ -172,10 +174,11 @@ class _LoraLinear(jt.Function):
         return dx, _transposed_product(upstream, x), dbias, da, db, None, None
 
 
-def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None):
+def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None,
+             dropout_row: int = 0):
     """scaling · dropout(x) · Aᵀ · Bᵀ, what `lora_linear` adds to the frozen product; arguments as there."""
     if dropout > 0.0 and dropout_seed is not None:
-        x = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed)
+        x = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed, dropout_row)
     return scaling * jt.nn.matmul_transpose(jt.nn.matmul_transpose(x, lora_a), lora_b)
 
 
@@ -185,15 +188,16 @@ def _transposed_product(a, b):
     return (a.broadcast(shape, [2]) * b.broadcast(shape, [1])).sum(0)
 
 
-def dropout_mask(rows: int, columns: int, p: float, seed: int):
+def dropout_mask(rows: int, columns: int, p: float, seed: int, first_row: int = 0):
     """(rows, columns) float32: 0 with probability p, else 1 / (1 - p); a pure function of its arguments.
 
-    Element (i, j) hashes the counter i · columns + j with two keys made of the seed, by the finaliser of
-    MurmurHash3 with Wellons' constants, all in 32-bit integers that wrap around, so that every device and number of
-    threads draws the same mask and a resumed run goes on with the same ones.
+    These are the rows from `first_row` on of a mask without end. Its element (i, j) hashes the counter i · columns + j
+    with two keys made of the seed, by the finaliser of MurmurHash3 with Wellons' constants, all in 32-bit integers that
+    wrap around, so that every device and number of threads draws the same mask and a resumed run goes on with the same
+    ones.
     """
     first, second = dropout_keys(seed)
-    counter = jt.index((rows, columns), 0) * columns + jt.index((rows, columns), 1)
+    counter = (jt.index((rows, columns), 0) + first_row) * columns + jt.index((rows, columns), 1)
     bits = _mix(_mix(counter ^ first) ^ second) & 0x7FFFFFFF
     kept = bits >= min(round(p * 2.0**31), 2**31 - 1)
     return kept.float32() * (1.0 / (1.0 - p))

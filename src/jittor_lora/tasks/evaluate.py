@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from jittor_lora import __version__
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
@@ -32,6 +34,7 @@ from jittor_lora.files import atomic_write, make_writable, written_together
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
+from jittor_lora.ranks import ALONE, Ranks, join
 from jittor_lora.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
@@ -102,22 +105,30 @@ class Answering:
 
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
-           progress: str | None = None, decoding: Decoding | None = None) -> dict[str, str]:
+           progress: str | None = None, decoding: Decoding | None = None, ranks: Ranks = ALONE) -> dict[str, str]:
     """Answers by question id; by default greedy ones to the end of the line.
 
     Args:
         batch_size: most questions, or beams, that are answered at a time.
         progress: name under which progress is shown on standard error; none without it.
+        ranks: each answers some of the contexts' questions, and all get all answers.
     """
-    decoding = decoding or Decoding(questions.max_new_tokens, stop="\n")
+    decoding, every = decoding or Decoding(questions.max_new_tokens, stop="\n"), questions.ids
+    questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     with counting(len(questions.ids), progress) as answered:
         texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(1),
-                                          rows=batch_size)
-    return {name: text.strip() for name, text in zip(questions.ids, texts)}
+                                          rows=batch_size) if questions.groups else []
+    return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
+
+
+def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parts of a mapping as one, in the order of `names`."""
+    whole = {name: value for part in parts for name, value in part.items()}
+    return {name: whole[name] for name in names}
 
 
 def extract(generator: Generator, questions: Questions, max_words: int = MAX_WORDS, batch_size: int = BATCH_SIZE,
-            progress: str | None = None) -> dict[str, Extract]:
+            progress: str | None = None, ranks: Ranks = ALONE) -> dict[str, Extract]:
     """The likeliest span of the context by question id; arguments as in `answer`.
 
     Raises:
@@ -126,18 +137,21 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     if not questions.contexts:
         raise UserError("--extractive takes answers out of contexts, and these data have prompts without one. "
                         "Give SQuAD v1.1 JSON, or leave --extractive out.")
+    every = questions.ids
+    questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
               for group in questions.groups]
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
     with counting(len(questions.ids), progress) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(1))
-    return dict(zip(questions.ids, found))
+    found = ranks.gather(dict(zip(questions.ids, found)))
+    return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
 
 
-def answer_loss(model, groups: Sequence[TokenGroup]) -> float:
+def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> float:
     """The mean loss a token, in nats, of reference answers with their end, given their prompts."""
     from jittor_lora.training.loop import mean_loss
-    return mean_loss(model, micro_batches(groups, max(TOKENS_AT_A_TIME, max(map(longest_text, groups)))))
+    return mean_loss(model, micro_batches(groups, max(TOKENS_AT_A_TIME, max(map(longest_text, groups)))), ranks)
 
 
 def longest_text(group: TokenGroup) -> int:
@@ -172,10 +186,15 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves in `output` predictions.json, metrics.json and questions.jsonl, and spans.jsonl of answers that are spans;
-    with `with_base` those of the base are in `output/base`.
+    with `with_base` those of the base are in `output/base`. Under mpirun all ranks call this alike and share the
+    questions; the first alone writes.
 
     Returns: the scores of "adapter" and of "base", as far as they were asked for.
     """
+    ranks = join()
+    if ranks.size > 1 and how.decoding and how.decoding.sampling.temperature > 0:
+        raise UserError("temperature: expected 0 under mpirun, as what is drawn depends on which questions a process "
+                        f"answers; found {how.decoding.sampling.temperature:g}.")
     questions_data = load_data(data, "dev", "evaluation")
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
@@ -185,7 +204,10 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     questions = Questions.of(questions_data, loaded.tokenizer, text, longest,
                              how.decoding.max_new_tokens if how.decoding else MAX_NEW_TOKENS)
     truths = training_groups(questions_data, loaded.tokenizer, text, longest)[0] if how.perplexity else ()
-    make_writable(output)
+    if ranks.size > 1:
+        ranks.check_same({"version": __version__, "precision": loaded.model.precision, "questions": questions.ids})
+    if ranks.first:
+        make_writable(output)
     say(f"{questions_data.path}: {describe_data(questions_data)}")
     say(f"Base: {loaded.base.description}")
     if adapter:
@@ -196,9 +218,10 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     if loaded.adapter and with_base:
         with loaded.adapters_off():
             scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,
-                                             truths)
+                                             truths, ranks)
     name = "adapter" if loaded.adapter else "base"
-    scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths)
+    scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths,
+                                   ranks)
     if len(scores) == 2:
         say(comparison_table(scores["base"], scores["adapter"], seed=seed))
     else:
@@ -211,22 +234,26 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
 
 def score_and_write(generator: Generator, questions: Questions, folder: Path, name: str, seed: int,
                     batch_size: int = BATCH_SIZE, how: Answering = Answering(),
-                    truths: Sequence[TokenGroup] = ()) -> SquadScore:
+                    truths: Sequence[TokenGroup] = (), ranks: Ranks = ALONE) -> SquadScore:
     """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`.
 
     Prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
 
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
+        ranks: they share the questions, and the first writes.
     """
-    more, spans = {}, None
+    more, spans = {}, {}
     if how.extractive:
-        spans = extract(generator, questions, how.max_span_words, batch_size, name)
+        spans = extract(generator, questions, how.max_span_words, batch_size, name, ranks)
         predictions = {question: span.text for question, span in spans.items()}
     else:
-        predictions = answer(generator, questions, batch_size, name, how.decoding)
-    if truths:
-        loss = answer_loss(generator.model, truths)
+        predictions = answer(generator, questions, batch_size, name, how.decoding, ranks)
+    loss = answer_loss(generator.model, truths, ranks) if truths else None
+    found = score(questions.references, predictions)
+    if not ranks.first:
+        return found
+    if loss is not None:
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
         say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats a token)")
     if not questions.contexts:  # texts with several references, not short answers
@@ -234,9 +261,8 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         more["text_scores"] = {metric: dataclasses.asdict(found) for metric, found in scores.items()}
         for metric, found in scores.items():
             say(f"{name}: {metric} {'absent' if found.value is None else f'{found.value:.2f}'} ({found.note})")
-    found = score(questions.references, predictions)
     with written_together(folder, "metrics.json") as stage:
-        if spans is not None:
+        if how.extractive:
             write_spans(stage / "spans.jsonl", spans)
         write_predictions(stage / "predictions.json", predictions)
         write_question_scores(stage / "questions.jsonl", found, questions.references)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any, Mapping, Union
 
 import numpy as np
 
+from jittor_lora import __version__
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.report import describe_data
@@ -35,10 +37,11 @@ from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.ops.backend import OPERATIONS, has_kernel
+from jittor_lora.ranks import Ranks, join
 from jittor_lora.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run
-from jittor_lora.training.log import RunLog
+from jittor_lora.training.log import NoLog, RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
@@ -48,6 +51,8 @@ SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of
 
 def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
     """Train an adapter, or all weights, and leave in `config.output` adapter or model, checkpoints, logs and a summary.
+
+    Under mpirun all ranks call this alike and share each step; the first alone reads and writes `config.output`.
 
     Args:
         config: with `data` and `output` given.
@@ -61,15 +66,16 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
         UserError: something that the user can mend; also where another process is at work in the folder, or it holds a
             run that is not to be resumed.
     """
-    folder = Path(config.output)
+    folder, ranks = Path(config.output), join()
     with locked(folder):
-        if not resume:
-            refuse_a_run(folder)
-        remove_leftovers(folder, *(folder / name for name in (CHECKPOINTS, BEST, *PRODUCTS.values())))
-        return _train(config, folder, resume, loaded)
+        if ranks.first:
+            if not resume:
+                refuse_a_run(folder)
+            remove_leftovers(folder, *(folder / name for name in (CHECKPOINTS, BEST, *PRODUCTS.values())))
+        return _train(config, folder, resume, ranks, loaded)
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None) -> dict[str, Any]:
+def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: Loaded | None) -> dict[str, Any]:
     started = time.perf_counter()
     if config.threads:
         set_threads(config.threads)
@@ -86,13 +92,19 @@ def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None)
     loaded.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "dev": identity_of_data(dev_groups),
                   "base": identity_of_base(loaded.checkpoint), "precision": loaded.model.precision}
+    if ranks.size > 1:
+        ranks.check_same({"version": __version__, **identities, **config.model_dump(exclude={"threads"})})
     system = system_info()
     progress = Progress()
     notes: list[str] = []
-    if resume:
+    if resume and ranks.first:
         progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities, system)
+    progress = begin_alike(ranks, progress, adapter, optimizer)
 
     def save(progress: Progress) -> None:
+        check_alike(ranks, adapter)
+        if not ranks.first:
+            return
         arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
         arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
         values = {"progress": state_of(progress), "settings": config.model_dump(), **identities, "threads": threads(),
@@ -101,32 +113,73 @@ def _train(config: RunConfig, folder: Path, resume: bool, loaded: Loaded | None)
                     config.keep_checkpoints)
 
     def save_best(progress: Progress) -> None:
-        write_product(folder / BEST, adapter, loaded)
+        if ranks.first:
+            write_product(folder / BEST, adapter, loaded)
 
     answer_dev = None
     if config.eval_questions:
-        answer_dev = validation_scores(loaded, subset(dev_data, config.eval_questions, config.seed), template, limit)
+        answer_dev = validation_scores(loaded, subset(dev_data, config.eval_questions, config.seed), template, limit,
+                                       ranks)
 
     total = total_steps(groups, config)
-    with RunLog(folder, total, tensorboard=config.tensorboard) as log:
+    with RunLog(folder, total, tensorboard=config.tensorboard) if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
         log.config(config.model_dump())
         log.system(system)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
-                     *introduction(loaded, adapter, report, dev_report, total), *notes):
+                     *introduction(loaded, adapter, report, dev_report, total), *notes, *ranks_line(ranks)):
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
-                             save_best, answer_dev)
-        write_product(folder / PRODUCTS[config.method], adapter, loaded)
+                             save_best, answer_dev, ranks)
+        if ranks.first:
+            write_product(folder / PRODUCTS[config.method], adapter, loaded)
         summary = summarize(outcome, loaded, adapter, report, time.perf_counter() - started)
         if outcome.reason == "interrupted":
             summary["signal"] = outcome.signal
         else:
             log.summary(summary)
         log.message(conclusion(outcome, folder, PRODUCTS[config.method]))
+    ranks.wait()  # an interrupted rank ends the job, which the first one has to write down before
     return summary
+
+
+def begin_alike(ranks: Ranks, progress: Progress, adapter: Union[Adapter, WholeModel], optimizer: AdamW) -> Progress:
+    """Give every rank what the first one begins with: trained arrays, what a start took out of the base, the
+    optimiser's state. Returns where the run stands."""
+    if ranks.size == 1:
+        return progress
+    adapter.load(ranks.arrays_of_first({name: p.numpy() for name, p in adapter.parameters().items()}))
+    adapter.load_initial(ranks.arrays_of_first(adapter.initial()))
+    progress = progress_of(ranks.of_first(state_of(progress)))
+    if progress.step:
+        optimizer.load_state(ranks.arrays_of_first(optimizer.state()), progress.step)
+    return progress
+
+
+def check_alike(ranks: Ranks, adapter: Union[Adapter, WholeModel]) -> None:
+    """
+    Raises:
+        UserError: what the ranks train has drifted apart.
+    """
+    if ranks.size == 1:
+        return
+    norms = ranks.gather([float(np.linalg.norm(p.numpy().astype(np.float64))) for p in adapter.parameters().values()])
+    apart = [rank for rank, found in enumerate(norms) if not np.allclose(found, norms[0], rtol=1e-4, atol=1e-6)]
+    if apart:
+        raise UserError(f"The parameters on rank {', '.join(map(str, apart))} are no longer those on rank 0; nothing "
+                        "was saved. Check the memory of that host and its versions; --resume goes on from the last "
+                        "checkpoint.")
+
+
+def ranks_line(ranks: Ranks) -> list[str]:
+    if ranks.size == 1:
+        return []
+    places = ranks.gather([os.uname().nodename, threads()])
+    hosts = {host: [count for at, count in places if at == host] for host, _ in places}
+    return ["Ranks: " + ", ".join(f"{len(counts)} on {host} with {'/'.join(map(str, sorted(set(counts))))} thread"
+                                  f"{'' if set(counts) == {1} else 's'} each" for host, counts in hosts.items())]
 
 
 def trained_part(config: RunConfig, loaded: Loaded) -> tuple[RunConfig, Union[Adapter, WholeModel]]:
@@ -239,8 +292,7 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     refuse_another_run(path, state, config, identities, needed)
     adapter.load(_below("adapter.", state.arrays))
     adapter.load_initial(_below("initial.", state.arrays))
-    values = state.values["progress"]
-    progress = Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
+    progress = progress_of(state.values["progress"])
     optimizer.load_state(state.arrays, progress.step)
     notes = [f"Skipped: {reason}" for reason in skipped]
     if needed is not None and needed != threads():
@@ -300,6 +352,11 @@ def state_of(progress: Progress) -> dict[str, Any]:
     return {**values, "best_loss": None if math.isinf(progress.best_loss) else progress.best_loss}
 
 
+def progress_of(values: Mapping[str, Any]) -> Progress:
+    """What `state_of` made JSON of."""
+    return Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
+
+
 def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loaded) -> None:
     """An adapter in PEFT's layout, or a whole model as a Hugging Face directory."""
     if isinstance(adapter, WholeModel):
@@ -311,12 +368,12 @@ def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loa
         save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
 
 
-def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int):
+def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int, ranks: Ranks):
     """A function that answers the questions of `data` with the model as it is then, and gives EM and F1 in percent."""
     questions = Questions.of(data, loaded.tokenizer, template, limit)
 
     def scores() -> dict[str, float]:
-        found = score(questions.references, answer(Generator(loaded.model, loaded.tokenizer), questions))
+        found = score(questions.references, answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores

@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -212,6 +212,19 @@ class RunLog:
             raise UserError(f"{self.folder / name}: cannot be written ({error.strerror or error}). Free space on the "
                             "disk or name a folder that can be written; --resume goes on from the last checkpoint."
                             ) from error
+
+
+class NoLog:
+    """In the place of a `RunLog` where another process keeps it."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -14,9 +14,11 @@ import numpy as np
 
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup, separate
+from jittor_lora.data.parts import Part, parts
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.model.causal_lm import CausalLM, check_range
+from jittor_lora.ranks import ALONE, Ranks
 from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
@@ -34,7 +36,7 @@ class Trainable(Protocol):
 
     def parameters(self) -> dict[str, jt.Var]: ...
 
-    def set_dropout(self, *key: int) -> None: ...
+    def set_dropout(self, *key: int, rows: Mapping[int, int] = ...) -> None: ...
 
 
 @dataclass
@@ -71,6 +73,7 @@ def train(
     save: Callable[[Progress], None],
     save_best: Callable[[Progress], None],
     answer_dev: Callable[[], dict[str, float]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train the adapter from where `progress` stands to the end of the run.
 
@@ -81,6 +84,8 @@ def train(
         save: writes a checkpoint; called after every `save_every` steps, at an interruption, and at the end.
         save_best: called when the validation loss is the lowest so far.
         answer_dev: other validation metrics by name, such as EM and F1.
+        ranks: processes that share the work of each step, all called alike. `log`, `save` and `save_best` are called in
+            all of them.
 
     Raises:
         UserError: the loss or the gradient is no longer a finite number.
@@ -91,7 +96,7 @@ def train(
     longest = 0
 
     def validate(step: int) -> None:
-        progress.validation_loss = validation = mean_loss(model, validation_streams)
+        progress.validation_loss = validation = mean_loss(model, validation_streams, ranks)
         log.validation(step, loss=validation, **(answer_dev() if answer_dev else {}))
         if validation < progress.best_loss:
             progress.best_loss, progress.best_step, progress.validations_since_best = validation, step, 0
@@ -105,21 +110,27 @@ def train(
 
     if stalled(progress, config):  # stopped early, and resumed
         return Outcome(progress, "early stop", total)
-    with interruption_noticed() as interrupted:
+    stop = None
+    with interruption_noticed(quiet=ranks.size > 1) as interrupted:
         for step, batch in steps_from(progress.step, total, groups, config):
             started = time.perf_counter()
-            streams = streams_of(batch, config)
+            own = parts_of(batch, config, ranks)
+            streams = [part.stream for part in own]
+            weight, tokens, questions = ranks.totals(sum(s.total_weight for s in streams),
+                                                     sum(len(s.tokens) for s in streams),
+                                                     sum(len(s.ids) for s in streams))
 
-            def prepare(number: int, stream: Stream, step: int = step) -> None:
+            def prepare(number: int, stream: Stream, step: int = step, own: Sequence[Part] = own) -> None:
                 nonlocal longest
                 if len(stream.tokens) > longest:
                     # What shorter streams have freed is too small for this one, and Jittor would hold on to it.
                     longest = len(stream.tokens)
                     jt.gc()
                 if config.lora_dropout:
-                    adapter.set_dropout(config.seed, step, number)
+                    adapter.set_dropout(config.seed, step, own[number].number, rows=own[number].mask_rows)
 
-            loss, gradients = batch_gradients(model, streams, parameters, prepare, config.label_smoothing)
+            loss, gradients = batch_gradients(model, streams, parameters, prepare, config.label_smoothing, weight)
+            loss, gradients = ranks.summed(loss, gradients)
             norm = gradient_norm(gradients)
             check_finite(step, loss, norm)
             gradients = clipped(gradients, norm, config.max_grad_norm)
@@ -130,34 +141,36 @@ def train(
             progress.step, progress.train_loss = step + 1, loss
 
             log.step(progress.step, loss=loss, learning_rate=rate, grad_norm=norm,
-                     tokens=sum(len(s.tokens) for s in streams), questions=sum(len(s.ids) for s in streams),
-                     seconds=time.perf_counter() - started)
+                     tokens=tokens, questions=questions, seconds=time.perf_counter() - started)
             adapter.set_dropout()
             last = progress.step == total
             if validation_streams and (last or due(progress.step, config.eval_every)):
                 validate(progress.step)
             if stalled(progress, config):
                 reason = "early stop"
-            elif interrupted() and not last:
+            elif not last and (stop := ranks.first_of_any(interrupted())):
                 reason = "interrupted"
             if last or reason != "finished" or due(progress.step, config.save_every):
                 log.sync()
                 save(progress)
             if reason != "finished":
                 break
-        return Outcome(progress, reason, total, interrupted() if reason == "interrupted" else None)
+        return Outcome(progress, reason, total, stop)
 
 
 def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapping[str, jt.Var],
                     prepare: Callable[[int, Stream], None] = lambda number, stream: None,
-                    smoothing: float = 0.0) -> tuple[float, dict[str, jt.Var]]:
+                    smoothing: float = 0.0, weight: float | None = None) -> tuple[float, dict[str, jt.Var]]:
     """The mean loss a label over the streams of a batch, in nats, and its gradient by parameter.
+
+    Of a part of a batch, perhaps without streams, it is what that part adds to both.
 
     Args:
         prepare: called with each stream and its number before it is read.
         smoothing: of the labels, which the loss then is of too.
+        weight: of all labels of the batch; by default of those in `streams`.
     """
-    weight = sum(stream.total_weight for stream in streams)
+    weight = sum(stream.total_weight for stream in streams) if weight is None else weight
     loss, gradients = 0.0, None
     for number, stream in enumerate(streams):
         prepare(number, stream)
@@ -166,6 +179,8 @@ def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapp
         gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
         jt.sync(gradients)
         loss += part.item()
+    if gradients is None:
+        gradients = [jt.zeros_like(p).stop_grad() for p in parameters.values()]
     return loss, dict(zip(parameters, gradients))
 
 
@@ -203,13 +218,18 @@ def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:
     return gradients
 
 
-def mean_loss(model: CausalLM, streams: Sequence[Stream]) -> float:
-    """The weighted mean loss a label over these streams, in nats."""
+def mean_loss(model: CausalLM, streams: Sequence[Stream], ranks: Ranks = ALONE) -> float:
+    """The weighted mean loss a label over these streams, in nats; each rank reads some of them."""
     total = 0.0
     with jt.no_grad():
-        for stream in streams:
+        for stream in ranks.share(streams):
             total += stream_loss(model, stream).item()
-    return total / sum(stream.total_weight for stream in streams)
+    return ranks.totals(total)[0] / sum(stream.total_weight for stream in streams)
+
+
+def parts_of(groups: Sequence[TokenGroup], config: RunConfig, ranks: Ranks = ALONE) -> list[Part]:
+    return parts(groups, config.max_tokens_per_stream, config.prompt_loss_weight, config.share_prefixes, ranks.rank,
+                 ranks.size)
 
 
 def streams_of(groups: Sequence[TokenGroup], config: RunConfig) -> list[Stream]:
@@ -259,7 +279,7 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 
 
 @contextmanager
-def interruption_noticed() -> Iterator[Callable[[], int | None]]:
+def interruption_noticed(quiet: bool = False) -> Iterator[Callable[[], int | None]]:
     """Within the block Ctrl-C, SIGTERM and the end of the terminal (SIGHUP) are only noted, so that the step in hand
     ends; a second one interrupts. What is yielded gives the number of the signal.
 
@@ -271,6 +291,8 @@ def interruption_noticed() -> Iterator[Callable[[], int | None]]:
         if noted:
             raise Stopped(number)
         noted.append(number)
+        if quiet:
+            return
         try:
             os.write(2, STOPPING)  # past the buffer of sys.stderr, in the middle of whose use a handler may run
         except OSError:  # the terminal is gone, and what is still said must not end the run

@@ -27,9 +27,9 @@ void jl_swiglu_forward(const float*, const float*, float*, int64_t);
 void jl_swiglu_backward(const float*, const float*, const float*, float*, float*, int64_t);
 void jl_rotary(const float*, const float*, const float*, float*, int, int, int, double);
 void jl_linear_forward(const float*, const void*, int, const float*, const float*, const float*, int, double, double,
-                       double, double, float*, float*, int, int, int);
+                       double, double, double, float*, float*, int, int, int);
 void jl_linear_backward(const float*, const float*, const float*, const void*, int, const float*, const float*, int,
-                        double, double, double, double, float*, float*, float*, int, int, int);
+                        double, double, double, double, double, float*, float*, float*, int, int, int);
 void jl_attention_forward(const float*, int, const float*, const float*, int, const int*, const int*, int, float*,
                           float*, int, int, int, int);
 void jl_attention_backward(const float*, int, const float*, const float*, int, const int*, const int*, const int*, int,
@@ -143,14 +143,15 @@ def linear(x, weight: Matrix, bias=None):
 
 
 def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0,
-                dropout_seed: int | None = None):
+                dropout_seed: int | None = None, dropout_row: int = 0):
     keys = 0, 0
     if dropout_seed is None or dropout <= 0.0:
         dropout = 0.0
     else:
         keys = portable.dropout_keys(dropout_seed)
     apart = bias if _takes_gradient(bias) else None
-    y = _LoraLinear.apply(x, weight, None if apart is not None else bias, lora_a, lora_b, (scaling, dropout, *keys))
+    settings = scaling, dropout, *keys, dropout_row
+    y = _LoraLinear.apply(x, weight, None if apart is not None else bias, lora_a, lora_b, settings)
     return y if apart is None else y + apart
 
 
@@ -159,7 +160,7 @@ class _LoraLinear(jt.Function):
 
     def execute(self, x, weight, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
-        numbers = dict(zip(("scaling", "p", "first", "second"), settings), out=out, rank=rank,
+        numbers = dict(zip(("scaling", "p", "first", "second", "row"), settings), out=out, rank=rank,
                        narrow=weight.precision == "bf16", biased=bias is not None)
         w = weight.packed(True) if weight.precision == "bf16" else weight.var
         nothing = _nothing()
@@ -169,7 +170,7 @@ class _LoraLinear(jt.Function):
                                [x, w, nothing if bias is None else bias, *pair],
                                'jl_linear_forward(in0_p, (const void*)in1_p, data["narrow"], '
                                'data["biased"] ? in2_p : 0, in3_p, in4_p, data["rank"], data["scaling"], data["p"], '
-                               'data["first"], data["second"], '
+                               'data["first"], data["second"], data["row"], '
                                'out0_p, out1_p, in0_shape0, in0_shape1, data["out"]);', **numbers)
         wanted = not x.is_stop_grad()
         if wanted and weight.precision == "bf16":
@@ -187,7 +188,8 @@ class _LoraLinear(jt.Function):
                              [x, projected, upstream, w, *pair],
                              'jl_linear_backward(in0_p, in1_p, in2_p, (const void*)in3_p, data["narrow"], in4_p, '
                              'in5_p, data["rank"], data["scaling"], data["p"], data["first"], data["second"], '
-                             'data["wanted"] ? out0_p : 0, out1_p, out2_p, in0_shape0, in0_shape1, data["out"]);',
+                             'data["row"], data["wanted"] ? out0_p : 0, out1_p, out2_p, in0_shape0, '
+                             'in0_shape1, data["out"]);',
                              wanted=wanted, **numbers)
         adapted = numbers["rank"] > 0
         return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None

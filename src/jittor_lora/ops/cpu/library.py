@@ -18,6 +18,7 @@ from typing import TextIO
 from jittor_lora import machine
 from jittor_lora.errors import UserError
 from jittor_lora.files import sync
+from jittor_lora.locks import alone
 from jittor_lora.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -50,13 +51,16 @@ def compiled(tools: KernelTools, screen: TextIO) -> Path:
     for path in sorted(SOURCES.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
     target = tools.cache / f"jittor_lora_kernels-{key.hexdigest()[:16]}.so"
-    if not target.is_file():
-        started = time.monotonic()
-        screen.write("Compiling the CPU kernels for this machine: once, some 10 seconds.\n")
-        screen.flush()
-        link = [f"-L{tools.onednn / 'lib'}", "-ldnnl", f"-Wl,-rpath,{tools.onednn / 'lib'}"]
-        _compile(tools.compiler, flags, sorted(SOURCES.glob("*.cpp")), link, target)
-        screen.write(f"  compiled in {time.monotonic() - started:.0f} s\n")
+    if target.is_file():
+        return target
+    with alone(target.with_suffix(".lock"), "Compiling the CPU kernels"):
+        if not target.is_file():
+            started = time.monotonic()
+            screen.write("Compiling the CPU kernels for this machine: once, some 10 seconds.\n")
+            screen.flush()
+            link = [f"-L{tools.onednn / 'lib'}", "-ldnnl", f"-Wl,-rpath,{tools.onednn / 'lib'}"]
+            _compile(tools.compiler, flags, sorted(SOURCES.glob("*.cpp")), link, target)
+            screen.write(f"  compiled in {time.monotonic() - started:.0f} s\n")
     return target
 
 

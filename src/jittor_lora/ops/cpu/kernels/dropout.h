@@ -8,6 +8,7 @@ struct Dropout {
     bool on;
     uint32_t first, second, threshold;
     float scale;
+    uint32_t offset;  // number of the first element
 
     static inline uvec mix(uvec h) {
         h = (h ^ (h >> 16)) * 0x7feb352du;
@@ -19,7 +20,7 @@ struct Dropout {
     inline vec mask(uint32_t start) const {
         uvec counter;
         for (int i = 0; i < W; i++) counter[i] = i;
-        uvec bits = mix(mix((counter + start) ^ first) ^ second) & 0x7fffffffu;
+        uvec bits = mix(mix((counter + (start + offset)) ^ first) ^ second) & 0x7fffffffu;
         return (vec)((uvec)(bits >= threshold) & (uvec)splat(scale));
     }
 };

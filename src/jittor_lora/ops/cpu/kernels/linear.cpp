@@ -141,10 +141,11 @@ static void reduce(const float* sums, int chunks, const Small& m, float scale, f
         });
 }
 
-static Dropout dropout(double p, double first, double second) {
+static Dropout dropout(double p, double first, double second, double row, int columns) {
     // Thresholds and keys as in `dropout_mask`.
     uint32_t threshold = uint32_t(std::min(std::nearbyint(p * 2147483648.0), 2147483647.0));
-    return {p > 0, uint32_t(int64_t(first)), uint32_t(int64_t(second)), threshold, float(1.0 / (1.0 - p))};
+    return {p > 0, uint32_t(int64_t(first)), uint32_t(int64_t(second)), threshold, float(1.0 / (1.0 - p)),
+            uint32_t(row) * uint32_t(columns)};
 }
 
 }  // namespace jl
@@ -153,11 +154,11 @@ using namespace jl;
 
 // y (rows, out), t (rows, width) = s · drop(x) Aᵀ. Without an update rank is 0 and a, b, t are not read.
 JL_API void jl_linear_forward(const float* x, const void* w, int narrow, const float* bias, const float* a, const float* b,
-                              int rank, double scaling, double p, double first, double second, float* y, float* t,
+                              int rank, double scaling, double p, double first, double second, double row, float* y, float* t,
                               int rows, int in, int out) {
     static Buffer memory_a, memory_b;
     Small small_a(memory_a, a, rank, in, false), small_b(memory_b, b, rank, out, true);
-    Dropout drop = dropout(p, first, second), none{};
+    Dropout drop = dropout(p, first, second, row, in), none{};
     int width = small_a.width();
     product({w, bool(narrow), true, in, out}, x, y, rows,
             [&](int, int r0, int r1) {
@@ -175,11 +176,11 @@ JL_API void jl_linear_forward(const float* x, const void* w, int narrow, const f
 
 // dx (rows, in) unless null, da (rank, in), db (out, rank) for dy (rows, out). W is packed for this direction.
 JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int narrow, const float* a,
-                               const float* b, int rank, double scaling, double p, double first, double second, float* dx,
-                               float* da, float* db, int rows, int in, int out) {
+                               const float* b, int rank, double scaling, double p, double first, double second, double row,
+                               float* dx, float* da, float* db, int rows, int in, int out) {
     static Buffer memory_a, memory_b, sums_a, sums_b, projections;
     Small small_a(memory_a, a, rank, in, false), small_b(memory_b, b, rank, out, true);
-    Dropout drop = dropout(p, first, second);
+    Dropout drop = dropout(p, first, second, row, in);
     int width = small_a.width();
     size_t size_a = size_t(width) * small_a.stride, size_b = size_t(width) * small_b.stride;
     float* sa = sums_a.get<float>(size_a * MAX_CHUNKS);

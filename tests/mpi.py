@@ -1,0 +1,43 @@
+"""Open MPI for tests: the command on several ranks of this machine, and where that cannot be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+needs_mpi = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpicc")), reason="Open MPI is not there")
+
+ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",  # as in a container
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # more ranks than cores
+}
+
+
+def command(ranks: int, *arguments: object, program: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
+    """The command, or a program, on so many ranks.
+
+    Args:
+        options: of mpirun.
+    """
+    what = [str(program)] if program else ["-m", "jittor_lora"]
+    return ["mpirun", *options, "-np", str(ranks), sys.executable, *what, *map(str, arguments)]
+
+
+def start(ranks: int, *arguments: object, program: Path | None = None, options: tuple[str, ...] = (),
+          **variables: str) -> subprocess.Popen:
+    """`command`, with these variables in the environment of all ranks."""
+    return subprocess.Popen(command(ranks, *arguments, program=program, options=options), text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, **ENVIRONMENT, **variables})
+
+
+def run(ranks: int, *arguments: object, **more) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    process = start(ranks, *arguments, **more)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
