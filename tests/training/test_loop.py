@@ -165,7 +165,7 @@ def test_loss_and_gradients_are_those_of_peft(tmp_path, family):
     assert names == set(gradients)
     for name in names:
         expected = GOLDEN[f"{family}/gradient/{name}"]
-        assert relative(gradients[name], expected) < 1e-5, name
+        assert relative(gradients[name], expected) < 2e-5, name
 
 
 GROUPS = tiny.groups(5)  # 10 questions
