@@ -182,9 +182,10 @@ def main() -> int:
     rows = [row for row in rows if "train_loss" in row]
     found = verdict(samples, rows)
     args.output.mkdir(parents=True, exist_ok=True)
-    write_json(args.output / "soak.json", {"base": what, "options": {n: str(v) for n, v in options.items() if n not in (
-        "base", "output")}, "cpu": cpu_model(), "cores": available_cores(), "load_over_5_minutes": os.getloadavg()[1], "verdict": found,
-        "samples": samples, "steps": rows})
+    settings = {name: str(value) for name, value in options.items() if name not in ("base", "output")}
+    write_json(args.output / "soak.json", {
+        "base": what, "settings": settings, "cpu": cpu_model(), "cores": available_cores(),
+        "load_over_5_minutes": os.getloadavg()[1], "verdict": found, "samples": samples, "steps": rows})
     if args.picture:
         with atomic_write(args.picture, "wb") as stream:
             picture(samples, rows, f"{args.steps:,} training steps").savefig(stream, format="png")
