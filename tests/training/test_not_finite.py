@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import mpi
 import small_run
 import tiny
+from jittor_lora import ops
 from jittor_lora.cli.main import main
 from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
@@ -46,18 +48,23 @@ class Run:
 
     def __init__(self, folder, spoil=lambda tensors: None, family="gpt2", precision="fp32", arrays=None, dev=(),
                  **changes):
+        """
+        Args:
+            precision: "fp32", "bf16", or "portable" for fp32 by Jittor's own operators.
+        """
         config, source = settings(**changes), tiny.VARIANTS[family]
         tensors = tiny.tensors(source)
         spoil(tensors)
         self.folder, self.progress, self.best, self.states = folder, Progress(), [], {}
-        model = build_model(tiny.config(source), tensors, precision)
+        model = build_model(tiny.config(source), tensors, "bf16" if precision == "bf16" else "fp32")
         self.adapter = inject(model, LoraConfig(r=2, alpha=4.0, dropout=0.2, target_modules=DEFAULT_TARGETS[family]))
         self.adapter.load({**tiny.adapter_arrays({name: tuple(p.shape) for name, p in
                                                   self.adapter.parameters().items()}), **(arrays or {})})
         self.start, self.optimizer = self.state(), AdamW(self.adapter.parameters())
         self.names, self.error = list(self.adapter.parameters()), None
         try:
-            with RunLog(folder, quiet=True) as log:
+            with RunLog(folder, quiet=True) as log, \
+                    ops.portable_operations() if precision == "portable" else contextlib.nullcontext():
                 train(model, self.adapter, GROUPS, dev, config, log, self.optimizer, self.progress,
                       lambda progress: self.states.update({progress.step: self.state()}),
                       lambda progress: self.best.append(progress.step))
@@ -96,7 +103,7 @@ def spoiled(monkeypatch):
 # --- what is reported ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("precision", ["fp32", "portable", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("family, name, place", [
     ("gpt2", "transformer.h.1.ln_2.weight", (3,)), ("gpt2", "transformer.h.0.mlp.c_fc.weight", (2, 5)),
@@ -167,6 +174,7 @@ def test_a_gradient_that_is_finite_but_whose_squares_are_not(tmp_path, spoiled):
     spoiled(1e30)
     run = Run(tmp_path)
     assert "and the gradient norm inf." in run.error
+    assert "gradient norm inf for " in run.error and "faulty" not in run.error
     largest = run.error.split("finite but too large, the largest number is in that of ")[1].splitlines()[0]
     assert largest in run.names
 

@@ -14,6 +14,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.finite import not_finite
 from jittor_lora.ranks import ALONE, Ranks
 from jittor_lora.runtime import jt
+from jittor_lora.training.optimizer import gradient_norm
 
 MOST_IN_A_ROW = 10  # steps that are not finite; the last of them stops the run
 SHOWN = 20  # questions in a message
@@ -31,7 +32,8 @@ class Finding:
         too_large: the trained array with the largest gradient, where all are finite and their squares are not.
         parameters: trained arrays that were not finite before the step → what is wrong.
         questions: ids of the batch.
-        streams: what each stream has that is not finite by itself, with its questions.
+        streams: what each stream has that is not finite by itself, with its questions, and its rank where there are
+            several.
     """
 
     step: int
@@ -112,17 +114,20 @@ def examine(step: int, loss: float, norm: float, gradients: Mapping[str, jt.Var]
     if not gradient and not math.isfinite(norm):
         too_large = max(arrays, key=lambda name: float(np.abs(arrays[name]).max()))
     place = f" on rank {ranks.rank}" if ranks.size > 1 else ""
-    own = [[stream.ids, _by_itself(*found), place] for stream, found in zip(streams, alone)]
-    every = [found for of_rank in ranks.gather(own) for found in of_rank]
-    return Finding(step, loss, norm, gradient, len(arrays), too_large, not_finite(_arrays(parameters)),
-                   [question for ids, _, _ in every for question in ids],
-                   [f"{what}{where} for {_some(ids)}" for ids, what, where in every if what])
+    own = [[stream.ids, _by_itself(*found)] for stream, found in zip(streams, alone)]
+    trained = {f"{name}{place}": what for name, what in not_finite(_arrays(parameters)).items()}
+    every = ranks.gather([own, trained, place])
+    return Finding(step, loss, norm, gradient, len(arrays), too_large,
+                   {name: what for _, trained, _ in every for name, what in trained.items()},
+                   [question for streams, _, _ in every for ids, _ in streams for question in ids],
+                   [f"{what}{place} for {_some(ids)}" for streams, _, place in every for ids, what in streams if what])
 
 
 def _by_itself(loss: float, gradients: Mapping[str, jt.Var]) -> str:
-    gradient = not_finite(_arrays(gradients))
+    gradient, norm = not_finite(_arrays(gradients)), gradient_norm(gradients)
     return ", ".join([*([f"loss {loss:.4g}"] if not math.isfinite(loss) else []),
-                      *([f"gradient not finite in {len(gradient)} arrays"] if gradient else [])])
+                      *([f"gradient not finite in {len(gradient)} arrays"] if gradient else
+                        [f"gradient norm {norm:.4g}"] if not math.isfinite(norm) else [])])
 
 
 def _arrays(arrays: Mapping[str, jt.Var]) -> dict[str, np.ndarray]:
