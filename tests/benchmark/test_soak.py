@@ -35,7 +35,7 @@ def growing(found):
     (set(), {"memory": lambda step: min(500.0, 50 + 10 * step)}),  # at its full size after 45 steps
     (set(), {"memory": lambda step: 500 + 15 * (step % 20 == 0)}),
     (set(), {"files": lambda step: 9 + (step % 50 == 0)}),
-    ({"memory"}, {"memory": lambda step: 500 + 0.05 * step}),
+    ({"memory"}, {"memory": lambda step: 500 + 0.1 * step}),
     ({"files"}, {"files": lambda step: 9 + step // 200}),
     ({"threads"}, {"threads": lambda step: 5 + (step > 390)}),
     ({"speed"}, {"cpu": lambda step: 0.2 * step + 0.0001 * step**2}),
@@ -45,12 +45,12 @@ def test_what_grows(soak, grows, changes):
 
 
 def test_figures(soak):
-    found = soak.verdict(*run(memory=lambda step: 500 + 0.05 * step))
-    assert found["memory"]["mib_per_1000_steps"] == pytest.approx(50, rel=1e-6)
-    assert found["memory"]["growth"] == pytest.approx(0.05 * 300 / 512.5, rel=1e-3)
+    found = soak.verdict(*run(memory=lambda step: 500 + 0.1 * step))
+    assert found["memory"]["mib_per_1000_steps"] == pytest.approx(100, rel=1e-6)
+    assert found["memory"]["growth"] == pytest.approx(0.1 * 200 / 530, rel=1e-3)
     assert found["speed"]["tokens_per_second"] == pytest.approx([1010, 1010], rel=1e-3)
     assert found["speed"]["processor_ms_per_token"] == pytest.approx([0.2 / 101 * 1000] * 2, rel=0.02)
-    assert any(line.startswith("memory: GROWS: 505 MiB after a quarter, 520 at the end") for line in soak.lines(found))
+    assert any(line.startswith("memory: GROWS: 520 MiB after half of the steps, 540 at the end") for line in soak.lines(found))
 
 
 @pytest.mark.slow
