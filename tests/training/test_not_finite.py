@@ -361,7 +361,7 @@ def test_all_ranks_do_the_same(policy, files, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     arguments = ["train", "--base", files / "base", "--data", files / "train.json", "--max-steps", 8, "--batch-size", 4,
-                 "--learning-rate", 0.01, "--on-non-finite", policy]
+                 "--learning-rate", 0.01, "--precision", "fp32", "--on-non-finite", policy]
     found = {ranks: mpi.run(ranks, *arguments, "--output", tmp_path / str(ranks), program=program) for ranks in (1, 2)}
     if policy == "stop":
         assert found[1][0] == found[2][0] == 2 and found[2][2].count("questions of the batch: ") == 1
