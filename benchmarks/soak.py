@@ -75,14 +75,12 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
         rows: the steps of metrics.jsonl.
     """
     total = rows[-1]["step"]
-    steps, memory, files, threads, times = (np.array([s[name] for s in samples], float) for name in
-                                            ("step", "rss_mib", "files", "threads", "cpu_seconds"))
+    steps, memory, files, threads = (np.array([s[name] for s in samples], float) for name in
+                                     ("step", "rss_mib", "files", "threads"))
     later = steps >= total / 2
     slope = np.polyfit(steps[later], memory[later], 1)[0]
     growth = slope * total / 2 / memory[later].mean()
-    read = np.cumsum([0, *(row["tokens"] for row in rows)])  # before each step, from the first
-    known = np.searchsorted(steps, np.arange(total + 1))  # the sample by which a step was done
-    spent = times[np.minimum(known, len(times) - 1)]
+    read, spent = so_far(samples, rows)
 
     def speeds(part: tuple[float, float]) -> tuple[float, float]:
         """Tokens a second and milliseconds of the processor for a token."""
@@ -91,9 +89,9 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
         return tokens / sum(row["seconds"] for row in rows[a:b]), 1000 * (spent[b] - spent[a]) / tokens
 
     first, last = speeds(BEGINNING), speeds(END)
-    counts = {name: {"at_most_in_the_first_half": int(values[~later].max()),
-                     "at_most_in_the_second": int(values[later].max()),
-                     "flat": bool(values[later].max() <= values[~later].max())}
+    counts = {name: {"usual_in_the_first_half": float(np.median(values[~later])),  # not while a file is written
+                     "usual_in_the_second": float(np.median(values[later])),
+                     "flat": bool(np.median(values[later]) <= np.median(values[~later]))}
               for name, values in (("files", files), ("threads", threads))}
     return {
         "steps": total,
@@ -105,14 +103,21 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
     }
 
 
+def so_far(samples: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens read, and seconds that the processor had spent, after each number of steps from 0 on."""
+    known = np.searchsorted([sample["step"] for sample in samples], np.arange(len(rows) + 1))  # the sample that saw it
+    times = np.array([sample["cpu_seconds"] for sample in samples])
+    return np.cumsum([0, *(row["tokens"] for row in rows)]), times[np.minimum(known, len(times) - 1)]
+
+
 def lines(found: dict) -> list[str]:
     """The verdict in words."""
     memory, speed = found["memory"], found["speed"]
     said = {
         "memory": f"{memory['mib_at_half']:.0f} MiB after half of the steps, {memory['mib_at_end']:.0f} at the end, "
                   f"{memory['mib_at_most']:.0f} at most; {memory['mib_per_1000_steps']:+.1f} MiB per 1,000 steps",
-        **{name: f"at most {found[name]['at_most_in_the_first_half']} in the first half, "
-                 f"{found[name]['at_most_in_the_second']} in the second" for name in ("files", "threads")},
+        **{name: f"usually {found[name]['usual_in_the_first_half']:.0f} in the first half, "
+                 f"{found[name]['usual_in_the_second']:.0f} in the second" for name in ("files", "threads")},
         "speed": "{:.0f} tokens a second at the beginning, {:.0f} at the end; ".format(*speed["tokens_per_second"])
                  + "processor time {:.3f} and {:.3f} ms a token".format(*speed["processor_ms_per_token"]),
     }
@@ -121,7 +126,7 @@ def lines(found: dict) -> list[str]:
 
 @matplotlib_defaults()
 def picture(samples: list[dict], rows: list[dict], title: str) -> Figure:
-    """Memory, files and threads, and speed, over the steps."""
+    """Memory, files and threads, and processor time for a token, over the steps."""
     figure = Figure(figsize=(8.0, 6.5), dpi=DPI, layout="constrained")
     memory, counts, speed = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.2, 2))
     at = [sample["step"] for sample in samples]
@@ -131,15 +136,12 @@ def picture(samples: list[dict], rows: list[dict], title: str) -> Figure:
     counts.plot(at, [sample["files"] for sample in samples], color=GREEN, linewidth=1.8, label="open files")
     counts.set_ylabel("Count")
     counts.legend(loc="lower right", ncols=2, frameon=False)
-    width = max(1, len(rows) // 40)
-    parts = [rows[i : i + width] for i in range(0, len(rows) - width + 1, width)]
-    speed.plot([part[-1]["step"] for part in parts],
-               [sum(row["tokens"] for row in part) / sum(row["seconds"] for row in part) for part in parts], color=BLUE,
-               linewidth=1.8)
-    speed.set_ylabel("Tokens a second")
-    speed.yaxis.set_major_formatter("{x:,.0f}")
+    read, spent = so_far(samples, rows)
+    ends = np.arange(0, len(rows) + 1, max(1, len(rows) // 40))
+    speed.plot(ends[1:], 1000 * np.diff(spent[ends]) / np.diff(read[ends]), color=BLUE, linewidth=1.8)
+    speed.set_ylabel("Processor (ms a token)")
     speed.xaxis.set_major_formatter("{x:,.0f}")
-    speed.set_xlabel(f"Optimizer step (speed: means of {width} steps)")
+    speed.set_xlabel(f"Optimizer step (processor time: means of {ends[1]} steps, with validation and checkpoints)")
     for axes in (memory, counts, speed):
         axes.set_ylim(bottom=0, top=1.15 * max(line.get_ydata().max() for line in axes.lines))
         axes.spines[["top", "right"]].set_visible(False)

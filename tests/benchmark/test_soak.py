@@ -37,7 +37,7 @@ def growing(found):
     (set(), {"files": lambda step: 9 + (step % 50 == 0)}),
     ({"memory"}, {"memory": lambda step: 500 + 0.1 * step}),
     ({"files"}, {"files": lambda step: 9 + step // 200}),
-    ({"threads"}, {"threads": lambda step: 5 + (step > 390)}),
+    ({"threads"}, {"threads": lambda step: 5 + (step > 290)}),
     ({"speed"}, {"cpu": lambda step: 0.2 * step + 0.0001 * step**2}),
 ], ids=["flat", "warm", "peaks", "checkpoints", "memory", "files", "threads", "speed"])
 def test_what_grows(soak, grows, changes):
