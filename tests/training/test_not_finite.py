@@ -36,6 +36,7 @@ from kernels import needs_bf16
 GROUPS = tiny.groups(5)
 QUESTIONS = [branch.id for group in GROUPS for branch in group.branches]
 BAD = QUESTIONS[3]
+LOSS_IS_WRONG = "loss nan, first wrong in the output head or the loss, gradient not finite in "
 
 
 def settings(**changes):
@@ -105,13 +106,17 @@ def spoiled(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "portable", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("family, name, place", [
-    ("gpt2", "transformer.h.1.ln_2.weight", (3,)), ("gpt2", "transformer.h.0.mlp.c_fc.weight", (2, 5)),
-    ("llama", "model.layers.1.self_attn.v_proj.weight", (1, 4)), ("llama", "model.norm.weight", (0,))])
-def test_a_base_whose_numbers_go_wrong(tmp_path, family, name, place, value, precision):
+@pytest.mark.parametrize("family, name, place, where", [
+    ("gpt2", "transformer.h.1.ln_2.weight", (3,), "block 1 (of 0 to 1) or the last norm"),
+    ("gpt2", "transformer.h.0.mlp.c_fc.weight", (2, 5), "block 0 (of 0 to 1)"),
+    ("gpt2", "transformer.wpe.weight", (2, 5), "the embeddings"),
+    ("llama", "model.layers.1.self_attn.v_proj.weight", (1, 4), "block 1 (of 0 to 1) or the last norm"),
+    ("llama", "model.norm.weight", (0,), "block 1 (of 0 to 1) or the last norm")])
+def test_a_base_whose_numbers_go_wrong(tmp_path, family, name, place, where, value, precision):
     run = Run(tmp_path, put(name, value, place), family, precision)
     assert run.error.startswith("step 1: the loss is nan and the gradient norm nan.")
     assert f"the first is {run.names[0]} (" in run.error and "trained parameters: finite" in run.error
+    assert f"loss nan, first wrong in {where}, gradient" in run.error
     assert "--resume --on-non-finite skip" in run.error and "learning_rate (now 0.01)" in run.error
     assert ("precision fp32 (now bf16)" in run.error) == (precision == "bf16")
     assert run.state().items() >= run.start.items() and run.states == {}
@@ -126,7 +131,7 @@ def test_the_questions_of_the_batch_and_those_of_the_streams_that_are_wrong(tmp_
     lines = {line.split(": ")[0].strip(): line.split(": ", 1)[1] for line in run.error.splitlines() if ": " in line}
     assert sorted(lines["questions of the batch"].split(", ")) == sorted(batch)
     wrong = lines["computed once more, stream by stream"]
-    assert wrong.startswith("loss nan, gradient not finite in ") and wrong.count(" for ") == 1
+    assert wrong.startswith(LOSS_IS_WRONG) and wrong.count(" for ") == 1
     named = wrong.split(" for ")[1].split(", ")
     assert BAD in named and len(named) < len(batch)
 
@@ -365,7 +370,7 @@ def test_all_ranks_do_the_same(policy, files, tmp_path):
     found = {ranks: mpi.run(ranks, *arguments, "--output", tmp_path / str(ranks), program=program) for ranks in (1, 2)}
     if policy == "stop":
         assert found[1][0] == found[2][0] == 2 and found[2][2].count("questions of the batch: ") == 1
-        assert "loss nan, gradient not finite in " in found[2][2] and " on rank " in found[2][2]
+        assert LOSS_IS_WRONG in found[2][2] and " on rank " in found[2][2]
         return
     assert found[1][0] == found[2][0] == 0, found
     losses = [np.loadtxt(tmp_path / str(ranks) / "train_loss.txt") for ranks in (1, 2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Hashable, Iterator
+from typing import Callable, Hashable, Iterator
 
 import numpy as np
 
@@ -24,11 +24,13 @@ class CausalLM(jt.Module):
 
     Attributes:
         activation_checkpointing: keep only each block's input for the gradient.
+        watch: called with the rows that go into each block, where it is set.
         row_labels: labels of the rows of the next runs, for modules that treat them differently; None without.
         lm_head: the output head, a linear layer; where it is tied its weight is the embedding's.
     """
 
     activation_checkpointing = False
+    watch: Callable[[jt.Var], None] | None = None
     row_labels: RowLabels | None = None
     lm_head: jt.Module
 
@@ -78,6 +80,8 @@ class CausalLM(jt.Module):
 
     def through(self, block: jt.Module, x, *context):
         """The rows x behind this block: block(x, *context)."""
+        if self.watch is not None:
+            self.watch(x)
         if self.activation_checkpointing and not jt.flags.no_grad:
             return recomputed(block, x, *context)
         return block(x, *context)

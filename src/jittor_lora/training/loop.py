@@ -148,7 +148,7 @@ def train(
             if skipped:
                 alone = (batch_gradients(model, [stream], parameters, prepare, config.label_smoothing, weight, number)
                          for number, stream in enumerate(streams))
-                finding = examine(step + 1, loss, norm, gradients, parameters, streams, alone, ranks)
+                finding = examine(step + 1, loss, norm, gradients, parameters, model, streams, alone, ranks)
                 if config.on_non_finite == "stop" or finding.parameters or \
                         progress.skipped_in_a_row + 1 == MOST_IN_A_ROW:
                     raise finding.error(config, model.precision, progress.skipped_in_a_row)

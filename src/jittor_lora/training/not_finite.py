@@ -11,7 +11,8 @@ import numpy as np
 from jittor_lora.config import RunConfig
 from jittor_lora.data.stream import Stream
 from jittor_lora.errors import UserError
-from jittor_lora.finite import not_finite
+from jittor_lora.finite import all_finite, not_finite
+from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.ranks import ALONE, Ranks
 from jittor_lora.runtime import jt
 from jittor_lora.training.optimizer import gradient_norm
@@ -98,8 +99,8 @@ class Finding:
 
 
 def examine(step: int, loss: float, norm: float, gradients: Mapping[str, jt.Var], parameters: Mapping[str, jt.Var],
-            streams: Sequence[Stream], alone: Iterable[tuple[float, Mapping[str, jt.Var]]],
-            ranks: Ranks = ALONE) -> Finding:
+            model: CausalLM, streams: Sequence[Stream],
+            alone: Iterable[tuple[float, Mapping[str, jt.Var]]], ranks: Ranks = ALONE) -> Finding:
     """Look where the numbers of a step went wrong. All ranks call it alike, and get the same.
 
     Args:
@@ -107,14 +108,14 @@ def examine(step: int, loss: float, norm: float, gradients: Mapping[str, jt.Var]
         loss, norm, gradients: of the whole step.
         parameters: as they were in it.
         streams: those of this rank.
-        alone: what each of them by itself adds to the loss and to the gradient, computed once more.
+        alone: what each of them by itself adds to the loss and to the gradient, computed once more when asked for.
     """
     arrays = _arrays(gradients)
     gradient, too_large = not_finite(arrays), None
     if not gradient and not math.isfinite(norm):
         too_large = max(arrays, key=lambda name: float(np.abs(arrays[name]).max()))
     place = f" on rank {ranks.rank}" if ranks.size > 1 else ""
-    own = [[stream.ids, _by_itself(*found)] for stream, found in zip(streams, alone)]
+    own = [[stream.ids, _by_itself(model, stream, *found)] for stream, found in zip(streams, alone)]
     trained = {f"{name}{place}": what for name, what in not_finite(_arrays(parameters)).items()}
     every = ranks.gather([own, trained, place])
     return Finding(step, loss, norm, gradient, len(arrays), too_large,
@@ -123,11 +124,28 @@ def examine(step: int, loss: float, norm: float, gradients: Mapping[str, jt.Var]
                    [f"{what}{place} for {_some(ids)}" for streams, _, place in every for ids, what in streams if what])
 
 
-def _by_itself(loss: float, gradients: Mapping[str, jt.Var]) -> str:
+def _by_itself(model: CausalLM, stream: Stream, loss: float, gradients: Mapping[str, jt.Var]) -> str:
     gradient, norm = not_finite(_arrays(gradients)), gradient_norm(gradients)
-    return ", ".join([*([f"loss {loss:.4g}"] if not math.isfinite(loss) else []),
+    return ", ".join([*([f"loss {loss:.4g}, first wrong in {first_wrong(model, stream)}"]
+                        if not math.isfinite(loss) else []),
                       *([f"gradient not finite in {len(gradient)} arrays"] if gradient else
                         [f"gradient norm {norm:.4g}"] if not math.isfinite(norm) else [])])
+
+
+def first_wrong(model: CausalLM, stream: Stream) -> str:
+    """The part of the network whose result is the first, on the way forward, that is not finite for this stream."""
+    before: list[bool] = []  # of each block: is what goes into it finite?
+    model.watch = lambda x: before.append(all_finite(x.numpy()))
+    try:
+        with jt.no_grad():
+            end = all_finite(model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows).numpy())
+    finally:
+        model.watch = None
+    last = len(before) - 1
+    if all(before):
+        return "the output head or the loss" if end else f"block {last} (of 0 to {last}) or the last norm"
+    block = before.index(False) - 1
+    return "the embeddings" if block < 0 else f"block {block} (of 0 to {last})"
 
 
 def _arrays(arrays: Mapping[str, jt.Var]) -> dict[str, np.ndarray]:
