@@ -41,7 +41,7 @@ class CurveConfig(RunConfig):
     @field_validator("points")
     @classmethod
     def _numbers(cls, value: Optional[list[str]]) -> Optional[list[str]]:
-        wrong = [point for point in value or () if not re.fullmatch(r"all|0*[1-9][0-9]*", point)]
+        wrong = [point for point in value or () if not re.fullmatch(r"all|0{0,9}[1-9][0-9]{0,8}", point)]
         if value is not None and (not value or wrong or len(set(value)) < len(value)):
             raise ValueError(f"expected different whole numbers above 0, and all for all examples, found {value}")
         return value

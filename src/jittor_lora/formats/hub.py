@@ -6,9 +6,11 @@ huggingface_hub; ModelScope's by modelscope.
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.hugging_face import read_json
 
 FILES = (
     "config.json",
@@ -129,10 +131,9 @@ def _missing(folder: Path) -> str:
 def _json(path: Path) -> dict:
     """The object in a JSON file, empty if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _reason(error: Exception) -> str:

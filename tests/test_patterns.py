@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jittor_lora.formats.patterns import wrong_pattern
+from jittor_lora.patterns import wrong_pattern
 
 KINDS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj")
 NAMES = [f"model.layers.{i}.{kind}" for i in range(48) for kind in KINDS]
