@@ -23,15 +23,17 @@ PIECES = (b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\n", b"\r",
           b"}", b"]", b",", b":", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x80\xa8", b"\x1b[2J",
           b"../", b"/dev/zero", b"%s%n", b"\x00" * 64, b"0", b"9" * 30, b"-", b"e", b"nan", b"inf")
 YAML = (b"&a ", b"*a", b"&a [*a, *a]", b"<<: *a", b"!!python/object/apply:os.system [id]", b"!!binary |", b"!x ", b"? ",
-        b"- ", b"---\n", b"...\n", b"%YAML 9.9\n", b"%TAG ! x\n", b"|\n", b">+9\n", b"'", b'"\\UFFFFFFFF"', b'"\\U00110000"',
+        b"- ", b"---\n", b"...\n", b"%YAML 9.9\n", b"%TAG ! x\n", b"|\n", b">+9\n", b"'",
+        b'"\\UFFFFFFFF"', b'"\\U00110000"',
         b'"\\ud800"', b'"\\x"', b"{", b"[", b"}", b"]", b"{a: [b, {c: d}]}", b"[" * 5000, b"- " * 5000, b"? " * 2000,
         b"a: " * 2000, b"~", b"null", b"1e999", b".nan", b"9" * 5000, b"0o7", b"@", b"`", b"#", b"\t", b": ", b"(a+)+b",
         b"(" * 3000, b"a=1,b=2", b"\xe2\x80\xa8", b"\xc2\x85")
-LINES = (b"loss", b"train", b"val_loss: ", b"step", b"steps ", b"3.2", b"nan", b"inf", b"-", b"1e400", b"9" * 400, b",", b"[",
-         b"(", b")", b"]", b"tensor(", b"jt.Var([", b"=", b"\xe6\x8d\x9f\xe5\xa4\xb1", b"#", b"||", b"{", b'{"step": 1', b"a.",
-         b" ", b"\t", b"\xd9\xa1", b"\xc2\xb2", b"name : x", b"\xf0\x9f\x8e\x89")
-PATTERNS = ("(a+)+$", "(.*)*x", ".*.*.*.*x", "(" * 250 + ")" * 250, "(?:" * 120 + "a" + ")*" * 120, "[", "(?i)a", "a{1,9999999999}",
-            "(?P<n>a)(?P=n)", r"(\w+\.)*!", "(a|b)*", "(?=a)(?<=b)", r"\1", "a" * 16_000, "", "a)|(b", "(h)", r"h\.(\d+)")
+LINES = (b"loss", b"train", b"val_loss: ", b"step", b"steps ", b"3.2", b"nan", b"inf", b"-", b"1e400", b"9" * 400, b",",
+         b"[",         b"(", b")", b"]", b"tensor(", b"jt.Var([", b"=", b"\xe6\x8d\x9f\xe5\xa4\xb1", b"#", b"||", b"{", b'{"step": 1',
+         b"a.",         b" ", b"\t", b"\xd9\xa1", b"\xc2\xb2", b"name : x", b"\xf0\x9f\x8e\x89")
+PATTERNS = ("(a+)+$", "(.*)*x", ".*.*.*.*x", "(" * 250 + ")" * 250, "(?:" * 120 + "a" + ")*" * 120, "[",
+            "(?i)a", "a{1,9999999999}", "(?P<n>a)(?P=n)", r"(\w+\.)*!", "(a|b)*", "(?=a)(?<=b)", r"\1", "a" * 16_000, "",
+            "a)|(b", "(h)", r"h\.(\d+)", "a?" * 28 + "a" * 28, "(a|aa)" * 60 + "b")
 
 
 def _between(random: Random, low: int, high: int) -> int:
@@ -220,8 +222,8 @@ def safetensors_file(random: Random, data: bytes) -> bytes:
     if kind == 1:  # only where it matters: length and header
         return spoil_bytes(random, data[: 8 + length]) + rest
     numbers = tuple(str(n) for n in (len(rest), len(rest) + 1, len(data), 2**62, 2**63, -1))
-    shapes = ("[" + ",".join(["1"] * 40) + "]", "[" + ",".join(["9223372036854775807"] * 3000) + "]", "[0, 4611686018427387904]",
-              '"F16"', '"BF16"', '"F64"', '"F8_E4M3"', '"BOOL"', '"X"')
+    shapes = ("[" + ",".join(["1"] * 40) + "]", "[" + ",".join(["9223372036854775807"] * 3000) + "]",
+              "[0, 4611686018427387904]", '"F16"', '"BF16"', '"F64"', '"F8_E4M3"', '"BOOL"', '"X"')
     made = dumped(spoil_json(random, parsed(header), (*RAW, *numbers, *shapes))).encode("utf-8", "surrogatepass")
     told = random.choice((len(made), len(made), len(made), len(made) + 1, len(made) - 1, 0, len(data), 2**63))
     return (told % 2**64).to_bytes(8, "little") + made + rest
@@ -232,7 +234,8 @@ def gguf_file(random: Random, data: bytes) -> bytes:
     end = data.rfind(b"blk.") + 200
     part = random.choice(((0, 32), (0, at), (at, min(end, len(data))), (max(0, end - 2000), end), (0, len(data))))
     before, middle, after = data[: part[0]], data[part[0] : part[1]], data[part[1] :]
-    return before + spoil_bytes(random, middle, (*PIECES, *(struct.pack("<Q", n) for n in NUMBERS if 0 <= n < 2**64))) + after
+    numbers = [struct.pack("<Q", number) for number in NUMBERS if 0 <= number < 2**64]
+    return before + spoil_bytes(random, middle, (*PIECES, *numbers)) + after
 
 
 def npz_file(random: Random, data: bytes) -> bytes:
@@ -247,8 +250,8 @@ def npz_file(random: Random, data: bytes) -> bytes:
     at = _between(random, 0, len(members) - 1)
     name, content = members[at]
     if kind == 2:
-        name = random.choice(("../../outside/x.npy", "/tmp/x.npy", members[0][0], "x.txt", "\x1b[2J.npy", name + "\x00.npy",
-                              name.replace("transformer_h.0", "transformer_h.9999"), name[:-4], "a" * 60_000 + ".npy"))
+        name = random.choice(("../../outside/x.npy", "/tmp/x.npy", members[0][0], "x.txt", "\x1b[2J.npy",
+                              name + "\x00.npy", name.replace("transformer_h.0", "transformer_h.9999"), name[:-4], "a" * 60_000 + ".npy"))
     elif kind == 3:
         content = spoil_bytes(random, content[:128]) + content[128:]
     else:
@@ -263,17 +266,18 @@ def npz_file(random: Random, data: bytes) -> bytes:
 
 
 def _npy(random: Random, content: bytes) -> bytes:
-    header = random.choice((
-        "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 24)}", "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -24)}", "-" * 4000 + "1", "(" * 4000, "{" * 90 + "}" * 90,
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 24L)}", "{'descr': '<f4', 'fortran_order'",
-        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2, 24)}", "{1: 2, 'a': 3}", "[]", "{'descr': '<f4'",
-        "{'descr': '<M8[9999999999Y]', 'fortran_order': False, 'shape': (2, 24)}", "'''", "\\", "{'descr': ('<f4', (9,9)), "
-        "'fortran_order': False, 'shape': (2, 24)}", "{'descr': '<f99', 'fortran_order': False, 'shape': (2, 24)}",
-        "{'descr': '<f2', 'fortran_order': False, 'shape': (99999999999999999999, 24)}", "x" * 4000, "{**{}}", "f''")).encode()
+    def header(descr: str, order: str = "False", shape: str = "(2, 24)") -> str:
+        return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}"
+
+    made = random.choice((
+        header("'<f4'", "True"), header("'|O'"), header("'<f4'", shape="(-2, -24)"), header("'<f4'", shape="(2L, 24L)"),
+        header("[('a', '<f4')]"), header("'<M8[9999999999Y]'"), header("('<f4', (9,9))"), header("'<f99'"),
+        header("'<f2'", shape="(99999999999999999999, 24)"), header("'<f4'", shape="[2, 24]"), header("'<f4'")[:40],
+        "-" * 4000 + "1", "(" * 4000, "{" * 90 + "}" * 90, "{1: 2, 'a': 3}", "[]", "{'descr': '<f4'", "'''", "\\",
+        "x" * 4000, "{**{}}", "f''")).encode()
     version = random.choice((b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x00"))
-    length = len(header).to_bytes(2 if version == b"\x01\x00" else 4, "little")
-    return b"\x93NUMPY" + version + length + header + content[128:]
+    length = len(made).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    return b"\x93NUMPY" + version + length + made + content[128:]
 
 
 # --- whole inputs ----------------------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ def seeds() -> dict[str, Files]:
         "shards": _sharded(llama_base),
         "gguf": {"model.gguf": gguf},
         "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({"eos_token": "<|endoftext|>"}),
-                      "special_tokens_map.json": _json({"unk_token": {"content": "a"}, "additional_special_tokens": ["b"]})},
+                      "special_tokens_map.json": _json({"unk_token": {"content": "a"},
+                                                             "additional_special_tokens": ["b"]})},
         "vocabulary": _vocabulary(tokenizer),
         "adapter": _adapter(),
         "load_adapter": _adapter(),
@@ -60,13 +61,16 @@ def seeds() -> dict[str, Files]:
         "jsonl": {"data.jsonl": b"".join(_json(row) + b"\n" for row in (
             {"id": 1, "prompt": "1 + 1 =", "completion": " 2"}, {"prompt": "北", "completion": "🎉", "more": [1]},
             {"id": "x", "prompt": "1 + 1 =", "completion": " two"}))},
-        "e2e": {"data.txt": "name : A | food : Thai||A is Thai .\nname : A | food : Thai||Thai A .\nname : B||B é\n".encode()},
+        "e2e": {"data.txt": "name : A | food : Thai||A is Thai .\nname : A | food : Thai||Thai A .\n"
+                            "name : B||B é\n".encode()},
         "records": {"data.jsonl": b'{"prompt": "a"}\n{"context": "b", "question": "c?"}\n'},
         "recipe": {"recipe.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()},
-        "curve_recipe": {"recipe.yaml": b"over: rank\npoints: 1,2,4\nalpha_ratio: 2\nmin_steps: 3\nlora_rank_pattern: "
-                                        b"c_attn=3,c_proj=4\nlora_layers_to_transform: 0,1\ntarget_modules: [c_attn]\n"},
+        "curve_recipe": {"recipe.yaml": b"over: rank\npoints: 1,2,4\nalpha_ratio: 2\nmin_steps: 3\n"
+                                        b"lora_rank_pattern: c_attn=3,c_proj=4\nlora_layers_to_transform: 0,1\n"
+                                        b"target_modules: [c_attn]\n"},
         "predictions": {"run/evaluation/adapter/predictions.json": _json({"1": "one", "2": "x", "né": "北"}),
-                        "run/evaluation/adapter/metrics.json": _json(_METRICS), **{f"run/{k}": v for k, v in run.items()}},
+                        "run/evaluation/adapter/metrics.json": _json(_METRICS),
+                        **{f"run/{name}": content for name, content in run.items()}},
         "metrics": {"metrics.json": _json(_METRICS)},
         "losses": {"train.txt": b"Epoch 1, Step 10, Loss: 3.21\nstep=20 train/loss=3.1 val/loss=9.9\n",
                    "val.txt": b"step,val_loss\n10,3.5\n20,3.25\n"},
@@ -96,7 +100,8 @@ def _sharded(base: Files) -> Files:
     tensors = load(base["model.safetensors"])
     names = sorted(tensors)
     shards = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
-    index = {"metadata": {"total_size": 9}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
+    places = {name: shard for shard, held in shards.items() for name in held}
+    index = {"metadata": {"total_size": 9}, "weight_map": places}
     return {**{name: content for name, content in base.items() if name != "model.safetensors"},
             **{shard: save({name: tensors[name] for name in held}) for shard, held in shards.items()},
             "model.safetensors.index.json": _json(index)}
@@ -106,7 +111,8 @@ def _vocabulary(tokenizer: bytes) -> Files:
     model = json.loads(tokenizer)["model"]
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"]), ""])
     vocab = {token: i for i, token in enumerate([*sorted(model["vocab"], key=model["vocab"].get), "<|endoftext|>"])}
-    return {"vocab.json": _json(vocab), "merges.txt": merges.encode(), "added_tokens.json": _json({"<more>": len(vocab)}),
+    return {"vocab.json": _json(vocab), "merges.txt": merges.encode(),
+            "added_tokens.json": _json({"<more>": len(vocab)}),
             "tokenizer_config.json": _json({"add_prefix_space": False})}
 
 
@@ -128,7 +134,8 @@ def _npz() -> bytes:
     for third in "qkv":
         shapes[f"transformer_h.0.attn.qkv_proj.lora_A_{third}.weight"] = (2, 24)
         shapes[f"transformer_h.0.attn.qkv_proj.lora_B_{third}.weight"] = (24, 2)
-    shapes["transformer_h.0.mlp.c_fc.lora_A.weight"], shapes["transformer_h.0.mlp.c_fc.lora_B.weight"] = (2, 24), (96, 2)
+    shapes["transformer_h.0.mlp.c_fc.lora_A.weight"] = (2, 24)
+    shapes["transformer_h.0.mlp.c_fc.lora_B.weight"] = (96, 2)
     stream = io.BytesIO()
     write_npz(stream, tiny.adapter_arrays(shapes))
     return stream.getvalue()
@@ -146,8 +153,8 @@ def _run() -> Files:
     rows += [{"step": step, "train_loss": 4.0 - step / 8, "learning_rate": 1e-4, "tokens": 99} for step in (1, 2, 3, 4)]
     rows.append({"step": 4, "val_loss": None, "f1": 20.0})
     summary = {"ended": "finished", "steps": 4, "seconds": 1.5, "trainable_parameters": 99, "train_loss": 3.5}
-    return {"metrics.jsonl": b"".join(_json(row) + b"\n" for row in rows), "train_loss.txt": b"3.875\n3.75\n3.625\n3.5\n",
-            "val_loss.txt": b"4.0\nnan\n", "run.log": b"2024-01-01 00:00:00 Done\n", "summary.json": _json(summary),
+    return {"metrics.jsonl": b"".join(_json(row) + b"\n" for row in rows),
+            "train_loss.txt": b"3.875\n3.75\n3.625\n3.5\n", "val_loss.txt": b"4.0\nnan\n", "run.log": b"2024-01-01 00:00:00 Done\n", "summary.json": _json(summary),
             "config.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()}
 
 

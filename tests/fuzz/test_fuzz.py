@@ -32,7 +32,8 @@ def files():
 def test_what_is_spoilt_is_read_or_refused(reader, target, files):
     assert target.read(reader, files[reader])["kind"] == "read"
 
-    @settings(max_examples=INPUTS, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=INPUTS, derandomize=True, database=None, deadline=None,
+              suppress_health_check=list(HealthCheck))
     @given(st.randoms(use_true_random=False))
     def spoilt(random):
         verdict = target.read(reader, spoil(random, files[reader], sorted(files[reader])))

@@ -1,6 +1,6 @@
-"""The process that reads: `python -m fuzz.worker HOME`. A line of standard input names a reader and a folder; the answer
-is a line of JSON. What it writes, starts or connects to outside the folder is reported, as is what it takes too long
-for; memory has a limit."""
+"""The process that reads: `python -m fuzz.worker`. A line of standard input names a reader and a folder; the answer is a
+line of JSON. What it writes outside the folder, starts or connects to is reported, as is what takes too long; memory has
+a limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MEMORY = 1 << 30  # bytes that a reader may take beyond what the process has
 LONGEST_MESSAGE = 20_100
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree",
             "os.chmod", "os.chown"}
-_NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pickle.find_class"}
+_NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect",
+          "pickle.find_class"}
 
 
 class TooSlow(BaseException):

@@ -22,10 +22,10 @@ _ONE_NUMBER = re.compile(_NUMBER)
 _TENSOR = re.compile(rf"(?:[a-z_][\w.]{{0,30}}\s{{0,4}})?[(\[]{{1,8}}\s{{0,4}}({_NUMBER})\s{{0,4}}[)\]]{{0,8}}\s{{0,4}}"
                      r"(?:,\s{0,4}[a-z_]{1,30}\s{0,4}=[^\[\]]{0,200})?[)\]]{0,8}")
 # "loss: 3.2", "Train Loss = 3.2", "val_loss 3.2"; the name in front tells training from validation
-_NAMED_LOSS = re.compile(r"(?:(train|val|dev|test|eval)\w{0,12}[\s_./-]{0,4})?(?<![a-z])(?:loss|损失)\w{0,12}[\"']?"
+_NAMED_LOSS = re.compile(r"(?:(train|val|dev|test|eval)\w{0,30}[\s_./-]{0,4})?(?<![a-z])(?:loss|损失)\w{0,30}[\"']?"
                          rf"\s{{0,4}}[:=：]?\s{{0,4}}(?:[a-z_][\w.]{{0,20}})?[\[(]{{0,8}}({_NUMBER})(?![\w.])")
-_NAMED_STEP = re.compile(r"(?<![a-z])(?:global[\s_]{0,4})?(?:steps?|iter(?:ation)?s?|batch|步)[\"']?\s{0,4}[:=：#]?\s{0,4}"
-                         r"(\d{1,20})(?![\w.])")
+_NAMED_STEP = re.compile(r"(?<![a-z])(?:global[\s_]{0,4})?(?:steps?|iter(?:ation)?s?|batch|步)[\"']?\s{0,4}[:=：#]?"
+                         r"\s{0,4}(\d{1,20})(?![\w.])")
 _SHOWN_OFFENDERS = 10
 
 

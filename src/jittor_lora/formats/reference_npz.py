@@ -46,8 +46,8 @@ _MOST_TIMES = 20
 _ENCRYPTED = 1  # of a member's flags
 _LONGEST_NPY_HEADER = 4096
 # What zipfile raises at places, methods, flags and texts that are none.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError,
-           OverflowError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError,
+           ValueError, OverflowError)
 _NAME = re.compile(r"transformer_h\.(\d{1,4})\.(?:attn\.qkv_proj\.lora_([AB])_([qkv])"
                    r"|(attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.lora_([AB]))\.weight")
 _MODULE = re.compile(r"transformer\.h\.(\d+)\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)")

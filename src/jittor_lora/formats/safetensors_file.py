@@ -168,7 +168,8 @@ def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
     if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2):
         raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found {str(value)[:_SHOWN]}.")
     if len(shape) > _MOST_DIMENSIONS:
-        raise UserError(f"{path}: header: {name}: expected at most {_MOST_DIMENSIONS} dimensions; found {len(shape):,}.")
+        raise UserError(f"{path}: header: {name}: expected at most {_MOST_DIMENSIONS} dimensions; "
+                        f"found {len(shape):,}.")
     if dtype not in _ITEM_SIZES:
         raise UserError(f"{path}: header: {name}: expected a known dtype; found {dtype[:40]}.")
     begin, end = offsets

@@ -33,9 +33,10 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
             wrong += [f"{name}: expected a step that inserts at most {LONGEST_INSERT} characters; found {len(text):,}"
                       for text in inserted if len(text) > LONGEST_INSERT]
             growth *= max(1, *map(len, inserted)) if inserted and name == "normalizer" else 1
-            problem = wrong_pattern(_PROPERTY.sub(r"\\w", step["Regex"])) if isinstance(step.get("Regex"), str) else None
+            pattern = step.get("Regex")
+            problem = wrong_pattern(_PROPERTY.sub(r"\\w", pattern)) if isinstance(pattern, str) else None
             if problem:
-                wrong.append(f"{name}: {problem}, found {step['Regex'][:60]!r}")
+                wrong.append(f"{name}: {problem}, found {pattern[:60]!r}")
             if step.get("type") == "TemplateProcessing" and not _holds_text_once(step.get("single")):
                 wrong.append(f"{name}: expected a template that holds the text once")
     if growth > MOST_GROWTH:
