@@ -63,8 +63,8 @@ def adapters(folder: Path) -> None:
 
 
 def load_adapter(folder: Path) -> None:
-    from jittor_lora.lora.inject import adapters_of
     from jittor_lora.formats.peft import load_adapter
+    from jittor_lora.lora.inject import adapters_of
 
     load_adapter(folder, _network(), "fuzz")
     adapters_of(_network()).delete("fuzz")
