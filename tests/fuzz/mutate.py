@@ -29,11 +29,11 @@ YAML = (b"&a ", b"*a", b"&a [*a, *a]", b"<<: *a", b"!!python/object/apply:os.sys
         b"a: " * 2000, b"~", b"null", b"1e999", b".nan", b"9" * 5000, b"0o7", b"@", b"`", b"#", b"\t", b": ", b"(a+)+b",
         b"(" * 3000, b"a=1,b=2", b"\xe2\x80\xa8", b"\xc2\x85")
 LINES = (b"loss", b"train", b"val_loss: ", b"step", b"steps ", b"3.2", b"nan", b"inf", b"-", b"1e400", b"9" * 400, b",",
-         b"[",         b"(", b")", b"]", b"tensor(", b"jt.Var([", b"=", b"\xe6\x8d\x9f\xe5\xa4\xb1", b"#", b"||", b"{", b'{"step": 1',
-         b"a.",         b" ", b"\t", b"\xd9\xa1", b"\xc2\xb2", b"name : x", b"\xf0\x9f\x8e\x89")
+         b"[", b"(", b")", b"]", b"tensor(", b"jt.Var([", b"=", b"\xe6\x8d\x9f\xe5\xa4\xb1", b"#", b"||", b"{",
+         b'{"step": 1', b"a.", b" ", b"\t", b"\xd9\xa1", b"\xc2\xb2", b"name : x", b"\xf0\x9f\x8e\x89")
 PATTERNS = ("(a+)+$", "(.*)*x", ".*.*.*.*x", "(" * 250 + ")" * 250, "(?:" * 120 + "a" + ")*" * 120, "[",
-            "(?i)a", "a{1,9999999999}", "(?P<n>a)(?P=n)", r"(\w+\.)*!", "(a|b)*", "(?=a)(?<=b)", r"\1", "a" * 16_000, "",
-            "a)|(b", "(h)", r"h\.(\d+)", "a?" * 28 + "a" * 28, "(a|aa)" * 60 + "b")
+            "(?i)a", "a{1,9999999999}", "(?P<n>a)(?P=n)", r"(\w+\.)*!", "(a|b)*", "(?=a)(?<=b)", r"\1",
+            "a" * 16_000, "", "a)|(b", "(h)", r"h\.(\d+)", "a?" * 28 + "a" * 28, "(a|aa)" * 60 + "b")
 
 
 def _between(random: Random, low: int, high: int) -> int:
@@ -250,8 +250,9 @@ def npz_file(random: Random, data: bytes) -> bytes:
     at = _between(random, 0, len(members) - 1)
     name, content = members[at]
     if kind == 2:
-        name = random.choice(("../../outside/x.npy", "/tmp/x.npy", members[0][0], "x.txt", "\x1b[2J.npy",
-                              name + "\x00.npy", name.replace("transformer_h.0", "transformer_h.9999"), name[:-4], "a" * 60_000 + ".npy"))
+        name = random.choice(("../../outside/x.npy", "/tmp/x.npy", members[0][0], "x.txt", "\x1b[2J.npy", name[:-4],
+                              name + "\x00.npy", name.replace("transformer_h.0", "transformer_h.9999"),
+                              "a" * 60_000 + ".npy"))
     elif kind == 3:
         content = spoil_bytes(random, content[:128]) + content[128:]
     else:

@@ -154,7 +154,8 @@ def _run() -> Files:
     rows.append({"step": 4, "val_loss": None, "f1": 20.0})
     summary = {"ended": "finished", "steps": 4, "seconds": 1.5, "trainable_parameters": 99, "train_loss": 3.5}
     return {"metrics.jsonl": b"".join(_json(row) + b"\n" for row in rows),
-            "train_loss.txt": b"3.875\n3.75\n3.625\n3.5\n", "val_loss.txt": b"4.0\nnan\n", "run.log": b"2024-01-01 00:00:00 Done\n", "summary.json": _json(summary),
+            "train_loss.txt": b"3.875\n3.75\n3.625\n3.5\n", "val_loss.txt": b"4.0\nnan\n",
+            "run.log": b"2024-01-01 00:00:00 Done\n", "summary.json": _json(summary),
             "config.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()}
 
 

@@ -1,6 +1,8 @@
-"""The process that reads: `python -m fuzz.worker`. A line of standard input names a reader and a folder; the answer is a
-line of JSON. What it writes outside the folder, starts or connects to is reported, as is what takes too long; memory has
-a limit."""
+"""The process that reads: `python -m fuzz.worker`.
+
+A line of standard input names a reader and a folder; the answer is a line of JSON. What is written outside the folder,
+started or connected to is reported, as is what takes too long; memory has a limit.
+"""
 
 from __future__ import annotations
 

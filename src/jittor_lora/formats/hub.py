@@ -6,10 +6,13 @@ huggingface_hub; ModelScope's by modelscope.
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from pathlib import Path
 
 from jittor_lora.errors import UserError
+from jittor_lora.files import sha256_of
 from jittor_lora.formats.hugging_face import read_json
 
 FILES = (
@@ -82,6 +85,7 @@ def download(repository: str) -> Path:
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # the library's, its HTTP client's and the socket's
         raise Unavailable(_reason(error)) from error
+    _check_sums(folder)
     return _whole(folder)
 
 
@@ -101,6 +105,24 @@ def download_from_modelscope(model: str) -> Path:
     except Exception as error:  # the library's, its HTTP client's and the socket's
         raise Unavailable(_reason(error)) from error
     return _whole(folder)
+
+
+def _check_sums(folder: Path) -> None:
+    """The library compares sizes alone. Its cache keeps large files under their SHA-256 sums, and links to them.
+
+    Raises:
+        Unavailable: a file has another sum; it is removed.
+    """
+    damaged = []
+    for path in sorted(folder.iterdir()):
+        kept = Path(os.path.realpath(path))
+        if re.fullmatch(r"[0-9a-f]{64}", kept.name) and sha256_of(kept) != kept.name:
+            damaged.append(path.name)
+            kept.unlink()
+            path.unlink()
+    if damaged:
+        raise Unavailable(f"{', '.join(damaged)}: what arrived has not the SHA-256 sum that the Hub names, and is "
+                          "removed; try again")
 
 
 def _whole(folder: Path) -> Path:

