@@ -35,7 +35,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 
 audit: $(VENV)/installed-audit
-	$(RUN) requirements/audit.py requirements/lock.txt
+	$(VENV)/audit/bin/python requirements/audit.py requirements/lock.txt
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -61,8 +61,10 @@ $(VENV)/installed-parity: $(VENV)/installed-test requirements/parity.txt
 	$(PIP) install -q -e ".[test,parity]" -c requirements/parity.txt
 	touch $@
 
-$(VENV)/installed-audit: $(VENV)/made pyproject.toml
-	$(PIP) install -q "pip-audit>=2.7"
+# In an environment of its own: what it brings is no part of what is tested.
+$(VENV)/installed-audit: $(VENV)/made
+	$(RUN) -m venv --clear $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip --disable-pip-version-check install -q "pip-audit>=2.7"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml
