@@ -46,9 +46,10 @@ def changed_json(reader: str, name: str, **values: object) -> dict[str, bytes]:
 # --- what is no ordinary file ----------------------------------------------------------------------------------------
 
 PLACES = [("recipe", "recipe.yaml"), ("predictions", "run/evaluation/adapter/predictions.json"),
-          ("metrics", "metrics.json"), ("losses", "train.txt"), ("log", "metrics.jsonl"), ("log", "run.log"), ("state", "step-00000002.safetensors"),
-          ("summary", "summary.json"), ("squad", "data.json"), ("adapter", "adapter_model.safetensors"),
-          ("gguf", "model.gguf"), ("npz", "weights.npz"), ("base", "config.json"), ("tokenizer", "tokenizer.json")]
+          ("metrics", "metrics.json"), ("losses", "train.txt"), ("log", "metrics.jsonl"), ("log", "run.log"),
+          ("state", "step-00000002.safetensors"), ("summary", "summary.json"), ("squad", "data.json"),
+          ("adapter", "adapter_model.safetensors"), ("gguf", "model.gguf"), ("npz", "weights.npz"),
+          ("base", "config.json"), ("tokenizer", "tokenizer.json")]
 
 
 @pytest.mark.parametrize("odd", [Odd("fifo"), Odd("link", "/dev/zero"), Odd("sparse", size=1 << 40)],
@@ -144,7 +145,8 @@ def test_patterns_on_long_names(tmp_path):
     from safetensors.numpy import save
 
     module = "base_model.model." + ".".join(["aaaa"] * 40)
-    arrays = {f"{module}.lora_{part}.weight": np.ones(shape, np.float32) for part, shape in (("A", (2, 4)), ("B", (4, 2)))}
+    arrays = {f"{module}.lora_{part}.weight": np.ones(shape, np.float32)
+              for part, shape in (("A", (2, 4)), ("B", (4, 2)))}
     patterns = {f".*.*.*.*{i}": 4 for i in range(20)}
     changed = changed_json("adapter", "adapter_config.json", rank_pattern=patterns)
     message = refused("adapter", tmp_path / "case", {**changed, "adapter_model.safetensors": save(arrays)})
