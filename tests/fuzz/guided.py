@@ -26,9 +26,9 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=4096", "-max_len=400000"]
 
 
 def pack(files: Files) -> bytes:
-    """The contents of ordinary files, in the order of their names, as one input."""
-    return b"".join(struct.pack("<I", len(files[name])) + files[name] for name in sorted(files)
-                    if isinstance(files[name], bytes))
+    """The contents of the files, in the order of their names, as one input; what is no ordinary file is empty."""
+    contents = [content if isinstance(content, bytes) else b"" for _, content in sorted(files.items())]
+    return b"".join(struct.pack("<I", len(content)) + content for content in contents)
 
 
 def unpack(data: bytes, names: list[str]) -> Files:

@@ -275,6 +275,16 @@ def test_a_checkpoint_without_the_optimisers_moments(tmp_path):
     assert message.count("second.") == 4 and "found nothing" in message
 
 
+def test_pictures_of_a_run_are_drawn_through_no_link(tmp_path, capsys):
+    from jittor_lora.cli.main import main
+
+    lay(SEEDS["run"], tmp_path / "run")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run" / "plots").symlink_to(tmp_path / "outside")
+    assert main(["plot", str(tmp_path / "run")]) == 2
+    assert "plots (to " in capsys.readouterr().err and not list((tmp_path / "outside").iterdir())
+
+
 @pytest.mark.parametrize("name", ["run.log", "checkpoints", "adapter", "config.yaml"])
 def test_a_run_writes_through_no_link(tmp_path, name):
     """A link to what is not there yet was no file of a run, and one in a run that is resumed was followed."""

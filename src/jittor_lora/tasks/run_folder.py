@@ -37,7 +37,8 @@ def refuse_links(folder: Path) -> None:
     Raises:
         UserError: a name under which a run writes is a link, which may lead anywhere; all are listed.
     """
-    links = [f"{name} (to {os.readlink(folder / name)})" for name in RUN_FILES if (folder / name).is_symlink()]
+    links = [f"{name} (to {os.readlink(folder / name)})" for name in (*RUN_FILES, *MADE_OF_A_RUN)
+             if (folder / name).is_symlink()]
     if links:
         raise UserError(f"{folder}: a run writes into its folder alone, and these are links out of it: "
                         f"{', '.join(links)}. Put the files themselves there, or make the whole folder a link.")
