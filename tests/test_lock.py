@@ -14,8 +14,9 @@ CONTENT = re.sub(r"^#.*\n", "", LOCK, flags=re.MULTILINE)
 
 
 def dependencies() -> list[Requirement]:
-    block = re.search(r"^dependencies = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)[1]
-    return [Requirement(text) for text in re.findall(r'^    "(.*)",$', block, re.MULTILINE)]
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    return [Requirement(line) for line in re.findall(r'^    "(.*)",$', block, re.MULTILINE)]
 
 
 def entries() -> list[tuple[Requirement, list[str]]]:
