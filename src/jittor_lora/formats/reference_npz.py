@@ -40,6 +40,7 @@ from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import MAX_RANK
 
 DEFAULT_ALPHA = 16.0
+_LARGEST = 1 << 30  # bytes
 _MOST_ARRAYS = 10_000
 _MOST_INFLATED = 64 << 20  # bytes; beyond it, at most so many times the file's own:
 _MOST_TIMES = 20
@@ -174,6 +175,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz, float32: every claim about sizes is checked before anything is unpacked, and nothing that
     needs a pickle is read."""
     size = regular_file(path).stat().st_size
+    if size > _LARGEST:
+        raise UserError(f"{path}: expected at most {_LARGEST:,} bytes of LoRA weights; found {size:,}.")
     _check_number_of_members(path)
     try:
         with zipfile.ZipFile(path) as archive:
