@@ -6,12 +6,14 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
 from random import Random
 from typing import Any, Callable, Sequence
 
 from fuzz.case import Files, Odd
 
+LONGEST = 500_000  # bytes that are put in at a time
 NUMBERS = (0, 1, -1, 2, 7, 31, 32, 33, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
            2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 10**30)
 RAW = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e-999", "9" * 99, "9" * 400, "9" * 5000, "-0", "0.1e1",
@@ -68,7 +70,7 @@ def spoil_bytes(random: Random, data: bytes, pieces: Sequence[bytes] = PIECES) -
         value = random.choice([n for n in (*NUMBERS, len(data), len(data) - at) if low <= n <= high])
         changed[at : at + size] = struct.pack(code, value)
     elif kind == 8:
-        changed[at:at] = random.choice(pieces) * random.choice((10, 1000, 10_000))
+        changed[at:at] = (random.choice(pieces) * random.choice((10, 1000, 10_000)))[:LONGEST]
     elif kind == 9:
         return _number_in_text(random, data)
     else:
@@ -206,7 +208,8 @@ def log_file(random: Random, data: bytes) -> bytes:
         return spoil_bytes(random, data, LINES)
     lines = data.split(b"\n")
     many = random.choice((1, 2, 3, 30, 300, 20_000)) if kind == 2 else 1
-    lines[_between(random, 0, len(lines) - 1)] = b"".join(random.choice(LINES) for _ in range(4)) * many
+    piece = b"".join(random.choice(LINES) for _ in range(4))
+    lines[_between(random, 0, len(lines) - 1)] = (piece * many)[:LONGEST]
     return b"\n".join(lines)
 
 
@@ -224,7 +227,14 @@ def safetensors_file(random: Random, data: bytes) -> bytes:
     numbers = tuple(str(n) for n in (len(rest), len(rest) + 1, len(data), 2**62, 2**63, -1))
     shapes = ("[" + ",".join(["1"] * 40) + "]", "[" + ",".join(["9223372036854775807"] * 3000) + "]",
               "[0, 4611686018427387904]", '"F16"', '"BF16"', '"F64"', '"F8_E4M3"', '"BOOL"', '"X"')
-    made = dumped(spoil_json(random, parsed(header), (*RAW, *numbers, *shapes))).encode("utf-8", "surrogatepass")
+    fields = parsed(header)
+    if b'"values"' in header and _between(random, 0, 1):  # of a checkpoint, JSON within JSON
+        metadata = dict(fields)["__metadata__"]
+        at = [key for key, _ in metadata].index("values")
+        metadata[at] = ("values", dumped(spoil_json(random, parsed(metadata[at][1]))))
+        made = dumped(fields).encode("utf-8", "surrogatepass")
+    else:
+        made = dumped(spoil_json(random, fields, (*RAW, *numbers, *shapes))).encode("utf-8", "surrogatepass")
     told = random.choice((len(made), len(made), len(made), len(made) + 1, len(made) - 1, 0, len(data), 2**63))
     return (told % 2**64).to_bytes(8, "little") + made + rest
 
@@ -260,7 +270,8 @@ def npz_file(random: Random, data: bytes) -> bytes:
     members[at] = name, content
     method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", method) as archive:
+    with zipfile.ZipFile(made, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that stand twice
         for one, held in members:
             archive.writestr(zipfile.ZipInfo(one or "x"), held, method)
     return made.getvalue()
@@ -304,6 +315,6 @@ def spoil(random: Random, files: Files, names: Sequence[str]) -> Files:
         suffix = "." + name.rsplit(".", 1)[-1]
         try:
             changed[name] = _BY_SUFFIX.get(suffix, spoil_bytes)(random, content)
-        except (ValueError, RecursionError, zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError):
-            changed[name] = spoil_bytes(random, content)  # spoilt before, beyond its format
+        except Exception:  # it is spoilt already, beyond its format
+            changed[name] = spoil_bytes(random, content)
     return changed

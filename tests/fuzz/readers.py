@@ -28,11 +28,19 @@ from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
-from jittor_lora.formats.reference_npz import read_reference_npz
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.formats.training_state import newest_state
+from jittor_lora.lora.combination import Combination
 from jittor_lora.runtime import jittor_home
-from jittor_lora.tasks.adapter import compare, find_adapters, in_use, measure
+from jittor_lora.tasks.adapter import (
+    combine_folders,
+    compare,
+    find_adapters,
+    folder_to_npz,
+    in_use,
+    measure,
+    npz_to_folder,
+)
 from jittor_lora.training.log import RunLog
 
 TEXT = "The answer is 42 or 1066.\n\nnaïve café, 北京 🎉 def f(x):\n    return  x ** 2 a<|endoftext|>b" + "a" * 300
@@ -57,9 +65,11 @@ def adapter(folder: Path) -> None:
 
 
 def adapters(folder: Path) -> None:
-    whole = [one.adapter for one in find_adapters(folder) if one.adapter]
-    if len(whole) == 2:
-        compare(*whole)
+    find_adapters(folder)
+    compare(read_adapter_folder(folder / "a"), read_adapter_folder(folder / "b"))
+    for how in (Combination("cat"), Combination("ties_svd", density=0.5)):
+        combine_folders([folder / "a", folder / "b"], [0.5, 2.0], how, folder / how.method)
+    folder_to_npz(folder / "a", folder / "a.npz")
 
 
 def load_adapter(folder: Path) -> None:
@@ -71,7 +81,7 @@ def load_adapter(folder: Path) -> None:
 
 
 def npz(folder: Path) -> None:
-    read_reference_npz(folder / "weights.npz")
+    npz_to_folder(folder / "weights.npz", folder / "adapter", "base", 16.0)
 
 
 def data(folder: Path) -> None:
@@ -123,7 +133,7 @@ def log(folder: Path) -> None:
 
 def state(folder: Path) -> None:
     """Checkpoints as they are, and with their checksum put right."""
-    from jittor_lora.tasks.train import restore
+    from jittor_lora.tasks.train import SAME_BITS, restore
 
     for mended in (False, True):
         if mended:
@@ -131,7 +141,7 @@ def state(folder: Path) -> None:
                 if path.is_file() and path.stat().st_size < 1 << 20:
                     path.write_bytes(with_sum(path.read_bytes()))
         newest_state(folder)
-        restore(folder, *_trained(), SETTINGS, IDENTITIES, {})
+        restore(folder, *_trained(), SETTINGS, IDENTITIES, dict.fromkeys(SAME_BITS, "here"))
 
 
 def summary(folder: Path) -> None:

@@ -28,10 +28,12 @@ def main() -> int:
     arguments = parser.parse_args()
     random, made, began = Random(arguments.seed), seeds(), time.monotonic()
     with Target() as target:
-        while time.monotonic() - began < 60 * arguments.minutes:
-            for reader in arguments.readers:
-                target.read(reader, spoil(random, made[reader], sorted(made[reader])))
-        target.save_findings(arguments.findings)
+        try:
+            while time.monotonic() - began < 60 * arguments.minutes:
+                for reader in arguments.readers:
+                    target.read(reader, spoil(random, made[reader], sorted(made[reader])))
+        finally:
+            target.save_findings(arguments.findings)
         print(f"seed {arguments.seed}, {(time.monotonic() - began) / 60:.1f} minutes")
         print(f"{'reader':<14}{'inputs':>9}{'read':>9}{'refused':>9}{'findings':>9}{'slowest':>9}")
         for reader in arguments.readers:

@@ -28,7 +28,8 @@ class Target:
     """
 
     def __init__(self):
-        self._place = tempfile.TemporaryDirectory(prefix="fuzz-")
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._place = tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory)
         self.root = Path(self._place.name)
         self.counts: dict[str, Counter] = defaultdict(Counter)
         self.slowest: dict[str, float] = defaultdict(float)
@@ -84,7 +85,8 @@ class Target:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, cwd=self.root,
-            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"})
+            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0",
+                 "MPLCONFIGDIR": str(self.root / "matplotlib")})
         assert json.loads(self._process.stdout.readline()) == {"ready": True}
 
     def _end(self) -> int | None:

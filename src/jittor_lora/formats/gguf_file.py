@@ -181,8 +181,9 @@ def _place(tensors: list[tuple[str, int, tuple[int, ...], int]], start: int, siz
         if kind not in block_sizes:
             raise _Malformed(f"tensor {name[:60]}: its type (number {kind}) cannot be decoded by the gguf library")
         values, stored = block_sizes[kind]
-        if (shape[-1] if shape else 1) % values:
-            raise _Malformed(f"tensor {name[:60]}: rows of {shape[-1]} values do not divide into blocks of {values}")
+        row = shape[-1] if shape else 1
+        if row % values:
+            raise _Malformed(f"tensor {name[:60]}: rows of {row} values do not divide into blocks of {values}")
         begin, end = start + offset, start + offset + prod(shape) // values * stored
         if end > size:
             raise _Malformed(f"truncated: tensor {name[:60]} ends at byte {end} of {size}")

@@ -140,7 +140,7 @@ def _missing(folder: Path) -> str:
     if not (folder / "model.safetensors").is_file():
         parts = _json(folder / "model.safetensors.index.json").get("weight_map")
         names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
-        if not names or not all((folder / name).is_file() for name in names):
+        if not names or not all(os.path.isfile(folder / name) for name in names):
             return "weights in the safetensors format"
     has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     # Whoever fetched GPT-2 for its weights alone has no tokenizer in the cache, and needs none: it is in this package.

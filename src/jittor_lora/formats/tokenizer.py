@@ -285,7 +285,8 @@ def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model
                  origin: str) -> int | None:
     named = _spelling(config.get("eos_token"))
     if named is not None:
-        token = backend.token_to_id(named)
+        with _library(f"{origin}: eos_token"):
+            token = backend.token_to_id(named)
         if token is None:
             raise UserError(f"{origin}: the vocabulary lacks eos_token {named!r}, which the tokenizer's configuration "
                             "names.")
