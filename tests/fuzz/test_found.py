@@ -18,6 +18,7 @@ from jittor_lora.curve_config import CurveConfig
 from jittor_lora.errors import LONGEST_MESSAGE, UserError
 from jittor_lora.evaluation.loss_logs import read_loss_file
 from jittor_lora.formats.adapter_folder import read_adapter_folder
+from jittor_lora.formats.bases import resolve_base
 from jittor_lora.formats.training_state import write_state
 from jittor_lora.tasks.run_folder import refuse_a_run, refuse_links
 
@@ -85,6 +86,8 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_none(tmp_path):
     ("summary", "summary.json", "\xff"),
     ("summary", "summary.json", '{"steps": 4}'),
     ("summary", "summary.json", '{"steps": 4, "seconds": "x", "trainable_parameters": 9, "train_loss": []}'),
+    ("tokenizer", "tokenizer_config.json", r'{"eos_token": "\ud800"}'),
+    ("hub", "model.safetensors.index.json", '{"weight_map": {"a": "%s"}}' % ("x" * 300)),
     ("tokenizer", "tokenizer.json", '{"added_tokens": [{"content": [], "id": {}}]}'),
     ("recipe", "recipe.yaml", r'base: "\UFFFFFFFF"'),
     ("recipe", "recipe.yaml", r'base: "\U00110000"'),
@@ -109,6 +112,30 @@ def test_a_message_commands_no_terminal(tmp_path):
 def test_a_point_of_a_curve_with_more_digits_than_an_int_has():
     with pytest.raises(UserError, match="points"):
         CurveConfig(points="9" * 5000)
+    with pytest.raises(UserError, match="points: ranks are at most 4096"):
+        CurveConfig(over="rank", points="4,65536")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/base", "a/" * 3000])
+def test_a_base_of_a_name_that_no_file_system_has(tmp_path, name):
+    """An adapter may name its base anything."""
+    with pytest.raises(UserError, match="no such"):
+        resolve_base(name, cache=tmp_path)
+
+
+def test_adapters_whose_combination_overflows(tmp_path):
+    from safetensors.numpy import load, save
+
+    given = load(SEEDS["adapter"]["adapter_model.safetensors"])
+    arrays = {name: np.full_like(array, 3e38) for name, array in given.items()}
+    assert "not finite" in refused("adapters", tmp_path / "case", {"a/adapter_model.safetensors": save(arrays)})
+
+
+def test_a_quantised_tensor_without_dimensions(tmp_path):
+    data = bytearray(SEEDS["gguf"]["model.gguf"])
+    at = data.index(b"blk.0.attn_q.weight") + len("blk.0.attn_q.weight")
+    data[at : at + 20] = bytes(4)  # the number of dimensions, and two of them
+    refused("gguf", tmp_path / "case", {"model.gguf": bytes(data)})
 
 
 # --- what took long --------------------------------------------------------------------------------------------------
