@@ -209,6 +209,14 @@ def test_lines_of_a_log_that_took_a_power_of_their_length(tmp_path, line):
     assert time.process_time() - began < SECONDS
 
 
+def test_losses_near_the_largest_float_are_not_drawn(tmp_path, capsys):
+    from jittor_lora.cli.main import main
+
+    (tmp_path / "loss.txt").write_text("1,1e308\n2,-1e308\n3,1e308\n")
+    assert main(["plot", "--train-loss", str(tmp_path / "loss.txt"), "--output", str(tmp_path / "x.png")]) == 2
+    assert "1.0e+308" in capsys.readouterr().err and not (tmp_path / "x.png").exists()
+
+
 # --- zip and npy -----------------------------------------------------------------------------------------------------
 
 
