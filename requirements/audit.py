@@ -19,21 +19,30 @@ def main(lock: str) -> int:
 
 
 def report(lock: str, code: int, out: str, err: str) -> int:
-    """Print what pip-audit found; its answer is JSON if, and only if, it had all advisories."""
+    """Print what pip-audit found; packages that it found no advisories about, not even none, it skips."""
     try:
         packages = json.loads(out)["dependencies"]
     except (ValueError, KeyError, TypeError):
         if any(sign in err for sign in UNREACHED):
-            print(f"{lock}: NOT audited: the advisories cannot be reached from here.")
-            return 0
+            return unknown(lock)
         print(f"{lock}: pip-audit failed with exit code {code}:\n{err.strip()}", file=sys.stderr)
         return 1
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
+    if len(skipped) == len(packages):
+        return unknown(lock)
     found = [(package, advisory) for package in packages for advisory in package.get("vulns", ())]
     for package, advisory in found:
         print(f"{package['name']} {package['version']}: {advisory['id']}, mended in "
               f"{', '.join(advisory.get('fix_versions', ())) or 'no version yet'}")
-    print(f"{lock}: {len(packages)} packages audited, {len(found)} vulnerabilities known.")
+    if skipped:
+        print(f"{lock}: NOT audited: {', '.join(skipped)}.")
+    print(f"{lock}: {len(packages) - len(skipped)} packages audited, {len(found)} vulnerabilities known.")
     return 1 if found else 0
+
+
+def unknown(lock: str) -> int:
+    print(f"{lock}: NOT audited: the advisories cannot be reached from here.")
+    return 0
 
 
 UNREACHED = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Max retries exceeded", "Failed to establish",
