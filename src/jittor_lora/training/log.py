@@ -230,7 +230,13 @@ class NoLog:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of `path` that end in a line feed, without it; none if there is no such file."""
-    return read_input(path).split(b"\n")[:-1] if os.path.lexists(path) else []
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return read_input(path).split(b"\n")[:-1]
 
 
 def _row_step(path: Path, number: int, row: bytes) -> tuple[int, bool]:
