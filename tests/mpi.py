@@ -15,6 +15,7 @@ needs_mpi = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpi
 ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",  # as in a container
     "OMPI_MCA_rmaps_base_oversubscribe": "1",  # more ranks than cores
+    "use_mpi": "1",  # a process that has imported Jittor without MPI has set it to 0
 }
 
 

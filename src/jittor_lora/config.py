@@ -98,6 +98,9 @@ class RunConfig(Settings):
     threads: Optional[int] = setting(None, TRAINING, "processor threads; by default one for each core", ge=1)
     activation_checkpointing: bool = setting(False, TRAINING, "keep only each block's input and compute the rest "
                                              "again in the backward pass: less memory, more time")
+    on_non_finite: Literal["stop", "skip"] = setting(
+        "stop", TRAINING, "where the loss or the gradient of a step is NaN or infinite: stop, or skip the step, though "
+        "the tenth in a row stops")
     seed: int = setting(42, TRAINING, "seed of subset, order, initial weights and dropout", ge=0, le=LARGEST_SEED)
 
     # Peak rate of the LoRA paper for GPT-2 (Hu et al. 2021, table 11).
@@ -152,11 +155,11 @@ class RunConfig(Settings):
 
     def differences(self, before: RunConfig) -> list[str]:
         """What `before`, the settings that a run began with, has otherwise and that matters to its numbers; a line each
-        with setting, value in the run and value here. Where and how often a run writes, and the number of threads, do
-        not matter."""
+        with setting, value in the run and value here. Where and how often a run writes, the number of threads, and what
+        happens where numbers are not finite, do not matter."""
         return [f"{name} ({self.origin(name)}): {getattr(before, name)} in the run, now {getattr(self, name)}"
                 for name, field in type(self).model_fields.items()
-                if field.json_schema_extra["group"] != OUTPUTS and name != "threads"
+                if field.json_schema_extra["group"] != OUTPUTS and name not in ("threads", "on_non_finite")
                 and getattr(before, name) != getattr(self, name)]
 
     def warmup(self, total_steps: int) -> int:

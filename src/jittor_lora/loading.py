@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Sequence, Union
+from typing import Iterator, Mapping, Sequence, Union
+
+import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.finite import all_finite, kinds
 from jittor_lora.formats.adapter_folder import CONFIG_FILE
 from jittor_lora.formats.bases import ResolvedBase, load_base, resolve_base
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import DEFAULT, Adapter, Adapters, adapters_of
+from jittor_lora.lora.inject import DEFAULT, Adapter, Adapters, adapters_of, listing
 from jittor_lora.lora.merge import merge_error
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.load import build_model
@@ -175,11 +178,42 @@ def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str =
         precision: of products with the base's weights, "fp32" or "bf16"; see `build_model`.
 
     Raises:
-        UserError: the base or the adapter cannot be found or read, or they do not fit together.
+        UserError: the base or the adapter cannot be found or read, they do not fit together, or weights are not finite.
     """
     resolved = resolve_base(base) if isinstance(base, str) else base
     checkpoint, tokenizer = load_base(resolved)
-    loaded = Loaded(build_model(checkpoint.config, checkpoint.tensors, precision), tokenizer, checkpoint, resolved)
+    watched = _Watched(checkpoint.tensors)
+    model = build_model(checkpoint.config, watched, precision)
+    if watched.wrong:
+        raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  {listing(watched.wrong)}\n"
+                        "The file is damaged: fetch or train the base again.")
+    loaded = Loaded(model, tokenizer, checkpoint, resolved)
     if adapter is not None:
         loaded.load_adapter(adapter)
     return loaded
+
+
+class _Watched(Mapping[str, np.ndarray]):
+    """Tensors that are looked at when they are first asked for, so that none is read for that alone.
+
+    Attributes:
+        wrong: those that are not all finite, with what they hold.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]):
+        self._tensors, self._new = tensors, set(tensors)
+        self.wrong: list[str] = []
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._tensors[name]
+        if name in self._new:
+            self._new.remove(name)
+            if not all_finite(array):
+                self.wrong.append(f"{name}: {kinds(array)}")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

@@ -59,9 +59,13 @@ class Ranks:
         return float(first[0]), {name: jt.array(part.reshape(tuple(g.shape))).stop_grad()
                                  for part, (name, g) in zip(parts, gradients.items())}
 
+    def any(self, here: bool) -> bool:
+        """Is it so on any rank?"""
+        return self.totals(here)[0] > 0
+
     def first_of_any(self, here: Any) -> Any:
         """What the first of those ranks has that have something else than None; None if there is none."""
-        if self.totals(here is not None)[0] == 0:
+        if not self.any(here is not None):
             return None
         return next(one for one in self.gather(here) if one is not None)
 

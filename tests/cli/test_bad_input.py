@@ -201,6 +201,7 @@ def test_a_base_with_numbers_that_are_not_finite(arguments, here, capsys):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" not in err and "damaged" in err.splitlines()[-1]
+    assert "base: weights hold numbers that are not finite:\n  transformer.h.0.attn.c_attn.bias: 96 NaN of 96" in err
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------

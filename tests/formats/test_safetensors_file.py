@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_unaligned_data_are_copied_to_an_aligned_array(path):
 def test_the_reference_library_reads_what_is_written():
     tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([7])}
     stream = io.BytesIO()
-    write_safetensors(stream, tensors, {"b": (2, 3), "a": (1,)}, {"format": "pt"})
+    write_safetensors(stream, tensors, {"b": (2, 3), "a": (1,)}, {"format": "pt"}, Path("x"))
     content = stream.getvalue()
     back = load(content)
     assert all(np.array_equal(back[name], tensors[name]) for name in tensors)
@@ -83,7 +84,18 @@ def test_the_reference_library_reads_what_is_written():
 
 def test_a_tensor_of_another_shape_is_not_written():
     with pytest.raises(ValueError, match="a: expected shape"):
-        write_safetensors(io.BytesIO(), {"a": np.ones(3, np.float32)}, {"a": (4,)}, {})
+        write_safetensors(io.BytesIO(), {"a": np.ones(3, np.float32)}, {"a": (4,)}, {}, Path("x"))
+
+
+def test_numbers_that_are_not_finite_are_not_written():
+    """Also those that become so in float32; all are named."""
+    tensors = {"good": np.ones(2), "nan": np.float32([1, np.nan, 2]), "large": np.float64([1e300, -1e300]),
+               "inf": np.float32([-np.inf]), "largest": np.float32([3e38, -3e38])}
+    with pytest.raises(UserError) as caught, np.errstate(over="ignore"):
+        write_safetensors(io.BytesIO(), tensors, {name: a.shape for name, a in tensors.items()}, {}, Path("x"))
+    assert str(caught.value).splitlines()[:-1] == [
+        "x: not written, because of numbers that are not finite:", "  nan: 1 NaN of 3 numbers",
+        "  large: 2 infinite of 2 numbers", "  inf: 1 infinite of 1 numbers"]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,29 @@ def test_every_changed_byte_is_noticed(newest):
         refused(newest, state(1))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
+    write_state(tmp_path, 1, state(1), keep=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    wrong = state(2)
+    wrong.arrays["second.h.0.lora_A"][2, 3] = value
+    with pytest.raises(UserError, match="step-00000002.safetensors: not written") as caught:
+        write_state(tmp_path, 2, wrong, keep=1)
+    assert "second.h.0.lora_A: 1 " in str(caught.value) and "adapter.h.0" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_checkpoint_with_numbers_that_are_not_finite_is_skipped(tmp_path):
+    write_state(tmp_path, 1, state(1), keep=9)
+    path, (arrays, values) = tmp_path / "step-00000002.safetensors", state(2)
+    arrays["first.h.0.lora_A"][0, 0] = np.nan
+    save_file(arrays, path, {"jittor_lora_state": "3", "values": json.dumps(values), "sha256": "0" * 64})
+    summed(path)
+    refused(path, state(1))
+    with pytest.raises(UserError, match=r"not finite in 1 arrays, the first first\.h\.0\.lora_A \(1 NaN of 21 numbers"):
+        read_state(path)
+
+
 def test_when_none_can_be_read_all_are_named(tmp_path):
     for step in (1, 2):
         (tmp_path / f"step-{step:08d}.safetensors").write_bytes(b"damaged")

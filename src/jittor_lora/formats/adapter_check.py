@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-import numpy as np
-
 from jittor_lora.errors import UserError
+from jittor_lora.finite import not_finite
 from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
 from jittor_lora.inputs import open_input, unique_keys
@@ -74,7 +73,7 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
     file = SafetensorsFile(path)
     wrong = list(_wrong_entries(file))
     if numbers and not wrong:
-        wrong = [f"{show(name)}: holds numbers that are not finite" for name in file if not _finite(file[name])]
+        wrong = [f"{show(name)}: holds numbers that are not finite ({what})" for name, what in not_finite(file).items()]
     if wrong:
         raise UserError(f"{path}:\n  {shorten(wrong, SHOWN, separator=chr(10) + '  ')}")
     if not file:
@@ -92,13 +91,6 @@ def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
             yield f"{name}: expected one of {', '.join(FLOAT_TYPES)}, found {entry.dtype}"
         elif 0 in entry.shape or not 1 <= len(entry.shape) <= 2:
             yield f"{name}: expected a vector or a matrix with numbers in it, found shape {entry.shape}"
-
-
-def _finite(array: np.ndarray) -> bool:
-    """Are all numbers finite? A sum of squares overflows to infinity only above 1e19, where the slow way decides."""
-    flat = array.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------

@@ -96,6 +96,9 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
     Args:
         settings: adapter_config.json.
         embeddings: which of the modules are embeddings.
+
+    Raises:
+        UserError: arrays hold numbers that are not finite, or the folder cannot be written; it is then not there.
     """
     arrays = {}
     for module, pair in factors.items():
@@ -105,7 +108,7 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
     with atomic_folder(folder) as stage:
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
             shapes = {name: arrays[name].shape for name in sorted(arrays)}
-            write_safetensors(stream, arrays, shapes, {"format": "pt"})
+            write_safetensors(stream, arrays, shapes, {"format": "pt"}, stage / WEIGHTS_FILE)
         write_json(stage / CONFIG_FILE, dict(settings))
 
 

@@ -71,7 +71,8 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
         overwrite: allow that `folder` holds a model, which is replaced. An adapter is never overwritten.
 
     Raises:
-        UserError: the folder holds a model or an adapter, or cannot be written.
+        UserError: the folder holds a model or an adapter, or cannot be written; or tensors hold numbers that are not
+            finite. The files in it are then as they were.
     """
     folder = Path(folder)
     old = sorted(path.name for path in _model_files(folder))
@@ -85,8 +86,9 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
         if key in config:
             config[key] = "float32"
     with written_together(folder, "config.json") as stage:
-        with atomic_write(stage / "model.safetensors", "wb") as stream:
-            write_safetensors(stream, checkpoint.tensors, tensor_shapes(checkpoint.config), {"format": "pt"})
+        weights = stage / "model.safetensors"
+        with atomic_write(weights, "wb") as stream:
+            write_safetensors(stream, checkpoint.tensors, tensor_shapes(checkpoint.config), {"format": "pt"}, weights)
         if checkpoint.generation_config is not None:
             with atomic_write(stage / "generation_config.json") as stream:
                 stream.write(_json_text(checkpoint.generation_config))

@@ -54,7 +54,8 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
             reads them computes A₀ and B₀ again from the base's weights.
 
     Raises:
-        UserError: PEFT could not compute this start again.
+        UserError: PEFT could not compute this start again; or arrays hold numbers that are not finite; the files are
+            then as they were.
     """
     config, arrays = adapter.config, _arrays(adapter)
     if config.changes_base:
@@ -69,7 +70,8 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
     keyed = {_peft_key(name, updated): array for name, array in arrays.items()}
     with written_together(folder, CONFIG_FILE) as stage:
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
-            write_safetensors(stream, keyed, {key: keyed[key].shape for key in sorted(keyed)}, {"format": "pt"})
+            shapes = {key: keyed[key].shape for key in sorted(keyed)}
+            write_safetensors(stream, keyed, shapes, {"format": "pt"}, stage / WEIGHTS_FILE)
         write_json(stage / CONFIG_FILE, peft_settings(config, base, family))
 
 

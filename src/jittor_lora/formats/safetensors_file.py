@@ -16,6 +16,7 @@ from typing import IO, Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.finite import all_finite, kinds
 from jittor_lora.inputs import load_json, open_input, unique_keys
 
 # What stands in place of the weights where a download went wrong, by how it begins.
@@ -33,6 +34,7 @@ _ITEM_SIZES = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
 }
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_SHOWN = 20  # offenders in a message
 
 
 class Entry(NamedTuple):
@@ -87,11 +89,15 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
 
 
 def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
-                      metadata: Mapping[str, str]) -> None:
+                      metadata: Mapping[str, str], path: Path) -> None:
     """Write `tensors` as float32 in the order of `shapes`, reading one at a time.
+
+    Args:
+        path: where the file is to be, which it must not get if this raises (see `files.atomic_write`).
 
     Raises:
         ValueError: a tensor has not the shape that `shapes` announces.
+        UserError: tensors hold numbers that are not finite; all are listed.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -102,11 +108,19 @@ def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shap
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight
     stream.write(len(encoded).to_bytes(8, "little") + encoded)
+    wrong = []
     for name, shape in shapes.items():
         tensor = np.asarray(tensors[name], "<f4", order="C")
         if tensor.shape != tuple(shape):
             raise ValueError(f"{name}: expected shape {tuple(shape)}; found {tensor.shape}")
+        if not all_finite(tensor):
+            wrong.append(f"{name}: {kinds(tensor)}")
         stream.write(memoryview(tensor.reshape(-1)).cast("B") if tensor.size else b"")
+    if wrong:
+        shown = wrong[:_SHOWN] + ([f"… and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])
+        raise UserError("\n  ".join([f"{path}: not written, because of numbers that are not finite:", *shown])
+                        + "\nWhat stood there is as it was. In training, lower the learning_rate or clip the gradient; "
+                        "elsewhere, see whether what these were made of is damaged.")
 
 
 def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write
+from jittor_lora.finite import not_finite
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 from jittor_lora.inputs import load_json, open_input
 
@@ -42,11 +43,14 @@ def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Pat
     """Write the checkpoint of `step` into `folder` and remove all up to it but the newest `keep`.
 
     A later one can only be damaged, skipped by `newest_state`; it does not count.
+
+    Raises:
+        UserError: arrays hold numbers that are not finite, or the folder cannot be written; all are then as they were.
     """
     path = folder / f"step-{step:08d}.safetensors"
     metadata = {"jittor_lora_state": str(VERSION), "sha256": NO_SUM, "values": json.dumps(state.values)}
     with atomic_write(path, "w+b") as stream:
-        write_safetensors(stream, state.arrays, {name: a.shape for name, a in state.arrays.items()}, metadata)
+        write_safetensors(stream, state.arrays, {name: a.shape for name, a in state.arrays.items()}, metadata, path)
         start, found = _sum(stream, NO_SUM)
         stream.seek(start)
         stream.write(found.encode())
@@ -58,7 +62,7 @@ def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Pat
 def read_state(path: Path) -> TrainingState:
     """
     Raises:
-        UserError: the file is damaged, or of another kind or version.
+        UserError: the file is damaged, of another kind or version, or holds numbers that are not finite.
     """
     file = SafetensorsFile(path)
     version = file.metadata.get("jittor_lora_state")
@@ -78,7 +82,12 @@ def read_state(path: Path) -> TrainingState:
         raise UserError(f"{path}: not a readable checkpoint ({error}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a training checkpoint with values, found {str(values)[:80]}.")
-    return TrainingState({name: np.array(array) for name, array in file.items()}, values)
+    arrays = {name: np.array(array) for name, array in file.items()}
+    wrong = not_finite(arrays)
+    if wrong:
+        name, what = next(iter(wrong.items()))
+        raise UserError(f"{path}: numbers that are not finite in {len(wrong)} arrays, the first {name} ({what}).")
+    return TrainingState(arrays, values)
 
 
 def _sum(stream: IO[bytes], known: str) -> tuple[int, str]:

@@ -33,7 +33,7 @@ class Matrix:
         self.shape = array.shape
         if precision == "fp32":
             self._forms["float32"] = frozen(array)
-            _release(array)
+        _release(array)
 
     @classmethod
     def of(cls, array: np.ndarray, precision: str = "fp32") -> Matrix:

@@ -12,7 +12,8 @@ from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
 from jittor_lora.training.loop import Progress
 
-_COUNTS = ("step", "best_step", "validations_since_best")
+_COUNTS = ("step", "best_step", "validations_since_best", "skipped", "skipped_in_a_row")
+_NEEDED = {"step", "best_loss"}
 _LOSSES = ("train_loss", "validation_loss", "best_loss")
 _TEXTS = ("data", "dev", "base", "precision")
 MOST_STEPS = 10**12
@@ -20,9 +21,8 @@ MOST_THREADS = 4096
 
 
 def state_of(progress: Progress) -> dict[str, Any]:
-    """`progress` as JSON, which has no infinity."""
-    values = asdict(progress)
-    return {**values, "best_loss": None if math.isinf(progress.best_loss) else progress.best_loss}
+    """`progress` as JSON, which has neither infinity nor NaN."""
+    return {name: value if value is None or math.isfinite(value) else None for name, value in asdict(progress).items()}
 
 
 def progress_of(values: Mapping[str, Any]) -> Progress:
@@ -47,10 +47,10 @@ def check_values(path: Path, values: Mapping[str, Any]) -> None:
     progress = values.get("progress")
     if isinstance(progress, dict):
         fields = {field.name for field in dataclasses.fields(Progress)}
-        if progress.keys() != fields:
+        if not _NEEDED <= progress.keys() <= fields:
             wrong.append(f"progress: expected {', '.join(sorted(fields))}")
         wrong += [f"progress: {name}: expected a whole number from 0" for name in _COUNTS
-                  if not _is_count(progress.get(name), MOST_STEPS)]
+                  if not _is_count(progress.get(name, 0), MOST_STEPS)]
         wrong += [f"progress: {name}: expected a number or null" for name in _LOSSES
                   if progress.get(name) is not None and type(progress[name]) not in (int, float)]
     if wrong:

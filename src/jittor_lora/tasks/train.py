@@ -156,7 +156,7 @@ def begin_alike(ranks: Ranks, progress: Progress, adapter: Union[Adapter, WholeM
     adapter.load_initial(ranks.arrays_of_first(adapter.initial()))
     progress = progress_of(ranks.of_first(state_of(progress)))
     if progress.step:
-        optimizer.load_state(ranks.arrays_of_first(optimizer.state()), progress.step)
+        optimizer.load_state(ranks.arrays_of_first(optimizer.state()), progress.updates)
     return progress
 
 
@@ -168,7 +168,8 @@ def check_alike(ranks: Ranks, adapter: Union[Adapter, WholeModel]) -> None:
     if ranks.size == 1:
         return
     norms = ranks.gather([float(np.linalg.norm(p.numpy().astype(np.float64))) for p in adapter.parameters().values()])
-    apart = [rank for rank, found in enumerate(norms) if not np.allclose(found, norms[0], rtol=1e-4, atol=1e-6)]
+    apart = [rank for rank, found in enumerate(norms)
+             if not np.allclose(found, norms[0], rtol=1e-4, atol=1e-6, equal_nan=True)]
     if apart:
         raise UserError(f"The parameters on rank {', '.join(map(str, apart))} are no longer those on rank 0; nothing "
                         "was saved. Check the memory of that host and its versions; --resume goes on from the last "
@@ -297,7 +298,7 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     try:
         adapter.load(_below("adapter.", state.arrays))
         adapter.load_initial(_below("initial.", state.arrays))
-        optimizer.load_state(state.arrays, progress.step)
+        optimizer.load_state(state.arrays, progress.updates)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     notes = [f"Skipped: {reason}" for reason in skipped]
@@ -421,6 +422,7 @@ def summarize(outcome: Outcome, loaded: Loaded, adapter: Union[Adapter, WholeMod
         "validation_loss": progress.validation_loss,
         "best_validation_loss": progress.best_loss if validated else None,
         "best_step": progress.best_step if validated else None,
+        "skipped_steps": progress.skipped,
         "trainable_parameters": adapter.count(),
         "adapter": None if isinstance(adapter, WholeModel) else adapter_line(adapter.config),
         "training_examples": report.kept,
@@ -434,6 +436,8 @@ def conclusion(outcome: Outcome, folder: Path, product: str = "adapter") -> str:
         return f"Interrupted after step {outcome.progress.step} and saved."
     progress, stopped = outcome.progress, " (stopped early)" if outcome.reason == "early stop" else ""
     text = f"Done after step {progress.step}{stopped}: {folder / product}"
+    if progress.skipped:
+        text += f"; {progress.skipped} steps were left out because their numbers were not finite, see run.log"
     if math.isfinite(progress.best_loss) and progress.best_step < progress.step:
         text += f"; the lowest validation loss was at step {progress.best_step}: {folder / 'best'}"
     return text

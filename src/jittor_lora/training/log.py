@@ -8,7 +8,8 @@
     config.yaml      the resolved settings
     summary.json     written at the end
 
-Numbers are written with Python's `repr`: they read back to the very same floats.
+Numbers are written with Python's `repr`: they read back to the very same floats. One that is not finite
+is nan or inf in the text files, and null in JSON.
 """
 
 from __future__ import annotations
@@ -97,13 +98,18 @@ class RunLog:
         self._progress.start_at(step)
 
     def step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int, questions: int,
-             seconds: float) -> None:
-        """Log optimizer step `step` (counted from 1): its mean loss in nats a token, what it processed and how long."""
+             seconds: float, skipped: bool = False) -> None:
+        """Log optimizer step `step` (counted from 1): its mean loss in nats a token, what it processed and how long.
+
+        Args:
+            skipped: it changed nothing, because its loss or its gradient is not finite.
+        """
         self._start(expected_steps=step - 1)
         loss, learning_rate, grad_norm = float(loss), float(learning_rate), float(grad_norm)
         self._append("metrics.jsonl", _json({"step": step, "train_loss": loss, "learning_rate": learning_rate,
                                              "grad_norm": grad_norm, "tokens": int(tokens),
-                                             "questions": int(questions), "seconds": round(float(seconds), 6)}))
+                                             "questions": int(questions), "seconds": round(float(seconds), 6),
+                                             **({"skipped": True} if skipped else {})}))
         self._append("train_loss.txt", repr(loss))
         self._last_step = step
         self._scalars(step, {"loss/train": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,

@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
-import numpy as np
-
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup, separate
 from jittor_lora.data.parts import Part, parts
 from jittor_lora.data.stream import Stream, batches, micro_batches
-from jittor_lora.errors import Stopped, UserError
+from jittor_lora.errors import Stopped
 from jittor_lora.model.causal_lm import CausalLM, check_range
 from jittor_lora.ranks import ALONE, Ranks
 from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
+from jittor_lora.training.not_finite import MOST_IN_A_ROW, examine
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 from jittor_lora.training.schedule import learning_rate
 
@@ -49,6 +48,13 @@ class Progress:
     best_loss: float = math.inf  # lowest validation loss so far
     best_step: int = 0
     validations_since_best: int = 0
+    skipped: int = 0  # steps that were left out because their numbers were not finite
+    skipped_in_a_row: int = 0  # of them, up to the last step
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the parameters."""
+        return self.step - self.skipped
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def train(
             all of them.
 
     Raises:
-        UserError: the loss or the gradient is no longer a finite number.
+        UserError: the loss or the gradient is no longer a finite number, and `on_non_finite` is "stop", or a parameter
+            is none, or as many steps in a row as may be were left out. Nothing has changed since the step before.
     """
     total = total_steps(groups, config)
     reason = "finished"
@@ -98,7 +105,9 @@ def train(
     def validate(step: int) -> None:
         progress.validation_loss = validation = mean_loss(model, validation_streams, ranks)
         log.validation(step, loss=validation, **(answer_dev() if answer_dev else {}))
-        if validation < progress.best_loss:
+        if not math.isfinite(validation):
+            log.message(f"step {step}: a validation loss that is not finite is never the best one")
+        if math.isfinite(validation) and validation < progress.best_loss:
             progress.best_loss, progress.best_step, progress.validations_since_best = validation, step, 0
             save_best(progress)
         else:
@@ -132,16 +141,27 @@ def train(
             loss, gradients = batch_gradients(model, streams, parameters, prepare, config.label_smoothing, weight)
             loss, gradients = ranks.summed(loss, gradients)
             norm = gradient_norm(gradients)
-            check_finite(step, loss, norm)
-            gradients = clipped(gradients, norm, config.max_grad_norm)
             rate = learning_rate(step, total_steps=total, peak=config.learning_rate,
                                  warmup_steps=config.warmup(total), schedule=config.schedule,
                                  min_ratio=config.min_learning_rate_ratio)
-            optimizer.step(gradients, rate)
+            skipped = ranks.any(not (math.isfinite(loss) and math.isfinite(norm)))
+            if skipped:
+                alone = (batch_gradients(model, [stream], parameters, prepare, config.label_smoothing, weight, number)
+                         for number, stream in enumerate(streams))
+                finding = examine(step + 1, loss, norm, gradients, parameters, streams, alone, ranks)
+                if config.on_non_finite == "stop" or finding.parameters or \
+                        progress.skipped_in_a_row + 1 == MOST_IN_A_ROW:
+                    raise finding.error(config, model.precision, progress.skipped_in_a_row)
+                log.message(finding.line())
+                progress.skipped += 1
+                progress.skipped_in_a_row += 1
+            else:
+                optimizer.step(clipped(gradients, norm, config.max_grad_norm), rate)
+                progress.skipped_in_a_row = 0
             progress.step, progress.train_loss = step + 1, loss
 
-            log.step(progress.step, loss=loss, learning_rate=rate, grad_norm=norm,
-                     tokens=tokens, questions=questions, seconds=time.perf_counter() - started)
+            log.step(progress.step, loss=loss, learning_rate=rate, grad_norm=norm, tokens=tokens, questions=questions,
+                     seconds=time.perf_counter() - started, skipped=skipped)
             adapter.set_dropout()
             last = progress.step == total
             if validation_streams and (last or due(progress.step, config.eval_every)):
@@ -159,8 +179,8 @@ def train(
 
 
 def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapping[str, jt.Var],
-                    prepare: Callable[[int, Stream], None] = lambda number, stream: None,
-                    smoothing: float = 0.0, weight: float | None = None) -> tuple[float, dict[str, jt.Var]]:
+                    prepare: Callable[[int, Stream], None] = lambda number, stream: None, smoothing: float = 0.0,
+                    weight: float | None = None, first: int = 0) -> tuple[float, dict[str, jt.Var]]:
     """The mean loss a label over the streams of a batch, in nats, and its gradient by parameter.
 
     Of a part of a batch, perhaps without streams, it is what that part adds to both.
@@ -169,10 +189,11 @@ def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapp
         prepare: called with each stream and its number before it is read.
         smoothing: of the labels, which the loss then is of too.
         weight: of all labels of the batch; by default of those in `streams`.
+        first: number of the first of `streams`.
     """
     weight = sum(stream.total_weight for stream in streams) if weight is None else weight
     loss, gradients = 0.0, None
-    for number, stream in enumerate(streams):
+    for number, stream in enumerate(streams, first):
         prepare(number, stream)
         part = stream_loss(model, stream, smoothing) / weight
         found = gradients_of(part, list(parameters.values()))
@@ -269,13 +290,6 @@ def stalled(progress: Progress, config: RunConfig) -> bool:
 
 def due(step: int, every: int | None) -> bool:
     return bool(every) and step % every == 0
-
-
-def check_finite(step: int, loss: float, norm: float) -> None:
-    if not (np.isfinite(loss) and np.isfinite(norm)):
-        raise UserError(f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; training cannot go on. "
-                        "Start a new run with a lower learning_rate or a lower max_grad_norm; "
-                        "where it is the first step, the weights of the base are damaged.")
 
 
 @contextmanager

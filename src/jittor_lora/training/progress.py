@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -15,7 +16,8 @@ _PLAIN_LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Shows loss, tokens/s, questions/s, ETA and peak memory; loss and rates are means over the last 20 steps.
+    """Shows loss, tokens/s, questions/s, ETA and peak memory; loss and rates are means over the last 20 steps;
+    losses that are not finite are left out.
 
     Args:
         total_steps: steps of the whole run, None if unknown.
@@ -61,7 +63,9 @@ class Progress:
     def _figures(self, units: tuple[str, str, str] = (" tokens/s", " questions/s", "peak ")) -> str:
         losses, tokens, questions, seconds = zip(*self._recent)
         seconds = max(sum(seconds), 1e-9)
-        return (f"loss {sum(losses) / len(losses):.4g}, {sum(tokens) / seconds:,.0f}{units[0]}, "
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        loss = sum(finite) / len(finite) if finite else math.nan
+        return (f"loss {loss:.4g}, {sum(tokens) / seconds:,.0f}{units[0]}, "
                 f"{sum(questions) / seconds:.1f}{units[1]}, {units[2]}{peak_memory_bytes() / 1e9:.1f} GB")
 
     def _show_bar(self) -> None:

@@ -1,0 +1,139 @@
+"""A training step whose loss or gradient is not finite: where its numbers went wrong, and what can be done."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from jittor_lora.config import RunConfig
+from jittor_lora.data.stream import Stream
+from jittor_lora.errors import UserError
+from jittor_lora.finite import not_finite
+from jittor_lora.ranks import ALONE, Ranks
+from jittor_lora.runtime import jt
+from jittor_lora.training.optimizer import gradient_norm
+
+MOST_IN_A_ROW = 10  # steps that are not finite; the last of them stops the run
+SHOWN = 20  # questions in a message
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a step.
+
+    Attributes:
+        step: counted from 1.
+        loss, norm: of the whole step, and of its gradient before clipping.
+        gradient: of the whole step; in the order of the network, the trained arrays' names → what is wrong.
+        arrays: number of trained arrays.
+        too_large: the trained array with the largest gradient, where all are finite and their squares are not.
+        parameters: trained arrays that were not finite before the step → what is wrong.
+        questions: ids of the batch.
+        streams: what each stream has that is not finite by itself, with its questions, and its rank where there are
+            several.
+    """
+
+    step: int
+    loss: float
+    norm: float
+    gradient: Mapping[str, str]
+    arrays: int
+    too_large: str | None
+    parameters: Mapping[str, str]
+    questions: Sequence[str]
+    streams: Sequence[str]
+
+    def line(self) -> str:
+        """For the log."""
+        return f"step {self.step} left out: {self._numbers()}; {self._layer()}; {'; '.join(self._batch())}"
+
+    def error(self, config: RunConfig, precision: str, left_out: int) -> UserError:
+        """Why training stops.
+
+        Args:
+            precision: that products are computed in.
+            left_out: steps in a row that were left out before this one.
+        """
+        lines = [f"step {self.step}: {self._numbers()}.", self._layer(), *self._batch(), self._trained()]
+        return UserError("\n  ".join(lines) + "\nNothing of this step was kept, and the checkpoints are as they were. "
+                         + self._advice(config, precision, left_out))
+
+    def _numbers(self) -> str:
+        return f"the loss is {self.loss:.4g} and the gradient norm {self.norm:.4g}"
+
+    def _layer(self) -> str:
+        if self.too_large:
+            return f"gradient: finite but too large, the largest number is in that of {self.too_large}"
+        if not self.gradient:
+            return "gradient: finite"
+        first, *_, last = [*self.gradient, *self.gradient]
+        return (f"gradient: not finite in {len(self.gradient)} of {self.arrays} trained arrays; in the network's order "
+                f"the first is {first} ({self.gradient[first]}), the last {last}")
+
+    def _batch(self) -> list[str]:
+        alone = "finite, so it is their sum that is not, or the memory of this machine is faulty"
+        return [f"questions of the batch: {_some(self.questions)}",
+                f"computed once more, stream by stream: {'; '.join(self.streams) or alone}"]
+
+    def _trained(self) -> str:
+        wrong = [f"{name} ({what})" for name, what in self.parameters.items()]
+        return f"trained parameters: {f'not finite in {_some(wrong)}' if wrong else 'finite'}"
+
+    def _advice(self, config: RunConfig, precision: str, left_out: int) -> str:
+        new = [f"learning_rate (now {config.learning_rate:g}) lowered"]
+        if not config.max_grad_norm:
+            new.append("the gradient clipped (max_grad_norm, now 0, which is off)")
+        if precision != "fp32":
+            new.append(f"precision fp32 (now {precision})")
+        again = f"start a new run with {', or '.join(new)}."
+        if self.parameters:
+            return f"An update before this step has gone too far: {again}"
+        if left_out + 1 == MOST_IN_A_ROW:
+            return f"{MOST_IN_A_ROW} steps in a row were like this one, and no more are left out: {again}"
+        return ("To go on without this step, give the same command with --resume --on-non-finite skip. "
+                f"If training as a whole has gone wrong, {again}")
+
+
+def examine(step: int, loss: float, norm: float, gradients: Mapping[str, jt.Var], parameters: Mapping[str, jt.Var],
+            streams: Sequence[Stream], alone: Iterable[tuple[float, Mapping[str, jt.Var]]],
+            ranks: Ranks = ALONE) -> Finding:
+    """Look where the numbers of a step went wrong. All ranks call it alike, and get the same.
+
+    Args:
+        step: counted from 1.
+        loss, norm, gradients: of the whole step.
+        parameters: as they were in it.
+        streams: those of this rank.
+        alone: what each of them by itself adds to the loss and to the gradient, computed once more.
+    """
+    arrays = _arrays(gradients)
+    gradient, too_large = not_finite(arrays), None
+    if not gradient and not math.isfinite(norm):
+        too_large = max(arrays, key=lambda name: float(np.abs(arrays[name]).max()))
+    place = f" on rank {ranks.rank}" if ranks.size > 1 else ""
+    own = [[stream.ids, _by_itself(*found)] for stream, found in zip(streams, alone)]
+    trained = {f"{name}{place}": what for name, what in not_finite(_arrays(parameters)).items()}
+    every = ranks.gather([own, trained, place])
+    return Finding(step, loss, norm, gradient, len(arrays), too_large,
+                   {name: what for _, trained, _ in every for name, what in trained.items()},
+                   [question for streams, _, _ in every for ids, _ in streams for question in ids],
+                   [f"{what}{place} for {_some(ids)}" for streams, _, place in every for ids, what in streams if what])
+
+
+def _by_itself(loss: float, gradients: Mapping[str, jt.Var]) -> str:
+    gradient, norm = not_finite(_arrays(gradients)), gradient_norm(gradients)
+    return ", ".join([*([f"loss {loss:.4g}"] if not math.isfinite(loss) else []),
+                      *([f"gradient not finite in {len(gradient)} arrays"] if gradient else
+                        [f"gradient norm {norm:.4g}"] if not math.isfinite(norm) else [])])
+
+
+def _arrays(arrays: Mapping[str, jt.Var]) -> dict[str, np.ndarray]:
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
