@@ -89,6 +89,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_none(tmp_path):
     ("tokenizer", "tokenizer_config.json", r'{"eos_token": "\ud800"}'),
     ("hub", "model.safetensors.index.json", '{"weight_map": {"a": "%s"}}' % ("x" * 300)),
     ("tokenizer", "tokenizer.json", '{"added_tokens": [{"content": [], "id": {}}]}'),
+    ("recipe", "recipe.yaml", r'"\ud800": 1'),
     ("recipe", "recipe.yaml", r'base: "\UFFFFFFFF"'),
     ("recipe", "recipe.yaml", r'base: "\U00110000"'),
     ("recipe", "recipe.yaml", "%YAML 1." + "9" * 5000 + "\n---\nbase: x\n"),
@@ -107,6 +108,13 @@ def test_a_message_commands_no_terminal(tmp_path):
     error = UserError("a: \x1b[2J\x00 \u202e \ud800 é 北\u3000\u00a0🎉\n\tb")
     assert str(error) == "a: \\x1b[2J\\x00 \\u202e \\ud800 é 北\u3000\u00a0🎉\n\tb"
     assert len(str(UserError("x" * 10**6))) < LONGEST_MESSAGE + 20
+
+
+def test_settings_whose_names_are_no_text_are_listed_with_the_others():
+    with pytest.raises(UserError) as caught:
+        RunConfig(**{"\ud800": 1, "lora_r": "x", "unknown": 2})
+    for text in ("3 settings", "\\ud800: there is no such", "lora_r: ", "unknown: "):
+        assert text in str(caught.value)
 
 
 def test_a_point_of_a_curve_with_more_digits_than_an_int_has():

@@ -14,7 +14,7 @@ from fuzz.readers import READERS
 from fuzz.seeds import seeds
 from fuzz.target import Target
 
-INPUTS = 60  # of each reader
+INPUTS = 80  # of each reader
 
 
 @pytest.fixture(scope="module")
@@ -40,4 +40,5 @@ def test_what_is_spoilt_is_read_or_refused(reader, target, files):
         assert verdict["kind"] in ("read", "refused"), verdict["told"]
 
     spoilt()
-    assert target.counts[reader]["refused"] > 0
+    # A broken note in a cache is passed over.
+    assert target.counts[reader]["refused"] > 0 or reader == "caches"
