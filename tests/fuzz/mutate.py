@@ -166,7 +166,7 @@ def _other(random: Random, value: Any, raws: Sequence[str]) -> Any:
 
 
 def json_file(random: Random, data: bytes) -> bytes:
-    if _between(random, 0, 3) == 0:
+    if _between(random, 0, 3) == 0 or len(data) > LONGEST // 4:
         return spoil_bytes(random, data)
     return dumped(spoil_json(random, parsed(data))).encode("utf-8", "surrogatepass")
 
