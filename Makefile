@@ -1,6 +1,7 @@
 # make quickstart   install into .venv and fine-tune a small model, start to end
 # make test         the tests, without torch          make parity   against torch, transformers and PEFT
 # make slow         the tests of minutes              make lint     ruff
+# make audit        known vulnerabilities in what requirements/lock.txt names
 # Another interpreter: make PYTHON=/path/to/python3.12 ...
 
 SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
@@ -13,7 +14,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 # An environment whose interpreter is gone is made anew.
 $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 
-.PHONY: quickstart test parity slow lint clean
+.PHONY: quickstart test parity slow lint audit clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
@@ -32,6 +33,9 @@ slow: $(VENV)/installed-test
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
+
+audit: $(VENV)/installed-audit
+	$(VENV)/audit/bin/python requirements/audit.py requirements/lock.txt
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -55,6 +59,12 @@ $(VENV)/installed-test: $(VENV)/installed
 
 $(VENV)/installed-parity: $(VENV)/installed-test requirements/parity.txt
 	$(PIP) install -q -e ".[test,parity]" -c requirements/parity.txt
+	touch $@
+
+# In an environment of its own: what it brings is no part of what is tested.
+$(VENV)/installed-audit: $(VENV)/made
+	$(RUN) -m venv --clear $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip --disable-pip-version-check install -q "pip-audit>=2.7"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/made pyproject.toml

@@ -28,7 +28,7 @@ BOMB = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
     (b"a: \x00\n", "not valid YAML"),
     (b"a: \xff\n", "expected UTF-8 text, found the byte 0xff at position 3"),
     ("a: 1\n".encode("utf-16"), "expected UTF-8 text"),
-    (b"#" * (recipe.LARGEST_RECIPE + 1), "at most 65536 bytes"),
+    (b"#" * (recipe.LARGEST_RECIPE + 1), "at most 65,536 bytes"),
 ])
 def test_refused(tmp_path, content, expected):
     path = tmp_path / "r.yaml"

@@ -11,6 +11,7 @@ from pydantic import field_validator
 from jittor_lora import recipe
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
+from jittor_lora.patterns import wrong_pattern
 from jittor_lora.settings import Problem, Settings, setting
 
 MODEL, DATA, LORA, TRAINING, OPTIMISER = "Model", "Data", "LoRA", "Training", "Optimiser"
@@ -287,8 +288,7 @@ def flag(field: str) -> str:
 
 
 def _expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+    problem = wrong_pattern(text)
+    if problem:
+        raise ValueError(f"{problem}; it is {text[:80]!r}")
     return text

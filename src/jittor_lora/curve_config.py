@@ -12,6 +12,7 @@ from jittor_lora.config import RunConfig, flag
 from jittor_lora.settings import Problem, setting
 
 CURVE = "Curve"
+MAX_RANK = 4096
 POINTS = {"examples": ("16", "64", "256", "1024", "all"), "rank": ("1", "2", "4", "8", "16", "32", "64")}
 
 
@@ -41,7 +42,7 @@ class CurveConfig(RunConfig):
     @field_validator("points")
     @classmethod
     def _numbers(cls, value: Optional[list[str]]) -> Optional[list[str]]:
-        wrong = [point for point in value or () if not re.fullmatch(r"all|0*[1-9][0-9]*", point)]
+        wrong = [point for point in value or () if not re.fullmatch(r"all|0{0,9}[1-9][0-9]{0,8}", point)]
         if value is not None and (not value or wrong or len(set(value)) < len(value)):
             raise ValueError(f"expected different whole numbers above 0, and all for all examples, found {value}")
         return value
@@ -50,6 +51,8 @@ class CurveConfig(RunConfig):
         yield from super().conflicts()
         if self.over == "rank" and "all" in (self.points or ()):
             yield Problem(("points", "over"), "ranks are numbers; all is a number of examples")
+        if self.over == "rank" and any(point != "all" and int(point) > MAX_RANK for point in self.points or ()):
+            yield Problem(("points", "over"), f"ranks are at most {MAX_RANK}")
         if self.over == "rank" and self.method == "full":
             yield Problem(("method", "over"), "full fine-tuning has no rank")
         if self.over == "examples" and self.alpha_ratio is not None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+LONGEST_MESSAGE = 20_000  # characters
+_PLAIN = "\n\t"
+# Characters that command a terminal, turn the direction of writing or are halves of others.
+_SHOWN_AS_CODES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
 
 class UserError(Exception):
     """Something the user can mend: a wrong file, field, key or setting.
 
     The message names the file, field or key, what was expected, what was found and what to do next. The
-    command line prints it without a traceback and exits with code 2.
+    command line prints it without a traceback and exits with code 2. As it quotes what is in files, what a terminal
+    could take for a command is spelled out, and very long ones are cut.
     """
+
+    def __init__(self, message: str):
+        super().__init__(_printable(message))
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,3 +33,16 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal: int):
         super().__init__(f"signal {signal}")
         self.signal = signal
+
+
+def _printable(text: str) -> str:
+    if len(text) > LONGEST_MESSAGE:
+        text = text[:LONGEST_MESSAGE] + " … (cut)"
+    return re.sub(r"[^ -~]", _shown, text)
+
+
+def _shown(match: re.Match) -> str:
+    character = match.group()
+    if character in _PLAIN or unicodedata.category(character) not in _SHOWN_AS_CODES:
+        return character
+    return character.encode("unicode_escape").decode("ascii")

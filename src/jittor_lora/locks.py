@@ -60,7 +60,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
         OSError: the file cannot be made.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             _wait(descriptor, what)
             if _is_named(descriptor, path):  # else the process before has just removed the file
@@ -90,7 +90,7 @@ def _take(folder: Path) -> int:
     while True:
         make_writable(folder)
         try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise UserError(f"{folder / LOCK_FILE}: cannot be opened ({error.strerror or error}). Name a folder that "
                             "can be written.") from error

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import read_input
 from jittor_lora.settings import did_you_mean, nearest
 
 LARGEST_RECIPE = 64 * 1024  # bytes
@@ -51,13 +52,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         UserError: the file cannot be read, or is not one flat mapping in UTF-8.
     """
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(LARGEST_RECIPE + 1)
-    except OSError as error:
-        raise UserError(f"{path}: the recipe cannot be read ({error.strerror}).") from error
-    if len(content) > LARGEST_RECIPE:
-        raise UserError(f"{path}: expected a recipe of at most {LARGEST_RECIPE} bytes; the file is larger.")
+    content = read_input(path, LARGEST_RECIPE)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,6 +63,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    except (ValueError, OverflowError) as error:  # of numbers in escapes and directives, which the library lets through
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     if root is None:
         return {}, {}
     if not isinstance(root, yaml.MappingNode):

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import json
 import os
 import platform
 import random
@@ -24,9 +23,11 @@ from typing import Any, Iterator, Mapping, NamedTuple
 
 from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import load_json, read_input
 from jittor_lora.job import MAX_RANKS, Job
 from jittor_lora.locks import alone
 
+LARGEST_NOTE = 1 << 20  # bytes
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
 
 # Jittor's switches, read by it at import. A value the user exported wins.
@@ -62,8 +63,8 @@ def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = Non
     home = Path.home() if home is None else home
     if environ.get("JITTOR_HOME"):
         return Path(environ["JITTOR_HOME"]).absolute()
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        noted = json.loads((home / ".cache" / "jittor" / "config.json").read_text()).get("JITTOR_HOME")
+    with contextlib.suppress(UserError, ValueError, AttributeError, TypeError):
+        noted = load_json(read_input(home / ".cache" / "jittor" / "config.json", LARGEST_NOTE)).get("JITTOR_HOME")
         if noted:
             return Path(noted).absolute()
     return home

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from jittor_lora.errors import UserError
 
+_HALF = re.compile(r"[\ud800-\udfff]")
 SHOWN_PROBLEMS = 20  # what fits on one screen
 
 # What other tools call a setting, for the suggestion after an unknown name.
@@ -92,12 +94,14 @@ class Settings(BaseModel):
             if values.get(name) is not None and other not in values:
                 values[other] = None
                 origins[other] = f"unset, as {name} is given"
-        problems: list[Problem] = []
-        wrong: set[str] = set()
+        # A name with half a surrogate pair is one at which pydantic stops, before it looks at any other.
+        problems = [Problem((name,), "there is no such setting") for name in values if _HALF.search(name)]
+        wrong = {problem.fields[0] for problem in problems}
+        values = {name: value for name, value in values.items() if name not in wrong}
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = list(self._field_problems(error, values))
+            problems += self._field_problems(error, values)
             wrong = {problem.fields[0] for problem in problems}
             # Every field has a default, so that the rest makes a whole object, on which conflicts can be sought.
             super().__init__(**{name: value for name, value in values.items() if name not in wrong})

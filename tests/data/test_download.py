@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 import http.server
 import re
+import ssl
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +16,23 @@ from jittor_lora.locks import alone
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
+CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of 127.0.0.1, with its key, for tests alone
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `body`; `script` holds, for the next requests, a status to answer or the number of bytes to stop after."""
+    """Serves `body` over TLS; `script` holds, for the next requests, a status to answer, an address to redirect to, or
+    the number of bytes to stop after."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.ranges, self.script, self.seen = BODY, True, [], []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/file.json"
+        self.url = f"https://127.0.0.1:{self.server_address[1]}/file.json"
+        encrypted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        encrypted.load_cert_chain(CERTIFICATE)
+        self.socket = encrypted.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request, client_address):
+        pass  # of clients that do not trust the certificate
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -31,6 +41,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         server.seen.append(wanted)
         step = server.script.pop(0) if server.script else None
+        if isinstance(step, str) and "://" in step:
+            self.send_response(302)
+            self.send_header("Location", step)
+            self.end_headers()
+            return
         if isinstance(step, str):
             self.send_error(int(step))
             return
@@ -50,6 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -138,3 +154,33 @@ def test_processes_that_want_the_same_wait_for_each_other(server, tmp_path, capf
     other.join()
     assert done == [path] and not server.seen and "waiting for another process" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_server_whose_certificate_nobody_vouches_for_is_refused(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
+        fetch(remote(server), tmp_path / "file.json", "")
+    assert server.seen == [] and not (tmp_path / "file.json").exists()
+
+
+def test_certificates_are_checked_where_the_process_does_not(server, tmp_path, monkeypatch):
+    """Jittor puts such a default in place."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
+    with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
+        fetch(remote(server), tmp_path / "file.json", "")
+
+
+def test_redirections_are_followed_to_https_alone(server, tmp_path):
+    server.script = [server.url]
+    assert fetch(remote(server), tmp_path / "file.json", "").read_bytes() == BODY
+    for number, other in enumerate(("http://127.0.0.1:9/file.json", "ftp://127.0.0.1/file.json")):
+        server.script, server.seen = [other, other], []
+        with pytest.raises(UserError, match=f"redirects to {other}, which is not https"):
+            fetch(remote(server), tmp_path / f"{number}.json", "")
+        assert server.seen == [None]
+
+
+def test_an_address_without_encryption_is_refused(server):
+    with pytest.raises(ValueError, match="begins with https"):
+        remote(server, url=server.url.replace("https", "http"))

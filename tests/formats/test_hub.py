@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -121,3 +122,20 @@ def test_modelscope(monkeypatch, tmp_path):
         hub.download_from_modelscope("a/b")
     fill(tmp_path, WHOLE)
     assert hub.download_from_modelscope("a/b") == tmp_path
+
+
+def test_what_arrived_damaged_is_removed(library, tmp_path, monkeypatch):
+    """The Hub's cache: files under their sums, and a folder of links to them for each commit."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "c0ffee"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    fill(snapshot, {name: text for name, text in WHOLE.items() if name != "model.safetensors"})
+    monkeypatch.setattr(library, "snapshot_download", lambda repository, **options: str(snapshot))
+    blob = blobs / hashlib.sha256(b"weights").hexdigest()
+    blob.write_bytes(b"weights")
+    (snapshot / "model.safetensors").symlink_to(blob)
+    assert hub.download("a/b") == snapshot
+    blob.write_bytes(b"weightz")
+    with pytest.raises(hub.Unavailable, match="model.safetensors: what arrived has not the SHA-256 sum"):
+        hub.download("a/b")
+    assert not blob.exists() and not (snapshot / "model.safetensors").is_symlink()

@@ -164,7 +164,7 @@ def test_settings_that_are_not_read_are_refused_where_they_are_used(folder, key)
     ({"r": 0}, "r: expected a whole number from 1 to 4096"),
     ({"r": 10**9}, "r: expected a whole number from 1 to 4096"),
     ({"lora_alpha": None}, "lora_alpha: expected a number, found None"),
-    ({"lora_alpha": 10**400}, "lora_alpha: expected a number, found a number of more"),
+    ({"lora_alpha": 10**400}, "a number of 401 digits"),
     ({"lora_alpha": -1}, "alpha: expected a number above 0"),
     ({"lora_dropout": "0"}, "lora_dropout: expected a number, found '0'"),
     ({"lora_dropout": 1.5}, "dropout: expected a number from 0 to below 1"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from jittor_lora.errors import UserError
+from jittor_lora.tasks.run_folder import refuse_links
 
 _FORMATS = ("png", "svg")
 
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if systems:
         charts["scores"] = score_chart(systems, **look)
 
+    if args.output is None:
+        refuse_links(args.run_folder)
     folder = args.output if args.output is not None else args.run_folder / "plots"
     for name, (path, formats) in _targets(str(folder), list(charts)).items():
         for written in save_chart(charts[name], path, formats):

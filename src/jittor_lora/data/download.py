@@ -1,8 +1,7 @@
-"""Fetching a file from the web: verified, resumable, whole or not at all."""
+"""Fetching a file from the web: over HTTPS alone, verified, resumable, whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import ssl
@@ -17,21 +16,30 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import make_folder, sync
+from jittor_lora.files import make_folder, sha256_of, sync
 from jittor_lora.locks import alone
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 3
 CHUNK = 1 << 18
+HTTPS = "https://"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the web and what it has to be; `size` in bytes."""
+    """A file on the web and what it has to be; `size` in bytes.
+
+    Raises:
+        ValueError: the address is not one of https.
+    """
 
     url: str
     size: int
     sha256: str
+
+    def __post_init__(self):
+        if not self.url.startswith(HTTPS):
+            raise ValueError(f"{self.url}: expected an address that begins with {HTTPS}")
 
 
 def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
@@ -62,13 +70,13 @@ def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
 
 
 def _is_whole(path: Path, remote: RemoteFile) -> bool:
-    return path.is_file() and path.stat().st_size == remote.size and _sha256(path) == remote.sha256
+    return path.is_file() and path.stat().st_size == remote.size and sha256_of(path) == remote.sha256
 
 
 def _complete(part: Path, path: Path, remote: RemoteFile, advice: str) -> None:
     with open(part, "ab") as file:
         _fill(file, remote, path.name, advice)
-    digest = _sha256(part)
+    digest = sha256_of(part)
     if digest != remote.sha256:
         part.unlink()
         raise UserError(
@@ -111,14 +119,24 @@ class _Refused(Exception):
     """The server has answered, and would answer the same again."""
 
 
+class _OnlyHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but not to where the connection would not be encrypted."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.startswith(HTTPS):
+            raise _Refused(f"the server redirects to {newurl[:200]}, which is not {HTTPS}…")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _receive(file: BinaryIO, remote: RemoteFile, bar: tqdm) -> None:
     """One request, for the bytes that are missing; at most the size wanted is written."""
     request = urllib.request.Request(remote.url, headers={"User-Agent": "jittor-lora", "Accept-Encoding": "identity"})
     if file.tell():
         request.add_header("Range", f"bytes={file.tell()}-")
+    # A context of its own: Jittor turns certificate checks off for the whole process.
+    https = urllib.request.HTTPSHandler(context=ssl.create_default_context())
     try:
-        # A context of its own: Jittor turns certificate checks off for the whole process.
-        response = urllib.request.urlopen(request, timeout=TIMEOUT, context=ssl.create_default_context())
+        response = urllib.request.build_opener(https, _OnlyHttps).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         kind = _Broken if error.code >= 500 else _Refused
         raise kind(f"the server answered {error.code} {error.reason}") from error
@@ -142,11 +160,3 @@ def _receive(file: BinaryIO, remote: RemoteFile, bar: tqdm) -> None:
 def _restart(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

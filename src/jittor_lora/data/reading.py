@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import load_json, read_input, unique_keys
 
 SHOWN = 12
-LONGEST_NUMBER = 100
 
 
 class Offenders:
@@ -82,12 +82,7 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path}: a folder, expected a file. Name the data file itself.")
     if not path.exists():
         raise UserError(f"{path}: no such file.")
-    if not path.is_file():
-        raise UserError(f"{path}: expected an ordinary file.")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    raw = read_input(path)
     if not raw.strip():
         raise UserError(f"{path}: the file is empty.")
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -109,33 +104,16 @@ def parse_json(text: str) -> Any:
         ValueError: with a message for the user (`str(error)`), without the file's name.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        return load_json(text, object_pairs_hook=unique_keys(shown), parse_constant=_constant)
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             raise ValueError("the JSON text ends too early: the file is cut off") from error
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno:,}, column {error.colno:,}") from error
-    except RecursionError as error:
-        raise ValueError("JSON nested too deeply") from error
 
 
 def _listed(keys: Sequence[str]) -> str:
     return ", ".join(shown(key) for key in keys[:4]) + (", …" if len(keys) > 4 else "")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shown(twice)} occurs twice in one JSON object")
-    return made
-
-
 def _constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(digits):,} digits: {digits[:20]}…")
-    return int(digits)

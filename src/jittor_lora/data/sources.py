@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from jittor_lora.data.jsonl import parse_jsonl
 from jittor_lora.data.reading import read_text
 from jittor_lora.data.squad import parse_squad
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import load_json
 
 SAMPLE = Path(__file__).parent / "sample"
 OFFICIAL = {
@@ -109,8 +109,8 @@ def is_squad(text: str, path: str | os.PathLike) -> bool:
     if re.match(r'\{\s*"(prompt|completion|id)"', start):
         return False
     try:
-        value = json.loads(start.partition("\n")[0])
-    except (ValueError, RecursionError):
+        value = load_json(start.partition("\n")[0])
+    except ValueError:
         return True
     return isinstance(value, dict) and "data" in value
 

@@ -22,6 +22,7 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
+from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import Difference
 from jittor_lora.evaluation.compare import display_width
 from jittor_lora.evaluation.fonts import find_font
@@ -75,6 +76,7 @@ _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
 TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
 _LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
+LARGEST_LOSS = 1e30  # near the largest float the places of the axis' ticks overflow
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
 
@@ -99,10 +101,14 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
         font: font file for the labels; None looks for one.
 
     Raises:
-        UserError: no font has the characters.
+        UserError: no font has the characters, or losses are too large to be drawn.
     """
     labels = _LABELS[language]
     train, validation = curves.train, curves.validation
+    largest = max(np.abs(series.losses).max() for series in (train, validation or train))
+    if largest > LARGEST_LOSS:
+        raise UserError(f"the losses reach {largest:.1e}, and beyond {LARGEST_LOSS:.0e} none can be drawn. Leave those "
+                        "lines out of the log.")
     title = labels["loss title"] if title is None else title
     smoothing = min(max(1, len(train.losses) // 10), 50) if smoothing is None else min(smoothing, len(train.losses))
     figure, axes, face = _canvas(language, font, title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,16 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import load_json, read_input
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+# No repetition of these expressions is without a limit: they are searched for at every place of a line, and would take
+# time that grows with a power of its length.
+LONGEST_LINE = 2_000  # characters
+_NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?(?:e[-+]?\d{1,5})?|\.\d{1,40}(?:e[-+]?\d{1,5})?|nan|inf(?:inity)?)"
 _ONE_NUMBER = re.compile(_NUMBER)
 # jt.Var([3.2],dtype=float32), tensor(3.2, device='cuda:0'), np.float32(3.2), array([3.2]), [3.2]
-_TENSOR = re.compile(rf"(?:[a-z_][\w.]*\s*)?[(\[]+\s*({_NUMBER})\s*[)\]]*\s*(?:,\s*[a-z_]+\s*=[^\[\]]*)?[)\]]*")
+_TENSOR = re.compile(rf"(?:[a-z_][\w.]{{0,30}}\s{{0,4}})?[(\[]{{1,8}}\s{{0,4}}({_NUMBER})\s{{0,4}}[)\]]{{0,8}}\s{{0,4}}"
+                     r"(?:,\s{0,4}[a-z_]{1,30}\s{0,4}=[^\[\]]{0,200})?[)\]]{0,8}")
 # "loss: 3.2", "Train Loss = 3.2", "val_loss 3.2"; the name in front tells training from validation
-_NAMED_LOSS = re.compile(r"(?:(train|val|dev|test|eval)\w*[\s_./-]*)?(?<![a-z])(?:loss|损失)\w*[\"']?\s*[:=：]?\s*"
-                         rf"(?:[a-z_][\w.]*)?[\[(]*({_NUMBER})(?![\w.])")
-_NAMED_STEP = re.compile(r"(?<![a-z])(?:global[\s_]*)?(?:steps?|iter(?:ation)?s?|batch|步)[\"']?\s*[:=：#]?\s*"
-                         r"(\d+)(?![\w.])")
+_NAMED_LOSS = re.compile(r"(?:(train|val|dev|test|eval)\w{0,30}[\s_./-]{0,4})?(?<![a-z])(?:loss|损失)\w{0,30}[\"']?"
+                         rf"\s{{0,4}}[:=：]?\s{{0,4}}(?:[a-z_][\w.]{{0,20}})?[\[(]{{0,8}}({_NUMBER})(?![\w.])")
+_NAMED_STEP = re.compile(r"(?<![a-z])(?:global[\s_]{0,4})?(?:steps?|iter(?:ation)?s?|batch|步)[\"']?\s{0,4}[:=：#]?"
+                         r"\s{0,4}(\d{1,20})(?![\w.])")
 _SHOWN_OFFENDERS = 10
 
 
@@ -124,16 +128,16 @@ def _read_metrics_lines(path: Path) -> LossCurves:
     rows: dict[str, list[tuple[float, float]]] = {"train_loss": [], "val_loss": []}
     offenders = []
     lines = list(_lines(path))
-    whole = path.read_bytes().endswith(b"\n")
+    whole = read_input(path).endswith(b"\n")
     for number, line in lines:
         try:
-            row = json.loads(line)
+            row = load_json(line)
             step = float(row["step"])
             for key, values in rows.items():
                 if key in row:
                     # null stands for a loss that was not finite
                     values.append((step, float("nan") if row[key] is None else float(row[key])))
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             if number != lines[-1][0] or whole:  # a run that is still going may be writing its last line
                 offenders.append(f"line {number}: {line[:80]!r}")
     if offenders:
@@ -148,9 +152,7 @@ def _read_metrics_lines(path: Path) -> LossCurves:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, stripped line) of the lines that are neither blank nor comments."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Expected a loss log.") from error
+        text = read_input(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at position "
                         f"{error.start}. Name a text log, or save it as UTF-8.") from error
@@ -179,6 +181,8 @@ def _split(line: str) -> list[str]:
 
 def _parse_line(line: str, columns: tuple[int | None, int] | None, kind: str) -> tuple[float | None, float] | None:
     """(step if named, loss) of a line, None if it cannot be made out."""
+    if len(line) > LONGEST_LINE:
+        return None
     line = line.lower()
     cells = [cell.strip() for cell in _split(line)]
     if columns is not None and len(cells) > max(columns[0] or 0, columns[1]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ def read_metrics(path: str | os.PathLike) -> Metrics:
 
 
 def _is_percentage(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 100
+    return type(value) in (int, float) and 0 <= value <= 100
 
 
 def _is_interval(value: object) -> bool:

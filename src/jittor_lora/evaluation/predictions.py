@@ -10,6 +10,7 @@ from pathlib import Path
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import SquadScore
 from jittor_lora.files import atomic_write, write_json
+from jittor_lora.inputs import load_json, read_input
 
 _SHOWN_OFFENDERS = 10
 
@@ -67,23 +68,21 @@ def write_question_scores(path: str | os.PathLike, score: SquadScore,
 
 
 def read_json(path: Path, expected: str, **options: object) -> object:
-    """Parse a UTF-8 JSON file (a byte order mark is skipped); `options` are those of `json.loads`.
+    """Parse a UTF-8 JSON file (a byte order mark is skipped); `options` are those of `load_json`.
 
     Raises:
         UserError: the file cannot be read or is not JSON; the message says that `expected` was.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), **options)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Expected {expected}.") from error
+        return load_json(read_input(path).decode("utf-8-sig"), **options)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at position "
                         f"{error.start}. Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}). "
                         f"Expected {expected}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: a number too long or values nested too deeply. Expected {expected}.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Expected {expected}.") from error
 
 
 def _has_surrogates(text: str) -> bool:

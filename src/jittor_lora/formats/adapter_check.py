@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from jittor_lora.errors import UserError
 from jittor_lora.finite import not_finite
 from jittor_lora.formats.hugging_face import read_json, shorten
-from jittor_lora.formats.patterns import wrong_pattern
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
+from jittor_lora.inputs import open_input, unique_keys
 from jittor_lora.lora.config import MAX_RANK
+from jittor_lora.patterns import wrong_amount, wrong_pattern
 
 # Far above any adapter in use: the largest published ones have some thousand tensors.
-LARGEST_CONFIG = 4 << 20  # bytes
+LARGEST_CONFIG = 2 << 20  # bytes
 LONGEST_HEADER = 4 << 20  # bytes
 LARGEST_NUMBER = 1e9  # of alpha
-LONGEST_TEXT = 1024  # characters of a name
+LONGEST_TEXT = 1024  # characters
+LONGEST_NAME = 256  # of a tensor
 MOST_NAMES = 10_000
+MOST_PATTERNS = 2_000
+MOST_SAVED = 1_000  # modules
+MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
 PREFIX = "base_model.model."
+_MATCHED = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")  # with the names of modules
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -39,13 +44,8 @@ def regular_file(path: Path) -> Path:
     Raises:
         UserError: there is none; or it is a folder, a pipe or a device; or a link that leads out of the folder.
     """
-    try:
-        mode = os.stat(path).st_mode
-        target, home = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: expected a file; found {'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'}.")
+    open_input(path).close()
+    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
     of_the_hub = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
     if home not in target.parents and not of_the_hub:
         raise UserError(f"{path}: a link that leads out of its folder, to {target}. Copy the file itself there.")
@@ -66,7 +66,7 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
         hint = (f" There is {pickled.name}, a pickle, which is never loaded, because it can run any program: save the "
                 "adapter again with save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
         raise UserError(f"{path}: no such file.{hint}")
-    with open(regular_file(path), "rb") as stream:
+    with open_input(regular_file(path)) as stream:
         length = int.from_bytes(stream.read(8), "little")
     if LONGEST_HEADER < length <= os.path.getsize(path):
         raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
@@ -83,8 +83,8 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
 
 def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
     for name, entry in file.entries.items():
-        if not _NAME.fullmatch(name) or len(name) > LONGEST_TEXT:
-            yield f"{show(name)}: expected a module's name, of words and dots"
+        if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            yield f"{show(name)}: expected a module's name, of words and dots, of at most {LONGEST_NAME} characters"
         elif not name.startswith(PREFIX):
             yield f"{name}: expected a name that begins with {PREFIX}"
         elif entry.dtype not in FLOAT_TYPES:
@@ -105,7 +105,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if os.path.getsize(regular_file(path)) > LARGEST_CONFIG:
         raise UserError(f"{path}: expected at most {LARGEST_CONFIG:,} bytes of settings; "
                         f"found {os.path.getsize(path):,}.")
-    values, wrong = read_json(path, _unique), []
+    values, wrong = read_json(path, unique_keys(show)), []
     for name, check in _FIELDS.items():
         problem = check(values[name]) if name in values else None
         if problem:
@@ -119,6 +119,27 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
+def check_effort(path: Path, values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """
+    Args:
+        path: of the settings `values`, which `read_config` gave.
+        names: of the modules that their patterns are matched with.
+
+    Raises:
+        UserError: that may take long; all the patterns that are too much are named.
+    """
+    wrong = []
+    for name in _MATCHED:
+        value = values.get(name)
+        # In a list are names.
+        patterns = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
+        problem = wrong_amount(patterns, names, at_parts=isinstance(value, dict))
+        if problem:
+            wrong.append(f"{name}: {problem}")
+    if wrong:
+        raise UserError(f"{path}:\n  " + "\n  ".join(wrong))
+
+
 def show(value: Any, most: int = 80) -> str:
     """A value of a file for a message: its Python spelling, so that no control character reaches the terminal."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
@@ -127,14 +148,6 @@ def show(value: Any, most: int = 80) -> str:
         return f"{type(value).__name__} of {len(value):,} entries"
     text = repr(value)
     return text if len(text) <= most else text[:most] + "…"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {show(next(n for n in names if names.count(n) > 1))} occurs twice")
-    return values
 
 
 # Each says what is expected where the value is not right.
@@ -180,9 +193,9 @@ def _layers(value: Any) -> str | None:
     return None if good else "expected numbers of layers"
 
 
-def _names(value: Any) -> str | None:
-    good = isinstance(value, list) and len(value) <= MOST_NAMES and not any(map(_text, value))
-    return None if good else "expected a list of names"
+def _names(value: Any, most: int = MOST_NAMES) -> str | None:
+    good = isinstance(value, list) and len(value) <= most and not any(map(_text, value))
+    return None if good else f"expected a list of up to {most:,} names"
 
 
 def _names_or_pattern(value: Any) -> str | None:
@@ -192,15 +205,15 @@ def _names_or_pattern(value: Any) -> str | None:
 
 
 def _patterns(value: Any) -> str | None:
-    if not isinstance(value, (str, list)) or len(value) > MOST_NAMES:
-        return "expected a name or a list of names"
+    if not isinstance(value, (str, list)) or isinstance(value, list) and len(value) > MOST_LISTS:
+        return f"expected a name or a list of up to {MOST_LISTS} names"
     return next(filter(None, map(wrong_pattern, [value] if isinstance(value, str) else value)), None)
 
 
 def _pattern_to(check: Check) -> Check:
     def problem(value: Any) -> str | None:
-        if not isinstance(value, dict) or len(value) > MOST_NAMES:
-            return "expected an object of module names"
+        if not isinstance(value, dict) or len(value) > MOST_PATTERNS:
+            return f"expected an object of up to {MOST_PATTERNS:,} module names"
         return next((text for key, one in value.items() for text in [wrong_pattern(key) or check(one)] if text), None)
     return problem
 
@@ -215,7 +228,7 @@ _FIELDS: dict[str, Check] = {
     "bias": lambda value: None if value in ("none", "all", "lora_only") else "expected none, all or lora_only",
     "use_rslora": _or_null(_flag),
     "use_dora": _or_null(_flag),
-    "modules_to_save": _or_null(_names),
+    "modules_to_save": _or_null(lambda value: _names(value, MOST_SAVED)),
     "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
     "layers_to_transform": _or_null(_layers),
     "layers_pattern": _or_null(_patterns),

@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_folder, atomic_write, write_json
-from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config, show
+from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config, show
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 from jittor_lora.lora.combine import Factors
@@ -61,6 +61,7 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     weights = folder / WEIGHTS_FILE
     settings, file = read_config(folder / CONFIG_FILE), open_weights(weights, numbers)
     halves, others = _halves(file)
+    check_effort(folder / CONFIG_FILE, settings, list(halves))
     config = _config(settings)
     wrong, factors = [], {}
     for module, parts in halves.items():

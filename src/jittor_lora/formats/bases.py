@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -85,10 +86,11 @@ def resolve_base(name: str, *, cache: Path | None = None, here: Path = Path(".")
         UserError: no such model, or it cannot be fetched; the message lists the ways out.
     """
     finder = _Finder(cache or cache_folder(), here, say, sources or Sources())
-    path = here / Path(name).expanduser()
+    path = here / os.path.expanduser(name)
     if name == AUTO:
         return finder.auto()
-    if (path / "config.json").is_file():
+    # These take what no file system could hold for a name of nothing: an adapter may name its base anything.
+    if os.path.isfile(path / "config.json"):
         return _local(name, path)
     if name in HUB_NAMES:
         return finder.from_hub(HUB_NAMES[name], name)
@@ -96,7 +98,7 @@ def resolve_base(name: str, *, cache: Path | None = None, here: Path = Path(".")
         return finder.smollm2(f"{SMOLLM2}: SmolLM2-135M-Instruct (4 bit, from the package index)")
     if name.startswith(MODELSCOPE):
         return finder.from_modelscope(name[len(MODELSCOPE) :])
-    if path.exists():
+    if os.path.exists(path):
         return _local(name, path)
     if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
         return finder.from_hub(name, name)

@@ -18,6 +18,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.inputs import open_input
 
 # Metadata types by their number: struct codes, 8 is a string, 9 an array
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -51,7 +52,7 @@ class GgufFile(Mapping[str, np.ndarray]):
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as stream:
+            with open_input(self.path) as stream:
                 if os.fstat(stream.fileno()).st_size == 0:
                     raise UserError(f"{self.path}: expected a GGUF file; found an empty file.")
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -180,8 +181,9 @@ def _place(tensors: list[tuple[str, int, tuple[int, ...], int]], start: int, siz
         if kind not in block_sizes:
             raise _Malformed(f"tensor {name[:60]}: its type (number {kind}) cannot be decoded by the gguf library")
         values, stored = block_sizes[kind]
-        if (shape[-1] if shape else 1) % values:
-            raise _Malformed(f"tensor {name[:60]}: rows of {shape[-1]} values do not divide into blocks of {values}")
+        row = shape[-1] if shape else 1
+        if row % values:
+            raise _Malformed(f"tensor {name[:60]}: rows of {row} values do not divide into blocks of {values}")
         begin, end = start + offset, start + offset + prod(shape) // values * stored
         if end > size:
             raise _Malformed(f"truncated: tensor {name[:60]} ends at byte {end} of {size}")

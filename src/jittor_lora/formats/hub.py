@@ -6,9 +6,14 @@ huggingface_hub; ModelScope's by modelscope.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import threading
 from pathlib import Path
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import sha256_of
+from jittor_lora.formats.hugging_face import read_json
 
 FILES = (
     "config.json",
@@ -80,6 +85,7 @@ def download(repository: str) -> Path:
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # the library's, its HTTP client's and the socket's
         raise Unavailable(_reason(error)) from error
+    _check_sums(folder)
     return _whole(folder)
 
 
@@ -101,6 +107,24 @@ def download_from_modelscope(model: str) -> Path:
     return _whole(folder)
 
 
+def _check_sums(folder: Path) -> None:
+    """The library compares sizes alone. Its cache keeps large files under their SHA-256 sums, and links to them.
+
+    Raises:
+        Unavailable: a file has another sum; it is removed.
+    """
+    damaged = []
+    for path in sorted(folder.iterdir()):
+        kept = Path(os.path.realpath(path))
+        if re.fullmatch(r"[0-9a-f]{64}", kept.name) and sha256_of(kept) != kept.name:
+            damaged.append(path.name)
+            kept.unlink()
+            path.unlink()
+    if damaged:
+        raise Unavailable(f"{', '.join(damaged)}: what arrived has not the SHA-256 sum that the Hub names, and is "
+                          "removed; try again")
+
+
 def _whole(folder: Path) -> Path:
     missing = _missing(folder)
     if missing:
@@ -116,7 +140,7 @@ def _missing(folder: Path) -> str:
     if not (folder / "model.safetensors").is_file():
         parts = _json(folder / "model.safetensors.index.json").get("weight_map")
         names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
-        if not names or not all((folder / name).is_file() for name in names):
+        if not names or not all(os.path.isfile(folder / name) for name in names):
             return "weights in the safetensors format"
     has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     # Whoever fetched GPT-2 for its weights alone has no tokenizer in the cache, and needs none: it is in this package.
@@ -129,10 +153,9 @@ def _missing(folder: Path) -> str:
 def _json(path: Path) -> dict:
     """The object in a JSON file, empty if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _reason(error: Exception) -> str:

@@ -19,12 +19,15 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, written_together
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
+from jittor_lora.inputs import load_json, read_input
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}
 _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 # Constants that older versions of transformers kept among the weights
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
+# Far above any: the largest tokenizer.json in use has 35 MB.
+LARGEST_JSON = 64 << 20  # bytes
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -109,10 +112,8 @@ def read_json(path: Path, object_of: Callable[[list[tuple[str, Any]]], dict[str,
         UserError: the file cannot be read, is not UTF-8 JSON, or holds something else than an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
+        value = load_json(read_input(path, LARGEST_JSON).decode("utf-8"), object_pairs_hook=object_of)
+    except ValueError as error:
         raise UserError(f"{path}: expected JSON; found something else ({str(error)[:200]}).") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object; found {type(value).__name__}.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json, written_together
-from jittor_lora.formats.adapter_check import PREFIX, open_weights, read_config
+from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
@@ -116,6 +116,8 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
     folder = Path(folder)
     config = read_adapter_config(folder / CONFIG_FILE)
     arrays = read_adapter_weights(folder / WEIGHTS_FILE)
+    modules = {name.rpartition(".")[0] for name in arrays} | {leaf.name for leaf in leaves(model)}
+    check_effort(folder / CONFIG_FILE, read_config(folder / CONFIG_FILE), sorted(modules))
     _check_ranks(folder, config, arrays)
     try:
         _refuse_olora_of_gpt2(config, model)

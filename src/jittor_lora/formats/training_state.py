@@ -18,6 +18,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write
 from jittor_lora.finite import not_finite
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
+from jittor_lora.inputs import load_json, open_input
 
 VERSION = 3
 FILE_NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -69,15 +70,15 @@ def read_state(path: Path) -> TrainingState:
         raise UserError(f"{path}: expected a training checkpoint of version {VERSION}, found version {version}.")
     expected = file.metadata.get("sha256", "")
     try:
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             _, found = _sum(stream, expected)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if found != expected:
         raise UserError(f"{path}: damaged: expected SHA-256 {expected}, found {found}.")
     try:
-        values = json.loads(file.metadata.get("values", "null"))
-    except (ValueError, RecursionError) as error:
+        values = load_json(file.metadata.get("values", "null"))
+    except ValueError as error:
         raise UserError(f"{path}: not a readable checkpoint ({error}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a training checkpoint with values, found {str(values)[:80]}.")
@@ -119,8 +120,8 @@ def newest_state(folder: Path) -> tuple[Path, TrainingState, list[str]] | None:
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every checkpoint in `folder`, oldest first."""
+    """(step, path) of every checkpoint in `folder`, oldest first; folders are none."""
     if not folder.is_dir():
         return []
-    found = [(FILE_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    found = [(FILE_NAME.fullmatch(path.name), path) for path in folder.iterdir() if not path.is_dir()]
     return sorted((int(match.group(1)), path) for match, path in found if match)

@@ -59,17 +59,29 @@ def combine(adapters: Sequence[Mapping[str, Factors]], weights: Sequence[float],
         given = np.array([weights[i] for i, _ in present], np.float32)
         draws = [_Draws(how, module, i) for i, _ in present]
         factors = [pair for _, pair in present]
-        if method == "cat":
-            a, b = _cat(factors, given, rank)
-        elif method == "svd":
-            a, b = _svd_of_factors(*_cat(factors, given, sum(f.a.shape[0] for f in factors)), rank, how.svd_clamp)
-        elif method.endswith("svd"):
-            mixed = _mix([pair.delta() for pair in factors], given, how, method[: -len("_svd")], draws, "delta")
-            a, b = _svd(mixed, rank, how.svd_clamp)
-        else:
-            a, b = _mix_factors(factors, given, how, method, draws)
+        with np.errstate(over="ignore", invalid="ignore"):
+            a, b = _combined(factors, given, how, method, rank, draws)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(f"{module}: the adapters' numbers, or the weights, are too large: their combination is not "
+                            "finite.")
         combined[module] = Factors(np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32), 1.0)
     return combined
+
+
+def _combined(factors: Sequence[Factors], weights: np.ndarray, how: Combination, method: str, rank: int,
+              draws: Sequence[_Draws]) -> tuple[np.ndarray, np.ndarray]:
+    """A and B of one module; not finite where numbers are too large."""
+    try:
+        if method == "cat":
+            return _cat(factors, weights, rank)
+        if method == "svd":
+            return _svd_of_factors(*_cat(factors, weights, sum(f.a.shape[0] for f in factors)), rank, how.svd_clamp)
+        if method.endswith("svd"):
+            mixed = _mix([pair.delta() for pair in factors], weights, how, method[: -len("_svd")], draws, "delta")
+            return _svd(mixed, rank, how.svd_clamp)
+        return _mix_factors(factors, weights, how, method, draws)
+    except np.linalg.LinAlgError:  # of what is not finite
+        return np.full((rank, 1), np.inf), np.full((1, rank), np.inf)
 
 
 def keep_largest(values: np.ndarray, density: float) -> np.ndarray:

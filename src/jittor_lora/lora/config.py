@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Iterator, Mapping, Optional, Union
 
 from jittor_lora.errors import UserError
@@ -145,4 +146,9 @@ def _is_rank(value) -> bool:
 
 def _of_pattern(pattern: Mapping, module: str, default):
     """The value of the first key that matches the module's name or its last parts, by PEFT's rule."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    return next((value for key, value in pattern.items() if _at_end(key).match(module)), default)
+
+
+@lru_cache(maxsize=1 << 14)  # there may be one for each module, more than `re` keeps compiled
+def _at_end(key: str) -> re.Pattern:
+    return re.compile(rf"(.*\.)?({key})$")

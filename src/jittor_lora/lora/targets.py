@@ -71,7 +71,7 @@ def is_saved(name: str, saved: Sequence[str]) -> bool:
     """Does the name of the module, or of one that it is in, end in one of the texts?"""
     parts = name.split(".")
     above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    return any(part.endswith(text) for text in saved for part in above)
+    return any(part.endswith(tuple(saved)) for part in above)
 
 
 def selects(target: str, name: str) -> bool:
@@ -94,7 +94,7 @@ def _named(names: Sequence[str], targets: tuple[str, ...] | str, setting: str) -
 
 
 def _is_left_to_saved(name: str, saved: Sequence[str]) -> bool:
-    return any(re.match(rf"(^|.*\.){re.escape(text)}($|\..*)", name) for text in saved)
+    return any(f".{text}." in f".{name}." for text in saved)
 
 
 def _in_layers(name: str, config: LoraConfig) -> bool:
@@ -103,7 +103,8 @@ def _in_layers(name: str, config: LoraConfig) -> bool:
     patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in config.layers_pattern or ()]
     matches = (re.match(pattern, name) for pattern in patterns or [r".*?\.[^.]*\.(\d+)\."])
     found = next((match for match in matches if match), None)
-    return found is not None and int(found.group(1)) in config.layers_to_transform
+    # The number is the last group, as the pattern may have some of its own.
+    return found is not None and int(found.group(found.re.groups)) in config.layers_to_transform
 
 
 def _last(name: str) -> str:

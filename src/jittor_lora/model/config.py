@@ -6,7 +6,6 @@ changes the model's results and is not implemented here is refused, never ignore
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +161,7 @@ class _Fields:
         return self.number_value(name, self.config.get(name, default), default, low, high)
 
     def number_value(self, name: str, value: Any, default: float, low: float, high: float) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or not low < value < high:
+        if type(value) not in (int, float) or not low < value < high:
             self.problem(name, f"a number above {low:g} and below {high:g}", value)
             return default
         return float(value)

@@ -145,7 +145,10 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
     """
     adapters = [read_adapter_folder(folder) for folder in folders]
     _check_combinable(adapters)
-    combined = combine([adapter.factors for adapter in adapters], weights, how)
+    try:
+        combined = combine([adapter.factors for adapter in adapters], weights, how)
+    except UserError as error:
+        raise UserError(f"{', '.join(map(str, folders))}: {error}") from error
     bases = list(dict.fromkeys(str(a.settings.get("base_model_name_or_path")) for a in adapters))
     notes = []
     if len(bases) > 1:

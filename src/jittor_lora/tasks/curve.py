@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,15 @@ from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import score
 from jittor_lora.files import atomic_write, make_writable, write_json
+from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.runtime import set_threads
 from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
 from jittor_lora.tasks.run_folder import PRODUCTS, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
+
+_COUNTS = ("steps", "trainable_parameters")
 
 
 def curve(config: CurveConfig) -> None:
@@ -70,12 +72,30 @@ def curve(config: CurveConfig) -> None:
         say(f"{config.over} {value:,}: {run.output}")
         loaded = trained(run)
         found = scored(loaded, Path(run.output, "evaluation"), f"{config.over} {value}")
-        summary = json.loads(Path(run.output, SUMMARY_FILE).read_text(encoding="utf-8"))
         points.append({"value": value, "run": run.output, "metrics": found,
-                       **{name: summary[name] for name in ("steps", "seconds", "trainable_parameters", "train_loss")}})
+                       **read_summary(Path(run.output, SUMMARY_FILE))})
         write_curve(folder, config, base, points)
     print(curve_table(config.over, base, points))
     say(f"Curve: {folder / 'curve.json'}, {folder / 'curve.md'}, {folder / 'curve.png'}")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a point shows of its run's summary.json: steps, seconds, trainable_parameters, train_loss.
+
+    Raises:
+        UserError: it is not the summary of a run; all that is missing or wrong is listed.
+    """
+    values = read_json(path)
+    wrong = [f"{name}: expected a whole number from 0" for name in _COUNTS
+             if type(values.get(name)) is not int or values[name] < 0]
+    if type(values.get("seconds")) not in (int, float) or not 0 <= values["seconds"] < 1e12:
+        wrong.append("seconds: expected a number from 0")
+    if values.get("train_loss") is not None and type(values["train_loss"]) not in (int, float):
+        wrong.append("train_loss: expected a number or null")
+    if wrong:
+        raise UserError("\n  ".join([f"{path}: not the summary of a training run:", *wrong]) +
+                        "\nRemove the folder of this point, so that it is trained again.")
+    return {name: values.get(name) for name in (*_COUNTS, "seconds", "train_loss")}
 
 
 def trained(run: RunConfig) -> Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ MADE_OF_A_RUN = ("evaluation", "plots")
 
 def run_files(folder: Path) -> list[str]:
     """Names of a run's files that are in `folder`."""
-    return [name for name in RUN_FILES if (folder / name).exists()]
+    return [name for name in RUN_FILES if os.path.lexists(folder / name)]
 
 
 def refuse_a_run(folder: Path) -> None:
@@ -29,6 +30,18 @@ def refuse_a_run(folder: Path) -> None:
     if found:
         raise UserError(f"{folder} already holds a run ({', '.join(found[:4])}{', …' if found[4:] else ''}). "
                         "Go on with it with --resume, replace it with --overwrite, or name another --output.")
+
+
+def refuse_links(folder: Path) -> None:
+    """
+    Raises:
+        UserError: a name under which a run writes is a link, which may lead anywhere; all are listed.
+    """
+    links = [f"{name} (to {os.readlink(folder / name)})" for name in (*RUN_FILES, *MADE_OF_A_RUN)
+             if (folder / name).is_symlink()]
+    if links:
+        raise UserError(f"{folder}: a run writes into its folder alone, and these are links out of it: "
+                        f"{', '.join(links)}. Put the files themselves there, or make the whole folder a link.")
 
 
 def remove_run(folder: Path) -> None:

@@ -40,7 +40,8 @@ from jittor_lora.ops.backend import OPERATIONS, has_kernel
 from jittor_lora.ranks import Ranks, join
 from jittor_lora.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
-from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run
+from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
+from jittor_lora.tasks.run_values import check_values, progress_of, settings_of, state_of
 from jittor_lora.training.log import NoLog, RunLog
 from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
@@ -71,6 +72,7 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
         if ranks.first:
             if not resume:
                 refuse_a_run(folder)
+            refuse_links(folder)
             remove_leftovers(folder, *(folder / name for name in (CHECKPOINTS, BEST, *PRODUCTS.values())))
         return _train(config, folder, resume, ranks, loaded)
 
@@ -289,12 +291,16 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     if found is None:
         return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
     path, state, skipped = found
+    check_values(path, state.values)
     needed = state.values["threads"] if depends_on_threads(adapter) else None
     refuse_another_run(path, state, config, identities, needed)
-    adapter.load(_below("adapter.", state.arrays))
-    adapter.load_initial(_below("initial.", state.arrays))
     progress = progress_of(state.values["progress"])
-    optimizer.load_state(state.arrays, progress.updates)
+    try:
+        adapter.load(_below("adapter.", state.arrays))
+        adapter.load_initial(_below("initial.", state.arrays))
+        optimizer.load_state(state.arrays, progress.updates)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     notes = [f"Skipped: {reason}" for reason in skipped]
     if needed is not None and needed != threads():
         set_threads(needed)
@@ -325,7 +331,7 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
         UserError: the checkpoint is of a run that began with other settings, another base or other data.
     """
     before = state.values
-    differences = config.differences(RunConfig(**before["settings"]))
+    differences = config.differences(settings_of(path, before))
     if before["base"] != identities["base"]:
         differences.append(f"the base is not that which this run began with ({config.base}); put it back")
     for name, what in (("data", "training"), ("dev", "validation")):
@@ -345,16 +351,6 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name[len(prefix):]: array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def state_of(progress: Progress) -> dict[str, Any]:
-    """`progress` as JSON, which has neither infinity nor NaN."""
-    return {name: value if value is None or math.isfinite(value) else None for name, value in asdict(progress).items()}
-
-
-def progress_of(values: Mapping[str, Any]) -> Progress:
-    """What `state_of` made JSON of."""
-    return Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
 
 
 def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loaded) -> None:

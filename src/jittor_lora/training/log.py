@@ -28,6 +28,7 @@ import yaml
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, sync, write_json
+from jittor_lora.inputs import load_json, read_input
 from jittor_lora.training.progress import Progress
 from jittor_lora.training.tensorboard import EventWriter
 
@@ -236,22 +237,24 @@ class NoLog:
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of `path` that end in a line feed, without it; none if there is no such file."""
     try:
-        content = path.read_bytes()
+        path.lstat()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    return content.split(b"\n")[:-1]
+    return read_input(path).split(b"\n")[:-1]
 
 
 def _row_step(path: Path, number: int, row: bytes) -> tuple[int, bool]:
     """(step, is a validation) of line `number` of metrics.jsonl."""
     try:
-        values = json.loads(row)
-        return int(values["step"]), "val_loss" in values
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}, line {number}: expected a JSON object with a step, found {row[:80]!r}. "
-                        "Put the file of this run back, or start a new run in another folder.") from error
+        values = load_json(row)
+    except ValueError:
+        values = None
+    if isinstance(values, dict) and type(values.get("step")) is int:
+        return values["step"], "val_loss" in values
+    raise UserError(f"{path}, line {number}: expected a JSON object with a step, found {row[:80]!r}. "
+                    "Put the file of this run back, or start a new run in another folder.")
 
 
 def _json(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Collection, Mapping
 
 import numpy as np
 
+from jittor_lora.errors import UserError
 from jittor_lora.runtime import jt
 
 
@@ -56,6 +57,18 @@ class AdamW:
                 for kind in ("first", "second") for name, array in getattr(self, kind).items()}
 
     def load_state(self, arrays: dict[str, np.ndarray], steps: int) -> None:
+        """Set the moments to those that `state` gave after so many steps.
+
+        Raises:
+            UserError: one is missing or of another shape; all are listed.
+        """
+        expected = {f"{kind}.{name}": tuple(array.shape)
+                    for kind in ("first", "second") for name, array in getattr(self, kind).items()}
+        found = {name: arrays[name].shape if name in arrays else "nothing" for name in expected}
+        wrong = [f"{name}: expected shape {shape}, found {found[name]}"
+                 for name, shape in expected.items() if found[name] != shape]
+        if wrong:
+            raise UserError("the optimiser's moments do not fit:\n  " + "\n  ".join(wrong))
         self.steps = steps
         for kind in ("first", "second"):
             for name, array in getattr(self, kind).items():

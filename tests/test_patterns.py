@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jittor_lora.formats.patterns import wrong_pattern
+from jittor_lora.patterns import wrong_amount, wrong_pattern
 
 KINDS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj")
 NAMES = [f"model.layers.{i}.{kind}" for i in range(48) for kind in KINDS]
@@ -19,6 +19,7 @@ IN_USE = [
 HOSTILE = [
     r"(.+)+!", r"(a*)*b", r"(a|a)*b", r"(a|ab)*c", r"(\w+\.?)+!", r"([a-z]+)*x", r"(x+x+)+y", r"(.{1,30}){1,30}x",
     r"(a?){25}a{25}", r"(?:a|aa){2,40}b", r"((a{1,9}){1,9}){1,9}b", r".*.*.*.*.*.*.*.*x", r"\w*\d*\w*\d*\w*\d*\w*x",
+    "a?" * 28 + "a" * 28, "(a|aa)" * 60 + "b",
     r"(?=(a+)+b)", r"(?P<n>a*)*(?P=n)", "a{4294967296}", "(" * 5000 + ")" * 5000, "(", "[", "*", r"(?P<n", "a" * 20_000,
 ]
 
@@ -40,3 +41,16 @@ def test_what_may_take_for_ever_is_not(pattern):
 @pytest.mark.parametrize("value", [None, 3, ["a"]])
 def test_what_is_no_text(value):
     assert wrong_pattern(value) == "expected a regular expression"
+
+
+def test_groups_within_groups_overflow_nothing():
+    for depth in range(20, 1200, 20):
+        found = wrong_pattern("(" * depth + "a" + ")" * depth)
+        assert found is None or found.startswith("not a regular expression (")
+
+
+def test_what_takes_long_on_many_long_names():
+    assert wrong_amount([r".*\.(q_proj|v_proj)", r"h\.(\d+)\.attn", "c_attn"], NAMES, at_parts=True) is None
+    assert wrong_amount([r".*.*.*.*x"], NAMES, at_parts=False) is None
+    assert "3e+08 steps to match" in wrong_amount([r".*.*.*.*x"], ["a." * 120] * 10, at_parts=False)
+    assert wrong_amount(["x" * 200] * 2000, ["a." * 120] * 100, at_parts=True) is None

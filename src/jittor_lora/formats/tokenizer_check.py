@@ -1,0 +1,58 @@
+"""What is checked of a tokenizer.json before the tokenizers library runs what it describes.
+
+A tokenizer is a small program: steps that rewrite a text, cut it by regular expressions and put the pieces into a
+template. Refused are steps that could make a text grow without bound, expressions whose matching could take for ever,
+and templates that do not hold the text once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Iterator
+
+from jittor_lora.errors import UserError
+from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.patterns import wrong_pattern
+
+LONGEST_INSERT = 64  # characters that a step puts in the place of others, or before a text
+MOST_GROWTH = 1_000  # times
+_PROPERTY = re.compile(r"\\[pP]\{\^?\w+\}")  # which Python's expressions lack; any class takes as long
+
+
+def check_steps(path: Any, content: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: with all that is refused; the message begins with `path`.
+    """
+    parts = {name: list(_objects(content.get(name)))
+             for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
+    wrong, growth = [], 1
+    for name, steps in parts.items():
+        for step in steps:
+            inserted = [step[key] for key in ("content", "prepend") if isinstance(step.get(key), str)]
+            wrong += [f"{name}: expected a step that inserts at most {LONGEST_INSERT} characters; found {len(text):,}"
+                      for text in inserted if len(text) > LONGEST_INSERT]
+            growth *= max(1, *map(len, inserted)) if inserted and name == "normalizer" else 1
+            pattern = step.get("Regex")
+            problem = wrong_pattern(_PROPERTY.sub(r"\\w", pattern)) if isinstance(pattern, str) else None
+            if problem:
+                wrong.append(f"{name}: {problem}, found {pattern[:60]!r}")
+            if step.get("type") == "TemplateProcessing" and not _holds_text_once(step.get("single")):
+                wrong.append(f"{name}: expected a template that holds the text once")
+    if growth > MOST_GROWTH:
+        wrong.append(f"normalizer: expected steps that make a text at most {MOST_GROWTH:,} times as long; found "
+                     f"{float(min(growth, 10**30)):.0e} times")
+    if wrong:
+        raise UserError(f"{path}:\n  {shorten(dict.fromkeys(wrong), 20, chr(10) + '  ')}")
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects in a value, itself if it is one, and those within them."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(item)
+
+
+def _holds_text_once(pieces: Any) -> bool:
+    return isinstance(pieces, list) and sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces) == 1

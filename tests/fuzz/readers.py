@@ -1,0 +1,217 @@
+"""Every reader of files that come from elsewhere, with what the program does next with what was read.
+
+Each takes the folder of the case. What it raises besides `UserError` is a finding.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+import tiny
+from fuzz.seeds import IDENTITIES, REFERENCES, SETTINGS, TARGET, with_sum
+from jittor_lora.cli.generate import read_records
+from jittor_lora.config import RunConfig
+from jittor_lora.curve_config import CurveConfig
+from jittor_lora.data.examples import training_groups
+from jittor_lora.data.sources import load_data
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.evaluation.items import items_of
+from jittor_lora.evaluation.loss_logs import read_loss_files, read_run_losses
+from jittor_lora.evaluation.metrics import read_metrics
+from jittor_lora.evaluation.systems import read_system
+from jittor_lora.formats import hub, smollm2
+from jittor_lora.formats.adapter_folder import read_adapter_folder
+from jittor_lora.formats.bases import ResolvedBase, load_base
+from jittor_lora.formats.byte_level import gpt2_tokenizer
+from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
+from jittor_lora.formats.training_state import newest_state
+from jittor_lora.lora.combination import Combination
+from jittor_lora.runtime import jittor_home
+from jittor_lora.tasks.adapter import (
+    combine_folders,
+    compare,
+    find_adapters,
+    folder_to_npz,
+    in_use,
+    measure,
+    npz_to_folder,
+)
+from jittor_lora.training.log import RunLog
+
+TEXT = "The answer is 42 or 1066.\n\nnaïve café, 北京 🎉 def f(x):\n    return  x ** 2 a<|endoftext|>b" + "a" * 300
+
+
+def base(folder: Path) -> None:
+    _use_base(ResolvedBase("base", folder, "folder", "a base"))
+
+
+def gguf(folder: Path) -> None:
+    _use_base(ResolvedBase("base", folder / "model.gguf", "gguf", "a base"))
+
+
+def tokenizer(folder: Path) -> None:
+    _use_tokenizer(read_tokenizer(folder))
+
+
+def adapter(folder: Path) -> None:
+    found = read_adapter_folder(folder)
+    measure(found)
+    in_use(found.settings)
+
+
+def adapters(folder: Path) -> None:
+    find_adapters(folder)
+    compare(read_adapter_folder(folder / "a"), read_adapter_folder(folder / "b"))
+    for how in (Combination("cat"), Combination("ties_svd", density=0.5)):
+        combine_folders([folder / "a", folder / "b"], [0.5, 2.0], how, folder / how.method)
+    folder_to_npz(folder / "a", folder / "a.npz")
+
+
+def load_adapter(folder: Path) -> None:
+    from jittor_lora.formats.peft import load_adapter
+    from jittor_lora.lora.inject import adapters_of
+
+    load_adapter(folder, _network(), "fuzz")
+    adapters_of(_network()).delete("fuzz")
+
+
+def npz(folder: Path) -> None:
+    npz_to_folder(folder / "weights.npz", folder / "adapter", "base", 16.0)
+
+
+def data(folder: Path) -> None:
+    path = str(next(folder.iterdir()))
+    for purpose in ("prompts", "evaluation", "training"):
+        found = load_data(path, purpose=purpose)
+        found.subset(2, 1)
+        found.references()
+        if purpose == "training":
+            items_of(found)
+            training_groups(found, _gpt2(), Template(), 64)
+
+
+def records(folder: Path) -> None:
+    read_records(str(folder / "data.jsonl"))
+
+
+def recipe(folder: Path) -> None:
+    RunConfig.resolve(str(folder / "recipe.yaml"))
+
+
+def curve_recipe(folder: Path) -> None:
+    config = CurveConfig.resolve(str(folder / "recipe.yaml"))
+    for value in config.values(20):
+        config.run(value, "run")
+
+
+def predictions(folder: Path) -> None:
+    read_system("one", folder / "run" / "evaluation" / "adapter" / "predictions.json", REFERENCES)
+
+
+def metrics(folder: Path) -> None:
+    read_metrics(folder / "metrics.json")
+
+
+def losses(folder: Path) -> None:
+    read_loss_files(folder / "train.txt", folder / "val.txt")
+
+
+def run(folder: Path) -> None:
+    read_run_losses(folder)
+
+
+def log(folder: Path) -> None:
+    with RunLog(folder, 8, quiet=True, tensorboard=False) as made:
+        made.truncate_to(2)
+        made.message("going on")
+
+
+def state(folder: Path) -> None:
+    """Checkpoints as they are, and with their checksum put right."""
+    from jittor_lora.tasks.train import SAME_BITS, restore
+
+    for mended in (False, True):
+        if mended:
+            for path in folder.iterdir():
+                if path.is_file() and path.stat().st_size < 1 << 20:
+                    path.write_bytes(with_sum(path.read_bytes()))
+        newest_state(folder)
+        restore(folder, *_trained(), SETTINGS, IDENTITIES, dict.fromkeys(SAME_BITS, "here"))
+
+
+def summary(folder: Path) -> None:
+    from jittor_lora.tasks.curve import read_summary
+
+    read_summary(folder / "summary.json")
+
+
+def hub_folder(folder: Path) -> None:
+    try:
+        hub._whole(folder)
+    except hub.Unavailable as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def caches(folder: Path) -> None:
+    """Notes of this program and of Jittor in the user's own folders."""
+    jittor_home({}, folder)
+    model = folder / smollm2.MEMBER.rsplit("/", 1)[1]
+    if not model.exists():
+        with open(model, "wb") as stream:
+            stream.truncate(smollm2.MODEL_BYTES)
+    smollm2._stamped(model)
+
+
+READERS: dict[str, Callable[[Path], None]] = {
+    "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
+    "load_adapter": load_adapter, "adapters": adapters, "npz": npz, "squad": data, "jsonl": data, "e2e": data,
+    "records": records, "recipe": recipe, "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
+    "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
+}
+
+
+def _use_base(resolved: ResolvedBase) -> None:
+    checkpoint, found = load_base(resolved, say=lambda text: None)
+    for name in checkpoint.tensors:
+        assert checkpoint.tensors[name].dtype == np.float32
+    _use_tokenizer(found)
+
+
+def _use_tokenizer(found: Tokenizer) -> None:
+    ids = found.encode(TEXT)
+    found.encode_all([TEXT[:9], TEXT[9:]])
+    found.decode(ids)
+    for token in ids[:20]:
+        found.token_text(token)
+    found.decode(range(min(found.vocab_size, 400)))
+
+
+@lru_cache
+def _gpt2() -> Tokenizer:
+    return Tokenizer(gpt2_tokenizer(), {}, "GPT-2", 50256)
+
+
+@lru_cache
+def _network():
+    from jittor_lora.model.load import build_model
+
+    return build_model(tiny.config(tiny.GPT2), tiny.tensors(tiny.GPT2))
+
+
+@lru_cache
+def _trained():
+    """An adapter and its optimiser, as the checkpoints are of."""
+    from jittor_lora.lora.config import LoraConfig
+    from jittor_lora.lora.inject import inject
+    from jittor_lora.model.load import build_model
+    from jittor_lora.training.optimizer import AdamW
+
+    model = build_model(tiny.config(tiny.GPT2), tiny.tensors(tiny.GPT2))
+    made = inject(model, LoraConfig(r=2, target_modules=("c_attn",)))
+    assert f"{TARGET.format(1)}.lora_B" in made.parameters()
+    return made, AdamW(made.parameters())

@@ -1,0 +1,180 @@
+"""What each reader takes, as the program itself and the libraries write it: the inputs that are spoilt."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+from safetensors.numpy import save
+
+import model_files
+import small_run
+import tiny
+from fuzz.case import Files
+from jittor_lora.config import RunConfig
+from jittor_lora.formats.reference_npz import write_npz
+from jittor_lora.formats.training_state import TrainingState, write_state
+
+TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
+IDENTITIES = {"data": "d" * 64, "dev": "e" * 64, "base": "b" * 64, "precision": "fp32"}
+SETTINGS = RunConfig(base="base", data="train.json", output="run", lora_r=2, target_modules=["c_attn"], max_steps=4)
+REFERENCES = {"1": ["one"], "2": ["two", "2"], "né": ["北"]}
+
+_SQUAD = [("Town 1 has 7 houses.\nIts river is the R1.", [("How many houses?", "7"), ("Which river?", "R1")]),
+          ("naïve café, 北京 🎉", [("Where?", "北京")])]
+_METRICS = {"exact_match": 50.0, "f1": 61.5, "count": 4, "missing": 1, "exact_match_interval": [25.0, 75.0],
+            "f1_interval": [40.0, 80.5], "interval": {"confidence": 0.95}, "answer_perplexity": 3.5}
+
+
+def seeds() -> dict[str, Files]:
+    """Reader → files that it reads."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = _folder(small_run.make_base(folder / "gpt2"))
+        llama = {**model_files.LLAMA, "rope_theta": 500.0, "bos_token_id": 299, "eos_token_id": 299}
+        model_files.make_folder(folder / "llama", llama, model_files.make_tensors(llama))
+        model_files.make_bpe().save(str(folder / "llama" / "tokenizer.json"))
+        model_files.make_gguf(folder / "model.gguf", llama, model_files.make_tensors(llama), "Q8_0")
+        gguf = (folder / "model.gguf").read_bytes()
+        llama_base = _folder(folder / "llama")
+        write_state(folder / "checkpoints", 2, _state(), 3)
+        state = _folder(folder / "checkpoints")
+    tokenizer = base["tokenizer.json"]
+    run = _run()
+    return {
+        "base": {**base, "generation_config.json": _json({"do_sample": True})},
+        "shards": _sharded(llama_base),
+        "gguf": {"model.gguf": gguf},
+        "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({"eos_token": "<|endoftext|>"}),
+                      "special_tokens_map.json": _json({"unk_token": {"content": "a"},
+                                                             "additional_special_tokens": ["b"]})},
+        "vocabulary": _vocabulary(tokenizer),
+        "adapter": _adapter(),
+        "load_adapter": _adapter(),
+        "npz": {"weights.npz": _npz()},
+        "squad": {"data.json": _squad()},
+        "jsonl": {"data.jsonl": b"".join(_json(row) + b"\n" for row in (
+            {"id": 1, "prompt": "1 + 1 =", "completion": " 2"}, {"prompt": "北", "completion": "🎉", "more": [1]},
+            {"id": "x", "prompt": "1 + 1 =", "completion": " two"}))},
+        "e2e": {"data.txt": "name : A | food : Thai||A is Thai .\nname : A | food : Thai||Thai A .\n"
+                            "name : B||B é\n".encode()},
+        "records": {"data.jsonl": b'{"prompt": "a"}\n{"context": "b", "question": "c?"}\n'},
+        "recipe": {"recipe.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()},
+        "curve_recipe": {"recipe.yaml": b"over: rank\npoints: 1,2,4\nalpha_ratio: 2\nmin_steps: 3\n"
+                                        b"lora_rank_pattern: c_attn=3,c_proj=4\nlora_layers_to_transform: 0,1\n"
+                                        b"target_modules: [c_attn]\n"},
+        "predictions": {"run/evaluation/adapter/predictions.json": _json({"1": "one", "2": "x", "né": "北"}),
+                        "run/evaluation/adapter/metrics.json": _json(_METRICS),
+                        **{f"run/{name}": content for name, content in run.items()}},
+        "metrics": {"metrics.json": _json(_METRICS)},
+        "losses": {"train.txt": b"Epoch 1, Step 10, Loss: 3.21\nstep=20 train/loss=3.1 val/loss=9.9\n",
+                   "val.txt": b"step,val_loss\n10,3.5\n20,3.25\n"},
+        "run": run,
+        "log": run,
+        "state": state,
+        "summary": {"summary.json": run["summary.json"]},
+        "adapters": {f"{name}/{file}": content for name in "ab" for file, content in _adapter().items()},
+        "hub": {"config.json": base["config.json"], "model.safetensors.index.json": _json(
+            {"weight_map": {"a": "model-1.safetensors"}}), "model-1.safetensors": b"", "tokenizer.json": b"{}"},
+        "caches": {"SmolLM2-135M-Instruct.Q4_1.gguf.json": _json({"sha256": "0" * 64, "size": 9, "modified_ns": 1}),
+                   ".cache/jittor/config.json": _json({"JITTOR_HOME": "elsewhere"})},
+    }
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _folder(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _sharded(base: Files) -> Files:
+    from safetensors.numpy import load
+
+    tensors = load(base["model.safetensors"])
+    names = sorted(tensors)
+    shards = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
+    places = {name: shard for shard, held in shards.items() for name in held}
+    index = {"metadata": {"total_size": 9}, "weight_map": places}
+    return {**{name: content for name, content in base.items() if name != "model.safetensors"},
+            **{shard: save({name: tensors[name] for name in held}) for shard, held in shards.items()},
+            "model.safetensors.index.json": _json(index)}
+
+
+def _vocabulary(tokenizer: bytes) -> Files:
+    model = json.loads(tokenizer)["model"]
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"]), ""])
+    vocab = {token: i for i, token in enumerate([*sorted(model["vocab"], key=model["vocab"].get), "<|endoftext|>"])}
+    return {"vocab.json": _json(vocab), "merges.txt": merges.encode(),
+            "added_tokens.json": _json({"<more>": len(vocab)}),
+            "tokenizer_config.json": _json({"add_prefix_space": False})}
+
+
+def _adapter() -> Files:
+    shapes = {}
+    for block in range(2):
+        module = f"base_model.model.{TARGET.format(block)}"
+        shapes[f"{module}.lora_A.weight"], shapes[f"{module}.lora_B.weight"] = (2, 24), (72, 2)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/base", "r": 2,
+              "lora_alpha": 4, "lora_dropout": 0.1, "target_modules": ["c_attn"], "exclude_modules": None,
+              "fan_in_fan_out": True, "bias": "none", "init_lora_weights": True, "use_rslora": False, "use_dora": False,
+              "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {r"h\.1\.attn": 8.0},
+              "layers_to_transform": [0, 1], "layers_pattern": "h", "revision": None}
+    return {"adapter_config.json": _json(config), "adapter_model.safetensors": save(tiny.adapter_arrays(shapes))}
+
+
+def _npz() -> bytes:
+    shapes = {}
+    for third in "qkv":
+        shapes[f"transformer_h.0.attn.qkv_proj.lora_A_{third}.weight"] = (2, 24)
+        shapes[f"transformer_h.0.attn.qkv_proj.lora_B_{third}.weight"] = (24, 2)
+    shapes["transformer_h.0.mlp.c_fc.lora_A.weight"] = (2, 24)
+    shapes["transformer_h.0.mlp.c_fc.lora_B.weight"] = (96, 2)
+    stream = io.BytesIO()
+    write_npz(stream, tiny.adapter_arrays(shapes))
+    return stream.getvalue()
+
+
+def _squad() -> bytes:
+    paragraphs = [{"context": context, "qas": [
+        {"id": f"{i}{j}", "question": question, "answers": [{"text": text, "answer_start": context.index(text)}]}
+        for j, (question, text) in enumerate(questions)]} for i, (context, questions) in enumerate(_SQUAD)]
+    return _json({"version": "1.1", "data": [{"title": "Towns", "paragraphs": paragraphs}]})
+
+
+def _run() -> Files:
+    rows = [{"step": 0, "val_loss": 4.0}]
+    rows += [{"step": step, "train_loss": 4.0 - step / 8, "learning_rate": 1e-4, "tokens": 99} for step in (1, 2, 3, 4)]
+    rows.append({"step": 4, "val_loss": None, "f1": 20.0})
+    summary = {"ended": "finished", "steps": 4, "seconds": 1.5, "trainable_parameters": 99, "train_loss": 3.5}
+    return {"metrics.jsonl": b"".join(_json(row) + b"\n" for row in rows),
+            "train_loss.txt": b"3.875\n3.75\n3.625\n3.5\n", "val_loss.txt": b"4.0\nnan\n",
+            "run.log": b"2024-01-01 00:00:00 Done\n", "summary.json": _json(summary),
+            "config.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()}
+
+
+def _state() -> TrainingState:
+    arrays = {}
+    for block in range(2):
+        for part, shape in (("A", (2, 24)), ("B", (72, 2))):
+            name = f"{TARGET.format(block)}.lora_{part}"
+            arrays.update({f"{kind}.{name}": np.ones(shape, np.float32) for kind in ("adapter", "first", "second")})
+    progress = {"step": 2, "train_loss": 3.5, "validation_loss": None, "best_loss": None, "best_step": 0,
+                "validations_since_best": 0}
+    return TrainingState(arrays, {"progress": progress, "settings": SETTINGS.model_dump(), **IDENTITIES, "threads": 1,
+                                  "system": {"cpu": "x", "jittor": "1"}})
+
+
+def with_sum(data: bytes) -> bytes:
+    """A checkpoint with the SHA-256 sum that it should have in its header, as whoever spoils one can put it there."""
+    at = data.find(b'"sha256":"')
+    if at < 0 or len(data) < at + 74:
+        return data
+    zeroed = data[: at + 10] + b"0" * 64 + data[at + 74 :]
+    return zeroed[: at + 10] + hashlib.sha256(zeroed).hexdigest().encode() + zeroed[at + 74 :]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+_SPEC = importlib.util.spec_from_file_location("audit", Path(__file__).parents[1] / "requirements" / "audit.py")
+audit = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(audit)
+
+GOOD = {"name": "numpy", "version": "1.26.4", "vulns": []}
+SKIPPED = {"name": "rich", "skip_reason": "Dependency not found"}
+BAD = {"name": "pyyaml", "version": "5.3", "vulns": [{"id": "PYSEC-2021-142", "fix_versions": ["5.4"]}]}
+
+
+@pytest.mark.parametrize("packages, code, told", [
+    ([GOOD], 0, "1 packages audited, 0 vulnerabilities known"),
+    ([GOOD, SKIPPED], 0, "NOT audited: rich.\nlock.txt: 1 packages audited"),
+    ([GOOD, BAD], 1, "pyyaml 5.3: PYSEC-2021-142, mended in 5.4"),
+])
+def test_what_is_known_decides(capsys, packages, code, told):
+    assert audit.report("lock.txt", code, json.dumps({"dependencies": packages}), "") == code
+    assert told in capsys.readouterr().out
+
+
+def test_where_nothing_is_known_it_is_said(capsys):
+    error = "ERROR:pip_audit._cli:HTTPSConnectionPool(host='a', port=443): Max retries exceeded with url: /x"
+    assert audit.report("lock.txt", 1, "", error) == 0
+    assert "NOT audited" in capsys.readouterr().out
+
+
+def test_an_index_without_advisories_is_said_to_have_none(capsys):
+    assert audit.report("lock.txt", 0, json.dumps({"dependencies": [SKIPPED, SKIPPED]}), "") == 0
+    assert "NOT audited: the advisories cannot be reached" in capsys.readouterr().out
+
+
+def test_any_other_failure_is_one(capsys):
+    assert audit.report("lock.txt", 1, "", "lock.txt: line 3: no hash") == 1
+    assert "no hash" in capsys.readouterr().err
