@@ -73,7 +73,8 @@ def _run(mark: Path, log: Path, environ: Mapping[str, str], screen: TextIO) -> i
     command = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(mark)]
     with open(log, "wb") as output:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-                                 env=dict(environ), start_new_session=True)
+                                 env={**environ, "PYTHONUNBUFFERED": "1"},  # so that what it says last is last
+                                 start_new_session=True)
     progress = Progress(screen, mark.parent)
     try:
         while child.poll() is None:

@@ -76,7 +76,7 @@ _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
 TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
 _LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
-LARGEST_LOSS = 1e30  # near the largest float the places of the axis' ticks overflow
+LARGEST_LOSS = 1e300  # near the largest float the places of the axis' ticks overflow
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
 
