@@ -85,7 +85,8 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 14, 4)
     (files / "runs").mkdir()
     command = ["train", "--base", files / "base", "--data", files / "train.json", "--dev", files / "dev.json",
-               "--max-steps", 20, "--batch-size", 8, "--save-every", 10, "--eval-every", 10, "--learning-rate", 0.01]
+               "--max-steps", 20, "--batch-size", 8, "--save-every", 10, "--eval-every", 10, "--learning-rate", 0.01,
+               "--precision", "fp32"]
     status, _, err = small_run.run(*command, "--output", files / "alone")
     assert status == 0, err
     status, out, err = on_two_hosts(tmp_path, files / "runs", *command, "--output", files / "runs" / "two")
