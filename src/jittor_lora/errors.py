@@ -7,8 +7,6 @@ import unicodedata
 
 LONGEST_MESSAGE = 20_000  # characters
 _PLAIN = "\n\t"
-# Characters that command a terminal, turn the direction of writing or are halves of others.
-_SHOWN_AS_CODES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class UserError(Exception):
@@ -43,6 +41,7 @@ def _printable(text: str) -> str:
 
 def _shown(match: re.Match) -> str:
     character = match.group()
-    if character in _PLAIN or unicodedata.category(character) not in _SHOWN_AS_CODES:
+    if character in _PLAIN or character.isprintable() or unicodedata.category(character) == "Zs":  # a kind of space
         return character
+    # It commands a terminal, turns the direction of writing, is half of another or none at all.
     return character.encode("unicode_escape").decode("ascii")

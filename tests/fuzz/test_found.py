@@ -105,8 +105,8 @@ def test_notes_in_the_users_folders_that_are_none_are_passed_over(tmp_path):
 
 
 def test_a_message_commands_no_terminal(tmp_path):
-    error = UserError("a: \x1b[2J\x00 \u202e \ud800 é 北\u3000\u00a0🎉\n\tb")
-    assert str(error) == "a: \\x1b[2J\\x00 \\u202e \\ud800 é 北\u3000\u00a0🎉\n\tb"
+    error = UserError("a: \x1b[2J\x00 \u202e \ud800 \ufefe \ue000 é 北\u3000\u00a0🎉\n\tb")
+    assert str(error) == "a: \\x1b[2J\\x00 \\u202e \\ud800 \\ufefe \\ue000 é 北\u3000\u00a0🎉\n\tb"
     assert len(str(UserError("x" * 10**6))) < LONGEST_MESSAGE + 20
 
 
