@@ -6,12 +6,14 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e_texts import e2e_texts
 from jittor_lora.evaluation import meteor as meteor_module
+from jittor_lora.evaluation import nist as nist_module
 from jittor_lora.evaluation import text as text_module
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.nist import nist
@@ -49,12 +51,49 @@ def test_what_is_not_installed_is_absent_and_says_how_to_get_it(monkeypatch):
 
 
 def test_a_missing_prediction_is_an_empty_text(monkeypatch):
-    monkeypatch.setattr(text_module, "meteor", lambda texts, truths: float(texts[1] == []))
+    monkeypatch.setattr(text_module, "meteor", lambda texts, truths, **_: (float(texts[1] == []), np.zeros(9)))
     references = {"1": ["the cat sat on the mat"], "2": ["a dog ran"]}
     scores = text_scores(references, {"1": "the cat sat on the mat"})
     assert scores == text_scores(references, {"1": "the cat sat on the mat", "2": ""})
     assert scores["METEOR"].value == 100
     assert 0 < scores["CIDEr"].value < 10
+
+
+def test_intervals_are_those_of_the_whole_score_over_texts_drawn_again(monkeypatch):
+    """By the definition: texts are drawn, copied, and scored as a corpus; what is known of references stays."""
+    references, predictions = e2e_texts(25)
+    words, true_words = ([mteval_words(predictions[name]) for name in references],
+                         [[mteval_words(text) for text in texts] for texts in references.values()])
+    generator, drawn = np.random.default_rng(3), []
+    statistics = nist_module.statistics(words, true_words)
+    for _ in range(text_module.RESAMPLES):
+        chosen = generator.integers(25, size=25)
+        drawn.append(nist_module.score_of(sum(statistics[i] for i in chosen)))
+    scores = text_scores(references, predictions, 3)
+    assert scores["NIST"].interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
+    for name, score in scores.items():
+        assert score.value is None or score.interval[0] < score.value < score.interval[1], name
+
+
+def test_one_text_has_no_spread():
+    for score in text_scores({"1": ["a b c d e"]}, {"1": "a b c d f"}).values():
+        assert score.value is None or score.interval == pytest.approx((score.value, score.value))
+
+
+@pytest.mark.parity
+def test_intervals_of_scores_by_programs_of_others():
+    """A corpus of texts drawn again has the score that the program gives to their copies."""
+    references, predictions = e2e_texts(30)
+    names, generator = list(references), np.random.default_rng(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "RESAMPLES", 2)
+        found = text_scores(references, predictions, 5)
+        copies = [[names[i] for i in generator.integers(30, size=30)] for _ in range(2)]
+        drawn = [text_scores({str(at): references[name] for at, name in enumerate(chosen)},
+                             {str(at): predictions[name] for at, name in enumerate(chosen)}) for chosen in copies]
+    for name in ("BLEU", "BLEU-1", "BLEU-2", "BLEU-4", "METEOR"):
+        expected = np.quantile([scores[name].value for scores in drawn], [0.025, 0.975])
+        assert found[name].interval == pytest.approx(tuple(expected), rel=1e-9), name
 
 
 def test_texts_like_nothing_score_zero():

@@ -47,7 +47,7 @@ def java(monkeypatch):
 
 def test_meteor(java):
     from pycocoevalcap.meteor.meteor import Meteor
-    assert meteor(WORDS, TRUE_WORDS) == Meteor().compute_score(*joined(WORDS, TRUE_WORDS))[0]
+    assert meteor(WORDS, TRUE_WORDS)[0] == Meteor().compute_score(*joined(WORDS, TRUE_WORDS))[0]
 
 
 @pytest.mark.parametrize(("data", "differing"), [("e2e-train", 1), ("sample-dev", 9)])

@@ -44,11 +44,27 @@ def mean_interval(values: Sequence[float], *, resamples: int = RESAMPLES, confid
         UserError: `values` is empty.
     """
     values = _checked(values)
-    tail = (1 - confidence) / 2
     # Clipped because a mean of n equal values can differ from them in the last bit.
-    low, high = np.clip(np.quantile(_resampled_means(values, resamples, seed), (tail, 1 - tail)),
-                        values.min(), values.max())
+    low, high = np.clip(percentiles(_resampled_means(values, resamples, seed), confidence), values.min(), values.max())
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def resampled_sums(statistics: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Sums (resamples, k) of the rows of `statistics` (n, k), n of them drawn with replacement each time.
+
+    For scores of a whole corpus that are functions of sums over its texts. With one seed, the same texts are drawn for
+    every score.
+    """
+    generator, count = np.random.default_rng(seed), len(statistics)
+    return np.stack([np.bincount(generator.integers(count, size=count), minlength=count) @ statistics
+                     for _ in range(resamples)])
+
+
+def percentiles(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The ends of the percentile interval of resampled `values` (resamples,)."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES,

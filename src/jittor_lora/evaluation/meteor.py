@@ -13,7 +13,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jittor_lora.errors import UserError
+from jittor_lora.evaluation.bootstrap import resampled_sums
 
 _SEPARATOR = " ||| "
 
@@ -22,8 +25,9 @@ class Unavailable(Exception):
     """Something that the program needs is not installed; the message says what, and how to get it."""
 
 
-def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
-    """The METEOR score of a corpus, from 0 to 1.
+def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], *,
+           resamples: int = 0, seed: int = 0) -> tuple[float, np.ndarray]:
+    """The METEOR score of a corpus, from 0 to 1, and those (resamples,) of corpora of as many texts drawn from it.
 
     Args:
         hypotheses: the words of each text.
@@ -37,16 +41,28 @@ def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Se
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                           encoding="utf-8") as process:
         try:
-            statistics = [_asked(process, "SCORE", *map(_line, texts), _line(words))
-                          for words, texts in zip(hypotheses, references)]
-            answers = [_asked(process, "EVAL", *statistics), *(process.stdout.readline() for _ in statistics)]
-            return float(answers[-1])  # after the scores of the texts
+            answers = [_asked(process, "SCORE", *map(_line, texts), _line(words))
+                       for words, texts in zip(hypotheses, references)]
+            statistics = np.array([_summands(answer) for answer in answers])
+            corpora = np.vstack([statistics.sum(axis=0), *resampled_sums(statistics, resamples, seed)])
+            first = _asked(process, "EVAL", *(" ".join(map(repr, sums)) for sums in corpora.tolist()))
+            scores = [float(first), *(float(process.stdout.readline()) for _ in corpora[1:])]
+            return scores[0], np.array(scores[1:])
         except (OSError, ValueError) as error:
             process.kill()
             raise UserError(f"METEOR's program ({' '.join(command[:4])}) failed: {error}. Run that command by hand to "
                             "see why; it takes up to 2 GB of memory.") from error
         finally:
             process.stdin.close()
+
+
+def _summands(answer: str) -> list[float]:
+    """The statistics of a text as the program adds them up: one that is its reference, in one piece, has no chunk."""
+    numbers = [float(number) for number in answer.split()]
+    words, true_words, (chunks, matched, true_matched) = numbers[0], numbers[1], numbers[-3:]
+    if chunks == 1 and matched == words and true_matched == true_words:
+        numbers[-3] = 0.0
+    return numbers
 
 
 def _asked(process: subprocess.Popen, *parts: str) -> str:

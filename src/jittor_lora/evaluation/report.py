@@ -168,9 +168,8 @@ def _texts(report: Report) -> str:
     rows = []
     for name in names:
         found = [report.texts[system.name][name] for system in report.systems]
-        rows.append([_text(name), *("absent" if one.value is None else f"{one.value:.2f}" for one in found),
-                     _text(found[0].note)])
-    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10.",
+        rows.append([_text(name), *(one.shown for one in found), _text(found[0].note)])
+    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10. With 95 % bootstrap intervals.",
                   ["Score", *(system.name for system in report.systems), "How"], rows, text_columns=(len(rows[0]) - 1,))
 
 

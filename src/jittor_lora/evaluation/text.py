@@ -9,12 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import numpy as np
+
+from jittor_lora.evaluation import nist
+from jittor_lora.evaluation.bootstrap import percentiles, resampled_sums
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.meteor import Unavailable, meteor
-from jittor_lora.evaluation.nist import nist
 from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
 
+RESAMPLES = 1_000  # of texts, for the intervals
 E2E_SCORES = ("BLEU-4", "NIST", "METEOR", "ROUGE-L (E2E)", "CIDEr")
 _PACKAGES = "pip install 'jittor-lora[metrics]'"
 
@@ -24,13 +28,23 @@ class TextScore:
     """Attributes:
         value: None if it could not be computed.
         note: how it was computed, or why not.
+        interval: the ends of its 95 % interval, percentile bootstrap over texts; None without a value.
     """
 
     value: float | None
     note: str
+    interval: tuple[float, float] | None = None
+
+    @property
+    def shown(self) -> str:
+        """For people: value and interval, or "absent"."""
+        if self.value is None or self.interval is None:
+            return "absent"
+        return "{:.2f} [{:.2f}, {:.2f}]".format(self.value, *self.interval)
 
 
-def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, TextScore]:
+def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str],
+                seed: int = 0) -> dict[str, TextScore]:
     """The scores of `predictions` (id -> text) over all of `references` (id -> accepted texts), by name.
 
     BLEU, ROUGE and METEOR are in percent, CIDEr goes from 0 to 10, NIST from 0 on. A missing prediction is an empty
@@ -39,16 +53,29 @@ def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[st
     texts = [predictions.get(name, "") for name in references]
     truths = list(references.values())
     words, true_words = _words(ptb_words, texts, truths)
-    scores = {**_bleu(texts, truths), **_rouge(texts, truths)}
-    scores["NIST"] = TextScore(nist(*_words(mteval_words, texts, truths)), "NIST-5, mteval-v13a, lower case")
-    common = list(map(rouge_l, words, true_words))
-    scores["ROUGE-L (E2E)"] = TextScore(100 * _mean(common), "of COCO captions, beta 1.2")
-    scores["CIDEr"] = TextScore(_mean(cider(words, true_words)), "of COCO captions")
+    scores = {**_bleu(texts, truths, seed), **_rouge(texts, truths, seed)}
+    of_texts = nist.statistics(*_words(mteval_words, texts, truths))
+    scores["NIST"] = _of_sums(nist.score_of, of_texts, "NIST-5, mteval-v13a, lower case", seed)
+    common = [100 * rouge_l(*text) for text in zip(words, true_words)]
+    scores["ROUGE-L (E2E)"] = _of_means(common, "of COCO captions, beta 1.2", seed)
+    scores["CIDEr"] = _of_means(cider(words, true_words), "of COCO captions", seed)
     try:
-        scores["METEOR"] = TextScore(100 * meteor(words, true_words), "METEOR 1.5, English, normalised")
+        whole, drawn = meteor(words, true_words, resamples=RESAMPLES, seed=seed)
+        scores["METEOR"] = TextScore(100 * whole, "METEOR 1.5, English, normalised", percentiles(100 * drawn))
     except Unavailable as reason:
         scores["METEOR"] = TextScore(None, str(reason))
     return scores
+
+
+def _of_sums(score: Callable[[np.ndarray], float], statistics: np.ndarray, note: str, seed: int) -> TextScore:
+    """A score that is a function of the sums of the texts' statistics (n, k)."""
+    drawn = np.array([score(sums) for sums in resampled_sums(statistics, RESAMPLES, seed)])
+    return TextScore(score(statistics.sum(axis=0)), note, percentiles(drawn))
+
+
+def _of_means(values: Sequence[float], note: str, seed: int) -> TextScore:
+    """A score that is the mean of the texts'."""
+    return _of_sums(lambda sums: float(sums[0]) / len(values), np.array(values)[:, None], note, seed)
 
 
 def _words(split: Callable[[str], list[str]], texts: Sequence[str],
@@ -56,7 +83,7 @@ def _words(split: Callable[[str], list[str]], texts: Sequence[str],
     return [split(text) for text in texts], [[split(text) for text in accepted] for accepted in truths]
 
 
-def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, TextScore]:
+def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> dict[str, TextScore]:
     """Papineni et al. 2002, by sacrebleu; "BLEU" with its defaults, the others in lower case, as E2E's."""
     names = ("BLEU", "BLEU-1", "BLEU-2", "BLEU-4")
     try:
@@ -64,14 +91,22 @@ def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, Te
     except ImportError:
         return dict.fromkeys(names, TextScore(None, f"needs sacrebleu: {_PACKAGES}"))
     streams = list(zip_longest(*truths))
-    # E2E's references have a space before each mark; "force" is to say nothing about that.
-    metrics = (BLEU(force=True),
-               *(BLEU(lowercase=True, force=True, max_ngram_order=order, effective_order=False) for order in (1, 2, 4)))
-    return {name: TextScore(metric.corpus_score(texts, streams).score, str(metric.get_signature()))
-            for name, metric in zip(names, metrics)}
+    scores = {}
+    for name, lower_case, order in zip(names, (False, True, True, True), (4, 1, 2, 4)):
+        # E2E's references have a space before each mark; "force" is to say nothing about that.
+        settings = {"lowercase": lower_case, "force": True, "max_ngram_order": order}
+        metric, one = BLEU(**settings), BLEU(**settings, effective_order=True)
+        whole = metric.corpus_score(texts, streams)
+        found = (one.sentence_score(text, accepted) for text, accepted in zip(texts, truths))
+        statistics = np.array([[*text.counts, *text.totals, text.sys_len, text.ref_len] for text in found])
+        drawn = [BLEU.compute_bleu(sums[:order], sums[order:-2], *sums[-2:], smooth_method="exp", max_ngram_order=order)
+                 for sums in resampled_sums(statistics, RESAMPLES, seed).tolist()]
+        scores[name] = TextScore(whole.score, str(metric.get_signature()),
+                                 percentiles(np.array([score.score for score in drawn])))
+    return scores
 
 
-def _rouge(texts: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, TextScore]:
+def _rouge(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> dict[str, TextScore]:
     """Lin 2004, by rouge-score: the mean F1 with the best reference of each text, of word stems."""
     kinds = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
     try:
@@ -80,9 +115,5 @@ def _rouge(texts: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, T
         return dict.fromkeys(kinds, TextScore(None, f"needs rouge-score: {_PACKAGES}"))
     scorer = RougeScorer(list(kinds.values()), use_stemmer=True)
     found = [scorer.score_multi(accepted, text) for accepted, text in zip(truths, texts)]
-    return {name: TextScore(100 * _mean([scores[kind].fmeasure for scores in found]), "rouge-score, F1, stems")
+    return {name: _of_means([100 * scores[kind].fmeasure for scores in found], "rouge-score, F1, stems", seed)
             for name, kind in kinds.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

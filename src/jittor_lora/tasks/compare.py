@@ -103,7 +103,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     items, found = items_of(questions), standings(systems, seed)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
     texts = {} if isinstance(questions, SquadData) else {
-        system.name: text_scores(references, _predictions(system)) for system in systems}
+        system.name: text_scores(references, _predictions(system), seed) for system in systems}
     shared = duplicates(training, items) if training is not None else None
     write_json(folder / "comparison.json", {
         "data": questions.path, "questions": len(references), "seed": seed, "systems": standings_json(found),

@@ -257,11 +257,10 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
         say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats a token)")
     if not questions.contexts:  # texts with several references, not short answers
-        scores = text_scores(questions.references, predictions)
+        scores = text_scores(questions.references, predictions, seed)
         more["text_scores"] = {metric: dataclasses.asdict(of_texts) for metric, of_texts in scores.items()}
         for metric, of_texts in scores.items():
-            value = "absent" if of_texts.value is None else f"{of_texts.value:.2f}"
-            say(f"{name}: {metric} {value} ({of_texts.note})")
+            say(f"{name}: {metric} {of_texts.shown} ({of_texts.note})")
     with written_together(folder, "metrics.json") as stage:
         if how.extractive:
             write_spans(stage / "spans.jsonl", spans)
