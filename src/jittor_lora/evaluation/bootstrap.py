@@ -56,8 +56,10 @@ def resampled_sums(statistics: np.ndarray, resamples: int, seed: int = 0) -> np.
     every score.
     """
     generator, count = np.random.default_rng(seed), len(statistics)
-    return np.stack([np.bincount(generator.integers(count, size=count), minlength=count) @ statistics
-                     for _ in range(resamples)])
+    sums = np.empty((resamples, statistics.shape[1]))
+    for row in sums:
+        row[:] = np.bincount(generator.integers(count, size=count), minlength=count) @ statistics
+    return sums
 
 
 def percentiles(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:

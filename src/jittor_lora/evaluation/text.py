@@ -100,7 +100,7 @@ def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> d
         found = (one.sentence_score(text, accepted) for text, accepted in zip(texts, truths))
         statistics = np.array([[*text.counts, *text.totals, text.sys_len, text.ref_len] for text in found])
         drawn = [BLEU.compute_bleu(sums[:order], sums[order:-2], *sums[-2:], smooth_method="exp", max_ngram_order=order)
-                 for sums in resampled_sums(statistics, RESAMPLES, seed).tolist()]
+                 for sums in resampled_sums(statistics, RESAMPLES, seed).astype(int).tolist()]
         scores[name] = TextScore(whole.score, str(metric.get_signature()),
                                  percentiles(np.array([score.score for score in drawn])))
     return scores
