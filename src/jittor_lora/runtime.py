@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import os
 import platform
@@ -239,6 +240,12 @@ def set_threads(count: int) -> None:
     if count < 1:
         raise UserError(f"threads: expected 1 or more, found {count}.")
     _openmp().omp_set_num_threads(count)
+
+
+def free_memory() -> None:
+    """Give back what models that are no longer used have left: Jittor keeps blocks of freed numbers for new ones."""
+    gc.collect()
+    _import_jittor().gc()
 
 
 def _openmp() -> ctypes.CDLL:

@@ -45,6 +45,16 @@ def test_examples(folder, capsys, monkeypatch):
     assert (folder / "examples/examples-6/evaluation/extractive/spans.jsonl").is_file()
 
 
+def test_one_model_at_a_time(folder, monkeypatch):
+    """The numbers that are held when a point begins are not more for the points before it."""
+    from jittor_lora.runtime import jt
+    from jittor_lora.tasks import curve as task
+    held, trained = [], task.trained
+    monkeypatch.setattr(task, "trained", lambda run: held.append(jt.number_of_hold_vars()) or trained(run))
+    assert curve(folder, "memory", "--points", "2,4,6") == 0
+    assert held[0] == held[1] == held[2]
+
+
 def test_ranks(folder):
     assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "2", "--alpha-ratio", "2") == 0
     found = json.loads((folder / "ranks/curve.json").read_text())

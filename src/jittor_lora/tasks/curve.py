@@ -22,7 +22,7 @@ from jittor_lora.files import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
-from jittor_lora.runtime import set_threads
+from jittor_lora.runtime import free_memory, set_threads
 from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
 from jittor_lora.tasks.run_folder import PRODUCTS, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
@@ -70,8 +70,9 @@ def curve(config: CurveConfig) -> None:
     points: list[dict[str, Any]] = []
     for value, run in runs.items():
         say(f"{config.over} {value:,}: {run.output}")
-        loaded = trained(run)
-        found = scored(loaded, Path(run.output, "evaluation"), f"{config.over} {value}")
+        # Not kept in a variable: two models at a time would take twice the memory.
+        found = scored(trained(run), Path(run.output, "evaluation"), f"{config.over} {value}")
+        free_memory()
         points.append({"value": value, "run": run.output, "metrics": found,
                        **read_summary(Path(run.output, SUMMARY_FILE))})
         write_curve(folder, config, base, points)
