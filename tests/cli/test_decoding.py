@@ -86,4 +86,5 @@ def test_e2e_by_its_recipe(base, tmp_path, capsys):
     assert metrics["answer_perplexity"] > 1
     scores = text_scores(references, predictions, 42)
     assert set(E2E_SCORES) <= scores.keys()
+    assert metrics["text_scores_interval"]["resamples"] == 1_000
     assert metrics["text_scores"] == json.loads(json.dumps({name: vars(score) for name, score in scores.items()}))

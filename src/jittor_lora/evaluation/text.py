@@ -12,13 +12,14 @@ from itertools import zip_longest
 import numpy as np
 
 from jittor_lora.evaluation import nist
-from jittor_lora.evaluation.bootstrap import percentiles, resampled_sums
+from jittor_lora.evaluation.bootstrap import CONFIDENCE, percentiles, resampled_sums
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.meteor import Unavailable, meteor
 from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
 
-RESAMPLES = 1_000  # of texts, for the intervals
+RESAMPLES = 1_000
+INTERVAL = {"method": "percentile bootstrap over texts", "confidence": CONFIDENCE, "resamples": RESAMPLES}
 E2E_SCORES = ("BLEU-4", "NIST", "METEOR", "ROUGE-L (E2E)", "CIDEr")
 _PACKAGES = "pip install 'jittor-lora[metrics]'"
 

@@ -22,7 +22,7 @@ from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, read_system, run_of, run_settings
-from jittor_lora.evaluation.text import text_scores
+from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.files import make_writable, write_json
 
 BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
@@ -111,6 +111,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
         "text_scores": {name: {score: vars(value) for score, value in scores.items()}
                         for name, scores in texts.items()},
+        "text_scores_interval": INTERVAL if texts else None,
         "duplicates": vars(shared) if shared else None,
         "extremes": {system.name: _extremes(system) for system in systems}})
     look = {"language": language, "font": font}

@@ -28,7 +28,7 @@ from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.squad import SquadScore, score
-from jittor_lora.evaluation.text import text_scores
+from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.extraction import Extract, Extractor
 from jittor_lora.files import atomic_write, make_writable, written_together
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -259,6 +259,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     if not questions.contexts:  # texts with several references, not short answers
         scores = text_scores(questions.references, predictions, seed)
         more["text_scores"] = {metric: dataclasses.asdict(of_texts) for metric, of_texts in scores.items()}
+        more["text_scores_interval"] = INTERVAL
         for metric, of_texts in scores.items():
             say(f"{name}: {metric} {of_texts.shown} ({of_texts.note})")
     with written_together(folder, "metrics.json") as stage:
