@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e_texts import e2e_texts
+from jittor_lora.errors import UserError
 from jittor_lora.evaluation import meteor as meteor_module
 from jittor_lora.evaluation import nist as nist_module
 from jittor_lora.evaluation import text as text_module
@@ -48,6 +49,16 @@ def test_what_is_not_installed_is_absent_and_says_how_to_get_it(monkeypatch):
     absent = {name for name, score in scores.items() if score.value is None}
     assert absent == {"BLEU", "BLEU-1", "BLEU-2", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "METEOR"}
     assert all("pip install 'jittor-lora[" in scores[name].note for name in absent)
+
+
+def test_a_program_of_meteor_that_says_nothing_is_told(monkeypatch, tmp_path):
+    program = tmp_path / "java"
+    program.write_text("#!/bin/sh\nwhile read line; do echo; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(meteor_module, "_java", lambda: str(program))
+    monkeypatch.setattr(meteor_module, "_program", lambda: tmp_path / "meteor.jar")
+    with pytest.raises(UserError, match="METEOR's program .* failed"):
+        meteor_module.meteor([["a"]], [[["a"]]])
 
 
 def test_a_missing_prediction_is_an_empty_text(monkeypatch):

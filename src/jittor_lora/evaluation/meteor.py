@@ -59,7 +59,7 @@ def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Se
 def _summands(answer: str) -> list[float]:
     """The statistics of a text as the program adds them up: one that is its reference, in one piece, has no chunk."""
     numbers = [float(number) for number in answer.split()]
-    words, true_words, (chunks, matched, true_matched) = numbers[0], numbers[1], numbers[-3:]
+    words, true_words, *_, chunks, matched, true_matched = numbers
     if chunks == 1 and matched == words and true_matched == true_words:
         numbers[-3] = 0.0
     return numbers
