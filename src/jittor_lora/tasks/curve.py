@@ -144,13 +144,13 @@ def rows_of(over: str, base: Metrics, points: list[dict[str, Any]]) -> list[tupl
 
 
 def curve_table(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
-    return f"{table(rows_of(over, base, points))}\n{base.count} questions, scores in percent"
+    return f"{table(rows_of(over, base, points))}\n{base.count:,} questions, scores in percent"
 
 
 def markdown(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
     head, *rows = rows_of(over, base, points)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + f"\n\n{base.count} questions, scores in percent.\n"
+    return "\n".join(lines) + f"\n\n{base.count:,} questions, scores in percent.\n"
 
 
 def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:
