@@ -129,6 +129,21 @@ class _SwiGLU(jt.Function):
 
 def linear(x, weight, bias=None):
     """x · weightᵀ + bias. x (N, in), weight (out, in), bias (out,); returns (N, out)."""
+    return _Linear.apply(x, weight, bias)
+
+
+class _Linear(jt.Function):
+    def execute(self, x, weight, bias):
+        self.inputs = x, weight, bias
+        return _product(x, weight, bias)
+
+    def grad(self, upstream):
+        x, weight, bias = self.inputs
+        dbias = None if bias is None else upstream.sum(0)
+        return jt.matmul(upstream, weight), _transposed_product(upstream, x), dbias
+
+
+def _product(x, weight, bias):
     y = jt.nn.matmul_transpose(x, weight)
     return y if bias is None else y + bias
 
@@ -158,7 +173,7 @@ class _LoraLinear(jt.Function):
         seen = x if mask is None else x * dropout_mask(*mask)
         projected = jt.nn.matmul_transpose(seen, lora_a)  # (N, r)
         self.inputs = x, weight, bias, lora_a, lora_b, scaling, mask, projected
-        return linear(x, weight, bias) + scaling * jt.nn.matmul_transpose(projected, lora_b)
+        return _product(x, weight, bias) + scaling * jt.nn.matmul_transpose(projected, lora_b)
 
     def grad(self, upstream):
         x, weight, bias, lora_a, lora_b, scaling, mask, projected = self.inputs
