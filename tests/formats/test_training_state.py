@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from safetensors.numpy import load_file, save_file
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.safetensors_file import SafetensorsFile
-from jittor_lora.formats.training_state import TrainingState, checkpoints, newest_state, read_state, write_state
+from jittor_lora.formats.training_state import (
+    Copies,
+    TrainingState,
+    checkpoints,
+    newest_state,
+    read_state,
+    write_state,
+)
 
 
 def state(step):
@@ -41,6 +49,30 @@ def test_arrays_read_are_the_readers_own(tmp_path):
     path.unlink()
     for array in arrays.values():
         array += 1
+
+
+def test_copies_are_written_one_at_a_time(tmp_path):
+    class Tracked:
+        """An array of Jittor's, as far as it is asked for one; it knows how many copies there are."""
+        alive = most = 0
+
+        def numpy(self):
+            copy = np.ones((3, 7), np.float32)
+            Tracked.alive += 1
+            Tracked.most = max(Tracked.most, Tracked.alive)
+            weakref.finalize(copy, self.freed)
+            return copy
+
+        @staticmethod
+        def freed():
+            Tracked.alive -= 1
+
+    arrays = {"initial.a": np.zeros(2, np.float32), **{f"first.{i}": Tracked() for i in range(9)}}
+    path = write_state(tmp_path, 1, TrainingState(Copies(arrays), {}), keep=1)
+    assert Tracked.most <= 2  # one is let go when there is the next
+    found = read_state(path).arrays
+    assert list(found) == list(arrays)
+    assert found["first.8"].tobytes() == np.ones((3, 7), np.float32).tobytes()
 
 
 def test_the_newest_are_kept(tmp_path):

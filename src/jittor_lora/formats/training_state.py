@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,25 @@ class TrainingState(NamedTuple):
         values: plain JSON: the step, the best validation loss, the settings that must not change.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
     values: dict[str, Any]
+
+
+class Copies(Mapping[str, np.ndarray]):
+    """Jittor's arrays, or NumPy's, by name, as NumPy's: each is copied when it is asked for, never all at once."""
+
+    def __init__(self, arrays: Mapping[str, Any]):
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        return array if isinstance(array, np.ndarray) else array.numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Path:

@@ -26,7 +26,7 @@ from jittor_lora.evaluation.squad import score
 from jittor_lora.files import remove_leftovers
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
-from jittor_lora.formats.training_state import TrainingState, newest_state, write_state
+from jittor_lora.formats.training_state import Copies, TrainingState, newest_state, write_state
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.locks import locked
@@ -107,12 +107,12 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
         check_alike(ranks, adapter)
         if not ranks.first:
             return
-        arrays = {f"adapter.{name}": p.numpy() for name, p in adapter.parameters().items()}
-        arrays.update({f"initial.{name}": array for name, array in adapter.initial().items()})
+        arrays = Copies({**{f"adapter.{name}": array for name, array in adapter.parameters().items()},
+                         **{f"initial.{name}": array for name, array in adapter.initial().items()},
+                         **optimizer.moments()})
         values = {"progress": state_of(progress), "settings": config.model_dump(), **identities, "threads": threads(),
                   "system": system}
-        write_state(folder / CHECKPOINTS, progress.step, TrainingState({**arrays, **optimizer.state()}, values),
-                    config.keep_checkpoints)
+        write_state(folder / CHECKPOINTS, progress.step, TrainingState(arrays, values), config.keep_checkpoints)
 
     def save_best(progress: Progress) -> None:
         if ranks.first:

@@ -51,28 +51,31 @@ class AdamW:
             parameter.update(kept - rate / unbiased * m / (jt.sqrt(v) / correction + self.epsilon))
         jt.sync_all()
 
-    def state(self) -> dict[str, np.ndarray]:
-        """"first.<name>" and "second.<name>": the moments."""
-        return {f"{kind}.{name}": array.numpy()
+    def moments(self) -> dict[str, jt.Var]:
+        """"first.<name>" and "second.<name>" of every parameter."""
+        return {f"{kind}.{name}": array
                 for kind in ("first", "second") for name, array in getattr(self, kind).items()}
 
-    def load_state(self, arrays: dict[str, np.ndarray], steps: int) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """The moments, copied."""
+        return {name: array.numpy() for name, array in self.moments().items()}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], steps: int) -> None:
         """Set the moments to those that `state` gave after so many steps.
 
         Raises:
             UserError: one is missing or of another shape; all are listed.
         """
-        expected = {f"{kind}.{name}": tuple(array.shape)
-                    for kind in ("first", "second") for name, array in getattr(self, kind).items()}
+        moments = self.moments()
+        expected = {name: tuple(array.shape) for name, array in moments.items()}
         found = {name: arrays[name].shape if name in arrays else "nothing" for name in expected}
         wrong = [f"{name}: expected shape {shape}, found {found[name]}"
                  for name, shape in expected.items() if found[name] != shape]
         if wrong:
             raise UserError("the optimiser's moments do not fit:\n  " + "\n  ".join(wrong))
         self.steps = steps
-        for kind in ("first", "second"):
-            for name, array in getattr(self, kind).items():
-                array.update(jt.array(arrays[f"{kind}.{name}"]))
+        for name, array in moments.items():
+            array.update(jt.array(arrays[name]))
 
 
 def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
