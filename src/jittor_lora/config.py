@@ -23,6 +23,9 @@ LARGEST_SEED = 2**63 - 1
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 
+_MAY_CHANGE = ("threads", "on_non_finite", "base", "data", "dev")  # in a run that is resumed
+
+
 class RunConfig(Settings):
     """Every setting of a training run, checked at construction (see `Settings`)."""
 
@@ -156,10 +159,11 @@ class RunConfig(Settings):
     def differences(self, before: RunConfig) -> list[str]:
         """What `before`, the settings that a run began with, has otherwise and that matters to its numbers; a line each
         with setting, value in the run and value here. Where and how often a run writes, the number of threads, and what
-        happens where numbers are not finite, do not matter."""
+        happens where numbers are not finite, do not matter; nor does where base and data are, as what they hold is
+        compared by fingerprint."""
         return [f"{name} ({self.origin(name)}): {getattr(before, name)} in the run, now {getattr(self, name)}"
                 for name, field in type(self).model_fields.items()
-                if field.json_schema_extra["group"] != OUTPUTS and name not in ("threads", "on_non_finite")
+                if field.json_schema_extra["group"] != OUTPUTS and name not in _MAY_CHANGE
                 and getattr(before, name) != getattr(self, name)]
 
     def warmup(self, total_steps: int) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.finite import all_finite, kinds
 from jittor_lora.formats.adapter_folder import CONFIG_FILE
-from jittor_lora.formats.bases import ResolvedBase, load_base, resolve_base
+from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
+from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -33,10 +34,13 @@ class Loaded:
     Attributes:
         model: the network.
         tokenizer, checkpoint, base: what it was made from.
+        fingerprint: of the base's weights (see `formats.base_record`), None if they were not loaded by `load`.
     """
 
-    def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase):
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase,
+                 fingerprint: str | None = None):
         self.model, self.tokenizer, self.checkpoint, self.base = model, tokenizer, checkpoint, base
+        self.fingerprint = fingerprint
 
     @property
     def adapters(self) -> Adapters:
@@ -69,6 +73,8 @@ class Loaded:
     def load_adapter(self, folder: str | Path, name: str = DEFAULT) -> Adapter:
         """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
 
+        That it was trained on a base with other weights is only said: this base may be a conversion of it.
+
         Raises:
             UserError: it cannot be read, or is not for this base; all that does not fit is listed.
         """
@@ -77,7 +83,7 @@ class Loaded:
         if inside and not (folder / CONFIG_FILE).exists():
             raise UserError(f"{folder}: expected {CONFIG_FILE}; found folders with one: {', '.join(inside)}. "
                             "Name one of them.")
-        return load_adapter(folder, self.model, name)
+        return self._loaded(folder, name)
 
     def load_adapters(self, folder: str | Path) -> list[Adapter]:
         """Add all adapters that `save_adapters`, or PEFT, left in a folder, each by the name it had there.
@@ -90,7 +96,7 @@ class Loaded:
         found.update({path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))})
         if not found:
             raise UserError(f"{folder}: expected {CONFIG_FILE}, here or one folder below; found none.")
-        return [load_adapter(path, self.model, name) for name, path in found.items()]
+        return [self._loaded(path, name) for name, path in found.items()]
 
     def save_adapter(self, folder: str | Path, name: str | None = None, convert: bool = True) -> None:
         """Write one adapter, by default the active one, into a folder in PEFT's layout.
@@ -104,7 +110,12 @@ class Loaded:
         adapter = self.adapter if name is None else self._named(name)
         if adapter is None:
             raise UserError("no adapter is active; name the one to save.")
-        save_adapter(Path(folder), adapter, self.base.name, self.model.config.family, convert)
+        save_adapter(Path(folder), adapter, self.record(Path(folder)) or self.base.name, self.model.config.family,
+                     convert)
+
+    def record(self, folder: Path) -> BaseRecord | None:
+        """The record of this base for an adapter or a run in `folder`; None where its fingerprint is not known."""
+        return None if self.fingerprint is None else BaseRecord.of(self.base, self.fingerprint, folder)
 
     def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
         """Write all adapters as PEFT does: that called "default" into the folder, others into folders of their names.
@@ -164,6 +175,14 @@ class Loaded:
         """Compute with the base's weights, bit for bit as they were, and the adapters beside them again."""
         self.adapters.unmerge()
 
+    def _loaded(self, folder: Path, name: str) -> Adapter:
+        record = read_record(folder)
+        adapter = load_adapter(folder, self.model, name)
+        if record and self.fingerprint and record.fingerprint != self.fingerprint:
+            say_on_stderr(f"Note: {folder} was trained on {record.name}, whose weights are not those of "
+                          f"{self.base.name}. If the one is not a conversion of the other, its answers will be wrong.")
+        return adapter
+
     def _named(self, name: str) -> Adapter:
         if name not in self.adapters:
             raise UserError(f"adapter {name}: there is none of this name; there are "
@@ -171,8 +190,10 @@ class Loaded:
         return self.adapters[name]
 
 
-def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str = "fp32") -> Loaded:
+def load(base: str | WantedBase | ResolvedBase, adapter: Path | None = None, precision: str = "fp32") -> Loaded:
     """Load a base, by any name that `resolve_base` knows, and put an adapter into it.
+
+    A `WantedBase` must have the fingerprint that was recorded for it.
 
     Args:
         precision: of products with the base's weights, "fp32" or "bf16"; see `build_model`.
@@ -180,14 +201,19 @@ def load(base: str | ResolvedBase, adapter: Path | None = None, precision: str =
     Raises:
         UserError: the base or the adapter cannot be found or read, they do not fit together, or weights are not finite.
     """
-    resolved = resolve_base(base) if isinstance(base, str) else base
+    resolved = base if isinstance(base, ResolvedBase) else resolve_base(base)
     checkpoint, tokenizer = load_base(resolved)
     watched = _Watched(checkpoint.tensors)
     model = build_model(checkpoint.config, watched, precision)
     if watched.wrong:
         raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  {listing(watched.wrong)}\n"
                         "The file is damaged: fetch or train the base again.")
-    loaded = Loaded(model, tokenizer, checkpoint, resolved)
+    loaded = Loaded(model, tokenizer, checkpoint, resolved, watched.fingerprint.hexdigest())
+    wanted = resolved.wanted
+    if wanted and wanted.fingerprint not in (None, loaded.fingerprint):
+        raise UserError(f"{wanted.owner}: its base is called {wanted.name}, and the model found by that name, "
+                        f"{resolved.path}, has other weights. Say with --base where its base is, or, if this is a "
+                        f"conversion of it, give --base {resolved.path}.")
     if adapter is not None:
         loaded.load_adapter(adapter)
     return loaded
@@ -198,16 +224,19 @@ class _Watched(Mapping[str, np.ndarray]):
 
     Attributes:
         wrong: those that are not all finite, with what they hold.
+        fingerprint: of those asked for.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
         self._tensors, self._new = tensors, set(tensors)
         self.wrong: list[str] = []
+        self.fingerprint = Fingerprint()
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._tensors[name]
         if name in self._new:
             self._new.remove(name)
+            self.fingerprint.add(name, array)
             if not all_finite(array):
                 self.wrong.append(f"{name}: {kinds(array)}")
         return array

@@ -80,9 +80,9 @@ def test_adapter_folder_or_run_folder(tmp_path):
     for adapter in (tmp_path, tmp_path / "adapter"):
         options = ModelOptions(adapter=str(adapter))
         assert options.adapter_folder() == tmp_path / "adapter"
-        assert options.base_name() == "gpt2"
-    assert ModelOptions(base="b", adapter=str(tmp_path)).base_name() == "b"
-    assert (ModelOptions().base_name(), ModelOptions().adapter_folder()) == ("auto", None)
+        assert options.wanted_base().name == "gpt2"
+    assert ModelOptions(base="b", adapter=str(tmp_path)).wanted_base() == "b"
+    assert (ModelOptions().wanted_base(), ModelOptions().adapter_folder()) == ("auto", None)
 
 
 @pytest.mark.parametrize("make, message", [
@@ -93,10 +93,10 @@ def test_adapter_folder_or_run_folder(tmp_path):
 def test_no_adapter(make, message, tmp_path):
     make(tmp_path / "a")
     with pytest.raises(UserError, match=message):
-        ModelOptions(adapter=str(tmp_path / "a")).base_name()
+        ModelOptions(adapter=str(tmp_path / "a")).wanted_base()
 
 
 def test_adapter_that_names_no_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["c_attn"]}')
     with pytest.raises(UserError, match="give --base"):
-        ModelOptions(adapter=str(tmp_path)).base_name()
+        ModelOptions(adapter=str(tmp_path)).wanted_base()

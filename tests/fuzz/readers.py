@@ -26,6 +26,7 @@ from jittor_lora.evaluation.metrics import read_metrics
 from jittor_lora.evaluation.systems import read_system
 from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.adapter_folder import read_adapter_folder
+from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
@@ -62,6 +63,10 @@ def adapter(folder: Path) -> None:
     found = read_adapter_folder(folder)
     measure(found)
     in_use(found.settings)
+
+
+def base_record(folder: Path) -> None:
+    base_of_adapter(folder)
 
 
 def adapters(folder: Path) -> None:
@@ -169,8 +174,8 @@ def caches(folder: Path) -> None:
 
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
-    "load_adapter": load_adapter, "adapters": adapters, "npz": npz, "squad": data, "jsonl": data, "e2e": data,
-    "records": records, "recipe": recipe, "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
+    "load_adapter": load_adapter, "base_record": base_record, "adapters": adapters, "npz": npz, "squad": data,
+    "jsonl": data, "e2e": data, "records": records, "recipe": recipe, "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
     "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
 }
 

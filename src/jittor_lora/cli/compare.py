@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.tasks.compare import Evaluation, compare
     evaluation = None
     if adapters or options.base is not None:
-        evaluation = Evaluation(options.base or base_of(adapters[0][1]), adapters, options.with_base,
+        from jittor_lora.formats.base_record import base_of_adapter
+        evaluation = Evaluation(options.base or base_of_adapter(adapters[0][1]), adapters, options.with_base,
                                 names(options.precisions), names(options.modes), options.template,
                                 options.max_tokens, options.max_new_tokens, options.batch_size)
         if options.threads:
@@ -124,15 +125,3 @@ def named_adapter(argument: str) -> tuple[str, Path]:
     folder = find_adapter(path, "--adapters ")
     own = folder.resolve()
     return name or (own.parent.name if own.name == "adapter" else own.name), folder
-
-
-def base_of(folder: Path) -> str:
-    """
-    Raises:
-        UserError: the adapter does not say its base.
-    """
-    from jittor_lora.formats.adapter_check import read_config
-    name = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path does not name a base; give --base.")
-    return name

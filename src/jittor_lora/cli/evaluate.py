@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     require(options, "data", "output")
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
-    base, adapter = options.base_name(), options.adapter_folder()
+    base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.runtime import set_threads
     from jittor_lora.tasks.evaluate import Answering, evaluate
     if options.threads:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
                         f"{', found a file of this name' if output.exists() else ''}.")
     if options.format == "gguf-ready":
         new_folder("--output", output)
-    base, adapter = options.base_name(), options.adapter_folder()
+    base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)
     print(f"{output}: exported" + ("." if difference is None else

@@ -84,7 +84,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
     records = read_records(options.file) if options.file else []
-    base, adapter = options.base_name(), options.adapter_folder()
+    base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.generation import Generator
     from jittor_lora.loading import load
     from jittor_lora.runtime import set_threads

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, MergeOptions)
     require(options, "adapter", "output")
     output = new_folder("--output", Path(options.output))
-    base, adapter = options.base_name(), options.adapter_folder()
+    base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)
     print(f"{output}: merged; largest difference of a logit {difference:.2e}.")

@@ -36,22 +36,19 @@ class ModelOptions(Settings):
         """
         return None if self.adapter is None else find_adapter(self.adapter, "--adapter ")
 
-    def base_name(self) -> str:
-        """The base that was given, else the one the adapter names, else auto.
+    def wanted_base(self):
+        """The base that was given, else the one that the adapter is for, else auto; for `loading.load`.
 
         Raises:
-            UserError: there is no adapter where one was named, or it does not say its base.
+            UserError: there is no adapter where one was named, or its base is not named or not found.
         """
         if self.base is not None:
             return self.base
         folder = self.adapter_folder()
         if folder is None:
             return "auto"
-        from jittor_lora.formats.adapter_check import read_config
-        name = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path does not name a base; give --base.")
-        return name
+        from jittor_lora.formats.base_record import base_of_adapter
+        return base_of_adapter(folder)
 
 
 class ComputeOptions(Settings):

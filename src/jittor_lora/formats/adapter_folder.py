@@ -90,12 +90,13 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
 
 
 def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Mapping[str, Factors],
-                         embeddings: frozenset[str] = frozenset()) -> None:
+                         embeddings: frozenset[str] = frozenset(), more: Mapping[str, Any] | None = None) -> None:
     """Write a new folder with the two files, float32.
 
     Args:
         settings: adapter_config.json.
         embeddings: which of the modules are embeddings.
+        more: further JSON files, by name.
 
     Raises:
         UserError: arrays hold numbers that are not finite, or the folder cannot be written; it is then not there.
@@ -109,6 +110,8 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
             shapes = {name: arrays[name].shape for name in sorted(arrays)}
             write_safetensors(stream, arrays, shapes, {"format": "pt"}, stage / WEIGHTS_FILE)
+        for name, value in (more or {}).items():
+            write_json(stage / name, value)
         write_json(stage / CONFIG_FILE, dict(settings))
 
 

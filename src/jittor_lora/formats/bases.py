@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -32,6 +32,23 @@ _AUTO_SECONDS, _ASKED_SECONDS = 4.0, 20.0  # how long the Hub may take to answer
 
 
 @dataclass(frozen=True)
+class WantedBase:
+    """The base that an adapter or a run is for.
+
+    Attributes:
+        name: what it was called there.
+        place: the folder or file where it is now; None if it is fetched by its name.
+        owner: "the adapter runs/a/adapter", for messages.
+        fingerprint: of its weights (see `formats.base_record`), None if it was not recorded.
+    """
+
+    name: str
+    place: str | None
+    owner: str
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
 class ResolvedBase:
     """A base model that is on this machine.
 
@@ -41,6 +58,8 @@ class ResolvedBase:
         kind: "folder" or "gguf".
         description: a sentence that says which it is and, for auto, why.
         revision: the commit on the Hub, None if unknown.
+        local: the user named a folder or a file.
+        wanted: the adapter or run that it was looked up for, None if the user named it.
     """
 
     name: str
@@ -48,6 +67,8 @@ class ResolvedBase:
     kind: str
     description: str
     revision: str | None = None
+    local: bool = False
+    wanted: WantedBase | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +91,20 @@ def say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def resolve_base(name: str, *, cache: Path | None = None, here: Path = Path("."),
+def is_model(path: Path) -> bool:
+    """Whether there is a folder with config.json, or a file that may be a GGUF."""
+    # os.path takes what no file system could hold for a name of nothing: an adapter may name its base anything.
+    return os.path.isfile(path / "config.json") or os.path.isfile(path)
+
+
+def resolve_base(name: str | WantedBase, *, cache: Path | None = None, here: Path = Path("."),
                  say: Callable[[str], None] = say_on_stderr, sources: Sources | None = None) -> ResolvedBase:
     """Find the base model that `name` names, and fetch it if it is not on this machine.
 
     Args:
         name: a folder, a .gguf file, a named base, a Hub id (organisation/name), modelscope:organisation/name, or
             auto: `./gpt2` if there is such a model, else GPT-2 from the Hub's cache or from the Hub if it answers
-            within seconds, else smollm2-135m. A folder with a model goes before a named base of that name.
+            within seconds, else smollm2-135m. A folder with a model takes precedence over a named base of that name.
         cache: folder of our own downloads, by default `cache_folder()`.
         here: the folder that relative paths start from.
         say: told what takes time.
@@ -86,23 +113,10 @@ def resolve_base(name: str, *, cache: Path | None = None, here: Path = Path(".")
         UserError: no such model, or it cannot be fetched; the message lists the ways out.
     """
     finder = _Finder(cache or cache_folder(), here, say, sources or Sources())
-    path = here / os.path.expanduser(name)
-    if name == AUTO:
-        return finder.auto()
-    # These take what no file system could hold for a name of nothing: an adapter may name its base anything.
-    if os.path.isfile(path / "config.json"):
-        return _local(name, path)
-    if name in HUB_NAMES:
-        return finder.from_hub(HUB_NAMES[name], name)
-    if name == SMOLLM2:
-        return finder.smollm2(f"{SMOLLM2}: SmolLM2-135M-Instruct (4 bit, from the package index)")
-    if name.startswith(MODELSCOPE):
-        return finder.from_modelscope(name[len(MODELSCOPE) :])
-    if os.path.exists(path):
-        return _local(name, path)
-    if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
-        return finder.from_hub(name, name)
-    raise UserError(_unknown(name))
+    if isinstance(name, WantedBase):
+        found = finder.find(name.name, local=False) if name.place is None else finder.find(name.place)
+        return replace(found, name=name.name, wanted=name)
+    return finder.find(name)
 
 
 def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr) -> tuple[Checkpoint, Tokenizer]:
@@ -125,15 +139,36 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
 
 @dataclass(frozen=True)
 class _Finder:
+    """Looks for a base under each kind of name in turn."""
+
     cache: Path
     here: Path
     say: Callable[[str], None]
     sources: Sources
 
+    def find(self, name: str, local: bool = True) -> ResolvedBase:
+        if name == AUTO:
+            return self.auto()
+        path = self.here / os.path.expanduser(name)
+        if local and os.path.isfile(path / "config.json"):
+            return _local(name, path)
+        if name in HUB_NAMES:
+            return self.from_hub(HUB_NAMES[name], name)
+        if name == SMOLLM2:
+            return self.smollm2(f"{SMOLLM2}: SmolLM2-135M-Instruct (4 bit, from the package index)")
+        if name.startswith(MODELSCOPE):
+            return self.from_modelscope(name[len(MODELSCOPE) :])
+        if local and os.path.exists(path):
+            return _local(name, path)
+        if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
+            return self.from_hub(name, name)
+        raise UserError(_unknown(name))
+
     def auto(self) -> ResolvedBase:
         folder, repository = self.here / "gpt2", HUB_NAMES["gpt2"]
         if (folder / "config.json").is_file():
-            return ResolvedBase("./gpt2", folder, "folder", "auto: GPT-2 in ./gpt2, because that folder is there")
+            return ResolvedBase("./gpt2", folder, "folder", "auto: GPT-2 in ./gpt2, because that folder is there",
+                                local=True)
         missing = "./gpt2 has no config.json" if folder.exists() else "there is no ./gpt2"
         path = self.sources.cached(repository)
         if path is not None:
@@ -179,8 +214,8 @@ class _Finder:
 
 def _local(name: str, path: Path) -> ResolvedBase:
     if path.is_file() and path.suffix == ".gguf":
-        return ResolvedBase(name, path, "gguf", f"the file {name}")
-    return ResolvedBase(name, path, "folder", f"the folder {name}")
+        return ResolvedBase(name, path, "gguf", f"the file {name}", local=True)
+    return ResolvedBase(name, path, "folder", f"the folder {name}", local=True)
 
 
 def _from_snapshot(repository: str, path: Path, description: str) -> ResolvedBase:

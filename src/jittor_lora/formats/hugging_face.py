@@ -244,6 +244,13 @@ def _no_config(folder: Path) -> str:
     models = sorted(path.name for path in folder.glob("*.gguf"))
     if models:
         return f"{folder}: no config.json, but {shorten(models, 3)}. Name the .gguf file itself."
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inside:
+        return f"{folder}: no config.json, but models in folders below: {shorten(inside, 3)}. Name one of those."
+    adapters = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    if adapters:
+        return (f"{folder}: expected a base model; found a folder of adapters ({shorten(adapters, 3)}). "
+                "Name their base model as the base and this folder as the adapter.")
     found = sorted(path.name for path in folder.iterdir())
     return (f"{folder}: expected config.json, model.safetensors and tokenizer files; "
             f"found {shorten(found, 8) if found else 'an empty folder'}.")

@@ -14,6 +14,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json, written_together
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
@@ -43,11 +44,11 @@ _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
 
 
-def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert: bool = True) -> None:
+def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family: str, convert: bool = True) -> None:
     """Write the adapter as PEFT does, float32, each file atomically, the weights last.
 
     Args:
-        base: the name or folder of the base model, for `base_model_name_or_path`.
+        base: the name or folder of the base model, for `base_model_name_or_path`; of a record, which is written too.
         family: "gpt2" or "llama"; GPT-2's Conv1D weights are what `fan_in_fan_out` is about.
         convert: what started with PiSSA or OLoRA is written as a plain adapter of twice the rank: with A₀ and B₀ of the
             start, B A - B₀ A₀ is the product of [B, -B₀] and [A; A₀]. Otherwise A and B alone are written, and whoever
@@ -72,7 +73,11 @@ def save_adapter(folder: Path, adapter: Adapter, base: str, family: str, convert
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
             shapes = {key: keyed[key].shape for key in sorted(keyed)}
             write_safetensors(stream, keyed, shapes, {"format": "pt"}, stage / WEIGHTS_FILE)
-        write_json(stage / CONFIG_FILE, peft_settings(config, base, family))
+        if isinstance(base, BaseRecord):
+            base.write(stage)
+        else:
+            (folder / RECORD_FILE).unlink(missing_ok=True)  # of an adapter that was here before
+        write_json(stage / CONFIG_FILE, peft_settings(config, getattr(base, "name", base), family))
 
 
 def peft_settings(config: LoraConfig, base: str, family: str) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_check import show
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, AdapterFolder, read_adapter_folder, write_adapter_folder
+from jittor_lora.formats.base_record import RECORD_FILE, read_record
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combination import Combination
@@ -150,12 +152,18 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
     except UserError as error:
         raise UserError(f"{', '.join(map(str, folders))}: {error}") from error
     bases = list(dict.fromkeys(str(a.settings.get("base_model_name_or_path")) for a in adapters))
+    records = [read_record(folder) for folder in folders]
+    alike = len({record and record.fingerprint for record in records}) == 1
     notes = []
-    if len(bases) > 1:
+    if not all(records) and len(bases) > 1:
         notes.append(f"the adapters name different bases ({', '.join(bases)}); the new one names {bases[0]}. A "
                      "combination makes sense only if they are the same model.")
+    elif all(records) and not alike:
+        notes.append(f"the adapters were trained on bases with different weights ({', '.join(bases)}); the new one "
+                     f"names {bases[0]}. A combination makes sense only if they are the same model.")
     embeddings = frozenset.union(*(adapter.embeddings for adapter in adapters))
-    write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings)
+    more = {RECORD_FILE: asdict(records[0].moved(folders[0], output))} if records[0] and alike else {}
+    write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings, more)
     return read_adapter_folder(output), notes
 
 

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 from jittor_lora.errors import UserError
+from jittor_lora.formats.base_record import RECORD_FILE
 
 SETTINGS_FILE, SUMMARY_FILE, CHECKPOINTS, BEST = "config.yaml", "summary.json", "checkpoints", "best"
 PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
 # In the order of their removal: what is left of a run when that breaks off is a run without checkpoints.
 RUN_FILES = (CHECKPOINTS, SUMMARY_FILE, *PRODUCTS.values(), BEST, "run.log", "train_loss.txt", "val_loss.txt",
-             "metrics.jsonl", "tensorboard", SETTINGS_FILE)
+             "metrics.jsonl", "tensorboard", RECORD_FILE, SETTINGS_FILE)
 MADE_OF_A_RUN = ("evaluation", "plots")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Mapping, Union
 import numpy as np
 
 from jittor_lora import __version__
-from jittor_lora.config import RunConfig
+from jittor_lora.config import RunConfig, flag
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
@@ -24,6 +24,8 @@ from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import score
 from jittor_lora.files import remove_leftovers
+from jittor_lora.formats.base_record import find_base
+from jittor_lora.formats.bases import WantedBase
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import Copies, TrainingState, newest_state, write_state
@@ -81,9 +83,9 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
     started = time.perf_counter()
     if config.threads:
         set_threads(config.threads)
-    train_data = subset(load_data(config.data, "train"), config.max_train, config.seed)
-    dev_data = subset(load_data(config.dev, "dev"), config.max_dev, config.seed) if config.dev else None
-    loaded = loaded or load(config.base, precision=config.precision)
+    train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
+    dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
+    loaded = loaded or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
     limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
@@ -129,6 +131,9 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
             log.truncate_to(progress.step)
         log.config(config.model_dump())
         log.system(system)
+        record = loaded.record(folder)
+        if record and ranks.first:
+            record.write(folder)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
                      *introduction(loaded, adapter, report, dev_report, total), *notes, *ranks_line(ranks)):
@@ -145,6 +150,25 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
         log.message(conclusion(outcome, folder, PRODUCTS[config.method]))
     ranks.wait()  # an interrupted rank ends the job, which the first one has to write down before
     return summary
+
+
+def read_data(config: RunConfig, field: str, resume: bool) -> Data:
+    """The examples that the setting `field`, "data" or "dev", names."""
+    try:
+        return load_data(getattr(config, field), "train" if field == "data" else "dev")
+    except UserError as error:
+        if resume and config.origin(field) != flag(field):
+            raise UserError(f"{error}\nThe run that is to be resumed names it so; if it has moved, say with "
+                            f"{flag(field)} where it is.") from error
+        raise
+
+
+def base_of_run(config: RunConfig, folder: Path, ranks: Ranks) -> str | WantedBase:
+    """The base of the run in `folder`, as given, or where its record says. The checkpoint tells if it is another."""
+    if config.origin("base") == flag("base"):
+        return config.base
+    found = asdict(find_base(folder, config.base, f"the run {folder}")) if ranks.first else None
+    return WantedBase(**{**ranks.of_first(found), "fingerprint": None})
 
 
 def begin_alike(ranks: Ranks, progress: Progress, adapter: Union[Adapter, WholeModel], optimizer: AdamW) -> Progress:
@@ -333,11 +357,13 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
     before = state.values
     differences = config.differences(settings_of(path, before))
     if before["base"] != identities["base"]:
-        differences.append(f"the base is not that which this run began with ({config.base}); put it back")
+        differences.append(f"the base is not that which this run began with ({config.base}); put it "
+                           "back, or say with --base where it is")
     for name, what in (("data", "training"), ("dev", "validation")):
         if before[name] != identities[name]:
             differences.append(f"the {what} examples are not those that this run began with ({getattr(config, name)}); "
-                               "put the data file, the tokenizer and the template back")
+                               "put the data file, the tokenizer and the template back, or say with "
+                               f"{flag(name)} where the file is")
     if before["precision"] != identities["precision"]:
         differences.append(f"the run began in {before['precision']}, and here the base is computed in "
                            f"{identities['precision']}; go on where {before['precision']} works")
@@ -361,7 +387,7 @@ def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loa
         loaded.tokenizer.save(folder)  # config.json, which makes the folder a model, comes last
         write_checkpoint(folder, Checkpoint(base.config, tensors, base.generation_config), overwrite=True)
     else:
-        save_adapter(folder, adapter, loaded.base.name, loaded.model.config.family)
+        save_adapter(folder, adapter, loaded.record(folder) or loaded.base.name, loaded.model.config.family)
 
 
 def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int, ranks: Ranks):

@@ -1,0 +1,161 @@
+"""Which base model an adapter or a run belongs to: `base_model.json`, a file of ours beside PEFT's two.
+
+PEFT keeps a name alone, and a name such as `./gpt2` means another model in another folder, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from jittor_lora.errors import UserError
+from jittor_lora.files import write_json
+from jittor_lora.formats.adapter_check import read_config, regular_file, show
+from jittor_lora.formats.adapter_folder import CONFIG_FILE
+from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
+from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.inputs import unique_keys
+
+RECORD_FILE = "base_model.json"
+LARGEST_RECORD = 64 << 10  # bytes
+LONGEST_TEXT = 4096  # characters
+_SAMPLES = 1024  # values of each tensor
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """
+    Attributes:
+        name: how the base was named.
+        fingerprint: of its weights, see `Fingerprint`.
+        path: where it was, from the folder with the record; None if it came from a hub or an index.
+    """
+
+    name: str
+    fingerprint: str
+    path: str | None = None
+
+    @classmethod
+    def of(cls, base: ResolvedBase, fingerprint: str, folder: Path) -> BaseRecord:
+        """For the record in `folder`."""
+        path = os.path.relpath(os.path.realpath(base.path), os.path.realpath(folder)) if base.local else None
+        return cls(base.name, fingerprint, path)
+
+    def moved(self, old: Path, new: Path) -> BaseRecord:
+        """The record in the folder `old` as it has to be in the folder `new`."""
+        if self.path is None:
+            return self
+        place = os.path.join(os.path.realpath(old), self.path)
+        return replace(self, path=os.path.relpath(place, os.path.realpath(new)))
+
+    def write(self, folder: Path) -> None:
+        """Write `base_model.json` in `folder`, atomically."""
+        write_json(folder / RECORD_FILE, asdict(self))
+
+
+class Fingerprint:
+    """A fingerprint of a base's weights, from up to 1,024 evenly spaced values of each tensor in float32.
+
+    It tells different models apart, and fine-tuned ones from what they were tuned from, without reading everything.
+    The same weights in other files (shards, bf16 that was stored as float32) have the same fingerprint.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, bytes] = {}
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Take in a tensor; when it comes again nothing changes."""
+        if name not in self._tensors:
+            values = array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES].astype("<f4")
+            self._tensors[name] = hashlib.sha256(repr(array.shape).encode() + values.tobytes()).digest()
+
+    def hexdigest(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(self._tensors):
+            digest.update(name.encode() + b"\0" + self._tensors[name])
+        return digest.hexdigest()
+
+
+def read_record(folder: Path) -> BaseRecord | None:
+    """The record in `folder`; None if there is none.
+
+    Raises:
+        UserError: a file that is not such a record.
+    """
+    path = folder / RECORD_FILE
+    if not os.path.lexists(path):
+        return None
+    if os.path.getsize(regular_file(path)) > LARGEST_RECORD:
+        raise UserError(f"{path}: expected at most {LARGEST_RECORD:,} bytes; found {os.path.getsize(path):,}.")
+    values = read_json(path, unique_keys(show))
+    wrong = [f"{key}: expected {what}, found {show(values.get(key))}" for key, what, check in _FIELDS
+             if not check(values.get(key))]
+    if wrong:
+        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to go by the name of the base alone.")
+    return BaseRecord(values["name"], values["fingerprint"], values.get("path"))
+
+
+def base_of_adapter(folder: Path) -> WantedBase:
+    """The base that the adapter in `folder` is for.
+
+    Raises:
+        UserError: the adapter does not name its base, or the base is not where it was.
+    """
+    name = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{folder / CONFIG_FILE}: base_model_name_or_path does not name a base; give --base.")
+    return find_base(folder, name, f"the adapter {folder}")
+
+
+def find_base(folder: Path, name: str, owner: str) -> WantedBase:
+    """The base that was called `name` when `owner` was made, whose record, if there is one, is in `folder`.
+
+    A folder or file is looked for where the record says, seen from `folder`; then in the current folder; then in
+    `folder`.
+
+    Raises:
+        UserError: there is no such folder or file; the message says where it was looked for.
+    """
+    record = read_record(folder)
+    fingerprint = record.fingerprint if record else None
+    if record is not None and name not in (record.name, AUTO):
+        record = None  # the name was changed since
+    if record is not None:
+        name = record.name
+    if record is not None and record.path is None:
+        return WantedBase(name, None, owner, fingerprint)
+    expanded = os.path.expanduser(name)
+    places = [*([Path(folder, record.path)] if record else []), Path(expanded), Path(folder, expanded)]
+    found = next((place for place in places if is_model(place)), None)
+    if found is None and (record is not None or _is_path(name)):
+        looked = dict.fromkeys(os.path.normpath(place) for place in places)
+        raise UserError(f"{owner}: its base, {name}, was not found. Looked for a model at {', '.join(looked)}. "
+                        "Say with --base where it is.")
+    return WantedBase(name, None if found is None else str(found), owner, fingerprint)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.endswith(".gguf")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value
+
+
+def _is_path_or_none(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]{64}", value))
+
+
+_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("name", "a text", _is_text), ("fingerprint", "64 hexadecimal digits", _is_fingerprint),
+    ("path", "a path or null", _is_path_or_none))
