@@ -75,8 +75,10 @@ class Update(jt.Module):
         scale = self._scale(weight)
         if not self._drops:
             return (y + self._low_rank(x)) * scale
-        x = self._dropped(x)
-        return y + ops.linear(x, weight) * (scale - 1.0) + self._low_rank(x, dropped=True) * scale
+        seen = self._dropped(x)
+        if self.initial is not None:  # what was taken out of W sees all of x; `_low_rank` takes it out of what is seen
+            y = y - ops.low_rank(x - seen, *self.initial, self.scaling)
+        return y + ops.linear(seen, weight) * (scale - 1.0) + self._low_rank(seen, dropped=True) * scale
 
     def within(self, var, weight):
         """`var` (out, in), a weight, with this update applied to it; it takes the gradient."""

@@ -19,6 +19,7 @@ from jittor_lora import machine
 from jittor_lora.errors import UserError
 from jittor_lora.files import sync
 from jittor_lora.locks import alone
+from jittor_lora.ops.cpu.interface import declare
 from jittor_lora.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -30,13 +31,14 @@ TAIL_LINES = 15
 
 @functools.lru_cache(maxsize=None)
 def library() -> ctypes.CDLL:
-    """The compiled kernels; their symbols are visible to the operators that Jittor compiles.
+    """The compiled kernels, with the types of interface.h; their symbols are visible to the operators of Jittor.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
     tools = kernel_tools()
     kernels = ctypes.CDLL(str(compiled(tools, sys.stderr)), ctypes.RTLD_GLOBAL)
+    declare(kernels)
     kernels.jl_flush_denormals()
     return kernels
 

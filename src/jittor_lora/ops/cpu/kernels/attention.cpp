@@ -3,16 +3,15 @@
 // A segment (q0, q1, p0, p1, k0, k1) says: query rows [q0, q1) see key rows [p0, p1), and of key rows [k0, k1) row
 // q1 - 1 - i sees all but the last i. A group (s0, s1, k0, k1) is segments [s0, s1) that share key rows [k0, k1), which
 // no other group sees.
-#include <dnnl.h>
-
 #include "attention.h"
+#include "product.h"
 
 namespace jl {
 
 // c (m, n) = alpha · a · op(b) + beta · c, in the calling thread.
 static inline void multiply(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
                             int ldb, float beta, float* c, int ldc) {
-    if (m > 0 && n > 0 && k > 0) dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (m > 0 && n > 0 && k > 0) sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 // out (rows, keys) = alpha · x (rows, d) · mᵀ over the keys that the rows see.
@@ -66,8 +65,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
     auto all = blocks(reinterpret_cast<const Segment*>(segments), 0, segment_count);
     Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
     float scale = 1.f / std::sqrt(float(d));
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int task = 0; task < int(all.size()) * heads; task++) {
+    parallel(int(all.size()) * heads, [&](int task) {
         static thread_local Buffer for_weights, for_queries, for_output;
         // The longest rows tend to stand at the end: they go first.
         const Block& b = all[all.size() - 1 - task / heads];
@@ -82,7 +80,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
                 memcpy(out + at * d, o + size_t(r) * d, d * sizeof(float));
                 lse[at] = logs[r];
             }
-            continue;
+            return;
         }
         float* weights = for_weights.get<float>(size_t(rows) * stride);
         against_keys(b, scale, x, keys, kv_head, d, weights, stride);
@@ -110,7 +108,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
             float* to = out + (size_t(b.first + r) * heads + head) * d;
             each(d, [&](int64_t i, int n) { put(to + i, get(o + size_t(r) * d + i, n) * norm[r], n); });
         }
-    }
+    });
 }
 
 // dq, dk, dv with the strides of q, k, v. Rows of q that no segment asks about are left alone: give zeros.
@@ -131,8 +129,7 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
     float* shared = share > 1 ? for_sums.get<float>(2 * one) : nullptr;
     Heads<float> to_k = share > 1 ? Heads<float>{shared, heads * d} : Heads<float>{dk, kv_stride};
     Heads<float> to_v = share > 1 ? Heads<float>{shared + one, heads * d} : Heads<float>{dv, kv_stride};
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int task = 0; task < group_count * heads; task++) {
+    parallel(group_count * heads, [&](int task) {
         static thread_local Buffer for_weights, for_slopes, for_queries, for_upstream, for_dq, for_dk, for_dv;
         int g = task / heads, head = task % heads, kv_head = head / share, first = gs[g].k0, count = gs[g].k1 - first;
         float* sums_k = for_dk.get<float>(size_t(count) * d);
@@ -188,10 +185,9 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
             memcpy(to_k.at(first + r, head, d), sums_k + size_t(r) * d, d * sizeof(float));
             memcpy(to_v.at(first + r, head, d), sums_v + size_t(r) * d, d * sizeof(float));
         }
-    }
+    });
     if (share == 1) return;
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < key_rows; r++)
+    parallel_evenly(key_rows, [&](int r) {
         for (int h = 0; h < kv_heads; h++)
             each(d, [&](int64_t i, int n) {
                 vec sum_k{}, sum_v{};
@@ -202,4 +198,5 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
                 put(dk + size_t(r) * kv_stride + h * d + i, sum_k, n);
                 put(dv + size_t(r) * kv_stride + h * d + i, sum_v, n);
             });
+    });
 }

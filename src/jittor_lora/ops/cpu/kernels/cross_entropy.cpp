@@ -3,8 +3,6 @@
 //
 // Some rows at a time; the vocabulary is cut into panels, and panels into parts. A part's sums are taken panel by panel
 // in the thread that has the part, and the parts are added in order: the result does not depend on the threads.
-#include <dnnl.h>
-
 #include <vector>
 
 #include "product.h"
@@ -33,33 +31,35 @@ struct Vocabulary {
 
 using namespace jl;
 
-JL_API int64_t jl_packed_size(int k, int n);
-JL_API void jl_pack(const float* w, void* packed, int k, int n, int transposed);
-
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Bytes of panel p of a head, packed for the logits (down = 0) or the gradient (down = 1).
 static int64_t panel_size_of(const Vocabulary& v, int p, int down) {
-    return aligned(down ? jl_packed_size(v.padded(p), v.width) : jl_packed_size(v.width, v.padded(p)));
+    return aligned(down ? packed_size(v.padded(p), v.width) : packed_size(v.width, v.padded(p)));
 }
 
 JL_API int64_t jl_packed_head_size(int size, int width, int down) {
-    Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
-    int64_t total = 0;
-    for (int p = 0; p < v.panels(); p++) total += panel_size_of(v, p, down);
-    return total;
+    return status_of([&] {
+        Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+        int64_t total = 0;
+        for (int p = 0; p < v.panels(); p++) total += panel_size_of(v, p, down);
+        return total;
+    });
 }
 
 // Packs a head (size, width) by panels.
-JL_API void jl_pack_head(const float* head, char* packed, int size, int width, int down) {
-    Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
-    std::vector<float> padded(size_t(PANEL) * width);
-    for (int p = 0; p < v.panels(); p++) {
-        std::fill(padded.begin(), padded.end(), 0.f);
-        memcpy(padded.data(), head + size_t(v.begin(p)) * width, size_t(v.count(p)) * width * sizeof(float));
-        down ? jl_pack(padded.data(), packed, v.padded(p), width, 0) : jl_pack(padded.data(), packed, width, v.padded(p), 1);
-        packed += panel_size_of(v, p, down);
-    }
+JL_API int jl_pack_head(const float* head, char* packed, int size, int width, int down) {
+    return status_of([&] {
+        Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+        std::vector<float> padded(size_t(PANEL) * width);
+        for (int p = 0; p < v.panels(); p++) {
+            std::fill(padded.begin(), padded.end(), 0.f);
+            memcpy(padded.data(), head + size_t(v.begin(p)) * width, size_t(v.count(p)) * width * sizeof(float));
+            down ? pack(padded.data(), packed, v.padded(p), width, false) : pack(padded.data(), packed, width, v.padded(p), true);
+            packed += panel_size_of(v, p, down);
+        }
+        return 0;
+    });
 }
 
 // loss (1); gradient (rows, width) unless null. In bf16 `head` is not read, but `up` and, for the gradient, `down`.
@@ -89,14 +89,13 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         float* logits = for_logits.get<float>(panel_size * v.panels());
         std::vector<float> tops(size_t(v.panels()) * count), totals(size_t(v.panels()) * count);
         std::vector<float> scores(smoothing > 0 ? size_t(v.panels()) * count : 0);
-#pragma omp parallel for schedule(dynamic, 1)
-        for (int p = 0; p < v.panels(); p++) {
+        parallel(v.panels(), [&](int p) {
             float* l = logits + panel_size * p;
             int n = v.count(p), wide = v.padded(p);
             if (narrow)
                 gemm_tile(up + v.up_at[p], width, wide, hs, l, whole);
             else
-                dnnl_sgemm('N', 'T', count, n, width, 1.f, h, width, head + size_t(v.begin(p)) * width, width, 0.f, l, wide);
+                sgemm('N', 'T', count, n, width, 1.f, h, width, head + size_t(v.begin(p)) * width, width, 0.f, l, wide);
             for (int r = 0; r < count; r++) {
                 vec top = splat(-INFINITY), sums{};
                 float* x = l + size_t(r) * wide;
@@ -112,7 +111,7 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
                 tops[size_t(p) * count + r] = highest;
                 totals[size_t(p) * count + r] = sum(sums);
             }
-        }
+        });
         std::vector<float> lse(count);
         for (int r = 0; r < count; r++) {
             float highest = -INFINITY;
@@ -131,8 +130,7 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         size_t part_size = size_t(whole) * width;
         float* sums = for_sums.get<float>(part_size * PARTS);
         int parts = std::min(PARTS, v.panels());
-#pragma omp parallel for schedule(dynamic, 1)
-        for (int part = 0; part < parts; part++) {
+        parallel(parts, [&](int part) {
             static thread_local Buffer for_odds, for_product;
             float* to = sums + part_size * part;
             int first = v.panels() * part / parts, end = v.panels() * (part + 1) / parts;
@@ -158,18 +156,18 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
                     gemm_tile(down + v.down_at[p], wide, width, odds, made, whole);
                     if (p > first) each(part_size, [&](int64_t i, int m) { put(to + i, get(to + i, m) + get(made + i, m), m); });
                 } else {
-                    dnnl_sgemm('N', 'N', count, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f, to, width);
+                    sgemm('N', 'N', count, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f, to, width);
                 }
             }
-        }
-#pragma omp parallel for schedule(static)
-        for (int r = 0; r < count; r++)
+        });
+        parallel_evenly(count, [&](int r) {
             each(width, [&](int64_t i, int n) {
                 size_t at = size_t(r) * width + i;
                 vec g{};
                 for (int part = 0; part < parts; part++) g += get(sums + part_size * part + at, n);
                 put(gradient + size_t(start) * width + at, g, n);
             });
+        });
     }
     *loss = float(total);
 }

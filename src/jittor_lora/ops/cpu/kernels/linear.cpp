@@ -4,7 +4,7 @@
 
 namespace jl {
 
-constexpr int RANK = 8;  // ranks are handled so many at a time; what is missing is zeros
+constexpr int RANK = RANKS_AT_A_TIME;  // what is missing is zeros
 
 // The rows of a small matrix (rank, n), or the columns of one (n, rank), padded to whole groups and vectors.
 struct Small {
@@ -130,8 +130,7 @@ constexpr int BLOCK = 15;  // rows whose input stays in the cache between the st
 // The sums of the chunks, in their order, as (rank, n) or (n, rank).
 static void reduce(const float* sums, int chunks, const Small& m, float scale, float* out, bool columns) {
     size_t size = size_t(m.width()) * m.stride;
-#pragma omp parallel for schedule(static)
-    for (int j = 0; j < m.rank; j++)
+    parallel_evenly(m.rank, [&](int j) {
         each(m.n, [&](int64_t i, int n) {
             vec total{};
             for (int c = 0; c < chunks; c++) total += load(sums + c * size + size_t(j) * m.stride + i);
@@ -139,6 +138,7 @@ static void reduce(const float* sums, int chunks, const Small& m, float scale, f
             if (!columns) return put(out + size_t(j) * m.n + i, total, n);
             for (int e = 0; e < n; e++) out[size_t(i + e) * m.rank + j] = total[e];
         });
+    });
 }
 
 static Dropout dropout(double p, double first, double second, double row, int columns) {
@@ -210,11 +210,10 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
     if (dx) {
         product({w, bool(narrow), false, out, in}, dy, dx, rows, before, after);
     } else {
-#pragma omp parallel for schedule(dynamic, 1)
-        for (int c = 0; c < chunks.count; c++) {
+        parallel(chunks.count, [&](int c) {
             before(c, chunks.begin(c), chunks.end(c));
             after(c, chunks.begin(c), chunks.end(c));
-        }
+        });
     }
     if (rank) {
         reduce(sa, chunks.count, small_a, 1.f, da, false);

@@ -6,7 +6,10 @@
 #include <cstdlib>
 #include <new>
 
-#define JL_API extern "C" __attribute__((visibility("default")))
+#include "interface.h"
+
+// What is defined with it has to be as interface.h declares it.
+#define JL_API extern "C"
 
 namespace jl {
 

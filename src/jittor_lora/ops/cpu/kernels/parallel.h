@@ -1,0 +1,65 @@
+// Loops over independent tasks, in all threads. An exception that leaves a parallel region ends the process, so what a
+// task throws is kept and thrown again when the region is over; tasks that have not begun by then are left out.
+#pragma once
+#include <omp.h>
+
+#include <atomic>
+#include <exception>
+#include <new>
+
+#include "interface.h"
+
+namespace jl {
+
+class Failure {
+  public:
+    template <class Body>
+    void keep(Body body) noexcept {
+        if (failed_.load(std::memory_order_relaxed)) return;
+        try {
+            body();
+        } catch (...) {
+            if (!failed_.exchange(true)) first_ = std::current_exception();
+        }
+    }
+
+    void pass_on() const {
+        if (first_) std::rethrow_exception(first_);
+    }
+
+  private:
+    std::atomic<bool> failed_{false};
+    std::exception_ptr first_;
+};
+
+// Calls body(task) for each task from 0 to count; a thread that is free takes the next.
+template <class Body>
+static inline void parallel(int count, Body body) {
+    Failure failure;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int task = 0; task < count; task++) failure.keep([&] { body(task); });
+    failure.pass_on();
+}
+
+// The same where tasks take equally long: each thread has a run of them.
+template <class Body>
+static inline void parallel_evenly(int count, Body body) {
+    Failure failure;
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (int task = 0; task < count; task++) failure.keep([&] { body(task); });
+    failure.pass_on();
+}
+
+// What `body` returns; a negative number, for Python, if it throws.
+template <class Body>
+static inline auto status_of(Body body) noexcept -> decltype(body()) {
+    try {
+        return body();
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    } catch (...) {
+        return FAILED;
+    }
+}
+
+}  // namespace jl
