@@ -19,9 +19,10 @@ NAME = "h.0.attn.c_attn"
 few = settings(max_examples=40, deadline=None)
 
 configs = st.builds(
-    LoraConfig, r=st.sampled_from([1, 3, 6]), alpha=st.sampled_from([1.0, 16.0]), dropout=st.sampled_from([0.0, 0.1, 0.5]),
-    target_modules=st.just(("c_attn",)), init=st.sampled_from(["gaussian", "kaiming", "pissa", "pissa_niter_4", "olora"]),
-    qv_only=st.booleans(), use_rslora=st.booleans(), use_dora=st.booleans())
+    LoraConfig, r=st.sampled_from([1, 3, 6]), alpha=st.sampled_from([1.0, 16.0]),
+    dropout=st.sampled_from([0.0, 0.1, 0.5]), target_modules=st.just(("c_attn",)),
+    init=st.sampled_from(["gaussian", "kaiming", "pissa", "pissa_niter_4", "olora"]), qv_only=st.booleans(),
+    use_rslora=st.booleans(), use_dora=st.booleans())
 trains = st.booleans()  # else nothing is dropped
 biases = st.sampled_from(["none", "frozen", "trained"])
 

@@ -21,7 +21,8 @@ def _kernel(shapes, inputs, call: str, **numbers):
     library()
     single = not isinstance(shapes, list)
     made = jt.code([shapes] if single else shapes, ["float32"] * (1 if single else len(shapes)), inputs,
-                   cpu_header=HEADER + "#include <string.h>\n", cpu_src=call, data={name: float(value) for name, value in numbers.items()})
+                   cpu_header=HEADER + "#include <string.h>\n", cpu_src=call,
+                   data={name: float(value) for name, value in numbers.items()})
     return made[0] if single else made
 
 

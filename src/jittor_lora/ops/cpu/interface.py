@@ -51,9 +51,8 @@ def functions() -> dict[str, tuple[object, list]]:
 
 
 def declare(kernels: ctypes.CDLL) -> None:
-    """Give the library's functions their types, and compare the structures' sizes with the compiled ones.
-
-    A function that returns a negative number or a null pointer raises MemoryError or RuntimeError.
+    """Give the library's functions their types. One that returns a negative number or a null pointer raises MemoryError
+    or RuntimeError.
 
     Raises:
         UserError: a structure has another size there.
@@ -63,6 +62,14 @@ def declare(kernels: ctypes.CDLL) -> None:
         function.restype, function.argtypes = result, parameters
         if result is not None:
             function.errcheck = _checked
+    compare_sizes(kernels)
+
+
+def compare_sizes(kernels: ctypes.CDLL) -> None:
+    """
+    Raises:
+        UserError: a structure has another size in the library.
+    """
     compiled = (ctypes.c_int64 * len(STRUCTURES))()
     kernels.jl_interface_sizes(compiled, len(compiled))
     wrong = [f"{name}: {ctypes.sizeof(structure)} bytes in Python, {size} compiled"

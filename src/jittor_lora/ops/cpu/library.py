@@ -74,7 +74,7 @@ def _compile(compiler: str, flags: list[str], sources: list[Path], link: list[st
             list(pool.map(lambda pair: _run([compiler, *flags, "-c", str(pair[0]), "-o", str(pair[1])]),
                           zip(sources, objects)))
         made = work / target.name
-        _run([compiler, "-shared", "-fopenmp", *map(str, objects), *link, "-o", str(made)])
+        _run([compiler, "-shared", *flags, *map(str, objects), *link, "-o", str(made)])
         sync(made)
         os.replace(made, target)
     finally:
