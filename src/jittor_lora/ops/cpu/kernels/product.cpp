@@ -18,9 +18,18 @@ static dnnl::engine& engine() {
     return e;
 }
 
-// oneDNN's own division among threads may cut the sums, by the number of threads: tiles do not. They are large enough for
-// its speed, and enough for the cores of a laptop.
-constexpr int GEMM_ROWS = 256, GEMM_COLUMNS = 384;
+// oneDNN's own division among threads may cut the sums, by the number of threads: tiles do not. Their size depends on that
+// of the product alone: as large as leaves 128 of them, for machines of many cores, but not too small for oneDNN's speed.
+struct Tiling {
+    int rows = 256, columns = 384;
+
+    Tiling(int all_rows, int all_columns) {
+        while (high(all_rows) * wide(all_columns) < 128 && (rows > 64 || columns > 96)) columns > rows || rows == 64 ? columns /= 2 : rows /= 2;
+    }
+
+    int high(int all_rows) const { return (all_rows + rows - 1) / rows; }
+    int wide(int all_columns) const { return (all_columns + columns - 1) / columns; }
+};
 
 // oneDNN's errors, as what they are for its callers here.
 static void check(dnnl_status_t status) {
@@ -45,11 +54,12 @@ void sgemm(char ta, char tb, int m, int n, int k, float alpha, const float* a, i
 
 void gemm(const Frozen& m, const float* x, float* y, int rows) {
     const float* w = static_cast<const float*>(m.weights);
-    const int high = (rows + GEMM_ROWS - 1) / GEMM_ROWS, wide = (m.n + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
-    parallel(high * wide, [&](int tile) {
+    const Tiling tiling(rows, m.n);
+    const int high = tiling.high(rows);
+    parallel(high * tiling.wide(m.n), [&](int tile) {
         const int r = int64_t(rows) * (tile % high) / high, end = int64_t(rows) * (tile % high + 1) / high;
-        const int c = tile / high * GEMM_COLUMNS;
-        sgemm('N', m.transposed ? 'T' : 'N', end - r, std::min(GEMM_COLUMNS, m.n - c), m.k, 1.f, x + size_t(r) * m.k,
+        const int c = tile / high * tiling.columns;
+        sgemm('N', m.transposed ? 'T' : 'N', end - r, std::min(tiling.columns, m.n - c), m.k, 1.f, x + size_t(r) * m.k,
                    m.k, m.transposed ? w + size_t(c) * m.k : w + c, m.transposed ? m.k : m.n, 0.f, y + size_t(r) * m.n + c, m.n);
     });
 }

@@ -29,11 +29,14 @@ void pack(const float* w, void* packed, int k, int n, bool transposed);
 
 int tile_rows(int rows);
 
+// The rows of a stream as `product` cuts them, into `most` chunks at most.
+static inline Chunks chunks_of(int rows, bool bf16, int most = MAX_CHUNKS) { return Chunks(rows, bf16 ? tile_rows(rows) : 16, most); }
+
 // y = x M. Around it, for each chunk of rows, before(chunk, r0, r1) and after(chunk, r0, r1) are called by whichever
 // thread has these rows: `after` finds rows of y that were just written.
 template <class Before, class After>
-void product(const Frozen& m, const float* x, float* y, int rows, Before before, After after) {
-    Chunks chunks(rows, m.bf16 ? tile_rows(rows) : 16);
+void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Before before, After after) {
+    const int rows = chunks.rows;
     if (!m.bf16) {
         parallel(chunks.count, [&](int c) { before(c, chunks.begin(c), chunks.end(c)); });
         gemm(m, x, y, rows);
