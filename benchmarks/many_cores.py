@@ -4,7 +4,7 @@
 
 Steps are timed with one thread and with two. Then the kernels are compiled so that each parallel loop reports how many
 tasks it has and how long it takes with one thread. From these: a step's time on T threads, if every loop with n equal
-tasks takes ceil(n / T) / n of its time and all else as long as before. That bounds what dividing the work allows; memory
+tasks takes ceil(n / T) / n of its time and all else as long as before. That is what dividing the work allows; memory
 bandwidth, caches and the clock rates of a busy processor are not in it.
 """
 
