@@ -56,7 +56,7 @@ def test_types_of_the_library():
     assert kernels.jl_packed_head_size.restype is ctypes.c_int64
     assert kernels.jl_decode_free.argtypes == [ctypes.c_void_p] and kernels.jl_decode_free.restype is None
     with pytest.raises(ctypes.ArgumentError):
-        kernels.jl_pack("no", "addresses", 1, 1, 1)
+        kernels.jl_packed_size(1.5, 1)
 
 
 def test_the_constants():

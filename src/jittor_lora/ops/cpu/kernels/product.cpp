@@ -19,12 +19,13 @@ static dnnl::engine& engine() {
 }
 
 // oneDNN's own division among threads may cut the sums, by the number of threads: tiles do not. Their size depends on that
-// of the product alone: as large as leaves 128 of them, for machines of many cores, but not too small for oneDNN's speed.
+// of the product alone: as large as leaves 64 of them, for machines of many cores, but not too small for oneDNN's speed.
 struct Tiling {
     int rows = 256, columns = 384;
 
     Tiling(int all_rows, int all_columns) {
-        while (high(all_rows) * wide(all_columns) < 128 && (rows > 64 || columns > 96)) columns > rows || rows == 64 ? columns /= 2 : rows /= 2;
+        while (high(all_rows) * wide(all_columns) < 64 && (rows > 64 || columns > 96))
+            columns > rows || rows == 64 ? columns /= 2 : rows /= 2;
     }
 
     int high(int all_rows) const { return (all_rows + rows - 1) / rows; }
