@@ -23,6 +23,16 @@ PARITY = Path(__file__).parent / "parity"
 collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernel-flag", action="append", default=[], help="compile the CPU kernels with this flag, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("kernel_flag"):
+        from jittor_lora.ops.cpu import library  # imports Jittor
+        library.FLAGS += tuple(config.getoption("kernel_flag"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PARITY in item.path.parents:

@@ -7,38 +7,13 @@ are frozen here: an operation on weights that take a gradient is the portable on
 from __future__ import annotations
 
 from jittor_lora.ops import portable
+from jittor_lora.ops.cpu.interface import CONSTANTS, HEADER
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.runtime import jt
 
-RANKS_AT_A_TIME = 8  # of the kernel: its projections have a multiple of so many columns
-
-HEADER = """
-#include <stdint.h>
-extern "C" {
-void jl_layer_norm_forward(const float*, const float*, const float*, float*, int, int, double);
-void jl_layer_norm_backward(const float*, const float*, const float*, float*, int, int, double);
-void jl_rms_norm_forward(const float*, const float*, float*, int, int, double);
-void jl_rms_norm_backward(const float*, const float*, const float*, float*, int, int, double);
-void jl_gelu_forward(const float*, float*, int64_t);
-void jl_gelu_backward(const float*, const float*, float*, int64_t);
-void jl_swiglu_forward(const float*, const float*, float*, int64_t);
-void jl_swiglu_backward(const float*, const float*, const float*, float*, float*, int64_t);
-void jl_rotary(const float*, const float*, const float*, float*, int, int, int, double);
-void jl_linear_forward(const float*, const void*, int, const float*, const float*, const float*, int, double, double,
-                       double, double, double, float*, float*, int, int, int);
-void jl_linear_backward(const float*, const float*, const float*, const void*, int, const float*, const float*, int,
-                        double, double, double, double, double, float*, float*, float*, int, int, int);
-void jl_attention_forward(const float*, int, const float*, const float*, int, const int*, const int*, int, float*,
-                          float*, int, int, int, int);
-void jl_attention_backward(const float*, int, const float*, const float*, int, const int*, const int*, const int*, int,
-                           const float*, const float*, const float*, float*, float*, float*, int, int, int, int, int);
-void jl_cross_entropy(const float*, const float*, const char*, const char*, const int*, const float*, double, float*,
-                      float*, int, int, int);
-}
-#include <string.h>
-"""
+RANKS_AT_A_TIME = CONSTANTS["RANKS_AT_A_TIME"]
 
 
 def _kernel(shapes, inputs, call: str, **numbers):
@@ -46,7 +21,8 @@ def _kernel(shapes, inputs, call: str, **numbers):
     library()
     single = not isinstance(shapes, list)
     made = jt.code([shapes] if single else shapes, ["float32"] * (1 if single else len(shapes)), inputs,
-                   cpu_header=HEADER, cpu_src=call, data={name: float(value) for name, value in numbers.items()})
+                   cpu_header=HEADER + "#include <string.h>\n", cpu_src=call,
+                   data={name: float(value) for name, value in numbers.items()})
     return made[0] if single else made
 
 

@@ -19,6 +19,7 @@ from jittor_lora import machine
 from jittor_lora.errors import UserError
 from jittor_lora.files import sync
 from jittor_lora.locks import alone
+from jittor_lora.ops.cpu.interface import declare
 from jittor_lora.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -30,13 +31,14 @@ TAIL_LINES = 15
 
 @functools.lru_cache(maxsize=None)
 def library() -> ctypes.CDLL:
-    """The compiled kernels; their symbols are visible to the operators that Jittor compiles.
+    """The compiled kernels, with the types of interface.h; their symbols are visible to the operators of Jittor.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
     tools = kernel_tools()
     kernels = ctypes.CDLL(str(compiled(tools, sys.stderr)), ctypes.RTLD_GLOBAL)
+    declare(kernels)
     kernels.jl_flush_denormals()
     return kernels
 
@@ -72,7 +74,7 @@ def _compile(compiler: str, flags: list[str], sources: list[Path], link: list[st
             list(pool.map(lambda pair: _run([compiler, *flags, "-c", str(pair[0]), "-o", str(pair[1])]),
                           zip(sources, objects)))
         made = work / target.name
-        _run([compiler, "-shared", "-fopenmp", *map(str, objects), *link, "-o", str(made)])
+        _run([compiler, "-shared", *flags, *map(str, objects), *link, "-o", str(made)])
         sync(made)
         os.replace(made, target)
     finally:

@@ -15,6 +15,7 @@
 #endif
 
 #include "decode_panels.h"
+#include "parallel.h"
 
 namespace jl::decoding {
 
@@ -86,8 +87,7 @@ struct Screen {
         for (int k = 0; largest > 0 && k < inputs; k++)
             column[k] = std::max(std::max(std::sqrt(squares[k] / count), 1e-6 * largest), (double)FLT_MIN);
         memcpy(to, column.data(), deep * sizeof(float));
-#pragma omp parallel for
-        for (int g = 0; g < padded(outputs, W) / W; g++) {
+        parallel_evenly(padded(outputs, W) / W, [&](int g) {
             uint8_t* bytes = to + group(g);
             RowBounds bounds{};
             memset(bytes, 128, (size_t)deep * W);
@@ -115,7 +115,7 @@ struct Screen {
                 bounds.norm[j] = norm[r];
             }
             memcpy(bytes + (size_t)deep * W, &bounds, sizeof bounds);
-        }
+        });
     }
 
     // At least `value`, as a float.
@@ -137,10 +137,10 @@ struct Probe {
     int32_t high_sum, low_sum;  // times 128, which the rows' bytes have too much
     float step, by_error, by_spread, by_norm, constant;
 
-    // Is there a bound? `x` are the numbers that logits are computed from; the bytes are of state r of `states`.
+    // Is there a bound? `x` are the numbers that logits are computed from; the bytes are of state r of `states`. `u` is
+    // room for as many numbers as x has.
     template <class T>
-    bool take(const Screen& screen, const float* column, const T* x, int8_t* bytes, int r, int states) {
-        std::vector<float> u(screen.inputs);
+    bool take(const Screen& screen, const float* column, const T* x, float* u, int8_t* bytes, int r, int states) {
         double most = 0, size = 0, state = 0, rest = 0;
         for (int k = 0; k < screen.inputs; k++) {
             float value = single(x[k]);
