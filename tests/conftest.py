@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import needs
+from jittor_lora import machine
+
+WORKER_BYTES = 2 << 30  # that a process and those that it starts may take
+
 # The first call of a new operator compiles it for seconds.
 settings.register_profile("jittor_lora", deadline=None)
 settings.load_profile("jittor_lora")
+
+# Of processes that run tests side by side each computes on one thread.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,9 +36,21 @@ collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernel-flag", action="append", default=[], help="compile the CPU kernels with this flag, too")
+    parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
+                     help=f"fail tests that need such a part, where it is absent, in place of skipping them: "
+                          f"{', '.join(needs.PARTS)}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`: one a core, as far as memory goes."""
+    return max(1, min(machine.available_cores(), machine.total_memory() // WORKER_BYTES))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    unknown = sorted({*config.getoption("must_run")} - {*needs.PARTS})
+    if unknown:
+        raise pytest.UsageError(f"--must-run: expected some of {', '.join(needs.PARTS)}; found {', '.join(unknown)}")
     if config.getoption("kernel_flag"):
         from jittor_lora.ops.cpu import library  # imports Jittor
         library.FLAGS += tuple(config.getoption("kernel_flag"))
@@ -37,6 +60,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PARITY in item.path.parents:
             item.add_marker(pytest.mark.parity)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        (part,) = mark.args
+        if not needs.is_there(part):
+            end = pytest.fail if part in item.config.getoption("must_run") else pytest.skip
+            end(needs.PARTS[part].reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped, by reason."""
+    skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())
+                      if isinstance(report.longrepr, tuple))
+    for reason, count in skipped.most_common():
+        terminalreporter.write_line(f"{count:5,} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
-import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from safetensors.numpy import load_file
 
 import mpi
 import small_run
+from needs import needs_hosts, needs_mpi
+
+pytestmark = [needs_mpi, needs_hosts]
 
 HOSTS = {"10.213.7.1": "jl-one", "10.213.7.2": "jl-two"}
 
@@ -41,8 +46,12 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def hosts():
-    if not (shutil.which("ip") and shutil.which("unshare") and os.geteuid() == 0):
-        pytest.skip("network namespaces need root, iproute2 and util-linux")
+    with open(Path(tempfile.gettempdir()) / "jittor-lora-hosts.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are this machine's, and tests run side by side
+        yield from made_hosts()
+
+
+def made_hosts() -> Iterator[None]:
     try:
         for name in HOSTS.values():
             ip("netns", "add", name)
@@ -52,11 +61,9 @@ def hosts():
             ip("-n", name, "address", "add", f"{address}/24", "dev", f"jl-cable-{number}")
             ip("-n", name, "link", "set", f"jl-cable-{number}", "up")
             ip("-n", name, "link", "set", "lo", "up")
-    except subprocess.CalledProcessError as error:
+        yield
+    finally:
         remove_hosts()
-        pytest.skip(f"no network namespaces here: {error.stderr.decode()}")
-    yield
-    remove_hosts()
 
 
 def remove_hosts() -> None:
@@ -80,7 +87,6 @@ def on_two_hosts(folder: Path, hidden: Path, *arguments: object) -> tuple[int, s
 
 
 @pytest.mark.slow
-@mpi.needs_mpi
 def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 14, 4)
     (files / "runs").mkdir()
@@ -105,7 +111,6 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
 
 
 @pytest.mark.slow
-@mpi.needs_mpi
 def test_a_file_that_one_host_alone_lacks_is_named_with_the_host(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 4, 1)
     (files / "here").mkdir()
