@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,17 +30,26 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-ffp-contra
 TAIL_LINES = 15
 
 
-@functools.lru_cache(maxsize=None)
 def library() -> ctypes.CDLL:
     """The compiled kernels, with the types of interface.h; their symbols are visible to the operators of Jittor.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
-    tools = kernel_tools()
-    kernels = ctypes.CDLL(str(compiled(tools, sys.stderr)), ctypes.RTLD_GLOBAL)
+    kernels = _loaded()
+    if not hasattr(_thread, "flushes_denormals"):  # a mode of each thread, and of those that its loops started
+        kernels.jl_flush_denormals()
+        _thread.flushes_denormals = True
+    return kernels
+
+
+_thread = threading.local()
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded() -> ctypes.CDLL:
+    kernels = ctypes.CDLL(str(compiled(kernel_tools(), sys.stderr)), ctypes.RTLD_GLOBAL)
     declare(kernels)
-    kernels.jl_flush_denormals()
     return kernels
 
 
