@@ -23,8 +23,10 @@ def add_parser(subparsers) -> None:
     source = parser.add_argument_group("What to draw")
     source.add_argument("run_folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="output folder of a training")
     source.add_argument("--train-loss", metavar="FILE", type=Path,
-                        help="text log of training losses: a number a line, step,loss columns, or `Step 10, Loss: 3.2`")
-    source.add_argument("--val-loss", metavar="FILE", type=Path, help="text log of validation losses, the same forms")
+                        help="log of another program: one number per line, a table, JSON, or lines such as "
+                        "`Step 10, Loss: 3.2`; its validation losses are drawn too")
+    source.add_argument("--val-loss", metavar="FILE", type=Path,
+                        help="log of the validation losses, if they have one of their own")
     source.add_argument("--metrics", metavar="[NAME=]FILE", nargs="+",
                         help="metrics.json of each evaluation; the name is by default that of its folder")
     look = parser.add_argument_group("Look")

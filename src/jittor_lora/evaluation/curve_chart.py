@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, matplotlib_defaults
+from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, add_legend, matplotlib_defaults
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.metrics import Metrics
 
@@ -78,8 +78,7 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
     count = max(metrics.count for _, metrics in points)
     axes.set_xlabel(f"{labels[over]}\n{labels['interval'].format(count=f'{count:,}')}")
     axes.set_ylabel(labels["score"])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
-                handlelength=1.8, columnspacing=1.2)
+    add_legend(axes, 4, handlelength=1.8, columnspacing=1.2)
     title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
     _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})
     figure.draw_without_rendering()
@@ -91,4 +90,4 @@ def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) ->
     """Sets the font of every text; those without a size of their own are small."""
     for text in axes.findobj(Text):
         text.set_fontproperties(face)
-        text.set(size=sizes.get(text, SMALL), color=INK, parse_math=False)
+        text.set(size=sizes.get(text, SMALL), color=INK)
