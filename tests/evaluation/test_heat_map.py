@@ -63,4 +63,4 @@ def test_the_same_picture_has_the_same_bytes(tmp_path):
 def test_names_are_shown_as_they_are(name):
     figure = heat_map({("0", name): 1.0}, title=name, quantity=name)
     FigureCanvasAgg(figure).draw()
-    assert [text.get_text() for text in figure.findobj(Text)].count(name) == 3
+    assert [text.get_text() for text in figure.findobj(Text)].count(name) >= 3
