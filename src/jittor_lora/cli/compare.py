@@ -9,7 +9,7 @@ from typing import Literal, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, from_flags, named_path_argument, require
+from jittor_lora.cli.options import add_flags, find_adapter, from_flags, named_path_argument, require
 from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
