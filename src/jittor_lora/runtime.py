@@ -48,6 +48,14 @@ DEFAULTS = {
 }
 
 
+# What other programs set for libraries that are used here too, and that would fail at their import or change numbers:
+# a notebook's own backend for Matplotlib's windows, of which there are none here, and its settings, which the pictures
+# do not follow; how NumPy promotes types; settings of tqdm's, which stops at one that it cannot read.
+NOT_FOR_LIBRARIES = {"MPLBACKEND": None, "MATPLOTLIBRC": os.devnull, "NPY_PROMOTION_STATE": None}
+BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
+SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")  # huggingface_hub stops at one that is no whole number
+
+
 def __getattr__(name: str) -> Any:
     if name == "jt":
         return _import_jittor()
@@ -185,16 +193,34 @@ def _place_copy(home: Path) -> jittor_copy.Copy | None:
 
 
 @contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment that are set for a while."""
+def undisturbed_libraries() -> Iterator[None]:
+    """Within the block no library finds something in the environment at which its import stops."""
+    values = dict(NOT_FOR_LIBRARIES)
+    values.update((name, None) for name in os.environ if name.startswith(BARS) and name != BARS_OFF)
+    for name in SECONDS:
+        value = os.environ.get(name, "")
+        if value and not value.isdecimal():
+            print(f"{name}: expected a whole number of seconds, found {value!r}; it is not used.", file=sys.stderr)
+            values[name] = None
+    with _variables(values):
+        yield
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables of the environment that are set, or with None unset, for a while."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set_variables(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
 
 
 def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any:

@@ -141,6 +141,38 @@ def test_dollars_and_underscores_in_names_are_no_formulas(tmp_path):
     assert {"$r_8$", "a_b", "$5 and $6"} <= set(texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0]))
 
 
+@pytest.mark.parametrize("name", ["_lr1", "__", "$x", "$\\frac{$", "50 %", "%s {a} {}", "\\alpha^2_1", "#1",
+                                  "legend: x", "-"])
+def test_any_name_is_in_the_legend_as_it_is(name, tmp_path):
+    """Matplotlib leaves out labels that begin with an underscore, and sets what is between dollars as a formula."""
+    difference = Difference(1.0, 0.5, 1.5, 0.1)
+    for figure in (score_chart([(name, BASE), ("b", ADAPTER)], title=name),
+                   improvement_chart(name, [(name, difference, difference)], 9)):
+        legend = figure.axes[0].get_legend()
+        assert [text.get_text() for text in legend.get_texts()][0] == name
+        handles = legend.legend_handles if hasattr(legend, "legend_handles") else legend.legendHandles
+        assert len(handles) == len(legend.get_texts())
+        assert name in " ".join(texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0]))
+    figure = loss_chart(CURVES, title=name)
+    assert name in texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0])
+
+
+@pytest.mark.parametrize("unit, axis, place", [
+    ("step", "Step", "lowest: 1.5 at step 2"), ("iteration", "Iteration", "lowest: 1.5 at iteration 2"),
+    ("epoch", "Epoch", "lowest: 1.5 at epoch 2"), ("batch", "Batch", "lowest: 1.5 at batch 2"),
+    ("order", "Losses in the order of the log", "lowest: 1.5 at number 2"),
+    ("count", "Count of the progress bar", "lowest: 1.5 at 2")])
+def test_the_axis_says_what_it_counts(unit, axis, place, tmp_path):
+    series = LossSeries(np.array([1.0, 2.0]), np.array([2.0, 1.5]))
+    for language in ("en", "zh"):
+        assert {unit, f"at {unit}"} <= _LABELS[language].keys()
+    figure = loss_chart(LossCurves(series, series, unit))
+    assert {axis, place} <= set(texts_of_svg(save_chart(figure, tmp_path / "loss", ["svg"])[0]))
+    series = LossSeries(np.array([0.05, 0.1]), np.array([2.0, 1.5]))
+    if unit == "epoch":
+        assert "lowest: 1.5 at epoch 0.1" in texts(loss_chart(LossCurves(series, series, unit)))
+
+
 def test_same_picture_same_bytes_whatever_the_users_settings(tmp_path):
     first = [path.read_bytes() for path in save_chart(loss_chart(CURVES), tmp_path / "first")]
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "none", "axes.facecolor": "red"}):

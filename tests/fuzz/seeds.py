@@ -76,7 +76,9 @@ def seeds() -> dict[str, Files]:
                         "run/evaluation/adapter/metrics.json": _json(_METRICS),
                         **{f"run/{name}": content for name, content in run.items()}},
         "metrics": {"metrics.json": _json(_METRICS)},
-        "losses": {"train.txt": b"Epoch 1, Step 10, Loss: 3.21\nstep=20 train/loss=3.1 val/loss=9.9\n",
+        "losses": {"train.txt": (
+            "Epoch 1, Step 10, Loss: 3.21\n步骤 20/40 - 训练损失: 3.1\r50%|#| 2/4 [00:01<00:01, loss=3]\n"
+            "{'loss': '3.0', 'epoch': 1.5, 'step': 30}\n{\"eval_loss\": 9.9, \"step\": 30}\n").encode("gbk"),
                    "val.txt": b"step,val_loss\n10,3.5\n20,3.25\n"},
         "run": run,
         "log": run,

@@ -7,19 +7,20 @@ import sys
 from typing import Literal, Optional
 
 from jittor_lora.cli.options import add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED
+from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings import Settings, setting
+from jittor_lora.settings import PATH, TEXT, Settings, setting
 
 
 class InspectOptions(Settings):
-    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", min_length=1)
+    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", holds=PATH, min_length=1)
 
     data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines of prompt and completion), "
-                                  "squad-train, squad-dev, sample-train or sample-dev", min_length=1)
+                                  "squad-train, squad-dev, sample-train or sample-dev", holds=PATH, min_length=1)
     max_train: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as in training")
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as in training; "
+                            + LINE_BREAKS, holds=TEXT)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
                                         ge=0, le=1)
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from jittor_lora.evaluation import charts
-from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, matplotlib_defaults
+from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, add_legend, matplotlib_defaults
 from jittor_lora.evaluation.metrics import Metrics
 
 _SIZE = (8.0, 4.5)
@@ -76,8 +76,7 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
     axes.set_axisbelow(True)
     axes.set_xlabel(f"{labels[over]}\n{charts.interval_label(language, [metrics for _, metrics in points])}")
     axes.set_ylabel(labels["score"])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
-                handlelength=1.8, columnspacing=1.2)
+    add_legend(axes, 4, handlelength=1.8, columnspacing=1.2)
     title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
     _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})
     figure.draw_without_rendering()
@@ -89,4 +88,4 @@ def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) ->
     """Sets the font of every text; those without a size of their own are small."""
     for text in axes.findobj(Text):
         text.set_fontproperties(face)
-        text.set(size=sizes.get(text, SMALL), color=INK, parse_math=False)
+        text.set(size=sizes.get(text, SMALL), color=INK)

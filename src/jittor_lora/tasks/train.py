@@ -132,7 +132,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
             if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
-        log.config(config.model_dump())
+        log.config(config.recipe())
         log.system(system)
         record = loaded.record(folder)
         if record and ranks.first:

@@ -142,7 +142,7 @@ class RunLog:
         self._append("run.log", "\n".join([f"{time.strftime('%Y-%m-%d %H:%M:%S')} system", *lines]))
 
     def config(self, settings: Mapping[str, Any]) -> None:
-        """Write the resolved settings (plain values only) to config.yaml, in the form of a recipe."""
+        """Write the resolved settings, as a recipe holds them, to config.yaml."""
         with atomic_write(self.folder / "config.yaml") as stream:
             yaml.safe_dump(dict(settings), stream, sort_keys=False, allow_unicode=True)
 

@@ -20,6 +20,7 @@ OPERATOR = Path(__file__).parent / "operator"
 
 def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
     """The outputs, float32 of these shapes, of `JL_OPERATOR(kernel)`."""
+    library()  # sets a mode of this thread
     return _operator()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
 
 
