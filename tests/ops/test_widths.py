@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernels import needs_kernels
 
 from jittor_lora import machine
 from jittor_lora.ops.cpu import library
 from jittor_lora.runtime import kernel_tools
-from kernels import needs_kernels
 
 pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="the widths of x86 processors"),
               pytest.mark.slow]

@@ -20,7 +20,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, written_together
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.inputs import load_json, read_input
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}
 _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
@@ -28,6 +28,15 @@ _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
 # Far above any: the largest tokenizer.json in use has 35 MB.
 LARGEST_JSON = 64 << 20  # bytes
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Settings of generation_config.json that change which tokens are chosen, and their values that change nothing
+_GENERATION = {
+    "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "num_beams": 1,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "min_length": 0, "min_new_tokens": None, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "stop_strings": None,
+}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -39,12 +48,31 @@ class Checkpoint:
         config: its sizes.
         tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
             loaded when it is asked for; float32 weights are read-only views of the mapped file.
+        notes: sentences on what was read otherwise than it is written.
         generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
+        end_ids: tokens at which config.json or generation_config.json says that a text ends.
     """
 
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        more = token_ids((self.generation_config or {}).get("eos_token_id"))
+        return (*self.config.eos_token_ids, *(token for token in more or () if 0 <= token < self.config.vocab_size))
+
+
+def sampling_lines(checkpoint: Checkpoint) -> list[str]:
+    """What is to be said of generation_config.json, whose ends of text alone are applied."""
+    wanted = checkpoint.generation_config or {}
+    if not wanted.get("do_sample"):  # transformers then draws nothing
+        wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
+    found = [f"{name} {wanted[name]}" for name, off in _GENERATION.items()
+             if wanted.get(name) not in (None, off)]
+    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the flags of the same "
+            "meaning if you want it."] if found else []
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:
@@ -134,12 +162,17 @@ def _read_folder(folder: Path) -> Checkpoint:
         raise UserError(_no_config(folder))
     config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
     files = [SafetensorsFile(path) for path in _weight_files(folder)]
-    generation = folder / "generation_config.json"
-    return Checkpoint(
-        config=config,
-        tensors=_Weights(folder, config, files),
-        generation_config=read_json(generation) if generation.is_file() else None,
-    )
+    return Checkpoint(config, _Weights(folder, config, files), _generation_config(folder / "generation_config.json"))
+
+
+def _generation_config(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    if token_ids(values.get("eos_token_id")) is None:
+        raise UserError(f"{path}: eos_token_id: expected a token id, a list of them, or null; found "
+                        f"{str(values['eos_token_id'])[:60]}.")
+    return values
 
 
 class _Weights(Mapping[str, np.ndarray]):
