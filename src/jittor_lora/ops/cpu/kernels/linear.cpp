@@ -127,8 +127,11 @@ static const float* dropped(Buffer& memory, const float* x, const Dropout& drop,
 
 constexpr int BLOCK = 15;  // rows whose input stays in the cache between the steps of an update
 
-// Chunks that have sums of their own, which take memory: fewer where there are more projections.
-static int chunks_with_sums(int width) { return std::max(32, MAX_CHUNKS * RANK / std::max(width, RANK)); }
+// Chunks that have sums of their own, which take memory and time: of 32 rows or more where there are many, and fewer with
+// more projections.
+static int chunks_with_sums(int rows, int width) {
+    return std::max(32, std::min(rows / 32, MAX_CHUNKS * RANK / std::max(width, RANK)));
+}
 
 // The sums of the chunks, in their order, as (rank, n) or (n, rank).
 static void reduce(const float* sums, int chunks, const Small& m, float scale, float* out, bool columns) {
@@ -189,7 +192,7 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
     Dropout drop = dropout(p, first, second, row, in);
     int width = small_a.width();
     size_t size_a = size_t(width) * small_a.stride, size_b = size_t(width) * small_b.stride;
-    Chunks chunks = chunks_of(rows, narrow, chunks_with_sums(width));
+    Chunks chunks = chunks_of(rows, narrow, chunks_with_sums(rows, width));
     float* sa = sums_a.get<float>(size_a * chunks.count);
     float* sb = sums_b.get<float>(size_b * chunks.count);
     float* d = projections.get<float>(size_t(rows) * width);  // s · dy B
