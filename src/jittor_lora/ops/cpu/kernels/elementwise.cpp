@@ -5,14 +5,10 @@
 
 namespace jl {
 
-constexpr int64_t PIECE = 1 << 14;  // elements a thread takes at a time
-
 // Calls body(i, n) as `each` does, in all threads.
 template <class Body>
 static void spread(int64_t count, Body body) {
-    parallel_evenly(int((count + PIECE - 1) / PIECE), [&](int p) {
-        each(std::min(PIECE, count - p * PIECE), [&](int64_t i, int n) { body(p * PIECE + i, n); });
-    });
+    parallel_pieces(count, [&](int64_t at, int64_t size) { each(size, [&](int64_t i, int n) { body(at + i, n); }); });
 }
 
 }  // namespace jl

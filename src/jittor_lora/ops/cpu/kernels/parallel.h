@@ -74,6 +74,16 @@ static inline void parallel_evenly(int count, Body body, const char* where = __b
     failure.pass_on();
 }
 
+// Calls body(at, n) for elements [at, at + n) of `count`.
+template <class Body>
+static inline void parallel_pieces(int64_t count, Body body) {
+    constexpr int64_t PIECE = 1 << 14;  // elements a thread takes at a time
+    parallel_evenly(int((count + PIECE - 1) / PIECE), [&](int p) {
+        int64_t at = p * PIECE;
+        body(at, count - at < PIECE ? count - at : PIECE);
+    });
+}
+
 // What `body` returns; a negative number, for Python, if it throws.
 template <class Body>
 static inline auto status_of(Body body) noexcept -> decltype(body()) {
