@@ -34,6 +34,7 @@ from jittor_lora.files import atomic_write, make_writable, written_together
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
+from jittor_lora.pace import Pace
 from jittor_lora.ranks import ALONE, Ranks, join
 from jittor_lora.waiting import silence_explained
 
@@ -115,8 +116,8 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     """
     decoding, every = decoding or Decoding(questions.max_new_tokens, stop="\n"), questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
-    with counting(len(questions.ids), progress) as answered:
-        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(1),
+    with counting(len(questions.ids), progress, batch_size) as answered:
+        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
                                           rows=batch_size) if questions.groups else []
     return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
 
@@ -142,8 +143,8 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
               for group in questions.groups]
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
-    with counting(len(questions.ids), progress) as answered:
-        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(1))
+    with counting(len(questions.ids), progress, batch_size) as answered:
+        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
     found = ranks.gather(dict(zip(questions.ids, found)))
     return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
 
@@ -159,23 +160,32 @@ def longest_text(group: TokenGroup) -> int:
 
 
 @contextmanager
-def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of questions answered since: a bar on a terminal, a line now and then else."""
-    terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
-    shown = started
+def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[], None]]:
+    """A function to call when a question is answered: a bar on a terminal, a line now and then else.
 
-    def answered(count: int) -> None:
+    Args:
+        together: questions that are answered at a time. All of these are read before the first has its answer, so that
+            the speed is that of the others.
+    """
+    terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
+    shown, pace = started, Pace(apart=together, least=max(2, together // 4))
+
+    def answered() -> None:
         nonlocal done, shown
         first_one()
-        bar.update(count)
-        done, now = done + count, time.monotonic()
+        pace.note()
+        done, now = done + 1, time.monotonic()
+        figures = f"{done / max(now - started, 1e-9):.1f} questions/s{pace.left(total - done)}"
+        bar.set_postfix_str(figures, refresh=False)
+        bar.update()
         if name is not None and not terminal and (done == total or now - shown >= LINE_SECONDS):
             shown = now
-            say(f"{name}: {done:,} of {total:,} questions, {done / (now - started):.1f} a second")
+            say(f"{name}: {done:,} of {total:,} questions, {figures}")
 
     hidden = name is None or not terminal
     with silence_explained(wanted=name is not None) as first_one, \
-            tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=hidden) as bar:
+            tqdm(total=total, desc=name, file=sys.stderr, disable=hidden, dynamic_ncols=True,
+                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]") as bar:
         yield answered
 
 

@@ -43,7 +43,7 @@ from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_values import check_values, progress_of, settings_of, state_of
 from jittor_lora.training.log import NoLog, RunLog
-from jittor_lora.training.loop import Outcome, Progress, total_steps
+from jittor_lora.training.loop import Outcome, Progress, tokens_per_step, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
@@ -124,7 +124,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
                                        ranks)
 
     total = total_steps(groups, config)
-    with RunLog(folder, total, tensorboard=config.tensorboard) if ranks.first else NoLog() as log:
+    with RunLog(folder, total, tensorboard=config.tensorboard, tokens_per_step=tokens_per_step(groups, config)) \
+            if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
         log.config(config.model_dump())

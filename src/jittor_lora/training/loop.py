@@ -267,6 +267,14 @@ def steps_per_epoch(groups: Sequence[TokenGroup], config: RunConfig) -> int:
     return math.ceil(questions / (config.batch_size * config.gradient_accumulation))
 
 
+def tokens_per_step(groups: Sequence[TokenGroup], config: RunConfig) -> float:
+    """Rows of a step on average, but for those of paragraphs that are cut."""
+    groups = groups if config.share_prefixes else separate(groups)
+    tokens = sum(len(group.prefix) + sum(len(b.prompt) + len(b.completion) - 1 for b in group.branches)
+                 for group in groups)
+    return tokens / steps_per_epoch(groups, config)
+
+
 def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
                config: RunConfig) -> Iterator[tuple[int, list[TokenGroup]]]:
     """(step, its examples) for the steps `start` to `total`; the order depends on the seed and the epoch alone."""
