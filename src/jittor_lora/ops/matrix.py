@@ -136,7 +136,7 @@ def frozen(array: np.ndarray):
 
 
 def as_var(array: np.ndarray):
-    """The same as a Jittor array. One of shape (1,) Jittor would take for a constant, and compile an operator for it."""
+    """The same as a Jittor array. One of shape (1,) would be taken for a constant, and compiled as an operator."""
     return jt.array(array[None]).reshape((1,)) if array.shape == (1,) else jt.array(array)
 
 

@@ -433,7 +433,8 @@ def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: Le
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
-    return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+    return [*lines, f"Steps: {total:,}." + (" The first one takes longer where Jittor still compiles operators."
+                                            if depends_on_threads(adapter) else "")]
 
 
 def trained_lines(loaded: Loaded, adapter: Union[Adapter, WholeModel]) -> list[str]:

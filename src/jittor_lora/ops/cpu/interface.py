@@ -9,7 +9,7 @@ from pathlib import Path
 from jittor_lora.errors import UserError
 
 _TEXT = (Path(__file__).parent / "kernels" / "interface.h").read_text(encoding="utf-8")
-HEADER = re.sub(r" *//.*", "", _TEXT)  # for operators, whose source is their key in Jittor's cache
+HEADER = re.sub(r" *//.*", "", _TEXT)
 
 _NUMBERS = {"int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float,
             "double": ctypes.c_double}

@@ -1,7 +1,8 @@
 """The operator through which Jittor calls the kernels.
 
-Jittor compiles an operator for each combination of source, number of inputs, axes and types, for one to two seconds each
-at first use. This one is compiled once, whatever it calls, and costs less at each call: Jittor has no key to make for it.
+Jittor compiles an operator for each combination of source, number of inputs, axes and types, for one to two seconds
+each at first use. This one is compiled once, whatever it calls. It costs less at each call, too: Jittor has no key to
+make for it.
 """
 
 from __future__ import annotations

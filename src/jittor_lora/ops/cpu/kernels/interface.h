@@ -1,6 +1,6 @@
-// The C interface of the kernels, in one place: they include it, the operators that Jittor compiles contain its text
-// (ops/cpu/functions.py), and ops/cpu/interface.py reads types, structures and constants from it for ctypes. What it
-// reads is one declaration a statement, of the types that it knows.
+// The C interface of the kernels, in one place: they and operators.cpp, which calls them for Jittor, include it, and
+// ops/cpu/interface.py reads types, structures and constants from it for ctypes. What it reads is one declaration a
+// statement, of the types that it knows.
 //
 // A kernel that an operator calls throws std::bad_alloc if there is no memory. The others, which Python calls, return a
 // negative number then, or a null pointer.

@@ -76,12 +76,13 @@ static inline void parallel_evenly(int count, Body body, const char* where = __b
 
 // Calls body(at, n) for elements [at, at + n) of `count`.
 template <class Body>
-static inline void parallel_pieces(int64_t count, Body body) {
+static inline void parallel_pieces(int64_t count, Body body, const char* where = __builtin_FUNCTION(),
+                                   int line = __builtin_LINE()) {
     constexpr int64_t PIECE = 1 << 14;  // elements a thread takes at a time
     parallel_evenly(int((count + PIECE - 1) / PIECE), [&](int p) {
         int64_t at = p * PIECE;
         body(at, count - at < PIECE ? count - at : PIECE);
-    });
+    }, where, line);
 }
 
 // What `body` returns; a negative number, for Python, if it throws.
