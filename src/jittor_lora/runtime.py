@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
 
-from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
+from jittor_lora import __version__, diagnostics, first_compile, jittor_copy, machine, onednn
 from jittor_lora.errors import UserError
 from jittor_lora.inputs import load_json, read_input
 from jittor_lora.job import MAX_RANKS, Job
@@ -164,13 +164,28 @@ def _as_before() -> Iterator[None]:
 
 
 def _import_compiled(home: Path) -> Any:
-    # As HOME too: from a JITTOR_HOME that is not its HOME Jittor makes the default of all later processes.
-    at_home = {"HOME": str(home), "JITTOR_HOME": str(home)}
-    environ = {**os.environ, **at_home}
+    copy = _place_copy(home)
+    chosen = {"HOME": str(home), "JITTOR_HOME": str(home)}
+    if copy:
+        chosen = {"JITTOR_HOME": str(home), "cc_path": copy.compiler, "python_config_path": str(copy.python_config)}
+        if jittor_home({}) != home:  # Jittor would make it the default of all later processes
+            chosen["HOME"] = str(copy.private_home)
+        os.environ[jittor_copy.INTERPRETER] = sys.executable
+    environ = {**os.environ, **chosen}
     # With workers for its compiler, which Jittor else forks at every import, it never ends after a Ctrl-C in the
     # terminal: they are killed by it too, and Jittor waits for them. And only in Jupyter it leaves Ctrl-C alone.
-    with _variables({**at_home, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
-        return _import_in(environ)
+    with _variables({**chosen, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
+        with copy.imported_from() if copy else contextlib.nullcontext():
+            return _import_in(environ, copy)
+
+
+def _place_copy(home: Path) -> jittor_copy.Copy | None:
+    """The Jittor to import; None for the installed one, where it was imported before, or cannot be copied."""
+    if sys.platform != "linux" or "jittor_utils" in sys.modules:
+        return None
+    grouped = not os.environ["nvcc_path"] and os.environ.get("debug") != "1"
+    config = os.environ.get("python_config_path") or machine.python_config()
+    return jittor_copy.place(home, machine.compiler(os.environ), config, metadata.version("jittor"), grouped)
 
 
 @contextlib.contextmanager
@@ -186,11 +201,11 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.update({} if value is None else {name: value})
 
 
-def _import_in(environ: Mapping[str, str]) -> Any:
+def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any:
     """Import Jittor, compiled in a child process with the variables `environ` if it has to be."""
     utils = importlib.import_module("jittor_utils")
     mark = first_compile.marker(Path(utils.cache_path), {
-        "jittor": metadata.version("jittor"), "file": utils.__file__, "python": sys.prefix, "compiler": utils.cc_path,
+        "file": utils.__file__, "compiler": utils.cc_path, **({} if copy else {"python": sys.prefix}),
         **{name: os.environ.get(name, "") for name in ("nvcc_path", "use_mkl", "cc_flags", "kernel_flags", "debug",
                                                        "enable_lto", "python_config_path")},
     })
@@ -199,9 +214,12 @@ def _import_in(environ: Mapping[str, str]) -> Any:
         apart = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
         with alone(mark.parent / "first_compile.lock", "Compiling Jittor"):  # the ranks of a host share the cache
             if not first_compile.is_warm(mark):
-                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__)
+                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__,
+                                             copy if copy and copy.grouped else None)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
+    if copy:
+        jittor.flags.python_path = str(copy.python)
     return jittor
 
 
@@ -217,7 +235,7 @@ def kernel_tools() -> KernelTools:
     """Imports Jittor first: oneDNN, which the kernels call, is then loaded."""
     _import_jittor()
     utils = importlib.import_module("jittor_utils")
-    return KernelTools(utils.cc_path, onednn.folder(jittor_home()), Path(utils.cache_path))
+    return KernelTools(machine.compiler(os.environ), onednn.folder(jittor_home()), Path(utils.cache_path))
 
 
 def uses_onednn() -> bool:
