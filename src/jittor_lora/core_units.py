@@ -30,12 +30,13 @@ _BINDINGS = tuple(f"gen/pyjt_{name}.cc" for name in (
 _FLAGS = ("src/type/fp16_op_type.cc", "src/type/common_op_type.cc", "src/pyjt/py_array_op.cc",
           "src/misc/cuda_flags.cc", "gen/pyjt_jit_flags.cc")
 _ALONE = ("gen/pyjt_jit_op_maker.cc", "src/op_compiler.cc")  # large, and a header without a guard
-_ONEDNN = tuple(f"extern/mkl/ops/{name}" for name in (
-    "mkl_conv_op.cc", "mkl_conv_backward_w_op.cc", "mkl_conv_backward_x_op.cc", "mkl_matmul_op.cc", "mkl_test_op.cc",
-    "cpu_cnn_inference_f32.cpp"))
+_ONEDNN = tuple([f"extern/mkl/ops/{name}" for name in unit] for unit in (
+    ("mkl_conv_op.cc", "mkl_matmul_op.cc", "mkl_test_op.cc", "cpu_cnn_inference_f32.cpp"),
+    ("mkl_conv_backward_w_op.cc",), ("mkl_conv_backward_x_op.cc",)))  # each with a function of the same name
 _HELPER = tuple(f"src/utils/{name}.cc" for name in ("cache_compile", "log", "tracer", "jit_utils", "str_utils"))
 _HALVED = ("src/ops/", "src/opt/")  # so that two cores share them
 
+_LEAVES_MACROS = "src/pyjt/numpy.cc"  # named as functions of the standard library: after all else
 _STATIC = re.compile(r"^static\s+(?:inline\s+)?[\w:<>,\s*&]*?\b(\w+)\s*[=(;{]", re.MULTILINE)
 _OTHERWISE_USED = ("isvar",)  # static in one file, and declared by a header that another file of the unit includes
 
@@ -95,9 +96,10 @@ def units(jittor: Path) -> list[list[str]]:
         if name not in taken and "__data__" not in name:
             folder = next((each for each in _HALVED if name.startswith(each)), "src/" if name.count("/") == 1 else "")
             folders.setdefault(folder, []).append(name)
+    folders[""].sort(key=_LEAVES_MACROS.__eq__)
     halves = [half for folder in _HALVED for half in _halves(folders.pop(folder, []))]
     return [list(unit) for unit in (*_BEGINNING, _BINDINGS, *([name] for name in _ALONE), _FLAGS, *folders.values(),
-                                    *halves, _END, _ONEDNN) if unit]
+                                    *halves, _END, *_ONEDNN) if unit]
 
 
 def write(folder: Path, jittor: Path) -> None:
@@ -125,7 +127,7 @@ def _text(unit: Sequence[str], jittor: Path) -> str:
     statics = [set() if name.startswith("gen/") else set(_STATIC.findall((jittor / name).read_text(encoding="utf-8")))
                for name in unit]
     uses = Counter(static for names in statics for static in names)
-    lines = ["#include <random>"]  # uses names that numpy.cc makes macros
+    lines: list[str] = []
     for number, (name, names) in enumerate(zip(unit, statics)):
         own = sorted(static for static in names if uses[static] > 1 or static in _OTHERWISE_USED)
         lines += [f"#define {static} {static}_{number}" for static in own]

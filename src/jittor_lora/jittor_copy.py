@@ -176,7 +176,11 @@ def _make(copy: Copy, home: Path, packages: Mapping[str, Path], headers: Mapping
             core_units.write(work / "units", packages["jittor"])
         work.chmod(0o755)
         os.sync()  # a name that stands for contents must not come before them
-        os.rename(work, copy.folder)
+        try:
+            os.rename(work, copy.folder)
+        except OSError:
+            if not copy.folder.is_dir():  # by another host, on a file system without locks
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
