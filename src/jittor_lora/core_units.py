@@ -16,9 +16,9 @@ from typing import Iterable, Sequence
 VERSION = "1.3.11"
 PLAIN = "plain"  # a file of this name beside the program: compile file by file, as Jittor does
 
-# Static variables are initialised in the order of Jittor's list of files: the registry, its fixed beginning, files of
-# `src/` itself, of its folders, its fixed end. A unit has the place of its first file.
-_BEGINNING = (("src/ops/op_register.cc", "src/ops/op_utils.cc"),
+# Static variables are initialised in the order of Jittor's list of files: the registry, what it generates, its fixed
+# beginning, files of `src/` itself, of its folders, its fixed end. A unit has the place of its first file.
+_BEGINNING = (("src/ops/op_register.cc",), ("src/ops/op_utils.cc",),
               ("src/init.cc", "src/event_queue.cc", "src/mem/allocator/sfrl_allocator.cc", "src/mem/allocator.cc",
                "src/misc/nano_string.cc"))
 _END = ("src/profiler/profiler.cc", "src/executor.cc")
