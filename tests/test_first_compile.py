@@ -55,7 +55,7 @@ def test_a_long_import_shows_elapsed_seconds(fake, monkeypatch):
     monkeypatch.setattr(first_compile, "QUIET_SECONDS", 0.1)
     mark, screen = fake("time.sleep(1)\n" + WORKS), io.StringIO()
     first_compile.compile_jittor(mark, os.environ, screen)
-    assert "once, about 3 to 5 minutes" in screen.getvalue()
+    assert "once, about 2 to 5 minutes" in screen.getvalue()
     assert "0 of about 160 parts compiled" in screen.getvalue()
     assert "\r" not in screen.getvalue()
 
