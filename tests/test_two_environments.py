@@ -54,7 +54,8 @@ def compiler(tmp_path_factory):
     """A compiler that notes what it is asked to make."""
     folder = tmp_path_factory.mktemp("compiler")
     program = folder / "g++"
-    program.write_text(f"#!/bin/sh\nfor word; do [ \"$before\" = -o ] && echo \"$word\" >> {folder}/made; before=$word; "
+    program.write_text("#!/bin/sh\nfor word; do\n"
+                       f"[ \"$before\" = -o ] && echo \"$word\" >> {folder}/made; before=$word\n"
                        f"done\nexec {shutil.which('g++')} \"$@\"\n")
     program.chmod(0o755)
     return program
