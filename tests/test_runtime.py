@@ -260,7 +260,7 @@ try:
 except Exception as error:
     print(type(error.__cause__).__name__)
 assert ssl._create_default_https_context is ssl.create_default_context
-""", {"HOME": str(tmp_path), "JITTOR_HOME": "", "log_silent": "1"})
+""", {"HOME": str(tmp_path), "log_silent": "1"})
     assert (done.returncode, done.stdout) == (0, "ZeroDivisionError\n"), done.stderr
 
 

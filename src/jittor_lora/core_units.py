@@ -31,10 +31,12 @@ _FLAGS = ("src/type/fp16_op_type.cc", "src/type/common_op_type.cc", "src/pyjt/py
           "src/misc/cuda_flags.cc", "gen/pyjt_jit_flags.cc")
 _ALONE = ("gen/pyjt_jit_op_maker.cc", "src/op_compiler.cc")  # large, and a header without a guard
 _ONEDNN = tuple([f"extern/mkl/ops/{name}" for name in unit] for unit in (
-    ("mkl_conv_op.cc", "mkl_matmul_op.cc", "mkl_test_op.cc", "cpu_cnn_inference_f32.cpp"),
+    ("mkl_conv_op.cc", "mkl_matmul_op.cc", "mkl_test_op.cc"), ("cpu_cnn_inference_f32.cpp",),
     ("mkl_conv_backward_w_op.cc",), ("mkl_conv_backward_x_op.cc",)))  # each with a function of the same name
 _HELPER = tuple(f"src/utils/{name}.cc" for name in ("cache_compile", "log", "tracer", "jit_utils", "str_utils"))
 _HALVED = ("src/ops/", "src/opt/")  # so that two cores share them
+_APART = (*_HALVED, "src/test/", "src/pybind/", "src/pyjt/")
+_COLD_FILES = ("src/opt/", "src/test/", "src/pybind/", "gen/pyjt_", "extern/mkl/ops/cpu_cnn")
 
 _LEAVES_MACROS = "src/pyjt/numpy.cc"  # named as functions of the standard library: after all else
 _STATIC = re.compile(r"^static\s+(?:inline\s+)?[\w:<>,\s*&]*?\b(\w+)\s*[=(;{]", re.MULTILINE)
@@ -76,15 +78,17 @@ case $1 in
 esac
 [ -f "$units/$source" ] || exec "$compiler" "$@"
 shift
-exec "$compiler" "$units/$source" "$@" {level}
+read -r comment level < "$units/$source" # of the first file of a unit; the others' are empty
+exec "$compiler" "$units/$source" "$@" ${{level:-{cold}}}
 """
-# Graphs and code generation are not where the time of a run goes: -O1 costs no measurable speed.
-_LEVEL = "-O1"
+# The core builds graphs and generates code; numbers are computed elsewhere, so -O1 costs no measurable speed. Nor does
+# -O0 where no step passes through: passes of the code generator, tests, and bindings, each called once per operator.
+_LEVEL, _COLD = "-O1", "-O0"
 
 
 def program(compiler: str) -> str:
     """The text of the program that Jittor takes for its compiler; it lies in a folder beside `units`."""
-    return _PROGRAM.format(compiler=shlex.quote(compiler), plain=PLAIN, level=_LEVEL)
+    return _PROGRAM.format(compiler=shlex.quote(compiler), plain=PLAIN, level=_LEVEL, cold=_COLD)
 
 
 def units(jittor: Path) -> list[list[str]]:
@@ -94,9 +98,10 @@ def units(jittor: Path) -> list[list[str]]:
     folders: dict[str, list[str]] = {}
     for name in sources:
         if name not in taken and "__data__" not in name:
-            folder = next((each for each in _HALVED if name.startswith(each)), "src/" if name.count("/") == 1 else "")
+            folder = next((each for each in _APART if name.startswith(each)), "src/" if name.count("/") == 1 else "")
             folders.setdefault(folder, []).append(name)
-    folders[""].sort(key=_LEAVES_MACROS.__eq__)
+    for names in folders.values():
+        names.sort(key=_LEAVES_MACROS.__eq__)
     halves = [half for folder in _HALVED for half in _halves(folders.pop(folder, []))]
     return [list(unit) for unit in (*_BEGINNING, _BINDINGS, *([name] for name in _ALONE), _FLAGS, *folders.values(),
                                     *halves, _END, *_ONEDNN) if unit]
@@ -127,7 +132,7 @@ def _text(unit: Sequence[str], jittor: Path) -> str:
     statics = [set() if name.startswith("gen/") else set(_STATIC.findall((jittor / name).read_text(encoding="utf-8")))
                for name in unit]
     uses = Counter(static for names in statics for static in names)
-    lines: list[str] = []
+    lines = [f"// {_COLD if unit[0].startswith(_COLD_FILES) else _LEVEL}"]
     for number, (name, names) in enumerate(zip(unit, statics)):
         own = sorted(static for static in names if uses[static] > 1 or static in _OTHERWISE_USED)
         lines += [f"#define {static} {static}_{number}" for static in own]

@@ -32,7 +32,7 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 import jittor
 open(sys.argv[2], "w").close()
 """
-MINUTES, PLAIN_MINUTES = "1 to 2", "3 to 5"  # on 2 cores
+MINUTES, PLAIN_MINUTES = "1 to 3", "2 to 5"  # on 2 cores
 QUIET_SECONDS = 3.0  # a check of a warm cache takes about a second: nothing is said before this
 LINE_SECONDS = 20.0  # between lines where the screen is not a terminal
 PLAIN_FILES = 160  # objects of Jittor 1.3.11 without CUDA
