@@ -6,10 +6,13 @@ import ctypes
 import importlib.util
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+import needs
 
 # The first call of a new operator compiles it for seconds.
 settings.register_profile("jittor_lora", deadline=None)
@@ -23,10 +26,38 @@ PARITY = Path(__file__).parent / "parity"
 collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
+                     help=f"fail tests that need such a part, where it is absent, in place of skipping them: "
+                          f"{', '.join(needs.PARTS)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = sorted({*config.getoption("must_run")} - {*needs.PARTS})
+    if unknown:
+        raise pytest.UsageError(f"--must-run: expected some of {', '.join(needs.PARTS)}; found {', '.join(unknown)}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PARITY in item.path.parents:
             item.add_marker(pytest.mark.parity)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        (part,) = mark.args
+        if not needs.is_there(part):
+            end = pytest.fail if part in item.config.getoption("must_run") else pytest.skip
+            end(needs.PARTS[part].reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped, by reason."""
+    skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())
+                      if isinstance(report.longrepr, tuple))
+    for reason, count in skipped.most_common():
+        terminalreporter.write_line(f"{count:5,} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.hookimpl(tryfirst=True)

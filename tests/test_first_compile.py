@@ -1,9 +1,11 @@
+import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -112,5 +114,9 @@ def _wait_for(get, seconds=20):
 
 def _group_alive(pid):
     """Whether a process of the group runs; one that ended but was not reaped does not count."""
-    states = subprocess.run(["ps", "-o", "stat=", "-g", str(pid)], stdout=subprocess.PIPE).stdout.decode().split()
-    return any(not state.startswith("Z") for state in states)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            state, _, group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(group) == pid and state != "Z":
+                return True
+    return False

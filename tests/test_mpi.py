@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 
 import mpi
 import small_run
-from kernels import HAS_BF16
+from needs import needs_bf16, needs_mpi
 
-pytestmark = mpi.needs_mpi
+pytestmark = needs_mpi
 
 SAVED = 10  # step of the checkpoint that is gone on from
 LOGS = ("train_loss.txt", "val_loss.txt")
@@ -104,7 +104,7 @@ def test_two_ranks_give_the_losses_of_one(alone, two):
     assert len((two / "train_loss.txt").read_text().splitlines()) == 20
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16")
+@needs_bf16
 def test_two_ranks_in_bf16(files, tmp_path):
     """Sums in another order are rounded to other values, which a learning rate as high as this one makes larger."""
     bf16 = ["--precision", "bf16", "--max-steps", 10]

@@ -9,6 +9,7 @@ import pytest
 
 from jittor_lora import onednn
 from jittor_lora.errors import UserError
+from needs import needs_kernels
 
 HEADERS = ["dnnl.h", "dnnl.hpp", "oneapi/dnnl/dnnl.h", "oneapi/dnnl/dnnl.hpp"]
 
@@ -116,7 +117,7 @@ def test_a_cache_that_cannot_be_made_is_an_error(tmp_path):
         onednn.place(tmp_path, packages(tmp_path / "venv"))
 
 
-@pytest.mark.skipif(not onednn.is_served(), reason="no oneDNN package for this platform")
+@needs_kernels
 def test_processes_that_start_together_place_it_once(tmp_path):
     code = ("import sys, pathlib; from jittor_lora import onednn; sys.stdin.read(1); "
             "print(onednn.place(pathlib.Path(sys.argv[1])))")

@@ -138,9 +138,10 @@ def test_ranks_of_a_host_share_its_cores(cores, local, threads, monkeypatch):
     assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(nvcc_path="", OMP_NUM_THREADS="3", **job))
 
 
-def test_more_ranks_than_jittor_can_count_are_refused():
+def test_more_ranks_than_jittor_can_count_are_refused_whatever_is_installed(tmp_path):
     done = python("from jittor_lora.runtime import jt", {
-        "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "129", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
+        "PATH": str(tmp_path), "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "129",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
     assert "up to 128 ranks, found 129" in done.stderr
 
 

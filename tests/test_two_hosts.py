@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from safetensors.numpy import load_file
 
 import mpi
 import small_run
+from needs import needs_hosts, needs_mpi
+
+pytestmark = [needs_mpi, needs_hosts]
 
 HOSTS = {"10.213.7.1": "jl-one", "10.213.7.2": "jl-two"}
 
@@ -41,8 +43,6 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def hosts():
-    if not (shutil.which("ip") and shutil.which("unshare") and os.geteuid() == 0):
-        pytest.skip("network namespaces need root, iproute2 and util-linux")
     try:
         for name in HOSTS.values():
             ip("netns", "add", name)
@@ -52,11 +52,9 @@ def hosts():
             ip("-n", name, "address", "add", f"{address}/24", "dev", f"jl-cable-{number}")
             ip("-n", name, "link", "set", f"jl-cable-{number}", "up")
             ip("-n", name, "link", "set", "lo", "up")
-    except subprocess.CalledProcessError as error:
+        yield
+    finally:
         remove_hosts()
-        pytest.skip(f"no network namespaces here: {error.stderr.decode()}")
-    yield
-    remove_hosts()
 
 
 def remove_hosts() -> None:
@@ -80,7 +78,6 @@ def on_two_hosts(folder: Path, hidden: Path, *arguments: object) -> tuple[int, s
 
 
 @pytest.mark.slow
-@mpi.needs_mpi
 def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 14, 4)
     (files / "runs").mkdir()
@@ -105,7 +102,6 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
 
 
 @pytest.mark.slow
-@mpi.needs_mpi
 def test_a_file_that_one_host_alone_lacks_is_named_with_the_host(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 4, 1)
     (files / "here").mkdir()

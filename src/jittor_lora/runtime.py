@@ -88,15 +88,15 @@ def switches(environ: Mapping[str, str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=None)
 def _import_jittor() -> Any:
+    here = Job.of(os.environ)
+    if here.size > MAX_RANKS:
+        raise UserError(f"mpirun: Jittor's MPI works with up to {MAX_RANKS} ranks, found {here.size}. Start fewer, "
+                        "with more threads each.")
     home = jittor_home()
     missing = [check for check in diagnostics.required(os.environ, home) if check.status == diagnostics.MISSING]
     if missing:
         lines = [f"  {check.name}: {check.found}\n      {check.mend}" for check in missing]
         raise UserError("Jittor cannot run yet:\n" + "\n".join(lines) + "\n`jittor-lora doctor` checks the rest.")
-    here = Job.of(os.environ)
-    if here.size > MAX_RANKS:
-        raise UserError(f"mpirun: Jittor's MPI works with up to {MAX_RANKS} ranks, found {here.size}. Start fewer, "
-                        "with more threads each.")
     _spread(here)
     os.environ.update(switches(os.environ))
     _provide_onednn(home)

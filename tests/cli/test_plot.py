@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from matplotlib import font_manager
@@ -8,6 +9,7 @@ from matplotlib import font_manager
 from jittor_lora.cli.main import main
 from jittor_lora.evaluation.metrics import Metrics, write_metrics
 from jittor_lora.training.log import RunLog
+from needs import needs_cjk_font
 
 BASE = Metrics(4.0, 11.0, 400, 0, (2.5, 6.3), (9.0, 13.7))
 ADAPTER = Metrics(41.0, 55.0, 400, 0, (36.8, 46.3), (51.3, 60.4))
@@ -79,6 +81,14 @@ def test_metrics_files_are_named_by_folder_or_by_the_user(evaluated, tmp_path):
                  f"r=8={odd}", "--output", str(tmp_path / "bars.svg")]) == 0
     texts = svg_texts(tmp_path / "bars.svg")
     assert texts[-3:] == ["base model", "lr=1e-3", "r=8"]
+
+
+@needs_cjk_font
+def test_chinese_is_drawn_with_a_font_of_the_system(run_folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of characters that the font lacks
+        assert main(["plot", str(run_folder), "--language", "zh"]) == 0
+    assert any("\u635f\u5931" in text for text in svg_texts(run_folder / "plots" / "loss.svg"))
 
 
 def test_chinese_without_a_font_says_what_to_install(run_folder, monkeypatch, capsys):

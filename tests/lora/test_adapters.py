@@ -22,7 +22,7 @@ from jittor_lora.model.modules import Embedding, Linear, leaves
 from jittor_lora.model.reading import PortableReader, Turn
 from jittor_lora.runtime import jt
 from jittor_lora.training.loop import gradients_of, stream_loss
-from kernels import HAS_KERNELS, needs_bf16, needs_kernels
+from needs import HAS_KERNELS, needs_bf16, needs_kernels
 
 # Three that differ in everything: ranks, targets, and what is trained beside A and B.
 KINDS = {

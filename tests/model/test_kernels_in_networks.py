@@ -15,7 +15,7 @@ from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.runtime import set_threads, threads
 from jittor_lora.training.loop import gradients_of
-from kernels import PRECISIONS, needs_bf16, needs_kernels
+from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
 

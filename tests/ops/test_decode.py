@@ -13,7 +13,7 @@ from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.decoder import Decoder
 from jittor_lora.model.load import build_model
 from jittor_lora.model.reading import PortableReader, Turn
-from kernels import PRECISIONS, needs_bf16, needs_kernels
+from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
 

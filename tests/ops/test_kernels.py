@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jittor_lora.model.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, portable
 from jittor_lora.runtime import jt, set_threads, threads
-from kernels import PRECISIONS, needs_bf16, needs_kernels
+from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
 

@@ -10,7 +10,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.ops import backend
 from jittor_lora.ops.cpu import library
 from jittor_lora.runtime import KernelTools, kernel_tools
-from kernels import HAS_BF16, needs_kernels
+from needs import HAS_BF16, needs_kernels
 
 pytestmark = needs_kernels
 

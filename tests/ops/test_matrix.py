@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jittor_lora.ops import Matrix
-from kernels import PRECISIONS, needs_bf16
+from needs import PRECISIONS, needs_bf16
 
 WEIGHT = np.random.RandomState(0).standard_normal((7, 5)).astype(np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.ops.cpu import decode
-from kernels import PRECISIONS, needs_kernels
+from needs import PRECISIONS, needs_kernels
 
 pytestmark = needs_kernels
 

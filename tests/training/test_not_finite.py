@@ -31,7 +31,7 @@ from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Progress, train
 from jittor_lora.training.optimizer import AdamW
 from jittor_lora.training.schedule import learning_rate
-from kernels import needs_bf16
+from needs import needs_bf16, needs_mpi
 
 GROUPS = tiny.groups(5)
 QUESTIONS = [branch.id for group in GROUPS for branch in group.branches]
@@ -360,7 +360,7 @@ sys.exit(main())
 """
 
 
-@mpi.needs_mpi
+@needs_mpi
 @pytest.mark.parametrize("policy", ["skip", pytest.param("stop", marks=pytest.mark.slow)])
 def test_all_ranks_do_the_same(policy, files, tmp_path):
     program = tmp_path / "program.py"

@@ -1,0 +1,88 @@
+"""What some tests need beside the README's set-up. Where it is absent they are skipped, with what to install.
+
+A test is marked `@needs_mpi`. `pytest --must-run mpi,browser` fails such tests where others would be skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+from jittor_lora import machine, onednn
+
+# Where the fused kernels have to work, not whether they do: a kernel that does not compile must fail its tests.
+HAS_KERNELS = onednn.is_served()
+HAS_BF16 = HAS_KERNELS and machine.multiplies_bf16(machine.cpu_flags())
+
+
+class Part(NamedTuple):
+    """Something that a machine may lack.
+
+    Attributes:
+        is_there: looks for it; called once.
+        reason: why a test is skipped without it.
+    """
+
+    is_there: Callable[[], bool]
+    reason: str
+
+
+def chromium() -> str | None:
+    """The path of the browser."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _has_browser() -> bool:
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        return False
+    return chromium() is not None
+
+
+def _has_cjk_font() -> bool:
+    for path in font_manager.findSystemFonts():
+        with contextlib.suppress(RuntimeError, OSError):  # not a font
+            if FT2Font(path).get_char_index(ord("\u8bad")):
+                return True
+    return False
+
+
+def _may(*command: str) -> bool:
+    """Does this command work in namespaces of its own, which only root may make, and not in every container?"""
+    if not all(map(shutil.which, ("unshare", command[0]))):
+        return False
+    return subprocess.run(["unshare", "--mount", "--net", "--uts", *command], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0
+
+
+PARTS = {
+    "mpi": Part(lambda: bool(shutil.which("mpirun") and shutil.which("mpicc")),
+                "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"),
+    "browser": Part(_has_browser,
+                    "needs Chromium and playwright: apt-get install chromium; pip install -e '.[browser]'"),
+    "cjk_font": Part(_has_cjk_font, "needs a Chinese font: apt-get install fonts-wqy-zenhei"),
+    "kernels": Part(lambda: HAS_KERNELS, "needs oneDNN, which has no package for this platform"),
+    "bf16": Part(lambda: HAS_BF16, "needs a processor that multiplies bf16 numbers"),
+    "mount": Part(lambda: _may("mount", "-t", "tmpfs", "tmpfs", os.sep + "mnt"), "needs root, to mount a disk"),
+    "hosts": Part(lambda: _may("ip", "link", "add", "jl-1", "type", "veth", "peer", "name", "jl-2"),
+                  "needs root and iproute2, for network namespaces"),
+}
+
+needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts = map(
+    pytest.mark.needs, PARTS)
+PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
+
+
+@functools.lru_cache(maxsize=None)
+def is_there(part: str) -> bool:
+    return PARTS[part].is_there()
