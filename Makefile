@@ -2,7 +2,7 @@
 # make test         the tests, without torch          make parity   against torch, transformers and PEFT
 # make slow         the tests of minutes              make lint     ruff
 # make audit        known vulnerabilities in what requirements/lock.txt names
-# Another interpreter: make PYTHON=/path/to/python3.12 ...
+# Another interpreter: make PYTHON=/path/to/python3.12 ...; more options of pytest: make test PYTEST="-x --durations 20"
 
 SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3.9 python3 python; do \
@@ -23,13 +23,13 @@ quickstart: $(VENV)/installed
 # The doctor compiles Jittor where that was not done yet, and shows how far it is.
 test: $(VENV)/installed-test
 	$(RUN) -m jittor_lora doctor --deep
-	$(RUN) -m pytest -q -m "not parity and not slow"
+	$(RUN) -m pytest -q -n auto -m "not parity and not slow" $(PYTEST)
 
 parity: $(VENV)/installed-parity
-	$(RUN) -m pytest -q -m "parity"
+	$(RUN) -m pytest -q -n auto -m "parity" $(PYTEST)
 
 slow: $(VENV)/installed-test
-	$(RUN) -m pytest -q -m "slow and not parity"
+	$(RUN) -m pytest -q -n auto -m "slow and not parity" $(PYTEST)
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

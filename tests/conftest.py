@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import signal
 import sys
 from collections import Counter
@@ -13,10 +14,17 @@ import pytest
 from hypothesis import settings
 
 import needs
+from jittor_lora import machine
+
+WORKER_BYTES = 2 << 30  # that a process and those that it starts may take
 
 # The first call of a new operator compiles it for seconds.
 settings.register_profile("jittor_lora", deadline=None)
 settings.load_profile("jittor_lora")
+
+# Of processes that run tests side by side each computes on one thread.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
                      help=f"fail tests that need such a part, where it is absent, in place of skipping them: "
                           f"{', '.join(needs.PARTS)}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`: one a core, as far as memory goes."""
+    return max(1, min(machine.available_cores(), machine.total_memory() // WORKER_BYTES))
 
 
 def pytest_configure(config: pytest.Config) -> None:

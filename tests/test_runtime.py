@@ -164,7 +164,7 @@ except KeyboardInterrupt:
 import subprocess
 child = subprocess.Popen(["sleep", "60"]); child.kill(); child.wait()
 print("alive", jt.flags.use_cuda)
-""")
+""", {"nvcc_path": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["interrupted", "alive 0"]
     assert done.stderr == ""
@@ -222,9 +222,8 @@ assert ssl._create_default_https_context is ssl.create_default_context
 
 def test_a_stray_nvcc_does_not_crash_the_import(tmp_path):
     executable(tmp_path / "bin" / "nvcc", "#!/bin/sh\necho 'Cuda compilation tools, release 12.2, V12.2.1'\n")
-    done = python("from jittor_lora.runtime import jt; print(jt.flags.use_cuda)",
-                  {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
-    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    done = python("from jittor_lora.runtime import jt", {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_everything_missing_is_named_in_one_error(tmp_path):
