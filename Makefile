@@ -23,13 +23,13 @@ quickstart: $(VENV)/installed
 # The doctor compiles Jittor where that was not done yet, and shows how far it is.
 test: $(VENV)/installed-test
 	$(RUN) -m jittor_lora doctor --deep
-	$(RUN) -m pytest -q -n auto -m "not parity and not slow" $(PYTEST)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "not parity and not slow" $(PYTEST)
 
 parity: $(VENV)/installed-parity
-	$(RUN) -m pytest -q -n auto -m "parity" $(PYTEST)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "parity" $(PYTEST)
 
 slow: $(VENV)/installed-test
-	$(RUN) -m pytest -q -n auto -m "slow and not parity" $(PYTEST)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "slow and not parity" $(PYTEST)
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

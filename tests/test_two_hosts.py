@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,12 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def hosts():
+    with open(Path(tempfile.gettempdir()) / "jittor-lora-hosts.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are this machine's, and tests run side by side
+        yield from made_hosts()
+
+
+def made_hosts() -> Iterator[None]:
     try:
         for name in HOSTS.values():
             ip("netns", "add", name)

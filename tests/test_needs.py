@@ -1,0 +1,39 @@
+"""Tests that need an optional part, where it is absent: skipped and counted, or failed if they must run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REASON = "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A test of MPI where no program is in the PATH: exit code and output."""
+    def run(*options: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "cannot_share", *options,
+                               "tests/test_mpi.py"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+    return run
+
+
+def test_they_are_skipped_and_counted_by_reason(run):
+    code, said = run()
+    assert code == 0 and f"    1 skipped: {REASON}\n" in said, said
+
+
+def test_they_fail_where_they_must_run(run):
+    code, said = run("--must-run", "browser,mpi")
+    assert code == 1 and REASON in said and "skipped: " not in said, said
+
+
+def test_a_part_of_another_name_is_refused(run):
+    code, said = run("--must-run", "mpi,broswer")
+    assert code == 4 and "--must-run: expected some of mpi, browser, " in said and "found broswer" in said, said
