@@ -6,7 +6,7 @@ import pytest
 
 import small_run
 from jittor_lora.benchmark import ours, peers
-from jittor_lora.ops.backend import bf16_works
+from needs import needs_bf16
 
 STEP = {"shape": (2, 24)}
 QUESTIONS = {"questions": 40}
@@ -30,10 +30,9 @@ def test_step(base, rows, logits):
     assert outcome(peers, base, "step", rows=rows, logits=logits, **STEP) == pytest.approx(found, rel=1e-5)
 
 
-@pytest.mark.parametrize("module, options", [(ours, {}), (peers, {}), (peers, {"autocast": True})])
+@pytest.mark.parametrize("module, options", [
+    pytest.param(ours, {}, marks=needs_bf16), (peers, {}), (peers, {"autocast": True})])
 def test_step_in_bf16(base, module, options):
-    if module is ours and not bf16_works():
-        pytest.skip("no bf16 on this processor")
     found = outcome(ours, base, "step", rows="all", **STEP)
     assert outcome(module, base, "step", "bf16", options, rows="all", **STEP) == pytest.approx(found, rel=3e-2)
 

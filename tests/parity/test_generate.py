@@ -131,7 +131,7 @@ def test_texts_of_smollm2_are_those_of_transformers():
     try:
         resolved = resolve_base("smollm2-135m")
     except UserError as error:
-        pytest.skip(f"SmolLM2 cannot be fetched here: {error}")
+        pytest.skip(f"needs SmolLM2, which cannot be fetched here: {error}")
     checkpoint, tokenizer = load_base(resolved)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         resolved.path.parent, gguf_file=resolved.path.name, dtype=torch.float32).eval()

@@ -88,7 +88,7 @@ def smollm2():
     try:
         resolved = resolve_base("smollm2-135m")
     except UserError as error:
-        pytest.skip(f"SmolLM2 cannot be fetched here: {error}")
+        pytest.skip(f"needs SmolLM2, which cannot be fetched here: {error}")
     return resolved, *load_base(resolved)
 
 
