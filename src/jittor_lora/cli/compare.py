@@ -29,6 +29,9 @@ class CompareOptions(Settings):
     against: Optional[str] = setting(None, DATA, "name of the system that the others are compared with; by default the "
                                      "first", min_length=1)
 
+    official: bool = setting(False, DATA, "count questions that no system answered as 0, by SQuAD's official rule; by "
+                             "default they are left out")
+
     base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default the one the first adapter "
                                   "was trained on", min_length=1)
     with_base: bool = setting(True, ANSWERING, "answer with the base without an adapter too")
@@ -109,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
-                options.against, options.seed, options.title, options.language, options.font)
+                options.against, options.seed, options.title, options.language, options.font, options.official)
     return 0
 
 

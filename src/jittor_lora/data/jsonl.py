@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,14 @@ class PromptData:
         chosen = sorted((i, n) for (i, _), n in kept.items())
         prompts = [(self.prompts[i], n) for i, n in chosen]
         return PromptData(self.path, tuple(Prompt(p.id, p.text, p.completions[:n]) for p, n in prompts))
+
+    def only(self, ids: Container[str]) -> PromptData:
+        """The prompts with these ids."""
+        return PromptData(self.path, tuple(prompt for prompt in self.prompts if prompt.id in ids))
+
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Prompt id -> (): it is part of nothing that others are part of."""
+        return {prompt.id: () for prompt in self.prompts}
 
     def references(self) -> dict[str, list[str]]:
         """Prompt id -> all its completions, without surrounding whitespace."""

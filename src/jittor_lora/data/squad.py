@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,15 @@ class SquadData:
         return SquadData(
             self.path, tuple(Paragraph(p.title, p.context, p.questions[:n]) for p, n in chosen), self.moved_answers
         )
+
+    def only(self, ids: Container[str]) -> SquadData:
+        """The questions with these ids."""
+        kept = (Paragraph(p.title, p.context, tuple(q for q in p.questions if q.id in ids)) for p in self.paragraphs)
+        return SquadData(self.path, tuple(p for p in kept if p.questions), self.moved_answers)
+
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Question id -> its article and its paragraph, within which questions are alike."""
+        return {q.id: (p.title, p.context) for p in self.paragraphs for q in p.questions}
 
     def references(self) -> dict[str, list[str]]:
         """Question id -> the texts of all its reference answers."""

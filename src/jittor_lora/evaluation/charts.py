@@ -45,7 +45,11 @@ _LABELS = {
         "f1": "F1",
         "base": "base model",
         "adapter": "with adapter",
-        "interval": "{count} questions; whiskers: 95 % bootstrap interval",
+        "interval": "{samples}; whiskers: 95 % intervals",
+        "article": "{count} questions of {units} articles",
+        "paragraph": "{count} questions of {units} paragraphs",
+        "question": "{count} questions",
+        "prompt": "{count} prompts",
         "improvement title": "What is gained over {name}",
         "improvement": "Difference (points)",
     },
@@ -63,7 +67,11 @@ _LABELS = {
         "f1": "F1",
         "base": "基座模型",
         "adapter": "加适配器",
-        "interval": "{count} 个问题；误差线：95% 自助法置信区间",
+        "interval": "{samples}；误差线：95% 置信区间",
+        "article": "{units} 篇文章的 {count} 个问题",
+        "paragraph": "{units} 个段落的 {count} 个问题",
+        "question": "{count} 个问题",
+        "prompt": "{count} 个提示",
         "improvement title": "相对于“{name}”的提升",
         "improvement": "差值（百分点）",
     },
@@ -156,20 +164,19 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     axes.set_ylim(0, max(1.0, intervals.max()) * 1.14)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
     axes.set_ylabel(labels["score"])
-    counts = sorted({metrics.count for _, metrics in systems})
-    _finish_bars(axes, face, title, labels, " / ".join(f"{count:,}" for count in counts), names)
+    _finish_bars(axes, face, title, labels, interval_label(language, [metrics for _, metrics in systems]), names)
     return figure
 
 
 @matplotlib_defaults()
-def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], count: int, *,
+def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], sample: Metrics, *,
                       language: str = "en", font: str | os.PathLike | None = None) -> Figure:
     """What each of `systems` (name, difference in EM, difference in F1, in points) gains over `first`, as bars.
 
     Other arguments as in `loss_chart`.
 
     Args:
-        count: of questions.
+        sample: scores on the same questions.
 
     Raises:
         UserError: no font has the characters.
@@ -188,7 +195,7 @@ def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Diffe
     axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 or low == 0 else 0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+g}" if points else "0"))
     axes.set_ylabel(labels["improvement"])
-    _finish_bars(axes, face, title, labels, f"{count:,}", names)
+    _finish_bars(axes, face, title, labels, interval_label(language, [sample]), names)
     return figure
 
 
@@ -225,6 +232,14 @@ def label_font(language: str, font: str | os.PathLike | None, *texts: str) -> Fo
     return find_font([*_LABELS[language].values(), *texts, "0123456789.,/e+-"], language, font)
 
 
+def interval_label(language: str, scores: Sequence[Metrics]) -> str:
+    """What was scored, and what the whiskers are."""
+    labels = _LABELS[language]
+    samples = sorted({(one.count, one.unit, one.units) for one in scores})
+    shown = " / ".join(labels[unit].format(count=f"{count:,}", units=f"{units:,}") for count, unit, units in samples)
+    return labels["interval"].format(samples=shown)
+
+
 def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
     """An empty figure, and the font for its labels, numbers and `texts`."""
     face = label_font(language, font, *texts)
@@ -259,11 +274,11 @@ def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, interval
     axes.set_xlim(-0.62, 1.62)
 
 
-def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], count: str,
+def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], intervals: str,
                  names: Sequence[str]) -> None:
     axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(labels["interval"].format(count=count))
+    axes.set_xlabel(intervals)
     columns = _LEGEND_WIDTH // (max(map(display_width, names)) + 6)
     _finish(axes, face, title, columns=max(1, min(columns, 3 if len(names) > 4 else 4)))
     axes.xaxis.label.set(size=SMALL, color=_FAINT)

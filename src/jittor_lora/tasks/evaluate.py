@@ -53,6 +53,7 @@ class Questions:
         report: what was cut.
         max_new_tokens: room left for each answer.
         contexts: id → the whole context, of questions that have one.
+        places: id → where it stands in the data, see `SquadData.places`.
     """
 
     groups: list[TokenGroup]
@@ -60,6 +61,7 @@ class Questions:
     report: LengthReport
     max_new_tokens: int
     contexts: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
@@ -76,7 +78,11 @@ class Questions:
         groups, report = prompt_groups(data, tokenizer, template, limit - max_new_tokens)
         paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
         contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
-        return cls(groups, data.references(), report, max_new_tokens, contexts)
+        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places())
+
+    def score(self, predictions: Mapping[str, str]) -> SquadScore:
+        """Of answers by question id."""
+        return score(self.references, predictions, self.places)
 
     @property
     def ids(self) -> list[str]:
@@ -227,7 +233,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     else:
         found = summarize(scores[name], seed)
         say(f"EM {found.exact_match:.2f} {brackets(found.exact_match_interval)}, "
-            f"F1 {found.f1:.2f} {brackets(found.f1_interval)}, {found.count} questions (percent, 95 % intervals)")
+            f"F1 {found.f1:.2f} {brackets(found.f1_interval)}, {found.sample} (percent; {found.claim})")
     say(f"Predictions and scores: {output}")
     return scores
 
@@ -250,7 +256,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     else:
         predictions = answer(generator, questions, batch_size, name, how.decoding, ranks)
     loss = answer_loss(generator.model, truths, ranks) if truths else None
-    found = score(questions.references, predictions)
+    found = questions.score(predictions)
     if not ranks.first:
         return found
     if loss is not None:

@@ -22,7 +22,6 @@ from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.squad import score
 from jittor_lora.files import remove_leftovers
 from jittor_lora.formats.base_record import find_base
 from jittor_lora.formats.bases import WantedBase
@@ -395,7 +394,7 @@ def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int
     questions = Questions.of(data, loaded.tokenizer, template, limit)
 
     def scores() -> dict[str, float]:
-        found = score(questions.references, answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
+        found = questions.score(answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
