@@ -36,5 +36,5 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     if getattr(item.function, "is_hypothesis_test", False):
         default_environment = ctypes.c_void_p(-1)  # FE_DFL_ENV
         ctypes.CDLL(None).fesetenv(default_environment)
-    elif module and module.library.cache_info().currsize:
+    elif module and module._loaded.cache_info().currsize:
         module.library().jl_flush_denormals()

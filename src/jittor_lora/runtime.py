@@ -17,7 +17,6 @@ import random
 import signal
 import ssl
 import sys
-import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
@@ -27,6 +26,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.inputs import load_json, read_input
 from jittor_lora.job import MAX_RANKS, Job
 from jittor_lora.locks import alone
+from jittor_lora.signals import handlers_kept
 
 LARGEST_NOTE = 1 << 20  # bytes
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
@@ -149,18 +149,14 @@ def _as_before() -> Iterator[None]:
     https = ssl.create_default_context if "jittor_utils" in sys.modules else ssl._create_default_https_context
     limit, leave, hook = sys.getrecursionlimit(), sys.exit, sys.excepthook
     try:
-        yield
+        with handlers_kept(JITTOR_SIGNALS):
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         ssl._create_default_https_context = https
         sys.setrecursionlimit(limit)
         sys.exit, sys.excepthook = leave, hook
-        if threading.current_thread() is threading.main_thread():
-            for number in JITTOR_SIGNALS:
-                handler = signal.getsignal(number)
-                if handler is not None:
-                    signal.signal(number, handler)
 
 
 def _import_compiled(home: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Callable
 import numpy as np
 
 import tiny
-from fuzz.seeds import IDENTITIES, REFERENCES, SETTINGS, TARGET, with_sum
+from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
 from jittor_lora.cli.generate import read_records
 from jittor_lora.config import RunConfig
 from jittor_lora.curve_config import CurveConfig
@@ -115,7 +115,7 @@ def curve_recipe(folder: Path) -> None:
 
 
 def predictions(folder: Path) -> None:
-    read_system("one", folder / "run" / "evaluation" / "adapter" / "predictions.json", REFERENCES)
+    read_system("one", folder / "run" / "evaluation" / "adapter" / "predictions.json", PROMPTS)
 
 
 def metrics(folder: Path) -> None:
@@ -146,7 +146,8 @@ def state(folder: Path) -> None:
                 if path.is_file() and path.stat().st_size < 1 << 20:
                     path.write_bytes(with_sum(path.read_bytes()))
         newest_state(folder)
-        restore(folder, *_trained(), SETTINGS, IDENTITIES, dict.fromkeys(SAME_BITS, "here"))
+        restore(folder, *_trained(), SETTINGS, IDENTITIES, {"data": [], "dev": []},
+                dict.fromkeys(SAME_BITS, "here"))
 
 
 def summary(folder: Path) -> None:

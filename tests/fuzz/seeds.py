@@ -17,13 +17,17 @@ import small_run
 import tiny
 from fuzz.case import Files
 from jittor_lora.config import RunConfig
+from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.training_state import TrainingState, write_state
 
 TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
-IDENTITIES = {"data": "d" * 64, "dev": "e" * 64, "base": "b" * 64, "precision": "fp32"}
+NO_EXAMPLES = hashlib.sha256().hexdigest()
+IDENTITIES = {"data": NO_EXAMPLES, "dev": NO_EXAMPLES, "base": "b" * 64, "precision": "fp32"}
 SETTINGS = RunConfig(base="base", data="train.json", output="run", lora_r=2, target_modules=["c_attn"], max_steps=4)
-REFERENCES = {"1": ["one"], "2": ["two", "2"], "né": ["北"]}
+PROMPTS = PromptData("data.jsonl", tuple(
+    Prompt(name, "prompt", tuple(Completion(name, answer) for answer in answers))
+    for name, answers in {"1": ["one"], "2": ["two", "2"], "né": ["北"]}.items()))
 
 _SQUAD = [("Town 1 has 7 houses.\nIts river is the R1.", [("How many houses?", "7"), ("Which river?", "R1")]),
           ("naïve café, 北京 🎉", [("Where?", "北京")])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -48,6 +49,7 @@ from jittor_lora.training.loop import Outcome, Progress, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
+ARRAYS = "arrays-"  # begins a fingerprint made of arrays
 SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of `system_info`: who computes
 
 
@@ -101,7 +103,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
     progress = Progress()
     notes: list[str] = []
     if resume and ranks.first:
-        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities, system)
+        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities,
+                                  {"data": groups, "dev": dev_groups}, system)
     progress = begin_alike(ranks, progress, adapter, optimizer)
 
     def save(progress: Progress) -> None:
@@ -277,12 +280,27 @@ def optimizer_of(config: RunConfig, adapter: Union[Adapter, WholeModel]) -> Adam
                  undecayed)
 
 
-def identity_of_data(groups: list[TokenGroup]) -> str:
-    """A fingerprint of tokenised examples."""
+def identity_of_data(groups: Sequence[TokenGroup]) -> str:
+    """A fingerprint of tokenised examples: SHA-256 of their ids and tokens, and of where each part ends."""
+    parts = [part for group in groups
+             for part in (group.prefix, *(tokens for b in group.branches for tokens in (b.prompt, b.completion)))]
+    names = [branch.id.encode() for group in groups for branch in group.branches]
+    sizes = [[len(group.branches) for group in groups], list(map(len, parts)), list(map(len, names))]
+    digest = hashlib.sha256()
+    for numbers in (list(map(len, sizes)), *sizes, list(itertools.chain.from_iterable(parts))):
+        digest.update(np.asarray(numbers, "<i8"))
+    digest.update(b"".join(names))
+    return ARRAYS + digest.hexdigest()
+
+
+def is_identity_of_data(identity: str, groups: Sequence[TokenGroup]) -> bool:
+    """Is it the fingerprint of these examples? Also one of an earlier version's checkpoint, which was made of JSON."""
+    if identity.startswith(ARRAYS):
+        return identity == identity_of_data(groups)
     digest = hashlib.sha256()
     for group in groups:
         digest.update(json.dumps(asdict(group)).encode())
-    return digest.hexdigest()
+    return identity == digest.hexdigest()
 
 
 def identity_of_base(checkpoint: Checkpoint) -> str:
@@ -298,13 +316,15 @@ def subset(data: Data, count: int | None, seed: int) -> Data:
 
 
 def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW, config: RunConfig,
-            identities: dict[str, str], system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
+            identities: Mapping[str, str], examples: Mapping[str, Sequence[TokenGroup]],
+            system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
     """Set adapter and optimiser, and the number of threads where it matters, to the newest readable checkpoint; where
     the run stands, and notes for the log.
 
     Args:
         config: whose settings must be those in the checkpoint, as far as they matter.
-        identities: fingerprints of "data", "dev" and "base", and the "precision" computed in; likewise.
+        identities: the fingerprint of "base", and the "precision" computed in; likewise.
+        examples: those of "data" and "dev"; likewise.
         system: what is used now, see `system_info`; a difference is only noted.
 
     Raises:
@@ -316,7 +336,7 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     path, state, skipped = found
     check_values(path, state.values)
     needed = state.values["threads"] if depends_on_threads(adapter) else None
-    refuse_another_run(path, state, config, identities, needed)
+    refuse_another_run(path, state, config, identities, examples, needed)
     progress = progress_of(state.values["progress"])
     try:
         adapter.load(_below("adapter.", state.arrays))
@@ -344,8 +364,8 @@ def depends_on_threads(adapter: Union[Adapter, WholeModel]) -> bool:
         for version in adapter.versions.values())
 
 
-def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: dict[str, str],
-                       needed_threads: int | None) -> None:
+def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: Mapping[str, str],
+                       examples: Mapping[str, Sequence[TokenGroup]], needed_threads: int | None) -> None:
     """
     Args:
         needed_threads: number of threads on which the numbers of the run depend.
@@ -359,7 +379,7 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
         differences.append(f"the base is not that which this run began with ({config.base}); put it "
                            "back, or say with --base where it is")
     for name, what in (("data", "training"), ("dev", "validation")):
-        if before[name] != identities[name]:
+        if not is_identity_of_data(before[name], examples[name]):
             differences.append(f"the {what} examples are not those that this run began with ({getattr(config, name)}); "
                                "put the data file, the tokenizer and the template back, or say with "
                                f"{flag(name)} where the file is")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -298,7 +299,12 @@ def interruption_noticed(quiet: bool = False) -> Iterator[Callable[[], int | Non
     ends; a second one interrupts. What is yielded gives the number of the signal.
 
     A compiler that Jittor started gets a terminal's Ctrl-C too. The operator then fails, and that interrupts.
+
+    Only the main thread is told of signals and may handle them: in another one nothing is noted.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     noted = []
 
     def note(number, frame):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,17 +29,25 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-ffp-contra
 TAIL_LINES = 15
 
 
-@functools.lru_cache(maxsize=None)
 def library() -> ctypes.CDLL:
     """The compiled kernels; their symbols are visible to the operators that Jittor compiles.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
-    tools = kernel_tools()
-    kernels = ctypes.CDLL(str(compiled(tools, sys.stderr)), ctypes.RTLD_GLOBAL)
-    kernels.jl_flush_denormals()
+    kernels = _loaded()
+    if not hasattr(_thread, "flushes_denormals"):  # a mode of each thread, and of those that its loops started
+        kernels.jl_flush_denormals()
+        _thread.flushes_denormals = True
     return kernels
+
+
+_thread = threading.local()
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded() -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled(kernel_tools(), sys.stderr)), ctypes.RTLD_GLOBAL)
 
 
 def compiled(tools: KernelTools, screen: TextIO) -> Path:
