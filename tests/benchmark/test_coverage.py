@@ -1,4 +1,4 @@
-"""benchmarks/coverage.py on a few samples: intervals hold what they are about, and taken question by question do not."""
+"""benchmarks/coverage.py on a few samples: intervals hold what they are about; question by question they do not."""
 
 from __future__ import annotations
 
