@@ -26,7 +26,7 @@ from jittor_lora.evaluation.units import Units
 SHARED, OWN = (0.35, 0.6), (0.15, 0.4)  # the same for two systems; of each system alone
 RESAMPLES = 1000
 CASES = (  # articles in the file, questions drawn (None: all), score in percent
-    (16, 200, 60), (16, 1000, 60), (16, None, 60), (16, 200, 10), (16, 200, 90), (48, 200, 60), (48, None, 60),
+    (16, 200, 60), (16, 1000, 60), (16, None, 60), (16, 200, 10), (16, 200, 90), (48, 200, 60), (48, 1000, 60),
     (10, 200, 60), (10, None, 60), (9, 200, 60), (9, None, 60), (3, 200, 60))
 TRUTHS = ("new articles", "new paragraphs", "whole file")
 NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 500) for i in range(500)])
