@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -68,7 +67,7 @@ def as_before(folder):
     path = folder / "checkpoints/step-00000002.safetensors"
     state = read_state(path)
     (folder / "checkpoints/step-00000004.safetensors").unlink()
-    write_state(folder / "checkpoints", 2, dataclasses.replace(state, values={**state.values, **kept}), 3)
+    write_state(folder / "checkpoints", 2, state._replace(values={**state.values, **kept}), 3)
     shutil.rmtree(folder / "adapter")
 
 
