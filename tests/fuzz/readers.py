@@ -189,7 +189,7 @@ def _use_base(resolved: ResolvedBase) -> None:
 
 def _use_tokenizer(found: Tokenizer) -> None:
     ids = found.encode(TEXT)
-    found.encode_all([TEXT[:9], TEXT[9:]])
+    found.extend(TEXT[:9], found.begin(TEXT[:9]), [TEXT[9:]])
     found.decode(ids)
     for token in ids[:20]:
         found.token_text(token)

@@ -15,7 +15,7 @@ from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
-from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
+from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, gguf_tokenizer, read_tokenizer
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -133,7 +133,7 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
         tokenizer = read_tokenizer(resolved.path, checkpoint.config)
         if tokenizer.origin == GPT2_SHIPPED:
             say(f"{resolved.path} holds no tokenizer: using {GPT2_SHIPPED}.")
-    check_vocabulary(tokenizer, checkpoint.config)
+    tokenizer.fit(checkpoint.config, checkpoint.end_ids)
     return checkpoint, tokenizer
 
 

@@ -20,7 +20,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, written_together
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.inputs import load_json, read_input
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}
 _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
@@ -40,11 +40,17 @@ class Checkpoint:
         tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
             loaded when it is asked for; float32 weights are read-only views of the mapped file.
         generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
+        end_ids: tokens at which config.json or generation_config.json says that a text ends.
     """
 
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        more = token_ids((self.generation_config or {}).get("eos_token_id"))
+        return (*self.config.eos_token_ids, *(token for token in more or () if 0 <= token < self.config.vocab_size))
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:
@@ -134,12 +140,17 @@ def _read_folder(folder: Path) -> Checkpoint:
         raise UserError(_no_config(folder))
     config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
     files = [SafetensorsFile(path) for path in _weight_files(folder)]
-    generation = folder / "generation_config.json"
-    return Checkpoint(
-        config=config,
-        tensors=_Weights(folder, config, files),
-        generation_config=read_json(generation) if generation.is_file() else None,
-    )
+    return Checkpoint(config, _Weights(folder, config, files), _generation_config(folder / "generation_config.json"))
+
+
+def _generation_config(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    if token_ids(values.get("eos_token_id")) is None:
+        raise UserError(f"{path}: eos_token_id: expected a token id, a list of them, or null; found "
+                        f"{str(values['eos_token_id'])[:60]}.")
+    return values
 
 
 class _Weights(Mapping[str, np.ndarray]):

@@ -39,6 +39,10 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
                 wrong.append(f"{name}: {problem}, found {pattern[:60]!r}")
             if step.get("type") == "TemplateProcessing" and not _holds_text_once(step.get("single")):
                 wrong.append(f"{name}: expected a template that holds the text once")
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        wrong.append(f"model.dropout: expected null, as the tokens of a text would be drawn anew at each reading; found "
+                     f"{str(model['dropout'])[:20]}. Set it to null there")
     if growth > MOST_GROWTH:
         wrong.append(f"normalizer: expected steps that make a text at most {MOST_GROWTH:,} times as long; found "
                      f"{float(min(growth, 10**30)):.0e} times")
