@@ -17,6 +17,7 @@ from jittor_lora.settings import Problem, Settings, setting
 MODEL, DATA, LORA, TRAINING, OPTIMISER = "Model", "Data", "LoRA", "Training", "Optimiser"
 VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
 
+SPECIAL_TOKENS = "what a special token spelled out, such as <|im_start|>, is: text like any other, or the token"
 LARGEST_SEED = 2**63 - 1
 
 # In no sensible name or template; YAML takes some of them for line breaks, so that a dumped recipe would differ.
@@ -43,6 +44,7 @@ class RunConfig(Settings):
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all",
                                      ge=1)
     template: str = setting(DEFAULT_TEMPLATE, DATA, "text made of {context}, {question} and, at its end, {answer}")
+    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
                                         ge=0, le=1)
     share_prefixes: bool = setting(True, DATA, "compute a paragraph once for all its questions in a batch")

@@ -10,7 +10,7 @@ from typing import Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.config import DATA, LARGEST_SEED, SPECIAL_TOKENS, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.locks import locked
@@ -36,6 +36,7 @@ class CompareOptions(Settings):
     modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
     template: str = setting(DEFAULT_TEMPLATE, ANSWERING, "text of {context}, {question} and {answer}, as trained on")
+    special_tokens: Literal["text", "token"] = setting("text", ANSWERING, SPECIAL_TOKENS)
     max_tokens: Optional[int] = setting(None, ANSWERING, "longest prompt and answer in tokens; by default what the "
                                         "model can take", ge=8)
     max_new_tokens: int = setting(32, ANSWERING, "longest answer in tokens", ge=1)
@@ -103,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         from jittor_lora.formats.base_record import base_of_adapter
         evaluation = Evaluation(options.base or base_of_adapter(adapters[0][1]), adapters, options.with_base,
                                 names(options.precisions), names(options.modes), options.template,
-                                options.max_tokens, options.max_new_tokens, options.batch_size)
+                                options.max_tokens, options.max_new_tokens, options.batch_size,
+                                options.special_tokens)
         if options.threads:
             from jittor_lora.runtime import set_threads
             set_threads(options.threads)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.config import DATA, LARGEST_SEED, SPECIAL_TOKENS, checked_template
 from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
@@ -27,6 +27,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                                   "or E2E's lines, squad-dev, sample-dev, or e2e-dev", min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
     template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on")
+    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
     max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
                                         "can take. The context is cut at its end", ge=8)
     seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)

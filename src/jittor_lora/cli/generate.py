@@ -7,13 +7,14 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
-from jittor_lora.config import checked_template
+from jittor_lora.config import SPECIAL_TOKENS, checked_template
 from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.special_tokens import special_token_lines
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
 from jittor_lora.settings import Problem, setting
@@ -34,6 +35,7 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
                                   "line of JSON with its continuation", min_length=1)
     interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, line by line")
     template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training")
+    special_tokens: Literal["text", "token"] = setting("text", PROMPT, SPECIAL_TOKENS)
 
     max_new_tokens: int = setting(64, GENERATION, "longest continuation in tokens", ge=1)
     stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, a text, or eos for "
@@ -85,13 +87,17 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
     records = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
+    from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.generation import Generator
     from jittor_lora.loading import load
     from jittor_lora.runtime import set_threads
     if options.threads:
         set_threads(options.threads)
     loaded = load(base, None if args.no_adapter else adapter, options.precision)
+    loaded.tokenizer.special_tokens = options.special_tokens
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
+    for line in (*_special_tokens(generator, options, records), *sampling_lines(loaded.checkpoint)):
+        print(line, file=sys.stderr)
     if options.file:
         _continue_records(generator, options, records)
     elif options.interactive:
@@ -99,6 +105,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_one(generator, options, options.context, options.question or options.prompt)
     return 0
+
+
+def _special_tokens(generator: Generator, options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
+    """What is to be said of special tokens that prompts, questions and contexts spell out."""
+    asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
+        [text for text in (options.prompt, options.context, options.question) if text is not None]]
+    return special_token_lines(asked, generator.tokenizer.special, options.special_tokens, "prompts")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:

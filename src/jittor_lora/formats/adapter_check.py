@@ -31,7 +31,7 @@ MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
 PREFIX = "base_model.model."
-_MATCHED = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")  # with the names of modules
+_MATCHED = ("rank_pattern", "alpha_pattern")  # at the ends of modules' names
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -128,14 +128,8 @@ def check_effort(path: Path, values: Mapping[str, Any], names: Sequence[str]) ->
     Raises:
         UserError: that may take long; all the patterns that are too much are named.
     """
-    wrong = []
-    for name in _MATCHED:
-        value = values.get(name)
-        # In a list are names.
-        patterns = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
-        problem = wrong_amount(patterns, names, at_parts=isinstance(value, dict))
-        if problem:
-            wrong.append(f"{name}: {problem}")
+    problems = {name: wrong_amount(values.get(name) or (), names, at_parts=True) for name in _MATCHED}
+    wrong = [f"{name}: {problem}" for name, problem in problems.items() if problem]
     if wrong:
         raise UserError(f"{path}:\n  " + "\n  ".join(wrong))
 

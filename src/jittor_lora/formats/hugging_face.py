@@ -28,6 +28,15 @@ _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
 # Far above any: the largest tokenizer.json in use has 35 MB.
 LARGEST_JSON = 64 << 20  # bytes
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Settings of generation_config.json that change which tokens are chosen, and their values that change nothing
+_GENERATION = {
+    "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "num_beams": 1,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "min_length": 0, "min_new_tokens": None, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "stop_strings": None,
+}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -51,6 +60,17 @@ class Checkpoint:
     def end_ids(self) -> tuple[int, ...]:
         more = token_ids((self.generation_config or {}).get("eos_token_id"))
         return (*self.config.eos_token_ids, *(token for token in more or () if 0 <= token < self.config.vocab_size))
+
+
+def sampling_lines(checkpoint: Checkpoint) -> list[str]:
+    """What is to be said of generation_config.json, whose ends of text alone are applied."""
+    wanted = checkpoint.generation_config or {}
+    if not wanted.get("do_sample"):  # transformers then draws nothing
+        wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
+    found = [f"{name} {wanted[name]}" for name, off in _GENERATION.items()
+             if wanted.get(name) not in (None, off)]
+    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the flags of the same "
+            "meaning if you want it."] if found else []
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:

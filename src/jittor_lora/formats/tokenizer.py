@@ -43,6 +43,7 @@ class Tokenizer:
         opening: ids that the tokenizer puts before each text.
         ending: ids that close a text that is whole: what the tokenizer puts after it, and the end of text.
         special: the spellings of its special tokens.
+        cuts_before_space: are parts of a text, from a space on, encoded alone? See `tokenizer_steps.py`.
         vocab_size: the highest id plus one.
         origin: where it comes from, for messages.
     """
@@ -68,7 +69,7 @@ class Tokenizer:
                              if token.special)
         self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self._rows = self.vocab_size  # of the model's embedding
-        self._parts_alone = cuts_before_space(backend)
+        self.cuts_before_space = cuts_before_space(backend)
         self.special_tokens = "text"
 
     @property
@@ -131,7 +132,7 @@ class Tokenizer:
         Returns: ids of whole texts. They need not start with `ids`: a token may reach from the text into the part. Where
             the tokenizer cuts as GPT-2's does, parts are encoded alone, which is the same if they begin with a space.
         """
-        if self._parts_alone:
+        if self.cuts_before_space:
             return [[*ids, *self.encode(part)] for part in parts]
         return [self.begin(text + part) for part in parts]
 

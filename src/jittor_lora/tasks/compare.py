@@ -11,6 +11,7 @@ from typing import Any
 from jittor_lora.data.examples import Data
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
@@ -39,7 +40,7 @@ class Evaluation:
         adapters: (name, folder with its files) of each.
         with_base: answer with the base alone too.
         precisions, modes: each system answers once for each pair of these.
-        template, max_tokens, max_new_tokens, batch_size: as in `evaluate`.
+        template, max_tokens, max_new_tokens, batch_size, special_tokens: as in `evaluate`.
     """
 
     base: str
@@ -51,6 +52,7 @@ class Evaluation:
     max_tokens: int | None = None
     max_new_tokens: int = 32
     batch_size: int = 64
+    special_tokens: str = "text"
 
     def names(self) -> list[str]:
         """Of the systems, in the order in which they answer."""
@@ -160,9 +162,12 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
     template = Template(evaluation.template) if evaluation.template else Template()
     for precision in evaluation.precisions:
         loaded = load(evaluation.base, precision=precision)
+        loaded.tokenizer.special_tokens = evaluation.special_tokens
         limit = min(loaded.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
         questions = Questions.of(data, loaded.tokenizer, template, limit, evaluation.max_new_tokens)
         say(f"Base: {loaded.base.description}, {precision}")
+        for line in special_token_lines(texts_of(data), loaded.tokenizer.special, evaluation.special_tokens):
+            say(line)
         for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:
             facts = {}
             if path is not None:

@@ -56,6 +56,7 @@ def curve(config: CurveConfig) -> None:
 
     def scored(loaded: Loaded, where: Path, name: str) -> Metrics:
         limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+        loaded.tokenizer.special_tokens = config.special_tokens
         questions = Questions.of(questions_data, loaded.tokenizer, Template(config.template), limit)
         where = where / ("extractive" if config.extractive else "generated")
         if (where / "predictions.json").is_file():

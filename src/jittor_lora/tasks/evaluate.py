@@ -20,6 +20,7 @@ from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_gro
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.spans import MAX_WORDS
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.stream import micro_batches
 from jittor_lora.data.template import Template
@@ -31,6 +32,7 @@ from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.extraction import Extract, Extractor
 from jittor_lora.files import atomic_write, make_writable, written_together
+from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
@@ -182,7 +184,7 @@ def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
 def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
              limit: int | None = None, template: str | None = None, max_tokens: int | None = None, seed: int = 42,
              batch_size: int = BATCH_SIZE, how: Answering = Answering(),
-             precision: str = "fp32") -> dict[str, SquadScore]:
+             precision: str = "fp32", special_tokens: str = "text") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves in `output` predictions.json, metrics.json and questions.jsonl, and spans.jsonl of answers that are spans;
@@ -199,6 +201,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
     loaded = load(base, adapter, precision)
+    loaded.tokenizer.special_tokens = special_tokens
     longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
     text = Template(template) if template else Template()
     questions = Questions.of(questions_data, loaded.tokenizer, text, longest,
@@ -212,7 +215,8 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     say(f"Base: {loaded.base.description}")
     if adapter:
         say(f"Adapter: {adapter}")
-    for line in questions.report.lines():
+    for line in (*questions.report.lines(), *sampling_lines(loaded.checkpoint),
+                 *special_token_lines(texts_of(questions_data), loaded.tokenizer.special, special_tokens)):
         say(line)
     generator, scores = Generator(loaded.model, loaded.tokenizer, text), {}
     if loaded.adapter and with_base:

@@ -59,6 +59,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     loaded = load(config.base, precision=config.precision)
     say(f"Base: {loaded.base.description}")
     limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+    loaded.tokenizer.special_tokens = config.special_tokens
     questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")

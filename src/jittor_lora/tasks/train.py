@@ -20,6 +20,7 @@ from jittor_lora.config import RunConfig, flag
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import score
@@ -86,6 +87,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
     loaded = loaded or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
+    loaded.tokenizer.special_tokens = config.special_tokens
     limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
@@ -136,7 +138,10 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
             record.write(folder)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
-                     *introduction(loaded, adapter, report, dev_report, total), *notes, *ranks_line(ranks)):
+                     *introduction(loaded, adapter, report, dev_report, total),
+                     *(line for data in read for line in
+                       special_token_lines(texts_of(data), loaded.tokenizer.special, config.special_tokens)),
+                     *notes, *ranks_line(ranks)):
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev, ranks)
