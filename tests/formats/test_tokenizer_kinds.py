@@ -110,23 +110,47 @@ def test_spans_have_the_tokens_they_have_as_answers(kind, tmp_path):
     assert kind in ("llama", "metaspace, first") or not any(found.within_token for found in whole)
 
 
+def test_the_file_says_what_stands_around_a_text(tmp_path):
+    """And not the configuration, which transformers ignores beside a tokenizer.json."""
+    ours = read_tokenizer(save(tmp_path, make("llama", "begin and end"), add_bos_token=False, add_eos_token=True))
+    assert (ours.opening, ours.ending) == ([1], [2])
+    (note,) = ours.notes
+    assert "add_bos_token: false, and tokenizer.json puts bos_token before a text. tokenizer.json holds" in note
+    assert read_tokenizer(save(tmp_path, make("llama", "begin"), add_bos_token=True, add_eos_token=False)).notes == []
+
+
+@pytest.mark.parametrize("around, config", [("nothing", {"add_bos_token": True}), ("begin", {"add_eos_token": True}),
+                                            ("begin", {"add_bos_token": False})])
+def test_settings_on_which_versions_of_transformers_differ_are_refused(tmp_path, around, config):
+    folder = save(tmp_path, make("llama", around), tokenizer_class="LlamaTokenizerFast", **config)
+    assert "Versions of transformers differ" in refused(folder) and next(iter(config)) in refused(folder)
+
+
 @pytest.mark.parametrize(
-    ("config", "around"),
+    ("config", "opening"),
     [
-        ({"add_bos_token": True}, [[1], [2]]),
-        ({"add_bos_token": True, "add_eos_token": True}, [[1], [2]]),
-        ({"add_bos_token": False}, [[], [2]]),
-        ({"add_eos_token": True}, [[], [2]]),
-        ({"add_bos_token": True, "bos_token": "[CLS]", "eos_token": {"content": "[SEP]"}}, [[3], [4]]),
-        ({}, [[3], [4, 2]]),
+        ({"add_bos_token": True}, [1]),
+        ({"add_bos_token": True, "bos_token": {"content": "[CLS]"}}, [3]),
+        ({"add_bos_token": False}, []),
+        ({}, []),
     ],
 )
-def test_the_configuration_says_what_stands_around_a_text(tmp_path, config, around):
-    ours = read_tokenizer(save(tmp_path, make("llama", "bert"), **config))
-    assert [ours.opening, ours.ending] == around
+@pytest.mark.parametrize("eos", [False, True])
+def test_without_such_a_file_the_configuration_says_it(tmp_path, config, opening, eos):
+    vocabulary(tmp_path, add_eos_token=eos, **config)
+    ours = read_tokenizer(tmp_path)
+    assert (ours.opening, ours.ending) == (opening, [2])
     ours.save(tmp_path / "saved")
     again = read_tokenizer(tmp_path / "saved")
-    assert [again.opening, again.ending] == around
+    assert (again.opening, again.ending, again.notes) == (opening, [2], [])
+
+
+def vocabulary(folder, **config):
+    """GPT-2's older files."""
+    content = json.loads(save(folder, make("byte-level"), **config).joinpath("tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["model"]["merges"]))
 
 
 def test_an_end_that_no_file_names_is_what_closes_texts(tmp_path):
@@ -141,11 +165,10 @@ def refused(folder, model=None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("config", [{"add_bos_token": True, "bos_token": None},
-                                    {"add_eos_token": True, "eos_token": "</s>", "bos_token": "<x>",
-                                     "add_bos_token": True}])
-def test_a_token_around_texts_that_is_not_there_is_refused(tmp_path, config):
-    assert "add_bos_token: true; expected a bos_token" in refused(save(tmp_path, make("llama"), **config))
+@pytest.mark.parametrize("token, why", [(None, "it names none"), ("<x>", "the vocabulary lacks '<x>'")])
+def test_a_token_around_texts_that_is_not_there_is_refused(tmp_path, token, why):
+    vocabulary(tmp_path, add_bos_token=True, bos_token=token)
+    assert "add_bos_token: true; expected a bos_token" in refused(tmp_path) and why in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
         if tokenizer.origin == GPT2_SHIPPED:
             say(f"{resolved.path} holds no tokenizer: using {GPT2_SHIPPED}.")
     tokenizer.fit(checkpoint.config, checkpoint.end_ids)
+    for note in (*checkpoint.notes, *tokenizer.notes):
+        say(note)
     return checkpoint, tokenizer
 
 

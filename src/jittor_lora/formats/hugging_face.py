@@ -48,6 +48,7 @@ class Checkpoint:
         config: its sizes.
         tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
             loaded when it is asked for; float32 weights are read-only views of the mapped file.
+        notes: sentences on what was read otherwise than it is written.
         generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
         end_ids: tokens at which config.json or generation_config.json says that a text ends.
     """
@@ -55,6 +56,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def end_ids(self) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ class Tokenizer:
         cuts_before_space: are parts of a text, from a space on, encoded alone? See `tokenizer_steps.py`.
         vocab_size: the highest id plus one.
         origin: where it comes from, for messages.
+        notes: sentences on settings that are not applied.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, eos_id: int | None,
@@ -60,6 +61,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self.config = dict(config)
+        self.notes: list[str] = []
         self.origin = origin
         self.opening, closing = around(backend)
         self.eos_id = closing[-1] if eos_id is None and closing else eos_id
@@ -205,12 +207,15 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     else:
         raise UserError(_no_tokenizer(folder))
     with _library(f"{origin}: tokenizer_config.json"):
-        apply_config(backend, config, origin, model.family if model else None)
+        notes = apply_config(backend, config, origin, model.family if model else None,
+                             (folder / "tokenizer.json").is_file())
     eos_id = _end_of_text(backend, config, model, origin)
     if eos_id is not None and backend.id_to_token(eos_id) is not None:
         config.setdefault("eos_token", backend.id_to_token(eos_id))
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    return Tokenizer(backend, config, origin, eos_id)
+    tokenizer = Tokenizer(backend, config, origin, eos_id)
+    tokenizer.notes = notes
+    return tokenizer
 
 
 def gguf_tokenizer(file: GgufFile) -> Tokenizer:
@@ -253,7 +258,7 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     if metadata["add_space_prefix"] is True:
         raise UserError(f"{file.path}: tokenizer.ggml.add_space_prefix: expected false, as programs differ on what it "
                         "means for this kind of tokenizer; found true. Use the model's Hugging Face directory.")
-    apply_config(backend, config, str(file.path), None)
+    apply_config(backend, config, str(file.path))
     ends = [metadata.token(f"{name}_token_id", tokens) for name in ("eos", "eot", "eom")]
     return Tokenizer(backend, config, str(file.path), None if ends[0] is None else vocab[ends[0]],
                      (vocab[token] for token in ends if token is not None))

@@ -1,7 +1,7 @@
 """What a tokenizer's settings mean for whole texts: tokens around a text, a space before it, pieces encoded alone.
 
-tokenizer.json holds most of it and is read by the tokenizers library; some is in tokenizer_config.json, and
-transformers applies that on top. Here it is applied as transformers does, or refused where its versions disagree.
+tokenizer.json holds most of it and is read by the tokenizers library; some is in tokenizer_config.json. Here that is
+applied where transformers applies it, said where it does not, and refused where its versions disagree.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "GPT2Tokenizer": {"add_prefix_space": False, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     "LlamaTokenizer": {"add_prefix_space": True, "bos_token": "<s>", "eos_token": "</s>"},
 }
+_ENDS = ("add_bos_token", "add_eos_token")
 
 
 def spelling(token: Any) -> str | None:
@@ -28,13 +29,17 @@ def spelling(token: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, family: str | None) -> None:
+def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, family: str | None = None,
+                 whole: bool = False) -> list[str]:
     """Apply what tokenizer_config.json says about texts.
 
     Args:
         config: its content.
         origin: of the tokenizer, for messages.
         family: of the model; a GPT-2 model has GPT2Tokenizer where the configuration names no class.
+        whole: is `backend` from a tokenizer.json, which says itself what stands around a text?
+
+    Returns: sentences on settings that transformers ignores.
 
     Raises:
         UserError: what cannot be applied, or is applied by some versions of transformers and not by others.
@@ -44,7 +49,15 @@ def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origi
     defaults = _DEFAULTS.get(kind, {})
     _add_tokens(backend, config, origin)
     _apply_prefix_space(backend, config, origin, kind, defaults)
-    _apply_ends(backend, {**defaults, **config}, origin)
+    settings = {**defaults, **config}
+    if not whole:
+        _apply_ends(backend, settings, origin)
+        return []
+    ignored = _ends_ignored(backend, settings)
+    if ignored and kind == "LlamaTokenizer":
+        raise UserError(f"{origin}: {' and '.join(ignored)}. Versions of transformers differ on which holds. Load the "
+                        "tokenizer with the one that the model was trained with, and save it again.")
+    return [f"{origin}: {each}. tokenizer.json holds, as in transformers." for each in ignored]
 
 
 def around(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
@@ -144,12 +157,9 @@ def _prefixes(backend: tokenizers.Tokenizer) -> bool:
 
 
 def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str) -> None:
-    """`add_bos_token` and `add_eos_token`, where either is there, stand in for the post-processor."""
-    keys = ("add_bos_token", "add_eos_token")
-    if not any(key in config for key in keys):
-        return
+    """`add_bos_token` and `add_eos_token`, which transformers heeds where there is no tokenizer.json."""
     tokens = {}
-    for key in keys:
+    for key in _ENDS:
         if config.get(key):
             name = key[4:]
             text = spelling(config.get(name))
@@ -158,7 +168,21 @@ def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin
                 raise UserError(f"{origin}: tokenizer_config.json says {key}: true; expected a {name} that the vocabulary "
                                 f"has, and {found}. Name it there, or set {key} to false.")
             tokens[name] = text
+    if not tokens:
+        return
     single = [*([tokens["bos_token"]] if "bos_token" in tokens else []), "$A",
               *([tokens["eos_token"]] if "eos_token" in tokens else [])]
     backend.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(text, backend.token_to_id(text)) for text in dict.fromkeys(tokens.values())])
+
+
+def _ends_ignored(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> list[str]:
+    """What is said of `add_bos_token` and `add_eos_token` that tokenizer.json does otherwise."""
+    found = []
+    for key, ids, where in zip(_ENDS, around(backend), ("before", "after")):
+        text = spelling(config.get(key[4:]))
+        added = text is not None and backend.token_to_id(text) in ids
+        if type(config.get(key)) is bool and config[key] != added:
+            found.append(f"tokenizer_config.json says {key}: {str(config[key]).lower()}, and tokenizer.json puts "
+                         f"{'' if added else 'no '}{key[4:]} {where} a text")
+    return found
