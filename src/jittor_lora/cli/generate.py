@@ -13,7 +13,8 @@ from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
 from jittor_lora.config import SPECIAL_TOKENS, checked_template
-from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
+from jittor_lora.data.records import records
 from jittor_lora.data.special_tokens import special_token_lines
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
@@ -85,7 +86,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
-    records = read_records(options.file) if options.file else []
+    asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.generation import Generator
@@ -96,10 +97,10 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(base, None if args.no_adapter else adapter, options.precision)
     loaded.tokenizer.special_tokens = options.special_tokens
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
-    for line in (*_special_tokens(generator, options, records), *sampling_lines(loaded.checkpoint)):
+    for line in (*_special_tokens(generator, options, asked), *sampling_lines(loaded.checkpoint)):
         print(line, file=sys.stderr)
     if options.file:
-        _continue_records(generator, options, records)
+        _continue_records(generator, options, asked)
     elif options.interactive:
         _converse(generator, options)
     else:
@@ -120,26 +121,18 @@ def read_records(path: str) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read, or lines are not such records; all of them are counted.
     """
-    offenders, records = Offenders(path), []
-    # Not splitlines: a JSON string may hold U+2028 and its like.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
-            continue
+    offenders, found = Offenders(path), []
+    for place, record in records(read_text(path), offenders):
         if not isinstance(record, dict):
-            offenders.add(f"line {number:,}", "a JSON object", record)
+            offenders.add(place, "a JSON object", record)
             continue
         needed = ("prompt",) if "prompt" in record else ("context", "question")
         for key in needed:
             if not is_text(record.get(key)) or not record[key].strip():
-                offenders.add(f"line {number:,}, {key}", "text that is not empty", record.get(key, MISSING))
-        records.append(record)
+                offenders.add(f"{place}, {key}", "text that is not empty", record.get(key, MISSING))
+        found.append(record)
     offenders.check('Each line is {"prompt": …} or {"context": …, "question": …}.')
-    return records
+    return found
 
 
 def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:
