@@ -7,7 +7,6 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizer_kinds import AROUND, KINDS, TEXTS, make, save
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
@@ -16,6 +15,7 @@ from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.formats.tokenizer import read_tokenizer
 from jittor_lora.model.config import ModelConfig
+from tokenizer_kinds import AROUND, KINDS, TEXTS, make, save
 
 TEXT = st.sampled_from(TEXTS) | st.text(st.sampled_from(" \n\t▁aZtheén中0:?.,'\u0301\u3000🎉"), max_size=12)
 TEMPLATES = [Template(), Template("{context} {question}\n{answer}"), Template("{question}{context}={answer}"),

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import transformers
-from tokenizer_kinds import AROUND, KINDS, TEXTS, make, save
 
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.formats.tokenizer import read_tokenizer
 from jittor_lora.model.config import ModelConfig
+from tokenizer_kinds import AROUND, KINDS, TEXTS, make, save
 
 SETTINGS = [
     {}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True},

@@ -15,8 +15,8 @@ _OTHER_FORMS = {
     "conversations": "These are conversations, which are not read yet: write each answer as a completion, and what "
                      "stands before it, as the model's chat template spells it, as the prompt (with --special-tokens "
                      "token).",
-    "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the output "
-                   "as the completion.",
+    "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
+                   "output as the completion.",
     "text": "These are whole texts: write what is given as the prompt, what is to be learnt as the completion.",
 }
 
@@ -24,14 +24,16 @@ _OTHER_FORMS = {
 def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
     """(place, value) of each record; what is no JSON is noted in `offenders`."""
     start = text.lstrip()
-    if start.startswith("["):
+    line, _, more = start.partition("\n")
+    whole_line = _is_json(line)
+    if start.startswith("[") and not (whole_line and more.strip()):
         try:
             values = parse_json(text)
         except ValueError as error:
             offenders.add("the whole file", f"a JSON array ({error})", start[:60])
             return
         yield from ((f"item {number:,}", value) for number, value in enumerate(values, 1))
-    elif start.startswith("{") and not _is_json(start.partition("\n")[0]) and first_value(start) is not None:
+    elif start.startswith("{") and not whole_line and first_value(start) is not None:
         yield from _one_after_the_other(text, offenders)
     else:
         # Not splitlines: a JSON string may hold U+2028 and its like.
