@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from pydantic import field_validator
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(base, None if args.no_adapter else adapter, options.precision)
     loaded.tokenizer.special_tokens = options.special_tokens
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
-    for line in (*_special_tokens(generator, options, asked), *sampling_lines(loaded.checkpoint)):
+    for line in (*_special_tokens(loaded.tokenizer.special, options, asked), *sampling_lines(loaded.checkpoint)):
         print(line, file=sys.stderr)
     if options.file:
         _continue_records(generator, options, asked)
@@ -108,11 +108,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _special_tokens(generator: Generator, options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
+def _special_tokens(special: Sequence[str], options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
     """What is to be said of special tokens that prompts, questions and contexts spell out."""
     asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
         [text for text in (options.prompt, options.context, options.question) if text is not None]]
-    return special_token_lines(asked, generator.tokenizer.special, options.special_tokens, "prompts")
+    return special_token_lines(asked, special, options.special_tokens, "prompts")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
