@@ -82,8 +82,8 @@ class Extractor:
         found = self.encoder.answers(answers)
         if None in found:
             raise UserError(f"{self.tokenizer.origin}: a token reaches from the template's last words into the answer "
-                            f"{answers[found.index(None)]!r}, so answers cannot be compared. Let the template end with a "
-                            "space or a line break before {answer}.")
+                            f"{answers[found.index(None)]!r}, so answers cannot be compared. Let the template end with "
+                            "a space or a line break before {answer}.")
         return found
 
 

@@ -46,7 +46,7 @@ class Continuation:
     Args:
         decode: token ids to text.
         ends: tokens at which a text ends.
-        before: the tokens that are continued; the last of them, as how a token is spelled may depend on what it follows.
+        before: the tokens that are continued, or the last of them: how one is spelled may depend on what it follows.
         trim: leave out whitespace at the beginning (an answer follows its prompt after a space).
 
     Attributes:

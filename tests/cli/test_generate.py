@@ -45,7 +45,8 @@ def loaded(monkeypatch):
     """(base, adapter, precision) of each model loaded."""
     loaded = []
     loading = types.ModuleType("jittor_lora.loading")
-    model = types.SimpleNamespace(model="m", tokenizer="t")
+    model = types.SimpleNamespace(model="m", tokenizer=types.SimpleNamespace(special=("<|im_start|>",)),
+                                  checkpoint=types.SimpleNamespace(generation_config=None))
     loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
     monkeypatch.setitem(sys.modules, "jittor_lora.loading", loading)
     monkeypatch.setattr("jittor_lora.generation.Generator", Echo)

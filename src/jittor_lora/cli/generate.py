@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from pydantic import field_validator
@@ -13,7 +13,8 @@ from pydantic import field_validator
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
 from jittor_lora.cli.output import json_text
 from jittor_lora.config import LINE_BREAKS, SPECIAL_TOKENS, checked_template, flag
-from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
+from jittor_lora.data.records import records
 from jittor_lora.data.special_tokens import special_token_lines
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         if r"\n" in (getattr(options, name) or ""):
             print(f"note: {flag(name)} holds a backslash and an n, and is taken as it stands. For a line break write "
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
-    records = read_records(options.file) if options.file else []
+    asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.generation import Generator
@@ -100,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(base, None if args.no_adapter else adapter, options.precision)
     loaded.tokenizer.special_tokens = options.special_tokens
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
-    for line in (*_special_tokens(generator, options, records), *sampling_lines(loaded.checkpoint)):
+    for line in (*_special_tokens(loaded.tokenizer.special, options, asked), *sampling_lines(loaded.checkpoint)):
         print(line, file=sys.stderr)
     if options.file:
-        _continue_records(generator, options, records)
+        _continue_records(generator, options, asked)
     elif options.interactive:
         _converse(generator, options)
     else:
@@ -111,11 +112,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _special_tokens(generator: Generator, options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
+def _special_tokens(special: Sequence[str], options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
     """What is to be said of special tokens that prompts, questions and contexts spell out."""
     asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
         [text for text in (options.prompt, options.context, options.question) if text is not None]]
-    return special_token_lines(asked, generator.tokenizer.special, options.special_tokens, "prompts")
+    return special_token_lines(asked, special, options.special_tokens, "prompts")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
@@ -124,26 +125,18 @@ def read_records(path: str) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read, or lines are not such records; all of them are counted.
     """
-    offenders, records = Offenders(path), []
-    # Not splitlines: a JSON string may hold U+2028 and its like.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
-            continue
+    offenders, found = Offenders(path), []
+    for place, record in records(read_text(path), offenders):
         if not isinstance(record, dict):
-            offenders.add(f"line {number:,}", "a JSON object", record)
+            offenders.add(place, "a JSON object", record)
             continue
         needed = ("prompt",) if "prompt" in record else ("context", "question")
         for key in needed:
             if not is_text(record.get(key)) or not record[key].strip():
-                offenders.add(f"line {number:,}, {key}", "text that is not empty", record.get(key, MISSING))
-        records.append(record)
+                offenders.add(f"{place}, {key}", "text that is not empty", record.get(key, MISSING))
+        found.append(record)
     offenders.check('Each line is {"prompt": …} or {"context": …, "question": …}.')
-    return records
+    return found
 
 
 def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:

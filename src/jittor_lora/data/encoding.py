@@ -93,8 +93,8 @@ class Encoder:
     def completions(self, prompt: str, ids: list[int], texts: Iterable[str]) -> list[tuple[list[int], list[int]]]:
         """Of each completion the token ids of (the prompt before it, the completion with its end).
 
-        The former are `ids`, those of the prompt, unless a token reaches from it into the completion: that token is then
-        part of the latter.
+        The former are `ids`, those of the prompt, unless a token reaches from it into the completion: that token then
+        belongs to the latter.
         """
         found = []
         for whole in self.tokenizer.extend(prompt, ids, texts):

@@ -97,8 +97,8 @@ class LengthReport:
         if self.cut:
             lines.append(f"{len(self.cut):,} too long: cut to the limit")
         if self.within_token:
-            lines.append(f"{self.within_token:,} completions begin within a token of their prompt, which is then learnt "
-                         "with them: a prompt given alone has other tokens. Let the completion begin with the space "
+            lines.append(f"{self.within_token:,} completions begin within a token of their prompt, which is learnt "
+                         "with them; a prompt given alone has other tokens. Let the completion begin with the space "
                          "that the prompt ends in")
         reasons = list(self.dropped.values())
         lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]

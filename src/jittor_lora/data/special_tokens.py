@@ -36,8 +36,8 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
     shown = ", ".join(f"{token} {count:,}" for token, count in counts.most_common(_SHOWN))
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     read = ("They are read as the tokens (special_tokens: token)." if meaning == "token" else
-            "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. If "
-            "the tokens themselves are meant: --special-tokens token.")
+            "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
+            "If the tokens themselves are meant: --special-tokens token.")
     return [f"{spelling:,} of {total:,} {noun} spell out special tokens (times: {shown}{more}). {read}"]
 
 

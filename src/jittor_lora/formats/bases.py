@@ -12,6 +12,7 @@ from typing import Callable
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats import hub, smollm2
+from jittor_lora.formats.first_bytes import GGUF, first_bytes
 from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
@@ -215,7 +216,7 @@ class _Finder:
 
 
 def _local(name: str, path: Path) -> ResolvedBase:
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and (path.suffix == ".gguf" or first_bytes(path).startswith(GGUF)):
         return ResolvedBase(name, path, "gguf", f"the file {name}", local=True)
     return ResolvedBase(name, path, "folder", f"the folder {name}", local=True)
 

@@ -292,9 +292,9 @@ def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
 
 
 def _by_tensors(config: LoraConfig, arrays: Mapping[str, np.ndarray], modules: Sequence[str]) -> LoraConfig:
-    """The settings with the modules that the file has tensors of in place of expressions that may take long to match."""
-    expressions = [value for value in (config.target_modules, config.exclude_modules) if isinstance(value, str) and value]
-    if not wrong_amount(expressions, modules, at_parts=False):
+    """The settings, with the modules that the file has tensors of where an expression may take long to match."""
+    expressions = filter(None, (config.target_modules, config.exclude_modules))
+    if not wrong_amount([value for value in expressions if isinstance(value, str)], modules, at_parts=False):
         return config
     return replace(config, target_modules=tuple(_adapted(arrays)), exclude_modules=())
 

@@ -131,8 +131,8 @@ class Tokenizer:
         Args:
             ids: of `text`, from `begin` or this function.
 
-        Returns: ids of whole texts. They need not start with `ids`: a token may reach from the text into the part. Where
-            the tokenizer cuts as GPT-2's does, parts are encoded alone, which is the same if they begin with a space.
+        Returns: ids of whole texts. They need not start with `ids`: a token may reach from the text into the part.
+            Where the tokenizer cuts as GPT-2's does, parts are encoded alone, which is the same from a space on.
         """
         if self.cuts_before_space:
             return [[*ids, *self.encode(part)] for part in parts]
@@ -184,8 +184,9 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     """The tokenizer in a Hugging Face directory.
 
     Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
-    if there is such a token (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model whose folder has no tokenizer, which is
-    what saving the model alone leaves, has the shipped one; `origin` is then GPT2_SHIPPED.
+    if there is such a token (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model
+    whose folder has no tokenizer, which is what saving the model alone leaves, has the shipped one; `origin` is then
+    GPT2_SHIPPED.
 
     Raises:
         UserError: no tokenizer, or files that are malformed or do not fit together.

@@ -45,8 +45,8 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
         wrong.append(f"post_processor: expected one step that puts tokens around a text; found {shorten(around, 5)}")
     model = content.get("model")
     if isinstance(model, dict) and model.get("dropout"):
-        wrong.append(f"model.dropout: expected null, as the tokens of a text would be drawn anew at each reading; found "
-                     f"{str(model['dropout'])[:20]}. Set it to null there")
+        wrong.append(f"model.dropout: expected null, as the tokens of a text would be drawn anew at each reading; "
+                     f"found {str(model['dropout'])[:20]}. Set it to null there")
     if growth > MOST_GROWTH:
         wrong.append(f"normalizer: expected steps that make a text at most {MOST_GROWTH:,} times as long; found "
                      f"{f'{growth:,}' if growth < 10**15 else 'more than 10^15'} times")

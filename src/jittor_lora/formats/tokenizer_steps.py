@@ -165,8 +165,8 @@ def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin
             text = spelling(config.get(name))
             if text is None or backend.token_to_id(text) is None:
                 found = "it names none" if text is None else f"the vocabulary lacks {text[:40]!r}"
-                raise UserError(f"{origin}: tokenizer_config.json says {key}: true; expected a {name} that the vocabulary "
-                                f"has, and {found}. Name it there, or set {key} to false.")
+                raise UserError(f"{origin}: tokenizer_config.json says {key}: true; expected a {name} that the "
+                                f"vocabulary has, and {found}. Name it there, or set {key} to false.")
             tokens[name] = text
     if not tokens:
         return
