@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 
 from jittor_lora.config import LARGEST_SEED, flag
 from jittor_lora.errors import Stopped, UserError
+from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.settings import PATH, Problem, Settings, home_expanded, setting
 
-ADAPTER_CONFIG = "adapter_config.json"
 METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "font": "FILE",
             "output": "DIR", "train_data": "FILE"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
@@ -138,9 +138,9 @@ def find_adapter(name: str, flag_text: str = "") -> Path:
     """
     folders = [Path(name), Path(name, "adapter")]
     for folder in folders:
-        if (folder / ADAPTER_CONFIG).is_file():
+        if (folder / CONFIG_FILE).is_file():
             return folder
-    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run folder of a "
+    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, or the run folder of a "
                     f"training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
 
 

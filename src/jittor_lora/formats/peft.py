@@ -13,8 +13,8 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json, written_together
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
-from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
-from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord
+from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from jittor_lora.formats.base_record import BaseRecord
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
