@@ -157,7 +157,7 @@ def test_pickles_are_not_run(folder, model, tmp_path):
     marker = tmp_path / "executed"
     for content in (pickle.dumps(Evil(marker)), pickle.dumps({FIRST: Evil(marker)}, protocol=0)):
         (folder / WEIGHTS_FILE).write_bytes(content)
-        assert_both_refuse(folder, model, WEIGHTS_FILE, "not a safetensors file")
+        assert_both_refuse(folder, model, WEIGHTS_FILE, "safetensors file")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writing:
         writing.writestr("archive/data.pkl", pickle.dumps(Evil(marker)))

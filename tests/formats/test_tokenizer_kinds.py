@@ -88,7 +88,7 @@ def test_plain_prompts(pair, prompt, completions):
     for text, (before, completion) in zip(completions, encoder.completions(prompt, first + last, completions)):
         if ours.cuts_before_space:
             assert before == first + last
-            assert completion == ours.encode(text) + [2]
+            assert completion == ours.encode(text) + ours.ending
         else:
             assert before + completion == ids(theirs, prompt + text, whole=True)
 

@@ -54,7 +54,9 @@ def seeds() -> dict[str, Files]:
         "base": {**base, "generation_config.json": _json({"do_sample": True})},
         "shards": _sharded(llama_base),
         "gguf": {"model.gguf": gguf},
-        "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({"eos_token": "<|endoftext|>"}),
+        "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({
+            "eos_token": "<|endoftext|>", "add_bos_token": False, "add_prefix_space": False,
+            "added_tokens_decoder": {"299": {"content": "<|endoftext|>", "special": True}}}),
                       "special_tokens_map.json": _json({"unk_token": {"content": "a"},
                                                              "additional_special_tokens": ["b"]})},
         "vocabulary": _vocabulary(tokenizer),
@@ -67,6 +69,10 @@ def seeds() -> dict[str, Files]:
             {"id": "x", "prompt": "1 + 1 =", "completion": " two"}))},
         "e2e": {"data.txt": "name : A | food : Thai||A is Thai .\nname : A | food : Thai||Thai A .\n"
                             "name : B||B é\n".encode()},
+        "flat": {"data.jsonl": b"".join(_json({"id": str(i), "title": "t", "context": "Rome is old.", "question": "Q?",
+                                               "answers": {"text": ["old"], "answer_start": [8]}}) + b"\n"
+                                        for i in range(2))},
+        "array": {"data.json": b'[{"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d", "id": 7}]'},
         "records": {"data.jsonl": b'{"prompt": "a"}\n{"context": "b", "question": "c?"}\n'},
         "recipe": {"recipe.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()},
         "curve_recipe": {"recipe.yaml": b"over: rank\npoints: 1,2,4\nalpha_ratio: 2\nmin_steps: 3\n"

@@ -71,7 +71,7 @@ def sampling_lines(checkpoint: Checkpoint) -> list[str]:
     wanted = checkpoint.generation_config or {}
     if not wanted.get("do_sample"):  # transformers then draws nothing
         wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
-    found = [f"{name} {wanted[name]}" for name, off in _GENERATION.items()
+    found = [f"{name} {str(wanted[name])[:40]}" for name, off in _GENERATION.items()
              if wanted.get(name) not in (None, off)]
     return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the flags of the "
             "same meaning if you want it."] if found else []
