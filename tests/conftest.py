@@ -35,6 +35,7 @@ collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernel-flag", action="append", default=[], help="compile the CPU kernels with this flag, too")
     parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
                      help=f"fail tests that need such a part, where it is absent, in place of skipping them: "
                           f"{', '.join(needs.PARTS)}")
@@ -50,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = sorted({*config.getoption("must_run")} - {*needs.PARTS})
     if unknown:
         raise pytest.UsageError(f"--must-run: expected some of {', '.join(needs.PARTS)}; found {', '.join(unknown)}")
+    if config.getoption("kernel_flag"):
+        from jittor_lora.ops.cpu import library  # imports Jittor
+        library.FLAGS += tuple(config.getoption("kernel_flag"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,5 +85,5 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     if getattr(item.function, "is_hypothesis_test", False):
         default_environment = ctypes.c_void_p(-1)  # FE_DFL_ENV
         ctypes.CDLL(None).fesetenv(default_environment)
-    elif module and module.library.cache_info().currsize:
+    elif module and module._loaded.cache_info().currsize:
         module.library().jl_flush_denormals()

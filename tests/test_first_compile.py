@@ -11,6 +11,7 @@ import pytest
 
 from jittor_lora import first_compile
 from jittor_lora.errors import UserError
+from jittor_lora.jittor_copy import Copy
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_long_import_shows_elapsed_seconds(fake, monkeypatch):
     mark, screen = fake("time.sleep(1)\n" + WORKS), io.StringIO()
     first_compile.compile_jittor(mark, os.environ, screen)
     assert "once, about 2 to 5 minutes" in screen.getvalue()
-    assert "0 of about 160 files compiled" in screen.getvalue()
+    assert "0 of about 160 parts compiled" in screen.getvalue()
     assert "\r" not in screen.getvalue()
 
 
@@ -75,6 +76,53 @@ def test_a_failure_shows_the_end_of_the_output(fake):
     assert "cc1plus: out of memory" in str(error.value)
     assert "jittor-lora doctor" in str(error.value)
     assert len(str(error.value).splitlines()) < 24
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """What Jittor is imported from, with a program for its compiler that knows of large units."""
+    copy = Copy(tmp_path / "copy", str(tmp_path / "copy" / "bin" / "g++"), True)
+    copy.plain.parent.mkdir(parents=True)
+    (copy.site / "jittor").mkdir(parents=True)
+    return copy
+
+
+# Compiles nothing in large units, and file by file what was not there before.
+PLAIN_ONLY = """
+PLAIN = {plain!r}
+if not os.path.exists(PLAIN):
+    open(CACHE + "/obj_files/a.o", "w").write("a whole unit")
+    sys.exit("cc1plus: no such unit")
+assert not os.listdir(CACHE + "/obj_files")
+"""
+
+
+def test_units_that_do_not_compile_are_compiled_file_by_file(fake, grouped, tmp_path):
+    (tmp_path / "cache" / "obj_files").mkdir()
+    mark, screen = fake(PLAIN_ONLY.format(plain=str(grouped.plain)) + WORKS), io.StringIO()
+    first_compile.compile_jittor(mark, os.environ, screen, grouped)
+    assert first_compile.is_warm(mark) and grouped.plain.exists()
+    assert "could not be compiled in large units" in screen.getvalue()
+    log = screen.getvalue().split("(see ")[1].split(")")[0]
+    assert "no such unit" in open(log).read()
+
+
+def test_what_compiles_neither_way_is_begun_anew_the_next_time(fake, grouped, tmp_path):
+    (tmp_path / "cache" / "obj_files").mkdir()
+    mark = fake("open(CACHE + '/obj_files/a.o', 'w').close(); sys.exit('cc1plus: out of memory')")
+    with pytest.raises(UserError, match="out of memory"):
+        first_compile.compile_jittor(mark, os.environ, io.StringIO(), grouped)
+    assert not grouped.plain.exists() and not list((tmp_path / "cache" / "obj_files").iterdir())
+
+
+def test_progress_of_large_units_counts_them(fake, grouped, tmp_path, monkeypatch):
+    monkeypatch.setattr(first_compile, "QUIET_SECONDS", 0.1)
+    (tmp_path / "cache" / "obj_files").mkdir()
+    for name in ("data.o", "obj_files/op_register.cc.o", "obj_files/event_queue.cc.o"):  # the last is part of a unit
+        (tmp_path / "cache" / name).touch()
+    mark, screen = fake("time.sleep(1)\n" + WORKS), io.StringIO()
+    first_compile.compile_jittor(mark, os.environ, screen, grouped)
+    assert "s, 2 of about " in screen.getvalue()
 
 
 PARENT = """

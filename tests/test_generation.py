@@ -20,7 +20,7 @@ def decode(tokens: list[int]) -> str:
 
 def pieces(text: str | bytes, stop: str | None = None, trim: bool = False, end: bool = True) -> tuple[list[str], str]:
     """(what was given out at each token and at the end, the whole text)."""
-    continuation = Continuation(decode, EOS, stop, trim)
+    continuation = Continuation(decode, {EOS}, stop, trim)
     given_out = [continuation.add(token) for token in (text.encode() if isinstance(text, str) else text)]
     if end:
         given_out.append(continuation.add(EOS))
@@ -54,7 +54,7 @@ def test_beginning_of_the_stop_text_at_the_end_is_given_out():
 
 
 def test_nothing_is_taken_after_the_stop():
-    continuation = Continuation(decode, EOS, "\n")
+    continuation = Continuation(decode, {EOS}, "\n")
     assert [continuation.add(ord(c)) for c in "a\nb"] == ["a", "", ""]
     assert (continuation.text, continuation.done) == ("a", True)
 
@@ -89,8 +89,9 @@ class Encodes:
     def plain_prompt(self, text):
         return "", text
 
-    def prompt(self, context, question):
-        return (context, question) if self.template.shares_context else ("", context + question)
+    def prompts(self, context, questions):
+        shares = self.template.shares_context
+        return (context, list(questions)) if shares else ("", [context + question for question in questions])
 
 
 @pytest.mark.parametrize("shares, expected", [

@@ -55,10 +55,23 @@ def test_only_one_folder_starts_with_dnnl(tmp_path):
     assert not [name for name in names if name.startswith(".placing")]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_it_stays_when_its_environment_goes(tmp_path, links, monkeypatch):
+    find = packages(tmp_path / "venv")
+    if not links:  # another disk, or another user's files
+        monkeypatch.setattr(os, "link", lambda *paths: os.stat(tmp_path / "none"))
+    onednn.place(tmp_path / "home", find)
+    shutil.rmtree(tmp_path / "venv")
+    target = onednn.folder(tmp_path / "home")
+    assert onednn.is_placed(target)
+    assert (target / "lib" / "libmkldnn.so").read_text() == "venv libdnnl.so.2"
+
+
 def test_replaces_links_of_a_deleted_environment(tmp_path):
-    onednn.place(tmp_path / "home", packages(tmp_path / "old"))
-    shutil.rmtree(tmp_path / "old")
-    assert not onednn.is_placed(onednn.folder(tmp_path / "home"))
+    """Version 0.1 made links to the files of an environment."""
+    library = onednn.folder(tmp_path / "home") / "lib" / onednn.LINKS[0]
+    library.parent.mkdir(parents=True)
+    library.symlink_to(tmp_path / "gone")
     assert onednn.place(tmp_path / "home", packages(tmp_path / "new"))
     assert (onednn.folder(tmp_path / "home") / "lib" / "libmkldnn.so").read_text() == "new libdnnl.so.2"
 

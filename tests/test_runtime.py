@@ -84,7 +84,7 @@ from pathlib import Path
 from jittor_lora import first_compile, runtime
 class Stop(Exception):
     pass
-def stop(mark, environ, screen):
+def stop(mark, environ, screen, grouped):
     print(mark.is_relative_to(sys.argv[1]), environ["JITTOR_HOME"] == sys.argv[1])
     raise Stop
 first_compile.compile_jittor = stop
@@ -96,7 +96,44 @@ except Exception as error:
 print({name for name in ("HOME", "JITTOR_HOME") if os.environ[name] != before[name]} or "as before")
 """, {"HOME": str(tmp_path / "home"), "JITTOR_HOME": str(tmp_path / "other")}, arguments=[str(tmp_path / "other")])
     assert done.stdout.split("\n")[:3] == ["True True", "Stop", "as before"], done.stderr
+    assert not list(tmp_path.glob("home/**/config.json"))
+
+
+OPERATOR = """
+import random
+from jittor_lora.runtime import jt
+x = jt.code((1,), "float32", cpu_src="{ %s *out0_p = " + str(random.random()) + "; }")
+print(0 < x.item() < 1)
+"""
+
+
+@pytest.mark.parametrize("edited", ["", "// @begin replace \"a\" \"a\"\n// @end\n"])  # by a helper of Jittor's
+def test_an_operator_compiled_in_a_jittor_home_of_its_own_changes_no_other_process(tmp_path, edited):
+    done = python(OPERATOR % edited.replace("\n", "\\n").replace('"', '\\"'),
+                  {"HOME": str(tmp_path), "JITTOR_HOME": str(runtime.jittor_home())})
+    assert done.stdout == "True\n", done.stderr
     assert not list(tmp_path.glob("**/config.json"))
+
+
+def test_the_note_of_another_jittor_home_stays(tmp_path):
+    """Jittor would replace it by the JITTOR_HOME that one process was given."""
+    note = tmp_path / ".cache" / "jittor" / "config.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
+    before = note.read_bytes()
+    done = python("""
+import importlib
+from jittor_lora import first_compile, runtime
+def stop(mark, environ, screen, grouped):
+    raise ZeroDivisionError
+first_compile.compile_jittor = stop
+try:
+    runtime.jt
+except Exception as error:
+    print(type(error.__cause__).__name__)
+""", {"HOME": str(tmp_path), "JITTOR_HOME": str(tmp_path)})
+    assert done.stdout == "ZeroDivisionError\n", done.stderr
+    assert note.read_bytes() == before
 
 
 def test_processes_that_begin_together_compile_once(tmp_path):
@@ -106,7 +143,7 @@ import importlib, sys, time
 from jittor_lora import first_compile, runtime
 class Warm(Exception):
     pass
-def compiled(mark, environ, screen):
+def compiled(mark, environ, screen, grouped):
     time.sleep(0.5)
     (mark.parent / "jittor_core.so").touch()
     mark.touch()
@@ -209,15 +246,22 @@ np.finfo(np.float64), np.finfo(np.float32), np.finfo(np.float16)
     assert done.returncode == 0, done.stderr
 
 
-def test_https_checks_are_on_again_where_jittor_was_imported_first():
+def test_https_checks_are_on_again_where_jittor_was_imported_first(tmp_path):
     done = python("""
-import os, ssl
+import ssl
 import jittor_utils
 assert ssl._create_default_https_context is ssl._create_unverified_context
-from jittor_lora.runtime import jt
+from jittor_lora import first_compile, runtime
+def stop(*arguments):  # it is the installed Jittor, which may not be compiled
+    raise ZeroDivisionError
+first_compile.compile_jittor = stop
+try:
+    runtime.jt
+except Exception as error:
+    print(type(error.__cause__).__name__)
 assert ssl._create_default_https_context is ssl.create_default_context
-""", {"cache_name": "jittor_lora", "log_silent": "1"})
-    assert done.returncode == 0, done.stderr
+""", {"HOME": str(tmp_path), "log_silent": "1"})
+    assert (done.returncode, done.stdout) == (0, "ZeroDivisionError\n"), done.stderr
 
 
 def test_a_stray_nvcc_does_not_crash_the_import(tmp_path):

@@ -12,12 +12,14 @@ from jittor_lora import recipe
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
 from jittor_lora.patterns import wrong_pattern
-from jittor_lora.settings import Problem, Settings, setting
+from jittor_lora.settings import PATH, TEXT, Problem, Settings, setting
 
 MODEL, DATA, LORA, TRAINING, OPTIMISER = "Model", "Data", "LoRA", "Training", "Optimiser"
 VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
 
+SPECIAL_TOKENS = "what a special token spelled out, such as <|im_start|>, is: text like any other, or the token"
 LARGEST_SEED = 2**63 - 1
+LINE_BREAKS = r"\n is a line break, \\ a backslash"  # in the help of texts
 
 # In no sensible name or template; YAML takes some of them for line breaks, so that a dumped recipe would differ.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
@@ -32,17 +34,20 @@ class RunConfig(Settings):
     exclusive = (("max_steps", "epochs"), ("warmup_steps", "warmup_ratio"))
 
     base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
-                        min_length=1)
+                        holds=PATH, min_length=1)
 
     data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON, of JSON Lines with prompt and "
-                                  "completion or of E2E's lines, squad-train, sample-train, or e2e-train", min_length=1)
+                                  "completion or of E2E's lines, squad-train, sample-train, or e2e-train", holds=PATH,
+                                  min_length=1)
     dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev or e2e-dev; by default "
-                                 "none", min_length=1)
+                                 "none", holds=PATH, min_length=1)
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of so many questions; by default all",
                                        ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of so many questions; by default all",
                                      ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text made of {context}, {question} and, at its end, {answer}")
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text made of {context}, {question} and, at its end, {answer}; "
+                            + LINE_BREAKS, holds=TEXT)
+    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
                                         ge=0, le=1)
     share_prefixes: bool = setting(True, DATA, "compute a paragraph once for all its questions in a batch")
@@ -131,7 +136,8 @@ class RunConfig(Settings):
     patience: Optional[int] = setting(None, VALIDATION, "stop after so many validations in a row without a lower loss; "
                                       "by default never", ge=1)
 
-    output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", min_length=1)
+    output: Optional[str] = setting(None, OUTPUTS, "run folder: adapter, checkpoints, logs, summary", holds=PATH,
+                                    min_length=1)
     save_every: int = setting(200, OUTPUTS, "checkpoint after every so many steps; 0 saves at the end only", ge=0)
     keep_checkpoints: int = setting(2, OUTPUTS, "checkpoints kept, the best aside", ge=1)
     tensorboard: bool = setting(True, OUTPUTS, "write TensorBoard event files")
@@ -151,7 +157,8 @@ class RunConfig(Settings):
         """
         layers = []
         if file is not None:
-            layers.append(recipe.read(recipe.find(file)))
+            values, places = recipe.read(recipe.find(file))
+            layers.append((cls.written(values), places))
         overrides = dict(overrides or {})
         layers.append((overrides, origins or {name: flag(name) for name in overrides}))
         return cls.layered(layers)

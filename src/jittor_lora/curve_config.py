@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.config import RunConfig, flag
-from jittor_lora.settings import Problem, setting
+from jittor_lora.settings import PATH, Problem, setting
 
 CURVE = "Curve"
 MAX_RANK = 4096
@@ -30,7 +30,7 @@ class CurveConfig(RunConfig):
                                            "lora_alpha at each", gt=0)
     language: Literal["en", "zh"] = setting("en", CURVE, "of the picture's labels")
     font: Optional[str] = setting(None, CURVE, "font file for the picture's labels; by default one is looked for",
-                                  min_length=1)
+                                  holds=PATH, min_length=1)
 
     own: ClassVar[tuple[str, ...]] = ("over", "points", "min_steps", "extractive", "alpha_ratio", "language", "font")
 

@@ -162,7 +162,7 @@ def check_cuda(cuda: Cuda, asked: bool) -> Check:
 def check_cache(folder: Path, warm: bool) -> Check:
     if warm:
         return Check("Jittor cache", OK, f"compiled, in {folder}")
-    return Check("Jittor cache", OK, f"empty: the first command compiles Jittor for 2 to 5 minutes into {folder}")
+    return Check("Jittor cache", OK, f"empty: the first command compiles Jittor for 1 to 3 minutes into {folder}")
 
 
 def check_fonts(families: Sequence[str]) -> Check:

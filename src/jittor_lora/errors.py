@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST_MESSAGE = 20_000  # characters
 _PLAIN = "\n\t"
@@ -31,6 +32,18 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal: int):
         super().__init__(f"signal {signal}")
         self.signal = signal
+
+
+def some_of_each(*kinds: Sequence[str], most: int = 20) -> list[str]:
+    """The first offenders of each list, about `most` in all, and how many more there are of each."""
+    kinds = [kind for kind in kinds if kind]
+    shown = [min(len(kind), max(most // len(kinds), 1)) for kind in kinds]
+    for i, kind in enumerate(kinds):
+        shown[i] = min(len(kind), shown[i] + max(most - sum(shown), 0))
+    lines = []
+    for kind, count in zip(kinds, shown):
+        lines += [*kind[:count], *([f"… and {len(kind) - count} more"] if count < len(kind) else [])]
+    return lines
 
 
 def _printable(text: str) -> str:

@@ -33,7 +33,7 @@ class Extractor:
 
     Args:
         model: a `CausalLM`, with or without an adapter.
-        tokenizer: with `encode`, `encode_all`, `decode`, `eos_id` and `vocab_size`.
+        tokenizer: a `Tokenizer`.
     """
 
     def __init__(self, model, tokenizer, template: Template | None = None):
@@ -46,7 +46,7 @@ class Extractor:
         """The likeliest spans as answers to questions about one context.
 
         Raises:
-            UserError: the prompt is too long for the model.
+            UserError: the prompt is too long for the model, or tokens reach from it into answers.
         """
         prompts = [self.encoder.prompt(context, question) for question in questions]
         return self.extract([(prefix, [branch], context) for prefix, branch in prompts], max_tokens, max_words)
@@ -79,8 +79,12 @@ class Extractor:
                 for context, ((start, end), score) in zip(contexts, spans)]
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
-        before = self.encoder.template.completion_text("")
-        return self.tokenizer.encode_all([before + answer for answer in answers])
+        found = self.encoder.answers(answers)
+        if None in found:
+            raise UserError(f"{self.tokenizer.origin}: a token reaches from the template's last words into the answer "
+                            f"{answers[found.index(None)]!r}, so answers cannot be compared. Let the template end with "
+                            "a space or a line break before {answer}.")
+        return found
 
 
 def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
@@ -92,7 +96,7 @@ def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
     Raises:
         UserError: there is none.
     """
-    ends = {tokenizer.eos_id} if tokenizer.eos_id is not None else set()
+    ends = {token for token in tokenizer.end_ids if token < vocab_size}
     if stop:
         count = min(tokenizer.vocab_size, vocab_size)
         ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(stop))

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Mapping, TextIO
+from typing import Mapping, Sequence, TextIO
 
+from jittor_lora import core_units
 from jittor_lora.errors import UserError
+from jittor_lora.jittor_copy import Copy
 
 # Ends with its parent, however that ends: the pipe on standard input closes. `os.read`, not `sys.stdin`: Jittor
 # forks workers, which close `sys.stdin` and would wait for its lock.
@@ -30,11 +32,13 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 import jittor
 open(sys.argv[2], "w").close()
 """
+MINUTES, PLAIN_MINUTES = "1 to 3", "2 to 5"  # on 2 cores
 QUIET_SECONDS = 3.0  # a check of a warm cache takes about a second: nothing is said before this
 LINE_SECONDS = 20.0  # between lines where the screen is not a terminal
-FILES = 160  # of Jittor 1.3.11 without CUDA
+PLAIN_FILES = 160  # objects of Jittor 1.3.11 without CUDA
 TRIES = 3  # Jittor stops, successfully, after it rebuilt its compile helper
 TAIL_LINES = 15
+COMPILED = ("obj_files/*", "jit_utils_core*", "jittor_core*", "data.*", "custom_ops/*")  # in Jittor's cache
 
 
 def marker(cache: Path, settings: Mapping[str, str]) -> Path:
@@ -47,16 +51,52 @@ def is_warm(mark: Path) -> bool:
     return mark.is_file() and any(mark.parent.glob("jittor_core*.so"))
 
 
-def compile_jittor(mark: Path, environ: Mapping[str, str], screen: TextIO) -> None:
+def compile_jittor(mark: Path, environ: Mapping[str, str], screen: TextIO, grouped: Copy | None = None) -> None:
     """Import Jittor in a child process until `mark` exists, saying on `screen` what happens if it takes long.
+
+    Args:
+        grouped: what Jittor is imported from, if that compiles the core as large units. If they do not compile, its
+            files are compiled one by one.
 
     Raises:
         UserError: the compile failed, with the end of its output.
     """
+    if grouped is None or grouped.plain.exists():
+        _compile(mark, environ, Progress(screen, mark.parent, ["obj_files/*.o"], PLAIN_FILES, PLAIN_MINUTES))
+        return
+    made = core_units.objects(grouped.site / "jittor")
+    try:
+        _compile(mark, environ, Progress(screen, mark.parent, made, len(made), MINUTES))
+    except UserError:
+        log = mark.parent / "large_units.log"
+        os.replace(mark.parent / "first_compile.log", log)
+        screen.write(f"Jittor could not be compiled in large units (see {log}). Compiling it file by file.\n")
+        _compile_plain(mark, environ, screen, grouped)
+
+
+def _compile_plain(mark: Path, environ: Mapping[str, str], screen: TextIO, copy: Copy) -> None:
+    """Nothing compiled the one way is left when the other begins: an object may hold a whole unit, or nothing."""
+    _remove_compiled(mark.parent)
+    copy.plain.touch()
+    try:
+        compile_jittor(mark, environ, screen, copy)
+    except UserError:
+        _remove_compiled(mark.parent)
+        copy.plain.unlink()
+        raise
+
+
+def _remove_compiled(cache: Path) -> None:
+    for pattern in COMPILED:
+        for path in cache.glob(pattern):
+            path.unlink()
+
+
+def _compile(mark: Path, environ: Mapping[str, str], progress: Progress) -> None:
+    screen, log = progress.screen, mark.parent / "first_compile.log"
     for _ in range(TRIES):
-        log = mark.parent / "first_compile.log"
         try:
-            status = _run(mark, log, environ, screen)
+            status = _run(mark, log, environ, progress)
         except KeyboardInterrupt:
             screen.write("Nothing is broken: what is compiled is kept, the same command goes on from there.\n")
             raise
@@ -69,13 +109,12 @@ def compile_jittor(mark: Path, environ: Mapping[str, str], screen: TextIO) -> No
                     "`jittor-lora doctor` checks the compiler, the Python headers, memory and disk.")
 
 
-def _run(mark: Path, log: Path, environ: Mapping[str, str], screen: TextIO) -> int:
+def _run(mark: Path, log: Path, environ: Mapping[str, str], progress: Progress) -> int:
     command = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(mark)]
     with open(log, "wb") as output:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
                                  env={**environ, "PYTHONUNBUFFERED": "1"},  # so that what it says last is last
                                  start_new_session=True)
-    progress = Progress(screen, mark.parent)
     try:
         while child.poll() is None:
             progress.update()
@@ -104,8 +143,10 @@ def _tail(log: Path) -> str:
 class Progress:
     """Elapsed seconds on one line of a terminal, or now and then on a line of its own elsewhere."""
 
-    def __init__(self, screen: TextIO, cache: Path) -> None:
+    def __init__(self, screen: TextIO, cache: Path, made: Sequence[str], count: int, minutes: str) -> None:
+        """`made`: patterns of the files in `cache` that tell how far it is, of which there will be about `count`."""
         self.screen, self.cache = screen, cache
+        self.made, self.count, self.minutes = made, count, minutes
         self.start = time.monotonic()
         self.next = QUIET_SECONDS
         self.terminal = screen.isatty()
@@ -117,9 +158,9 @@ class Progress:
             return
         if not self.shown:
             self.shown = True
-            self._print("Compiling Jittor for this machine: once, about 2 to 5 minutes on 2 cores.\n")
-        files = sum(1 for _ in self.cache.glob("obj_files/*.o"))
-        text = f"  {elapsed:.0f} s, {files} of about {FILES} files compiled"
+            self._print(f"Compiling Jittor for this machine: once, about {self.minutes} minutes on 2 cores.\n")
+        files = sum(1 for pattern in self.made for _ in self.cache.glob(pattern))
+        text = f"  {elapsed:.0f} s, {files} of about {self.count} parts compiled"
         self._print(f"\r{text}" if self.terminal else f"{text}\n")
         self.next = elapsed + (1.0 if self.terminal else LINE_SECONDS)
 

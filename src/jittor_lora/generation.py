@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Tuple
@@ -15,6 +15,7 @@ from jittor_lora.model.beam_settings import Beams
 from jittor_lora.model.sampling import Sampling
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]]]
+FEW = 8  # tokens: more than the bytes of a character
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character
 
 
@@ -44,6 +45,8 @@ class Continuation:
 
     Args:
         decode: token ids to text.
+        ends: tokens at which a text ends.
+        before: the tokens that are continued, or the last of them: how one is spelled may depend on what it follows.
         trim: leave out whitespace at the beginning (an answer follows its prompt after a space).
 
     Attributes:
@@ -51,10 +54,11 @@ class Continuation:
         done: end of text or the stop text was met.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], eos_id: int | None, stop: str | None = None,
-                 trim: bool = False):
-        self._decode, self._eos_id, self._stop, self._trim = decode, eos_id, stop, trim
-        self._tokens: list[int] = []
+    def __init__(self, decode: Callable[[list[int]], str], ends: Collection[int], stop: str | None = None,
+                 trim: bool = False, before: Sequence[int] = ()):
+        self._decode, self._ends, self._stop, self._trim = decode, ends, stop, trim
+        self._tokens = _whole_characters(decode, before)
+        self._before = len(decode(self._tokens))
         self.text = ""
         self.done = False
 
@@ -62,10 +66,10 @@ class Continuation:
         """Take a token; the text that has become certain."""
         if self.done:
             return ""
-        if token == self._eos_id:
+        if token in self._ends:
             return self.finish()
         self._tokens.append(token)
-        text = self._decode(self._tokens)
+        text = self._decoded()
         at = text.find(self._stop) if self._stop else -1
         if at >= 0:
             self.done = True
@@ -78,7 +82,10 @@ class Continuation:
         if self.done:
             return ""
         self.done = True
-        return self._give_out(self._decode(self._tokens))
+        return self._give_out(self._decoded())
+
+    def _decoded(self) -> str:
+        return self._decode(self._tokens)[self._before :]
 
     def _give_out(self, text: str) -> str:
         new = (text.lstrip() if self._trim else text)[len(self.text) :]
@@ -91,7 +98,7 @@ class Generator:
 
     Args:
         model: a `CausalLM`, with or without an adapter.
-        tokenizer: with `encode`, `decode` and `eos_id`.
+        tokenizer: a `Tokenizer`.
     """
 
     def __init__(self, model, tokenizer, template: Template | None = None):
@@ -124,13 +131,11 @@ class Generator:
         found: list[Group] = []
         for context, same in itertools.groupby(texts, lambda pair: pair[0]):
             if context is None:
-                made = [self.encoder.plain_prompt(prompt) for _, prompt in same]
+                found += [(prefix, [last]) for prefix, last in (self.encoder.plain_prompt(text) for _, text in same)]
+            elif self.encoder.template.shares_context:
+                found.append(self.encoder.prompts(context, [question for _, question in same]))
             else:
-                made = [self.encoder.prompt(context, question) for _, question in same]
-            if context is not None and self.encoder.template.shares_context:
-                found.append((made[0][0], [branch for _, branch in made]))
-            else:
-                found += [(prefix, [branch]) for prefix, branch in made]
+                found += [self.encoder.prompts(context, [question]) for _, question in same]
         return found
 
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
@@ -158,8 +163,8 @@ class Generator:
             return [several[0] for several in found]
         from jittor_lora.lora.reading import readers_of  # these bring Jittor
         from jittor_lora.model.generate import ROWS, generate_groups
-        texts = [Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
-                 for _, branches in groups for _ in branches]
+        texts = [self._continuation(decoding, trim, [*prefix[-FEW:], *branch])
+                 for prefix, branches in groups for branch in branches]
 
         def end(index: int) -> None:
             on_text(index, texts[index].finish())
@@ -205,19 +210,31 @@ class Generator:
             texts = search_groups(self.model, [groups[i] for i in chosen], decoding.max_new_tokens, decoding.beams,
                                   self._ends(decoding), decoding.sampling, rows or ROWS,
                                   lambda index, numbers=numbers: on_end(numbers[index]), reader)
-            found.update((n, [self._text(hypothesis.tokens, decoding, trim) for hypothesis in several])
-                         for n, several in zip(numbers, texts))
+            prompts = [[*groups[i][0][-FEW:], *branch] for i in chosen for branch in groups[i][1]]
+            found.update((n, [self._text(hypothesis.tokens, decoding, trim, prompt) for hypothesis in several])
+                         for n, prompt, several in zip(numbers, prompts, texts))
         return [found[n] for n in range(starts[-1])]
 
     def _ends(self, decoding: Decoding) -> list[int]:
         return ending_tokens(self.tokenizer, decoding.stop, self.model.config.vocab_size)
 
-    def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool) -> str:
-        text = Continuation(self.tokenizer.decode, self.tokenizer.eos_id, decoding.stop, trim)
+    def _continuation(self, decoding: Decoding, trim: bool, prompt: Sequence[int]) -> Continuation:
+        return Continuation(self.tokenizer.decode, self.tokenizer.end_ids, decoding.stop, trim, prompt)
+
+    def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prompt: Sequence[int]) -> str:
+        text = self._continuation(decoding, trim, prompt)
         for token in tokens:
             text.add(token)
         text.finish()
         return text.text
+
+
+def _whole_characters(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
+    """The last tokens, as few as begin with a whole character."""
+    for count in range(1, min(len(tokens), FEW) + 1):
+        if REPLACEMENT not in decode(list(tokens[-count:])):
+            return list(tokens[-count:])
+    return []
 
 
 def _overlap(text: str, stop: str) -> int:

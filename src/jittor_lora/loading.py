@@ -11,7 +11,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.finite import all_finite, kinds
-from jittor_lora.formats.adapter_folder import CONFIG_FILE
+from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
 from jittor_lora.formats.hugging_face import Checkpoint

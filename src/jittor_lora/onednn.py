@@ -41,9 +41,9 @@ def is_placed(target: Path) -> bool:
 
 
 def place(jittor_home: Path, find: Find = metadata.distribution) -> bool:
-    """Link the installed oneDNN into Jittor's cache unless a working one is there. Returns whether links were made.
+    """Put the installed oneDNN into Jittor's cache unless a working one is there. Returns whether that was done.
 
-    Safe when several processes start together, and when the links of a deleted virtual environment dangle.
+    It stays when the virtual environment goes. Safe when several processes start together.
 
     Raises:
         UserError: the packages are not installed, or the cache folder cannot be written.
@@ -98,9 +98,10 @@ def _replace(target: Path, headers: dict[str, Path], library: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix=".placing-", dir=target.parent))
     try:
         for name, path in headers.items():
-            _link(work / "new" / "include" / name, path)
-        for name in LINKS:
-            _link(work / "new" / "lib" / name, library)
+            _bring(path, work / "new" / "include" / name)
+        _bring(library, work / "new" / "lib" / LINKS[0])
+        for name in LINKS[1:]:
+            (work / "new" / "lib" / name).symlink_to(LINKS[0])
         if os.path.lexists(target):
             os.rename(target, work / "old")
         os.rename(work / "new", target)
@@ -108,6 +109,10 @@ def _replace(target: Path, headers: dict[str, Path], library: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _link(link: Path, target: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(target)
+def _bring(path: Path, place: Path) -> None:
+    """The same file at `place`, without a second copy on the disk where links to it are allowed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, place)
+    except OSError:
+        shutil.copyfile(path, place)

@@ -74,7 +74,12 @@ def wrong_amount(patterns: Iterable[str], names: Sequence[str], at_parts: bool) 
         steps += starts * effort.choices * comb(longest + effort.repeats, effort.repeats)
     if steps <= MOST_STEPS:
         return None
-    return f"expected what takes at most {MOST_STEPS:.0e} steps to match, found {float(min(steps, 10**30)):.0e}"
+    return f"expected what takes at most {millions(MOST_STEPS)} steps to match, found {millions(steps)}"
+
+
+def millions(count: int) -> str:
+    """A large number for a message, rounded up so that it is not below a limit that it exceeds."""
+    return f"{-(-count // 10**6):,} million" if count < 10**15 else "more than 10^15"
 
 
 def _effort(tree: Any, within: bool = False) -> _Effort:

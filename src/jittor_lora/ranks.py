@@ -15,6 +15,7 @@ import numpy as np
 from jittor_lora import job
 from jittor_lora.errors import UserError
 from jittor_lora.runtime import jt
+from jittor_lora.signals import handle_by_default
 
 SHOWN = 60  # letters of what differs
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
@@ -136,8 +137,7 @@ def join() -> Ranks:
         raise UserError(f"MPI says rank {found.rank} of {found.size}, and its launcher rank {here.rank} of "
                         f"{here.size}. Start with the mpirun that belongs to the mpicc that is found first.")
     sys.excepthook = _end_of_job
-    for number in CRASHES:  # Jittor's handler leaves by way of MPI, and would wait there for the other ranks
-        signal.signal(number, signal.SIG_DFL)
+    handle_by_default(CRASHES)  # Jittor's handler leaves by way of MPI, and would wait there for the other ranks
     faulthandler.enable(sys.__stderr__)
     return found
 

@@ -17,16 +17,16 @@ import random
 import signal
 import ssl
 import sys
-import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
 
-from jittor_lora import __version__, diagnostics, first_compile, machine, onednn
+from jittor_lora import __version__, diagnostics, first_compile, jittor_copy, machine, onednn
 from jittor_lora.errors import UserError
 from jittor_lora.inputs import load_json, read_input
 from jittor_lora.job import MAX_RANKS, Job
 from jittor_lora.locks import alone
+from jittor_lora.signals import handlers_kept
 
 LARGEST_NOTE = 1 << 20  # bytes
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
@@ -46,6 +46,14 @@ DEFAULTS = {
     "use_cutlass": "0",
     "use_nccl": "0",
 }
+
+
+# What other programs set for libraries that are used here too, and that would fail at their import or change numbers:
+# a notebook's own backend for Matplotlib's windows, of which there are none here, and its settings, which the pictures
+# do not follow; how NumPy promotes types; settings of tqdm's, which stops at one that it cannot read.
+NOT_FOR_LIBRARIES = {"MPLBACKEND": None, "MATPLOTLIBRC": os.devnull, "NPY_PROMOTION_STATE": None}
+BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
+SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")  # huggingface_hub stops at one that is no whole number
 
 
 def __getattr__(name: str) -> Any:
@@ -149,48 +157,77 @@ def _as_before() -> Iterator[None]:
     https = ssl.create_default_context if "jittor_utils" in sys.modules else ssl._create_default_https_context
     limit, leave, hook = sys.getrecursionlimit(), sys.exit, sys.excepthook
     try:
-        yield
+        with handlers_kept(JITTOR_SIGNALS):
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         ssl._create_default_https_context = https
         sys.setrecursionlimit(limit)
         sys.exit, sys.excepthook = leave, hook
-        if threading.current_thread() is threading.main_thread():
-            for number in JITTOR_SIGNALS:
-                handler = signal.getsignal(number)
-                if handler is not None:
-                    signal.signal(number, handler)
 
 
 def _import_compiled(home: Path) -> Any:
-    # As HOME too: from a JITTOR_HOME that is not its HOME Jittor makes the default of all later processes.
-    at_home = {"HOME": str(home), "JITTOR_HOME": str(home)}
-    environ = {**os.environ, **at_home}
+    copy = _place_copy(home)
+    chosen = {"HOME": str(home), "JITTOR_HOME": str(home)}
+    if copy:
+        chosen = {"JITTOR_HOME": str(home), "cc_path": copy.compiler, "python_config_path": str(copy.python_config)}
+        if jittor_home({}) != home:  # Jittor would make it the default of all later processes
+            chosen["HOME"] = str(copy.private_home)
+        os.environ[jittor_copy.INTERPRETER] = sys.executable
+    environ = {**os.environ, **chosen}
     # With workers for its compiler, which Jittor else forks at every import, it never ends after a Ctrl-C in the
     # terminal: they are killed by it too, and Jittor waits for them. And only in Jupyter it leaves Ctrl-C alone.
-    with _variables({**at_home, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
-        return _import_in(environ)
+    with _variables({**chosen, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
+        with copy.imported_from() if copy else contextlib.nullcontext():
+            return _import_in(environ, copy)
+
+
+def _place_copy(home: Path) -> jittor_copy.Copy | None:
+    """The Jittor to import; None for the installed one, where it was imported before, or cannot be copied."""
+    if sys.platform != "linux" or "jittor_utils" in sys.modules:
+        return None
+    grouped = not os.environ["nvcc_path"] and os.environ.get("debug") != "1"
+    config = os.environ.get("python_config_path") or machine.python_config()
+    return jittor_copy.place(home, machine.compiler(os.environ), config, metadata.version("jittor"), grouped)
 
 
 @contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment that are set for a while."""
+def undisturbed_libraries() -> Iterator[None]:
+    """Within the block no library finds something in the environment at which its import stops."""
+    values = dict(NOT_FOR_LIBRARIES)
+    values.update((name, None) for name in os.environ if name.startswith(BARS) and name != BARS_OFF)
+    for name in SECONDS:
+        value = os.environ.get(name, "")
+        if value and not value.isdecimal():
+            print(f"{name}: expected a whole number of seconds, found {value!r}; it is not used.", file=sys.stderr)
+            values[name] = None
+    with _variables(values):
+        yield
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables of the environment that are set, or with None unset, for a while."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set_variables(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
+        _set_variables(before)
 
 
-def _import_in(environ: Mapping[str, str]) -> Any:
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+
+
+def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any:
     """Import Jittor, compiled in a child process with the variables `environ` if it has to be."""
     utils = importlib.import_module("jittor_utils")
     mark = first_compile.marker(Path(utils.cache_path), {
-        "jittor": metadata.version("jittor"), "file": utils.__file__, "python": sys.prefix, "compiler": utils.cc_path,
+        "file": utils.__file__, "compiler": utils.cc_path, **({} if copy else {"python": sys.prefix}),
         **{name: os.environ.get(name, "") for name in ("nvcc_path", "use_mkl", "cc_flags", "kernel_flags", "debug",
                                                        "enable_lto", "python_config_path")},
     })
@@ -199,9 +236,12 @@ def _import_in(environ: Mapping[str, str]) -> Any:
         apart = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
         with alone(mark.parent / "first_compile.lock", "Compiling Jittor"):  # the ranks of a host share the cache
             if not first_compile.is_warm(mark):
-                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__)
+                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__,
+                                             copy if copy and copy.grouped else None)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
+    if copy:
+        jittor.flags.python_path = str(copy.python)
     return jittor
 
 
@@ -217,7 +257,7 @@ def kernel_tools() -> KernelTools:
     """Imports Jittor first: oneDNN, which the kernels call, is then loaded."""
     _import_jittor()
     utils = importlib.import_module("jittor_utils")
-    return KernelTools(utils.cc_path, onednn.folder(jittor_home()), Path(utils.cache_path))
+    return KernelTools(machine.compiler(os.environ), onednn.folder(jittor_home()), Path(utils.cache_path))
 
 
 def uses_onednn() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
@@ -13,8 +14,11 @@ from pydantic.fields import FieldInfo
 
 from jittor_lora.errors import UserError
 
+_ESCAPE, _ESCAPES = re.compile(r"\\([nt\\])"), {"n": "\n", "t": "\t", "\\": "\\"}
 _HALF = re.compile(r"[\ud800-\udfff]")
 SHOWN_PROBLEMS = 20  # what fits on one screen
+
+PATH, TEXT, VERBATIM = "path", "text", "verbatim"
 
 # What other tools call a setting, for the suggestion after an unknown name.
 NAMES_ELSEWHERE = {
@@ -59,13 +63,17 @@ class Problem(NamedTuple):
     text: str
 
 
-def setting(default: Any, group: str, description: str, *, expected: str | None = None, **limits: Any) -> Any:
+def setting(default: Any, group: str, description: str, *, expected: str | None = None, holds: str | None = None,
+            **limits: Any) -> Any:
     """A field with its group and one-line description, which are also the command line's help.
 
     Args:
         expected: what a right value looks like, where type and `limits` (`ge`, `le`, `gt`, `lt`) do not say it.
+        holds: PATH, a path, whose `~` is the home folder; or what a text is on the command line and in recipes: TEXT,
+            with `\\n` for a line break (see `unescaped`), or VERBATIM, as it stands.
     """
-    return Field(default, description=description, json_schema_extra={"group": group, "expected": expected}, **limits)
+    return Field(default, description=description,
+                 json_schema_extra={"group": group, "expected": expected, "holds": holds}, **limits)
 
 
 class Settings(BaseModel):
@@ -89,7 +97,7 @@ class Settings(BaseModel):
 
     def __init__(self, origins: Mapping[str, str] | None = None, /, **values: Any):
         origins = dict(origins or {})
-        values = self._with_none(values)
+        values = self._plain(values)
         for name, other in self._exclusive_both_ways():
             if values.get(name) is not None and other not in values:
                 values[other] = None
@@ -131,7 +139,7 @@ class Settings(BaseModel):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         for layer_values, layer_origins in layers:
-            layer_values = cls._with_none(layer_values)
+            layer_values = cls._plain(layer_values)
             for name, other in cls._exclusive_both_ways():
                 if layer_values.get(name) is not None and other not in layer_values:
                     values.pop(other, None)
@@ -146,10 +154,36 @@ class Settings(BaseModel):
             yield other, one
 
     @classmethod
-    def _with_none(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: None if isinstance(value, str) and value.lower() in ("none", "null") and name in cls.model_fields
-                and type(None) in get_args(cls.model_fields[name].annotation) else value
+    def holding(cls, kind: str) -> list[str]:
+        """The fields whose `holds` is `kind`."""
+        return [name for name, field in cls.model_fields.items() if field.json_schema_extra["holds"] == kind]
+
+    @classmethod
+    def written(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as the command line and recipes hold them, read: their texts unescaped."""
+        texts = cls.holding(TEXT)
+        return {name: unescaped(value) if name in texts and isinstance(value, str) else value
                 for name, value in values.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """All settings as a recipe holds them: `written` turned round."""
+        texts = self.holding(TEXT)
+        return {name: escaped(value) if name in texts and isinstance(value, str) else value
+                for name, value in self.model_dump().items()}
+
+    @classmethod
+    def _plain(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with "none" for fields that may be unset as None, and the home folder for the `~` of paths."""
+        paths = cls.holding(PATH)
+        plain = {}
+        for name, value in values.items():
+            if isinstance(value, str) and name in cls.model_fields:
+                if value.lower() in ("none", "null") and type(None) in get_args(cls.model_fields[name].annotation):
+                    value = None
+                elif name in paths:
+                    value = home_expanded(value)
+            plain[name] = value
+        return plain
 
     def _all_conflicts(self) -> Iterator[Problem]:
         for one, other in self.exclusive:
@@ -235,6 +269,23 @@ def _shown(value: Any) -> str:
 
 def _shorten(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def home_expanded(path: str) -> str:
+    """`path` with the home folder for the `~` it begins with, which a shell leaves alone in `--output=~/x`. A file that
+    is itself named so is written `./~`."""
+    return os.path.expanduser(path)
+
+
+def unescaped(text: str) -> str:
+    """A text from the command line or a recipe: `\\n` is a line break, `\\t` a tab, `\\\\` a backslash; any other
+    backslash stands for itself."""
+    return _ESCAPE.sub(lambda found: _ESCAPES[found[1]], text)
+
+
+def escaped(text: str) -> str:
+    """What `unescaped` makes `text` of. Line breaks stay, as YAML can write them."""
+    return text.replace("\\", r"\\")
 
 
 def names(text: str) -> list[str]:

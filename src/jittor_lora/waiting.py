@@ -7,11 +7,12 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional, TextIO
 
-FIRST_OPERATORS = "Still at it. Operators that Jittor meets for the first time are compiled, once, for up to a minute."
+FIRST_TEXTS = ("Still at it: the first texts are being read. Without the CPU kernels, as on a GPU, Jittor also "
+               "compiles operators then, once.")
 
 
 @contextmanager
-def silence_explained(text: str = FIRST_OPERATORS, seconds: float = 6.0,
+def silence_explained(text: str = FIRST_TEXTS, seconds: float = 6.0,
                       stream: Optional[TextIO] = None, wanted: bool = True) -> Iterator[Callable[[], None]]:
     """Print `text` on standard error if the block takes longer than `seconds` before it calls what it is given.
 

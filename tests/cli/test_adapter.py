@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -188,3 +189,14 @@ def test_what_is_written_is_what_safetensors_reads(here, capsys):
     done(capsys, "combine", "one", "run", "--output", "both")
     arrays = load_file(here / "both" / WEIGHTS_FILE)
     assert arrays["base_model.model.transformer.h.0.mlp.c_fc.lora_A.weight"].shape == (3, 8)
+
+
+@pytest.mark.parametrize("arguments", [["list", "."], ["info", "é"], ["diff", "é", "é"]])
+def test_json_on_a_terminal_that_is_not_utf_8(tmp_path, arguments, monkeypatch):
+    make(tmp_path / "é", base_model_name_or_path="水")
+    monkeypatch.chdir(tmp_path)
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii"))
+    assert main(["adapter", *arguments, "--json"]) == 0
+    sys.stdout.flush()
+    assert "é" in json.dumps(json.loads(stream.getvalue().decode("ascii")), ensure_ascii=False)

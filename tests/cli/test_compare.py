@@ -62,8 +62,43 @@ def test_answers_of_before_and_the_one_compared_with(made, tmp_path):
     comparison, _ = compare(made, tmp_path / "out", tmp_path / "wrong.json", f"best={tmp_path / 'right.json'}",
                             "--against", "best")
     best, wrong = comparison["systems"]
-    assert (best["name"], best["metrics"]["exact_match"], best["f1"]) == ("best", 50, None)
-    assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -50, 4)
+    assert (best["name"], best["metrics"]["exact_match"], best["f1"]) == ("best", 100, None)
+    assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -100, 0)
+
+
+def test_questions_that_no_system_answered_are_left_out_and_that_is_said_first(made, tmp_path, capsys):
+    for name, numbers in (("two", (0, 1)), ("three", (0, 1, 2))):
+        answers = {f"{number}-river": f"R{number}" for number in numbers}
+        (tmp_path / f"{name}.json").write_text(json.dumps(answers))
+    files = tmp_path / "two.json", tmp_path / "three.json"
+    comparison, report = compare(made, tmp_path / "out", *files)
+    out = capsys.readouterr().out
+    said = "No system answered 5 of the 8 questions; they are left out. With --official they count as 0"
+    assert out.startswith(said) and said in report
+    assert (comparison["questions"], comparison["left_out"]) == (3, 5)
+    two, three = (one["metrics"] for one in comparison["systems"])
+    assert (three["exact_match"], three["missing"], two["missing"]) == (100, 0, 1)
+    assert two["exact_match"] == pytest.approx(200 / 3)  # what another system answered is no excuse
+    assert "two: 1 of 3 questions without a prediction count as 0" in out
+    assert sum(group["count"] for group in comparison["breakdowns"]["two"]["question word"]) == 3
+
+    comparison, report = compare(made, tmp_path / "official", *files, "--official")
+    assert "left out" not in capsys.readouterr().out + report
+    assert (comparison["questions"], comparison["left_out"]) == (8, 0)
+    assert [one["metrics"]["exact_match"] for one in comparison["systems"]] == [25, 37.5]
+
+
+def test_the_data_tell_what_is_resampled(tmp_path, capsys):
+    """A prediction file holds ids alone; whether they are of one article or of many is in the data."""
+    folder = small_run.make_files(tmp_path, 1, 12)  # an article for each paragraph
+    answers = {f"{number}-river": f"R{number}" for number in range(1, 13)}
+    (tmp_path / "one.json").write_text(json.dumps(answers))
+    comparison, report = compare(folder, tmp_path / "out", tmp_path / "one.json")
+    metrics = comparison["systems"][0]["metrics"]
+    assert (metrics["unit"], metrics["units"]) == ("article", 12)
+    assert "12 questions of 12 articles, scores in percent; 95 % intervals are for new articles" in (
+        capsys.readouterr().out)
+    assert "12 questions of 12 articles, in percent; 95 % intervals are for new articles." in report
 
 
 def test_texts_with_references_have_their_scores(tmp_path):
@@ -75,7 +110,7 @@ def test_texts_with_references_have_their_scores(tmp_path):
     assert code == 0
     scores = json.loads((tmp_path / "out" / "comparison.json").read_text())["text_scores"]["one"]
     assert scores["ROUGE-L (E2E)"]["value"] == 100 and "CIDEr" in scores
-    assert scores["ROUGE-L (E2E)"]["interval"] == [100, 100]
+    assert scores["ROUGE-L (E2E)"]["interval"] is None  # of two prompts
     assert "Scores of texts" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -1,5 +1,7 @@
 import argparse
+import io
 import json
+import sys
 
 import pytest
 
@@ -35,6 +37,14 @@ def test_json_holds_the_checks_and_the_machine(monkeypatch, capsys):
     assert report["checks"] == [{"name": "C++ compiler", "status": "missing", "found": "no g++",
                                  "mend": "apt-get install g++"}]
     assert report["system"]["numpy"]
+
+
+def test_json_on_a_terminal_that_is_not_utf_8(monkeypatch):
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii", errors="backslashreplace"))
+    assert run(monkeypatch, [Check("disk", OK, "at /home/é")], "--json") == 0
+    sys.stdout.flush()
+    assert json.loads(stream.getvalue().decode("ascii"))["checks"][0]["found"] == "at /home/é"
 
 
 def test_table_aligns_and_keeps_commands_whole():

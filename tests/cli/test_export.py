@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import model_files
 import small_run
 import tiny
-from jittor_lora import loading
+from jittor_lora import loading, runtime
 from jittor_lora.cli.main import main
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, write_adapter_folder
 from jittor_lora.formats.hugging_face import read_checkpoint
@@ -71,6 +71,17 @@ def test_a_folder_for_the_converter(here, capsys, config):
     for tensor, array in tiny.tensors(config).items():
         merged = array + delta if tensor == f"{name}.weight" else array
         np.testing.assert_allclose(again.tensors[tensor], merged, atol=1e-6)
+
+
+@pytest.mark.parametrize("verb", ["merge", "export"])
+def test_threads(here, verb):
+    make(here, GPT2)
+    before = runtime.threads()
+    try:
+        assert main([verb, "--adapter", "adapter", "--output", "out", "--threads", str(before + 1)]) == 0
+        assert runtime.threads() == before + 1
+    finally:
+        runtime.set_threads(before)
 
 
 def test_a_base_alone(here, capsys):

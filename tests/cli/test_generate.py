@@ -45,7 +45,8 @@ def loaded(monkeypatch):
     """(base, adapter, precision) of each model loaded."""
     loaded = []
     loading = types.ModuleType("jittor_lora.loading")
-    model = types.SimpleNamespace(model="m", tokenizer="t")
+    model = types.SimpleNamespace(model="m", tokenizer=types.SimpleNamespace(special=("<|im_start|>",)),
+                                  checkpoint=types.SimpleNamespace(generation_config=None))
     loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
     monkeypatch.setitem(sys.modules, "jittor_lora.loading", loading)
     monkeypatch.setattr("jittor_lora.generation.Generator", Echo)
@@ -80,7 +81,7 @@ def test_stop(stop, meant, loaded, capsys):
 def test_adapter_on_and_off(loaded, adapter):
     main(["generate", "--adapter", str(adapter), "--prompt", "x"])
     main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
-    assert loaded == [("gpt2", adapter, "bf16"), ("gpt2", None, "bf16")]
+    assert [(base.name, folder) for base, folder, _ in loaded] == [("gpt2", adapter), ("gpt2", None)]
 
 
 def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):
@@ -139,3 +140,28 @@ def test_mistakes(arguments, message, loaded, capsys):
     assert main(["generate", *arguments]) == 2
     out, err = capsys.readouterr()
     assert message in err and not out and not loaded
+
+
+@pytest.mark.parametrize("arguments", [["--file", "q.jsonl"], ["--file", "q.jsonl", "--samples", "2", "--beams", "2"],
+                                       ["--prompt", "café 你好", "--samples", "2", "--beams", "2"]])
+def test_json_on_a_terminal_that_is_not_utf_8(loaded, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.jsonl").write_text('{"prompt": "caf\\u00e9 \\ud83c\\udf89 \\u4f60\\u597d", "id": "é"}\n',
+                                      encoding="utf-8")
+    monkeypatch.setattr(Echo, "continuations", lambda self, groups, decoding, count, trim: [
+        [text for _, text in groups] * count], raising=False)
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii"))
+    assert main(["generate", "--base", "b", *arguments]) == 0
+    sys.stdout.flush()
+    rows = [json.loads(line) for line in stream.getvalue().decode("ascii").splitlines()]
+    assert rows and all("café" in json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def test_a_prompt_with_a_backslash_and_an_n_gets_a_note(loaded, capsys):
+    assert main(["generate", "--base", "b", "--prompt", r"a\nb"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "<a\\nb|64|None>\n" and "--prompt holds a backslash and an n" in err
+    assert main(["generate", "--base", "b", "--prompt", "a\nb", "--stop", r"\n\n"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "<a\nb|64|'\\n\\n'>\n" and "backslash" not in err

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-from jittor_lora import __version__
+from jittor_lora import __version__, runtime
 from jittor_lora.cli import train
+from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.main import VERBS, main
 from jittor_lora.errors import UserError
 
@@ -140,6 +141,53 @@ def test_help_needs_no_heavy_module(verb):
              "sys.exit(f'imports {heavy}' if heavy else code)"
     done = subprocess.run([sys.executable, "-c", script, verb], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def lines_of_help(capsys, *words):
+    assert main([*words, "--help"]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("words", [*((verb,) for verb in VERBS), *(("adapter", action) for action in ACTIONS)],
+                         ids=" ".join)
+def test_help_fits_a_narrow_terminal(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert [line for line in lines_of_help(capsys, *words) if len(line) > 40] == []
+    monkeypatch.setenv("COLUMNS", "200")
+    assert sum(line.startswith("usage: ") for line in lines_of_help(capsys, *words)) == 1
+
+
+def test_libraries_do_not_stop_at_what_other_programs_set_for_them(tmp_path):
+    (tmp_path / "loss.txt").write_text("3\n2\n")
+    rc = tmp_path / "matplotlibrc-of-windows"
+    rc.write_bytes("font.sans-serif: SimHei  # 黑体\n".encode("gbk"))
+    script = ("import sys; from jittor_lora import runtime; from jittor_lora.cli.main import main\n"
+              "codes = [main(['plot', '--train-loss', 'loss.txt', '--output', 'loss.png']), main(['doctor'])]\n"
+              "with runtime.undisturbed_libraries():\n"
+              "    import huggingface_hub.constants, numpy, tqdm, jittor_lora.formats.tokenizer\n"
+              "    tqdm.tqdm(total=3, file=sys.stderr).update()\n"
+              "sys.exit(f'{codes}' if codes[0] else 0)")
+    odd = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(rc), "TQDM_ASCII": "1",
+           "MPLCONFIGDIR": "/proc/nowhere", "TQDM_MININTERVAL": "often", "TQDM_NCOLS": "wide", "TQDM_FOO": "1",
+           "HF_HUB_DOWNLOAD_TIMEOUT": "long", "HF_HUB_ETAG_TIMEOUT": "1.5", "NPY_PROMOTION_STATE": "strong",
+           "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "many", "TOKENIZERS_PARALLELISM": "maybe",
+           "PYDANTIC_DISABLE_PLUGINS": "1", "OPENBLAS_NUM_THREADS": "x", "HF_HUB_VERBOSITY": "loud"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, **odd, "PYTHONPATH": ":".join(sys.path)})
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "HF_HUB_DOWNLOAD_TIMEOUT: expected a whole number of seconds, found 'long'; it is not used." in done.stderr
+    assert (tmp_path / "loss.png").is_file()
+
+
+def test_the_environment_is_put_back(monkeypatch, capsys):
+    values = {"MPLBACKEND": "agg", "TQDM_NCOLS": "60", "TQDM_DISABLE": "1", "HF_HUB_ETAG_TIMEOUT": "x"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MATPLOTLIBRC", raising=False)
+    before = dict(os.environ)
+    with runtime.undisturbed_libraries():
+        assert {name for name in values if name in os.environ} == {"TQDM_DISABLE"}
+    assert main(["--version"]) == 0 and dict(os.environ) == before
 
 
 def test_python_m():

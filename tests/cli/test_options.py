@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+from typing import Optional
 
 import pytest
+import yaml
 
-from jittor_lora.cli.main import Parser
+from jittor_lora.cli.main import VERBS, Parser
 from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags, given, require
 from jittor_lora.config import RunConfig, flag
 from jittor_lora.errors import UserError
+from jittor_lora.settings import PATH, TEXT, VERBATIM, Settings
+
+MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in VERBS}
+# Text that is neither a path nor free: names, lists of them, and titles.
+NAMES = {"lora_init", "precisions", "modes", "parts", "against", "title"}
+PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS")
 
 
 def parse(settings, *arguments: str):
@@ -100,3 +110,90 @@ def test_adapter_that_names_no_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["c_attn"]}')
     with pytest.raises(UserError, match="give --base"):
         ModelOptions(adapter=str(tmp_path)).wanted_base()
+
+
+def models(model=Settings):
+    """The settings models of all verbs."""
+    for one in model.__subclasses__():
+        if one.__module__.startswith("jittor_lora."):
+            yield one
+            yield from models(one)
+
+
+MODELS = sorted(set(models()), key=lambda model: model.__name__)
+
+
+def fields(kind):
+    return [(model, name) for model in MODELS for name in model.holding(kind)]
+
+
+def from_line(model, name, value):
+    """The setting as the command line sets it, beside what the model cannot do without."""
+    others = ["--prompt", "p"] if model.__name__ == "GenerateOptions" and name != "file" else []
+    return getattr(from_flags(parse(model, f"{flag(name)}={value}", *others), model), name)
+
+
+def test_every_text_setting_says_what_it_holds():
+    assert {"RunConfig", "CurveConfig", "BenchConfig", "GenerateOptions"} <= {model.__name__ for model in MODELS}
+    texts = {(model, name) for model in MODELS for name, field in model.model_fields.items()
+             if field.annotation in (str, Optional[str])}
+    assert {name for model, name in texts - {*fields(PATH), *fields(TEXT), *fields(VERBATIM)}} == NAMES
+
+
+@pytest.mark.parametrize("model, name", fields(PATH), ids=lambda value: getattr(value, "__name__", value))
+def test_a_path_may_begin_with_the_home_folder(model, name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert from_line(model, name, "~/x") == "/somewhere/x"
+    assert from_line(model, name, "./~/x") == "./~/x"
+    if issubclass(model, RunConfig):
+        (tmp_path / "recipe.yaml").write_text(f"{name}: ~/x\n")
+        assert getattr(model.resolve(str(tmp_path / "recipe.yaml")), name) == "/somewhere/x"
+        assert getattr(model(**{name: "~/x"}), name) == "/somewhere/x"
+
+
+def arguments(parser, verb):
+    """(verb, argument) of each argument that names a path and is not made from settings."""
+    for action in parser._actions:
+        if action.choices is not None and hasattr(action, "add_parser"):
+            for name, inner in action.choices.items():
+                yield from arguments(inner, f"{verb} {name}".strip())
+        elif PATHS.search(str(action.metavar or "")) and action.default != "==SUPPRESS==":
+            yield verb, action
+
+
+def test_so_may_arguments_that_are_no_settings(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    parser = Parser()
+    subparsers = parser.add_subparsers()
+    for module in MODULES.values():
+        module.add_parser(subparsers)
+    found = list(arguments(parser, ""))
+    assert len(found) > 15
+    for verb, action in found:
+        assert str(action.type("~/x")) == "/somewhere/x", (verb, action.dest)
+        if action.metavar.startswith("[NAME=]"):
+            assert action.type("a=~/x") == "a=/somewhere/x", (verb, action.dest)
+
+
+@pytest.mark.parametrize("model, name", fields(TEXT), ids=lambda value: getattr(value, "__name__", value))
+def test_a_text_has_its_line_breaks_as_the_help_shows_them(model, name, tmp_path):
+    written = r"{context}\n{question}\t\\n\alpha"
+    meant = "{context}\n{question}\t\\n\\alpha"
+    assert from_line(model, name, written) == meant
+    assert from_line(model, name, meant.replace("\\n", r"\\n")) == meant  # the shell's own line break is one too
+    assert r"\n is a line break, \\ a backslash" in model.model_fields[name].description
+    if issubclass(model, RunConfig):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"{name}: '{written}'\n")
+        config = model.resolve(str(recipe))
+        assert getattr(config, name) == meant
+        recipe.write_text(yaml.safe_dump(config.recipe(), sort_keys=False))  # as a run writes its settings
+        assert model.resolve(str(recipe)) == config
+        assert getattr(model(**{name: meant}), name) == meant  # Python has escapes of its own
+
+
+@pytest.mark.parametrize("model, name", fields(VERBATIM), ids=lambda value: getattr(value, "__name__", value))
+def test_a_prompt_is_taken_as_it_stands(model, name):
+    extra = ["--context", "c"] if name == "question" else ["--question", "q"] if name == "context" else []
+    text = r'printf("a\n"); $\nu$'
+    assert getattr(from_flags(parse(model, flag(name), text, *extra), model), name) == text

@@ -11,8 +11,8 @@ from jittor_lora.evaluation.metrics import Metrics, write_metrics
 from jittor_lora.training.log import RunLog
 from needs import needs_cjk_font
 
-BASE = Metrics(4.0, 11.0, 400, 0, (2.5, 6.3), (9.0, 13.7))
-ADAPTER = Metrics(41.0, 55.0, 400, 0, (36.8, 46.3), (51.3, 60.4))
+BASE = Metrics(4.0, 11.0, 400, 0, (2.5, 6.3), (9.0, 13.7), "paragraph", 90)
+ADAPTER = Metrics(41.0, 55.0, 400, 0, (36.8, 46.3), (51.3, 60.4), "paragraph", 90)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jittor_lora.data.encoding import TokenizerLike
 from jittor_lora.data.examples import prompt_groups, training_groups
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.data.sources import load_data
@@ -18,7 +19,7 @@ TEMPLATE = Template()
 GPT2 = Tokenizer(gpt2_tokenizer(), {}, "GPT-2's", EOS)
 
 
-class Letters:
+class Letters(TokenizerLike):
     """Every character is a token; `decode` spells them out again."""
 
     eos_id = 1

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jittor_lora.data.encoding import Encoder
+from jittor_lora.data.encoding import Encoder, TokenizerLike
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
@@ -40,8 +40,8 @@ def words(request):
 
 
 def pieces(encoder, context, question, answer):
-    prefix, branch = encoder.prompt(context, question)
-    return prefix + branch + encoder.answer(answer)[:-1]
+    example = encoder.example(context, question, answer)
+    return example.prefix + example.prompt + example.completion[:-1]
 
 
 @pytest.mark.parametrize("text", TEMPLATES[:1] + TEMPLATES[3:])
@@ -119,10 +119,10 @@ def test_a_plain_prompt_is_cut_before_its_last_token():
 
 
 def test_without_end_of_text_nothing_is_added():
-    class Letters:
+    class Letters(TokenizerLike):
         eos_id = None
 
         def encode(self, text):
             return [ord(c) for c in text]
 
-    assert Encoder(Letters()).completion("ab") == [97, 98]
+    assert Encoder(Letters()).completions("c", [99], ["ab", ""]) == [([99], [97, 98]), ([99], [])]

@@ -3,10 +3,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jittor_lora.data.encoding import TokenizerLike
 from jittor_lora.data.window import WORD, Words
 
 
-class Letters:
+class Letters(TokenizerLike):
     """Every character is a token."""
 
     eos_id = 0

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of a missin
 STEPS = np.arange(1.0, 401.0)
 CURVES = LossCurves(LossSeries(STEPS, 1 + 2 * np.exp(-STEPS / 80) + 0.1 * np.sin(STEPS)),
                     LossSeries(np.array([0.0, 100, 200, 300, 400]), np.array([3.0, 1.6, 1.25, 1.21, 1.3])))
-BASE = Metrics(4.25, 11.34, 400, 0, (2.5, 6.3), (9.0, 13.7))
-ADAPTER = Metrics(41.5, 55.94, 400, 0, (36.8, 46.3), (51.3, 60.4))
+BASE = Metrics(4.25, 11.34, 400, 0, (2.5, 6.3), (9.0, 13.7), "article", 16)
+ADAPTER = Metrics(41.5, 55.94, 400, 0, (36.8, 46.3), (51.3, 60.4), "article", 16)
 SYSTEMS = [("base", BASE), ("adapter", ADAPTER)]
 
 
@@ -83,7 +83,7 @@ def test_score_chart_has_values_names_and_whiskers(tmp_path):
     figure = score_chart(SYSTEMS)
     svg = save_chart(figure, tmp_path / "scores", ["svg"])[0]
     assert {"4.2", "11.3", "41.5", "55.9", "Exact match", "F1", "Score (%)", "base model", "with adapter",
-            "400 questions; whiskers: 95 % bootstrap interval"} <= set(texts_of_svg(svg))
+            "400 questions of 16 articles; whiskers: 95 % intervals"} <= set(texts_of_svg(svg))
     heights = [[bar.get_height() for bar in container] for container in figure.axes[0].containers[::2]]
     assert heights == [[4.25, 11.34], [41.5, 55.94]]
     whiskers = figure.axes[0].containers[1].lines[2][0].get_segments()
@@ -93,10 +93,10 @@ def test_score_chart_has_values_names_and_whiskers(tmp_path):
 
 def test_improvement_chart_has_bars_on_both_sides_of_zero(tmp_path):
     more, less = Difference(20.0, 15.0, 25.0, 0.01), Difference(-5.0, -8.0, -2.0, 0.2)
-    figure = improvement_chart("base", [("adapter", more, less), ("other", less, more)], 3905)
+    figure = improvement_chart("base", [("adapter", more, less), ("other", less, more)], BASE)
     svg = save_chart(figure, tmp_path / "improvement", ["svg"])[0]
     assert {"What is gained over base model", "+20.0", "-5.0", "with adapter", "other", "Difference (points)",
-            "3,905 questions; whiskers: 95 % bootstrap interval"} <= set(texts_of_svg(svg))
+            "400 questions of 16 articles; whiskers: 95 % intervals"} <= set(texts_of_svg(svg))
     assert [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[::2]] == [[20, -5], [-5, 20]]
     low, high = figure.axes[0].get_ylim()
     assert low < -8 and high > 25
@@ -105,7 +105,7 @@ def test_improvement_chart_has_bars_on_both_sides_of_zero(tmp_path):
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_improvement_chart_of_one_sign_or_none_keeps_zero_in_sight(value, tmp_path):
     difference = Difference(value, value, value, 1.0)
-    figure = improvement_chart("base", [("x", difference, difference)], 1)
+    figure = improvement_chart("base", [("x", difference, difference)], BASE)
     save_chart(figure, tmp_path / "improvement")
     low, high = figure.axes[0].get_ylim()
     assert low <= 0 <= high and low <= value <= high and low < high
@@ -114,7 +114,7 @@ def test_improvement_chart_of_one_sign_or_none_keeps_zero_in_sight(value, tmp_pa
 def test_long_names_leave_room_for_the_bars():
     difference = Difference(1.0, 0.5, 1.5, 0.1)
     names = [f"a name that is rather long for a legend, number {number}" for number in range(5)]
-    for figure in (improvement_chart("base", [(name, difference, difference) for name in names], 9),
+    for figure in (improvement_chart("base", [(name, difference, difference) for name in names], BASE),
                    score_chart([(name, BASE) for name in names])):
         FigureCanvasAgg(figure).draw()
         assert figure.axes[0].get_window_extent().width > 900
@@ -141,6 +141,38 @@ def test_dollars_and_underscores_in_names_are_no_formulas(tmp_path):
     assert {"$r_8$", "a_b", "$5 and $6"} <= set(texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0]))
 
 
+@pytest.mark.parametrize("name", ["_lr1", "__", "$x", "$\\frac{$", "50 %", "%s {a} {}", "\\alpha^2_1", "#1",
+                                  "legend: x", "-"])
+def test_any_name_is_in_the_legend_as_it_is(name, tmp_path):
+    """Matplotlib leaves out labels that begin with an underscore, and sets what is between dollars as a formula."""
+    difference = Difference(1.0, 0.5, 1.5, 0.1)
+    for figure in (score_chart([(name, BASE), ("b", ADAPTER)], title=name),
+                   improvement_chart(name, [(name, difference, difference)], 9)):
+        legend = figure.axes[0].get_legend()
+        assert [text.get_text() for text in legend.get_texts()][0] == name
+        handles = legend.legend_handles if hasattr(legend, "legend_handles") else legend.legendHandles
+        assert len(handles) == len(legend.get_texts())
+        assert name in " ".join(texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0]))
+    figure = loss_chart(CURVES, title=name)
+    assert name in texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0])
+
+
+@pytest.mark.parametrize("unit, axis, place", [
+    ("step", "Step", "lowest: 1.5 at step 2"), ("iteration", "Iteration", "lowest: 1.5 at iteration 2"),
+    ("epoch", "Epoch", "lowest: 1.5 at epoch 2"), ("batch", "Batch", "lowest: 1.5 at batch 2"),
+    ("order", "Losses in the order of the log", "lowest: 1.5 at number 2"),
+    ("count", "Count of the progress bar", "lowest: 1.5 at 2")])
+def test_the_axis_says_what_it_counts(unit, axis, place, tmp_path):
+    series = LossSeries(np.array([1.0, 2.0]), np.array([2.0, 1.5]))
+    for language in ("en", "zh"):
+        assert {unit, f"at {unit}"} <= _LABELS[language].keys()
+    figure = loss_chart(LossCurves(series, series, unit))
+    assert {axis, place} <= set(texts_of_svg(save_chart(figure, tmp_path / "loss", ["svg"])[0]))
+    series = LossSeries(np.array([0.05, 0.1]), np.array([2.0, 1.5]))
+    if unit == "epoch":
+        assert "lowest: 1.5 at epoch 0.1" in texts(loss_chart(LossCurves(series, series, unit)))
+
+
 def test_same_picture_same_bytes_whatever_the_users_settings(tmp_path):
     first = [path.read_bytes() for path in save_chart(loss_chart(CURVES), tmp_path / "first")]
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "none", "axes.facecolor": "red"}):
@@ -161,7 +193,7 @@ def test_odd_losses_give_a_picture(tmp_path, losses, bottom):
 
 @pytest.mark.parametrize("percent", [0.0, 100.0])
 def test_extreme_scores_give_a_picture(tmp_path, percent):
-    metrics = Metrics(percent, percent, 1, 0, (percent, percent), (percent, percent))
+    metrics = Metrics(percent, percent, 1, 0, (percent, percent), (percent, percent), "question", 1)
     figure = score_chart([("base", metrics)])
     svg = save_chart(figure, tmp_path / "scores", ["svg"])[0]
     assert f"{percent:.1f}" in texts_of_svg(svg)

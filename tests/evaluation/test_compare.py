@@ -17,7 +17,7 @@ def test_table_holds_both_scores_their_difference_and_p_value():
     assert lines[0].split() == ["base", "95", "%", "adapter", "95", "%", "difference", "95", "%", "p"]
     assert [exact_match[2], exact_match[5], exact_match[8], exact_match[11]] == ["10.00", "50.00", "+40.00", "0.0001"]
     assert [f1[1], f1[4], f1[7]] == ["10.00", "83.33", "+73.33"]
-    assert lines[3] == "200 questions, scores in percent"
+    assert lines[3] == "200 questions, scores in percent; 95 % intervals are for new questions"
     assert lines[4] == "base: 2 of 200 questions without a prediction count as 0"
 
 
@@ -39,6 +39,16 @@ def test_width_of_wide_and_combining_characters():
 
 def test_first_column_is_left_and_others_right():
     assert table([("a", "1", "22"), ("bbb", "333", "4")]) == "a      1  22\nbbb  333   4"
+
+
+def test_questions_of_a_paragraph_are_resampled_and_exchanged_together():
+    places = {name: ("article", f"paragraph {index // 40}") for index, name in enumerate(REFERENCES)}
+    right = dict.fromkeys(list(REFERENCES)[:80], "x y")
+    lines = comparison_table(score(REFERENCES, {}, places), score(REFERENCES, right, places)).splitlines()
+    assert lines[3].startswith("200 questions of 5 paragraphs, ") and lines[3].endswith("for new paragraphs")
+    low, high = map(float, lines[1].split("[")[2].split("]")[0].split(", "))
+    assert low == 0 and high > 90  # 33 to 47 if the questions stood alone
+    assert float(lines[1].split()[-1]) == pytest.approx(0.5, abs=0.02)  # of 32 exchanges, 16 are as extreme
 
 
 def test_other_questions_are_refused():

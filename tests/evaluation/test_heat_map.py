@@ -57,3 +57,10 @@ def test_the_same_picture_has_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         save_chart(picture(2, 3), tmp_path / name, ["png"])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["_a", "$x", "$\\frac{$", "50 %"])
+def test_names_are_shown_as_they_are(name):
+    figure = heat_map({("0", name): 1.0}, title=name, quantity=name)
+    FigureCanvasAgg(figure).draw()
+    assert [text.get_text() for text in figure.findobj(Text)].count(name) >= 3

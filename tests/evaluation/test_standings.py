@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import holm
 from jittor_lora.evaluation.compare import display_width
@@ -12,6 +13,10 @@ from jittor_lora.evaluation.standings import standings, standings_json, standing
 from jittor_lora.evaluation.systems import System, named_folders, read_system, run_of, run_settings
 
 REFERENCES = {f"q{index}": ["x y"] for index in range(100)}
+
+
+def prompts(**answers):
+    return PromptData("data", tuple(Prompt(name, name, (Completion(name, text),)) for name, text in answers.items()))
 
 
 def system(name, right):
@@ -87,7 +92,7 @@ def test_nothing_there_is_said(argument, tmp_path, monkeypatch):
 
 
 def test_a_system_knows_its_run_and_perplexity(run):
-    found = read_system("b", run / "evaluation" / "base" / "predictions.json", {"q1": ["x y"], "q2": ["z"]})
+    found = read_system("b", run / "evaluation" / "base" / "predictions.json", prompts(q1="x y", q2="z"))
     assert (found.run, found.perplexity, found.score.exact_match, found.score.missing) == (run, 2.5, 50, 1)
     assert found.settings["training: learning_rate"] == "1e-3"
     assert "training: dev" not in found.settings
@@ -96,4 +101,4 @@ def test_a_system_knows_its_run_and_perplexity(run):
 
 def test_answers_to_other_questions_are_refused(run):
     with pytest.raises(UserError, match="answers none of the 1 questions"):
-        read_system("b", run / "evaluation" / "base" / "predictions.json", {"other": ["x"]})
+        read_system("b", run / "evaluation" / "base" / "predictions.json", prompts(other="x"))

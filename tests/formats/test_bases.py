@@ -202,9 +202,9 @@ def test_loading_a_gguf_file(world, tmp_path, config):
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(world, tmp_path, config):
-    config["vocab_size"] = 299
+    config["vocab_size"] = 298
     make_bpe().save(str(make_folder(tmp_path / "base", config, make_tensors(config)) / "tokenizer.json"))
-    with pytest.raises(UserError, match="300 tokens, the model's embedding only 299 rows"):
+    with pytest.raises(UserError, match="300 tokens, the model's embedding only 298 rows"):
         load_base(world().resolve("base"))
 
 

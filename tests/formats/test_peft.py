@@ -8,11 +8,13 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 from jittor_lora.errors import UserError
-from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_folder
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
+from jittor_lora.model.modules import leaves
+from jittor_lora.patterns import wrong_amount
 
 
 def network(family="gpt2", **changes):
@@ -252,3 +254,50 @@ def test_an_adapter_of_a_wider_model(folder):
     message = refusal(folder, network(n_embd=48))
     assert "transformer.h.0.attn.c_attn.lora_A: expected shape (2, 48), found (2, 24)" in message
     assert "Load it with the base model" in message
+
+
+# As Unsloth writes it: some 70 ways, each with four repetitions.
+UNSLOTH = (r"(?:.*?(?:language|text).*?(?:self_attn|attention|mlp|feed_forward|ffn|dense).*?"
+           r"(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*?)|"
+           r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|mlp|feed_forward|ffn|dense)\."
+           r"(?:(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)))")
+
+
+def test_an_expression_that_takes_long_gives_way_to_the_tensors_names(tmp_path):
+    made = adapted("llama", target_modules=("q_proj", "down_proj"))
+    save_adapter(tmp_path, made, "base", "llama")
+    write_config(tmp_path, target_modules=UNSLOTH)
+    assert wrong_amount([UNSLOTH], [leaf.name for leaf in leaves(network("llama"))], at_parts=False)
+    adapter = load_adapter(tmp_path, network("llama"))
+    assert adapter.updates.keys() == made.updates.keys()
+    save_adapter(tmp_path / "again", adapter, "base", "llama")
+    assert json.loads((tmp_path / "again" / CONFIG_FILE).read_text())["target_modules"] == UNSLOTH
+    assert (tmp_path / "again" / WEIGHTS_FILE).read_bytes() == (tmp_path / WEIGHTS_FILE).read_bytes()
+    assert len(read_adapter_folder(tmp_path).factors) == len(made.updates)
+
+
+@pytest.mark.parametrize("before, inside, after, said", [
+    ("_orig_mod.", "", "", "_orig_mod. (torch.compile)"),
+    ("module.", "", "", "module. (DataParallel or DistributedDataParallel)"),
+    ("", "_orig_mod.", "", "_orig_mod. (torch.compile)"),
+    ("", "", ".default", "hold the adapter's own, default"),
+    ("module.", "", ".mine", "hold the adapter's own, mine"),
+])
+def test_what_is_around_tensors_names_is_left_out_and_said(folder, tmp_path, capsys, before, inside, after, said):
+    expected = load_adapter(folder, network())
+    start = "base_model.model."
+    arrays = {f"{before}{start}{inside}{name[len(start):]}": array for name, array in
+              load_file(folder / WEIGHTS_FILE).items()}
+    save_file({name.replace(".weight", f"{after}.weight"): array for name, array in arrays.items()},
+              folder / WEIGHTS_FILE, {"format": "pt"})
+    found = load_adapter(folder, network()).parameters()
+    assert all(np.array_equal(array.numpy(), found[name].numpy()) for name, array in expected.parameters().items())
+    assert said in capsys.readouterr().err
+    assert read_adapter_folder(folder).factors
+
+
+def test_of_names_that_do_not_fit_some_of_each_are_shown(folder):
+    arrays = load_file(folder / WEIGHTS_FILE)
+    save_file({name.replace(".h.", ".blocks.x."): array for name, array in arrays.items()}, folder / WEIGHTS_FILE)
+    message = refusal(folder)
+    assert ": missing" in message and "blocks.x.0" in message and "no such module is adapted" in message

@@ -12,7 +12,7 @@ from typing import Callable
 import numpy as np
 
 import tiny
-from fuzz.seeds import IDENTITIES, REFERENCES, SETTINGS, TARGET, with_sum
+from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
 from jittor_lora.cli.generate import read_records
 from jittor_lora.config import RunConfig
 from jittor_lora.curve_config import CurveConfig
@@ -115,7 +115,7 @@ def curve_recipe(folder: Path) -> None:
 
 
 def predictions(folder: Path) -> None:
-    read_system("one", folder / "run" / "evaluation" / "adapter" / "predictions.json", REFERENCES)
+    read_system("one", folder / "run" / "evaluation" / "adapter" / "predictions.json", PROMPTS)
 
 
 def metrics(folder: Path) -> None:
@@ -146,7 +146,8 @@ def state(folder: Path) -> None:
                 if path.is_file() and path.stat().st_size < 1 << 20:
                     path.write_bytes(with_sum(path.read_bytes()))
         newest_state(folder)
-        restore(folder, *_trained(), SETTINGS, IDENTITIES, dict.fromkeys(SAME_BITS, "here"))
+        restore(folder, *_trained(), SETTINGS, IDENTITIES, {"data": [], "dev": []},
+                dict.fromkeys(SAME_BITS, "here"))
 
 
 def summary(folder: Path) -> None:
@@ -175,8 +176,9 @@ def caches(folder: Path) -> None:
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
     "load_adapter": load_adapter, "base_record": base_record, "adapters": adapters, "npz": npz, "squad": data,
-    "jsonl": data, "e2e": data, "records": records, "recipe": recipe, "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
-    "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
+    "jsonl": data, "e2e": data, "records": records, "recipe": recipe, "curve_recipe": curve_recipe,
+    "predictions": predictions, "metrics": metrics, "losses": losses, "run": run,
+    "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
 }
 
 
@@ -189,7 +191,7 @@ def _use_base(resolved: ResolvedBase) -> None:
 
 def _use_tokenizer(found: Tokenizer) -> None:
     ids = found.encode(TEXT)
-    found.encode_all([TEXT[:9], TEXT[9:]])
+    found.extend(TEXT[:9], found.begin(TEXT[:9]), [TEXT[9:]])
     found.decode(ids)
     for token in ids[:20]:
         found.token_text(token)

@@ -17,13 +17,17 @@ import small_run
 import tiny
 from fuzz.case import Files
 from jittor_lora.config import RunConfig
+from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.training_state import TrainingState, write_state
 
 TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
-IDENTITIES = {"data": "d" * 64, "dev": "e" * 64, "base": "b" * 64, "precision": "fp32"}
+NO_EXAMPLES = hashlib.sha256().hexdigest()
+IDENTITIES = {"data": NO_EXAMPLES, "dev": NO_EXAMPLES, "base": "b" * 64, "precision": "fp32"}
 SETTINGS = RunConfig(base="base", data="train.json", output="run", lora_r=2, target_modules=["c_attn"], max_steps=4)
-REFERENCES = {"1": ["one"], "2": ["two", "2"], "né": ["北"]}
+PROMPTS = PromptData("data.jsonl", tuple(
+    Prompt(name, "prompt", tuple(Completion(name, answer) for answer in answers))
+    for name, answers in {"1": ["one"], "2": ["two", "2"], "né": ["北"]}.items()))
 
 _SQUAD = [("Town 1 has 7 houses.\nIts river is the R1.", [("How many houses?", "7"), ("Which river?", "R1")]),
           ("naïve café, 北京 🎉", [("Where?", "北京")])]
@@ -72,7 +76,9 @@ def seeds() -> dict[str, Files]:
                         "run/evaluation/adapter/metrics.json": _json(_METRICS),
                         **{f"run/{name}": content for name, content in run.items()}},
         "metrics": {"metrics.json": _json(_METRICS)},
-        "losses": {"train.txt": b"Epoch 1, Step 10, Loss: 3.21\nstep=20 train/loss=3.1 val/loss=9.9\n",
+        "losses": {"train.txt": (
+            "Epoch 1, Step 10, Loss: 3.21\n步骤 20/40 - 训练损失: 3.1\r50%|#| 2/4 [00:01<00:01, loss=3]\n"
+            "{'loss': '3.0', 'epoch': 1.5, 'step': 30}\n{\"eval_loss\": 9.9, \"step\": 30}\n").encode("gbk"),
                    "val.txt": b"step,val_loss\n10,3.5\n20,3.25\n"},
         "run": run,
         "log": run,

@@ -247,7 +247,7 @@ def test_beams_with_an_adapter_for_each_group():
 class Letters:
     """A tokenizer whose tokens are a character each."""
 
-    eos_id, vocab_size, origin = 60, 61, "letters"
+    eos_id, end_ids, vocab_size, origin = 60, {60}, 61, "letters"
 
     def decode(self, tokens):
         return "".join(chr(65 + token) for token in tokens)

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jittor_lora.model.layout import Layout
-from jittor_lora.ops import AttentionPlan, Matrix, portable
+from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
 from jittor_lora.runtime import jt, set_threads, threads
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
@@ -298,3 +298,90 @@ def test_one_and_two_threads_give_the_same_bits(precision):
     finally:
         set_threads(before)
     assert found[0] == found[1] == found[2]
+
+
+@few
+@given(sizes, st.integers(2, 4))
+@example((300, 90), 3)
+def test_sums_and_what_several_operations_share(shape, count):
+    both("add", [normal(*shape), normal(*shape, seed=1)])
+
+    def used(operation):
+        def several(x, *factors):
+            parts = [part * factor for part, factor in zip(operation(x, len(factors)), factors)]
+            return sum(parts[1:], parts[0])
+        return several
+
+    arrays = [normal(*shape, seed=seed) for seed in range(count + 1)]
+    compare(used(kernels().shared), used(portable.shared), arrays, [0])
+
+
+def test_what_nobody_uses_of_a_shared_array_has_no_part_in_its_gradient():
+    x = jt.array(normal(3, 4))
+    first, _, third = kernels().shared(x, 3)
+    (gradient,) = jt.grad((first * 2.0 + third * 3.0).sum(), [x])
+    np.testing.assert_array_equal(gradient.numpy(), np.full((3, 4), 5, np.float32))
+
+
+@few
+@given(sizes, st.data())
+def test_rows(shape, data):
+    index = np.array(data.draw(st.lists(st.integers(0, shape[0] - 1), min_size=1, max_size=40)), np.int32)
+    chosen = as_var(index).stop_grad()
+    compare(lambda x: kernels().rows(x, chosen), lambda x: portable.rows(x, chosen), [normal(*shape)])
+
+
+def test_a_loss_is_divided_and_so_is_its_gradient():
+    x = jt.array(normal(4, 5))
+    loss = kernels().token_cross_entropy(x, Matrix.of(normal(11, 5, seed=1)), as_var(np.arange(4, dtype=np.int32)),
+                                         as_var(np.ones(4, np.float32)))
+    (whole,) = jt.grad(loss, [x], True)
+    (part,) = jt.grad(kernels().loss_per(loss, 4.0), [x])
+    np.testing.assert_allclose(part.numpy(), whole.numpy() / 4, rtol=1e-6)
+
+
+@few
+@given(st.lists(sizes, min_size=1, max_size=3), st.sampled_from([1.0, 0.37]))
+@example([(400, 90)], 0.5)
+def test_a_step_of_adamw(shapes, factor):
+    for shape in shapes:
+        arrays = [normal(*shape), normal(*shape, seed=1), normal(*shape, seed=2), normal(*shape, seed=3) ** 2]
+        arguments = (0.9, 0.999), 0.999, 1e-2, 0.7, 1e-8, factor
+        found = kernels().adamw(*map(jt.array, arrays), *arguments)
+        expected = portable.adamw(*map(jt.array, arrays), *arguments)
+        for f, e in zip(found, expected):
+            np.testing.assert_allclose(f.numpy(), e.numpy(), rtol=2e-6, atol=1e-6)
+
+
+@few
+@given(st.lists(sizes, min_size=1, max_size=4))
+def test_squared_norms(shapes):
+    arrays = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    found = kernels().squared_norms([jt.array(array) for array in arrays]).numpy()
+    np.testing.assert_allclose(found, [np.square(array, dtype=np.float64).sum() for array in arrays], rtol=1e-4)
+
+
+@pytest.mark.parametrize("operation", ["add", "rows", "adamw"])
+def test_arrays_and_steps_are_the_same_bits_on_any_number_of_threads(operation):
+    x, y = normal(700, 90), normal(700, 90, seed=1)
+    before, results = threads(), []
+    try:
+        for count in (1, 3):
+            set_threads(count)
+            a, b = jt.array(x), jt.array(y)
+            if operation == "adamw":
+                made = kernels().adamw(a, b, b, b * b, (0.9, 0.999), 0.9, 0.1, 0.5, 1e-8, 0.5)[0]
+            else:
+                index = as_var(np.arange(600, dtype=np.int32))
+                made = kernels().add(a, b) if operation == "add" else kernels().rows(a, index)
+            results.append(made.numpy().tobytes())
+    finally:
+        set_threads(before)
+    assert results[0] == results[1]
+
+
+def test_an_array_of_one_number_is_no_constant():
+    for value in (np.array([7], np.int32), np.array([0.5], np.float32)):
+        found = as_var(value)
+        assert tuple(found.shape) == (1,)
+        assert found.numpy().tolist() == value.tolist()

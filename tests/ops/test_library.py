@@ -37,6 +37,27 @@ print(library().jl_flush_denormals())
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
+def test_denormals_are_flushed_in_a_thread_that_runs_already():
+    """A server's worker, say: what the main thread loads sets no mode there."""
+    check = """
+import threading
+asked = threading.Event()
+def work():
+    asked.wait()
+    from jittor_lora.ops.cpu.library import library
+    library()
+    print(library().jl_flush_denormals())
+worker = threading.Thread(target=work)
+worker.start()
+from jittor_lora.ops.cpu.library import library
+library()
+asked.set()
+worker.join()
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
     """A library of one function, in place of the kernels."""
@@ -84,6 +105,6 @@ def test_without_them_it_goes_on_in_stock_jittor(monkeypatch, capsys):
         raise UserError("no compiler")
 
     monkeypatch.setattr(library, "compiled", fail)
-    monkeypatch.setattr(library, "library", library.library.__wrapped__)
+    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
     assert not backend.kernels_work.__wrapped__()
     assert "no compiler\nGoing on without them" in capsys.readouterr().err

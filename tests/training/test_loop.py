@@ -64,8 +64,8 @@ class Recorder:
     def __init__(self):
         self.gradients, self.rates = [], []
 
-    def step(self, gradients, rate):
-        self.gradients.append({name: g.numpy().copy() for name, g in gradients.items()})
+    def step(self, gradients, rate, factor):
+        self.gradients.append({name: g.numpy() * np.float32(factor) for name, g in gradients.items()})
         self.rates.append(rate)
 
 
@@ -125,7 +125,7 @@ def relative(x, y):
 class Census(AdamW):
     """Counts Jittor's variables after each step."""
 
-    def step(self, gradients, rate):
+    def step(self, gradients, rate, factor):
         super().step(gradients, rate)
         self.alive = [*getattr(self, "alive", []), jt.liveness_info()["lived_vars"]]
 
@@ -347,7 +347,7 @@ def test_an_interruption_ends_the_step_and_saves(tmp_path, number):
     before = signal.getsignal(number)
 
     class Interrupting(AdamW):
-        def step(self, gradients, rate):
+        def step(self, gradients, rate, factor):
             super().step(gradients, rate)
             if self.steps == 2:
                 signal.raise_signal(number)

@@ -6,7 +6,7 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings import Settings, checked_list, names, setting
+from jittor_lora.settings import PATH, Settings, checked_list, names, setting
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
 PRECISIONS = ("fp32", "bf16")
@@ -15,7 +15,7 @@ WHAT, HOW = "What is measured", "How"
 
 class BenchConfig(Settings):
     base: Optional[str] = setting(None, WHAT, "base model: a folder, a named base (gpt2, smollm2-135m) or a Hub id; by "
-                                  "default a GPT-2 of 124M parameters with random weights", min_length=1)
+                                  "default a GPT-2 of 124M parameters with random weights", holds=PATH, min_length=1)
     parts: str = setting(",".join(PARTS), WHAT, "which measurements, in a list with commas")
     precisions: str = setting(",".join(PRECISIONS), WHAT, "which precisions, in a list with commas")
     peers: Optional[bool] = setting(None, WHAT, "also measure transformers with PEFT; by default where torch, "
@@ -30,7 +30,7 @@ class BenchConfig(Settings):
     warmups: int = setting(1, HOW, "runs before them that do not count", ge=0)
 
     output: Optional[str] = setting(None, "Output", "folder of bench.json, bench.md and what the processes printed",
-                                    min_length=1)
+                                    holds=PATH, min_length=1)
 
     def part_names(self) -> list[str]:
         return names(self.parts)

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from jittor_lora.cli.options import find_adapter, new_folder
+from jittor_lora.cli.options import find_adapter, new_folder, path_argument
+from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
+from jittor_lora.settings import home_expanded
 
 ACTIONS = ("list", "info", "diff", "combine", "convert")
 QUANTITIES = {"frobenius": "Frobenius norm of ΔW", "spectral": "spectral norm of ΔW",
@@ -28,7 +30,7 @@ def add_parser(subparsers) -> None:
     listing = actions.add_parser(
         "list", help="the adapters in a folder", usage="jittor-lora adapter list [FOLDER] [--json]",
         description="Find adapters in a folder and below it: base, rank, alpha, targets, trained parameters, size.")
-    listing.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("."),
+    listing.add_argument("folder", metavar="FOLDER", nargs="?", type=path_argument, default=Path("."),
                          help="where to look (default: here)")
     _add_json(listing)
 
@@ -38,10 +40,11 @@ def add_parser(subparsers) -> None:
         description="Show an adapter's settings and, for each adapted module, the Frobenius and spectral norm of "
                     "ΔW = scaling · B A and its effective rank, exp(−Σ p ln p) with p the singular values divided by "
                     "their sum (Roy & Vetterli 2007). They are computed from A and B; ΔW is never formed.")
-    info.add_argument("adapter", metavar="DIR", help="adapter folder in PEFT's layout, or a run folder")
+    info.add_argument("adapter", metavar="DIR", type=home_expanded,
+                      help="adapter folder in PEFT's layout, or a run folder")
     _add_json(info)
-    info.add_argument("--heat-map", metavar="FILE", type=Path, help="also draw one of them, blocks by kinds of "
-                      "modules: a .png or .svg file")
+    info.add_argument("--heat-map", metavar="FILE", type=path_argument,
+                      help="also draw one of them, blocks by kinds of modules: a .png or .svg file")
     info.add_argument("--quantity", choices=tuple(QUANTITIES), default="frobenius",
                       help="what the heat map shows (default: frobenius)")
 
@@ -49,8 +52,9 @@ def add_parser(subparsers) -> None:
         "diff", help="how two adapters differ", usage="jittor-lora adapter diff DIR DIR [--json]",
         description="Show the settings in which two adapters differ and, for each module that both adapt, the norm of "
                     "the difference of their updates relative to the first's, and the cosine between the two.")
-    diff.add_argument("first", metavar="DIR", help="adapter folder in PEFT's layout, or a run folder")
-    diff.add_argument("second", metavar="DIR", help="the other one")
+    diff.add_argument("first", metavar="DIR", type=home_expanded,
+                      help="adapter folder in PEFT's layout, or a run folder")
+    diff.add_argument("second", metavar="DIR", type=home_expanded, help="the other one")
     _add_json(diff)
 
     combining = actions.add_parser(
@@ -59,8 +63,9 @@ def add_parser(subparsers) -> None:
         description="Make one adapter of several of the same base, as PEFT's add_weighted_adapter does. cat and svd "
                     "are weighted sums of the updates; linear, ties (Yadav et al. 2023), dare_… (Yu et al. 2024) and "
                     "magnitude_prune work on A and B by themselves; with _svd they work on the updates.")
-    combining.add_argument("adapters", metavar="DIR", nargs="+", help="adapter folders, or run folders")
-    combining.add_argument("--output", metavar="DIR", help="folder of the new adapter (required)")
+    combining.add_argument("adapters", metavar="DIR", nargs="+", type=home_expanded,
+                           help="adapter folders, or run folders")
+    combining.add_argument("--output", metavar="DIR", type=home_expanded, help="folder of the new adapter (required)")
     combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="a weight for each adapter, also "
                            "below 0 (default: 1 each)")
     combining.add_argument("--method", choices=METHODS, default="svd", help="how (default: svd)")
@@ -78,11 +83,12 @@ def add_parser(subparsers) -> None:
         description="Convert LoRA weights that the project GPT2_LoRA_Jittor saved into an adapter folder in PEFT's "
                     "layout, or an adapter of GPT-2 into that project's file. Its separate updates of queries, keys "
                     "and values become one of c_attn, of three times the rank.")
-    converting.add_argument("source", metavar="SOURCE", type=Path, help="an .npz file, or an adapter folder")
-    converting.add_argument("target", metavar="TARGET", type=Path, help="a new folder, or a new .npz file")
+    converting.add_argument("source", metavar="SOURCE", type=path_argument, help="an .npz file, or an adapter folder")
+    converting.add_argument("target", metavar="TARGET", type=path_argument, help="a new folder, or a new .npz file")
     converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the .npz, which does not say it "
                             "(default: 16, that project's default)")
-    converting.add_argument("--base", metavar="B", help="base model that the folder names (default: gpt2)")
+    converting.add_argument("--base", metavar="B", type=home_expanded,
+                            help="base model that the folder names (default: gpt2)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -256,7 +262,7 @@ def _table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = fro
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json_text(_without_nan(value), indent=2))
 
 
 def _without_nan(value: Any) -> Any:

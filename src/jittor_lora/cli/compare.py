@@ -9,12 +9,12 @@ from typing import Literal, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import ADAPTER_CONFIG, add_flags, find_adapter, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.cli.options import add_flags, find_adapter, from_flags, named_path_argument, require
+from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.locks import locked
-from jittor_lora.settings import Problem, Settings, checked_list, names, setting
+from jittor_lora.settings import PATH, TEXT, Problem, Settings, checked_list, names, setting
 
 ANSWERING = "Answering now"
 PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
@@ -22,20 +22,26 @@ PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
 
 class CompareOptions(Settings):
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
-                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", min_length=1)
+                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", holds=PATH, min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    train_data: Optional[str] = setting(None, DATA, "training data: report which questions are in it", min_length=1)
+    train_data: Optional[str] = setting(None, DATA, "training data: report which questions are in it", holds=PATH,
+                                        min_length=1)
     seed: int = setting(42, DATA, "seed of the subset, the intervals and the tests", ge=0, le=LARGEST_SEED)
     against: Optional[str] = setting(None, DATA, "name of the system that the others are compared with; by default the "
                                      "first", min_length=1)
 
+    official: bool = setting(False, DATA, "count questions that no system answered as 0, by SQuAD's official rule; by "
+                             "default they are left out")
+
     base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default the one the first adapter "
-                                  "was trained on", min_length=1)
+                                  "was trained on", holds=PATH, min_length=1)
     with_base: bool = setting(True, ANSWERING, "answer with the base without an adapter too")
     precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
-    template: str = setting(DEFAULT_TEMPLATE, ANSWERING, "text of {context}, {question} and {answer}, as trained on")
+    template: str = setting(DEFAULT_TEMPLATE, ANSWERING, "text of {context}, {question} and {answer}, as trained on; "
+                            + LINE_BREAKS, holds=TEXT)
+    special_tokens: Literal["text", "token"] = setting("text", ANSWERING, SPECIAL_TOKENS)
     max_tokens: Optional[int] = setting(None, ANSWERING, "longest prompt and answer in tokens; by default what the "
                                         "model can take", ge=8)
     max_new_tokens: int = setting(32, ANSWERING, "longest answer in tokens", ge=1)
@@ -43,11 +49,11 @@ class CompareOptions(Settings):
     threads: Optional[int] = setting(None, ANSWERING, "processor threads; by default one for each core", ge=1)
 
     output: Optional[str] = setting(None, "Output", "folder of report.html, comparison.json, plots and answers",
-                                    min_length=1)
+                                    holds=PATH, min_length=1)
     title: Optional[str] = setting(None, "Output", "title of the report; by default the systems' names", min_length=1)
     language: Literal["en", "zh"] = setting("en", "Output", "of the pictures' labels")
     font: Optional[str] = setting(None, "Output", "font file for the pictures' labels; by default one is looked for",
-                                  min_length=1)
+                                  holds=PATH, min_length=1)
 
     @field_validator("template")
     @classmethod
@@ -79,10 +85,10 @@ def add_parser(subparsers) -> None:
                     "base and adapters make now, or both. Gives a table with paired tests, scores by kind of question, "
                     "pictures, and one HTML page with all predictions.")
     systems = parser.add_argument_group("Systems")
-    systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*",
+    systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*", type=named_path_argument,
                          help="answers made before: a prediction file, the output folder of evaluate, or a run folder "
                          "with evaluations")
-    systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[],
+    systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[], type=named_path_argument,
                          help="answer now with each of these adapters (folders in PEFT's layout, or run folders)")
     add_flags(parser, CompareOptions, required=("data", "output"))
 
@@ -103,13 +109,14 @@ def run(args: argparse.Namespace) -> int:
         from jittor_lora.formats.base_record import base_of_adapter
         evaluation = Evaluation(options.base or base_of_adapter(adapters[0][1]), adapters, options.with_base,
                                 names(options.precisions), names(options.modes), options.template,
-                                options.max_tokens, options.max_new_tokens, options.batch_size)
+                                options.max_tokens, options.max_new_tokens, options.batch_size,
+                                options.special_tokens)
         if options.threads:
             from jittor_lora.runtime import set_threads
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
-                options.against, options.seed, options.title, options.language, options.font)
+                options.against, options.seed, options.title, options.language, options.font, options.official)
     return 0
 
 

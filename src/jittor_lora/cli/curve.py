@@ -8,6 +8,7 @@ from jittor_lora import recipe
 from jittor_lora.cli.options import add_flags, given, require, resumable
 from jittor_lora.curve_config import CurveConfig
 from jittor_lora.locks import locked
+from jittor_lora.settings import home_expanded
 
 
 def add_parser(subparsers) -> None:
@@ -17,8 +18,9 @@ def add_parser(subparsers) -> None:
               "[--config R.yaml] [any setting below]",
         description="Train a run for each number of examples, or for each rank, score all on the same questions, and "
                     "draw the scores. What is there is not done again: the same command goes on where it stopped.")
-    parser.add_argument("--config", metavar="R.yaml", help="recipe: a YAML file of settings, or the name of a shipped "
-                        f"one ({', '.join(recipe.names())})")
+    parser.add_argument("--config", metavar="R.yaml", type=home_expanded,
+                        help="recipe: a YAML file of settings, or the name of a shipped one "
+                        f"({', '.join(recipe.names())})")
     add_flags(parser, CurveConfig, required=("data", "dev", "output"))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Sequence
 
 from jittor_lora import diagnostics, runtime
+from jittor_lora.cli.output import json_text
 from jittor_lora.diagnostics import Check
 
 SHOWN = {diagnostics.OK: "OK", diagnostics.WARNING: "warning", diagnostics.MISSING: "MISSING"}
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     can_run = all(check.status != diagnostics.MISSING for check in checks)
     if args.json:
         report = {"can_run": can_run, "checks": [asdict(check) for check in checks], "system": runtime.system_info()}
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report, indent=2))
     else:
         print(table(checks))
         print("Ready." if can_run else "Not ready: mend what is missing, then run this again.")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, checked_template
+from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
 from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.locks import locked
-from jittor_lora.settings import Problem, setting
+from jittor_lora.settings import PATH, TEXT, Problem, setting
 
 DECODING = "Decoding"
 
@@ -24,9 +24,11 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
 
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
-                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", min_length=1)
+                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", holds=PATH, min_length=1)
     limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on")
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on; "
+                            + LINE_BREAKS, holds=TEXT)
+    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
     max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
                                         "can take. The context is cut at its end", ge=8)
     seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)
@@ -39,7 +41,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     perplexity: bool = setting(False, "Scores", "also measure how likely the model holds the reference answers")
 
     output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "
-                                    "question", min_length=1)
+                                    "question", holds=PATH, min_length=1)
 
     @field_validator("template")
     @classmethod
@@ -76,10 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.wanted_base(), options.adapter_folder()
-    from jittor_lora.runtime import set_threads
     from jittor_lora.tasks.evaluate import Answering, evaluate
-    if options.threads:
-        set_threads(options.threads)
+    options.set_threads()
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity"}
     how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
                     options.perplexity)

@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Literal, Optional
 
-from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, new_folder, require
+from jittor_lora.cli.options import ModelOptions, ThreadOptions, add_flags, from_flags, new_folder, require
 from jittor_lora.errors import UserError
-from jittor_lora.settings import setting
+from jittor_lora.settings import PATH, setting
 
 
-class ExportOptions(ModelOptions):
+class ExportOptions(ThreadOptions, ModelOptions):
     format: Literal["gguf-ready", "npz"] = setting(
         "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
         "weights that GPT2_LoRA_Jittor reads")
-    output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", min_length=1)
+    output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", holds=PATH, min_length=1)
     tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and exported "
                                "model; above it nothing is written", gt=0)
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if options.format == "gguf-ready":
         new_folder("--output", output)
     base, adapter = options.wanted_base(), options.adapter_folder()
+    options.set_threads()
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)
     print(f"{output}: exported" + ("." if difference is None else

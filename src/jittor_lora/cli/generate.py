@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Optional
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
-from jittor_lora.config import checked_template
-from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.cli.output import json_text
+from jittor_lora.config import LINE_BREAKS, SPECIAL_TOKENS, checked_template, flag
+from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
+from jittor_lora.data.records import records
+from jittor_lora.data.special_tokens import special_token_lines
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
-from jittor_lora.settings import Problem, setting
+from jittor_lora.settings import PATH, TEXT, VERBATIM, Problem, setting
 from jittor_lora.waiting import silence_explained
 
 if TYPE_CHECKING:
@@ -27,17 +29,20 @@ RECORDS_AT_A_TIME = 64
 
 
 class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
-    prompt: Optional[str] = setting(None, PROMPT, "text to continue", min_length=1)
-    context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", min_length=1)
-    question: Optional[str] = setting(None, PROMPT, "question about --context", min_length=1)
+    prompt: Optional[str] = setting(None, PROMPT, "text to continue", holds=VERBATIM, min_length=1)
+    context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", holds=VERBATIM, min_length=1)
+    question: Optional[str] = setting(None, PROMPT, "question about --context", holds=VERBATIM, min_length=1)
     file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, or context and question; each is printed as a "
-                                  "line of JSON with its continuation", min_length=1)
+                                  "line of JSON with its continuation", holds=PATH, min_length=1)
     interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, line by line")
-    template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training")
+    template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training; "
+                            + LINE_BREAKS, holds=TEXT)
+    special_tokens: Literal["text", "token"] = setting("text", PROMPT, SPECIAL_TOKENS)
 
     max_new_tokens: int = setting(64, GENERATION, "longest continuation in tokens", ge=1)
     stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, a text, or eos for "
-                                  "nowhere else; by default newline for questions, eos for prompts", min_length=1)
+                                  "nowhere else; by default newline for questions, eos for prompts; " + LINE_BREAKS,
+                                  holds=TEXT, min_length=1)
 
     samples: int = setting(1, GENERATION, "so many continuations of each prompt: drawn, or the best of the beams; they "
                            "are printed as JSON", ge=1)
@@ -83,22 +88,35 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
-    records = read_records(options.file) if options.file else []
+    for name in options.holding(VERBATIM):
+        if r"\n" in (getattr(options, name) or ""):
+            print(f"note: {flag(name)} holds a backslash and an n, and is taken as it stands. For a line break write "
+                  rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
+    asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
+    from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.generation import Generator
     from jittor_lora.loading import load
-    from jittor_lora.runtime import set_threads
-    if options.threads:
-        set_threads(options.threads)
+    options.set_threads()
     loaded = load(base, None if args.no_adapter else adapter, options.precision)
+    loaded.tokenizer.special_tokens = options.special_tokens
     generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
+    for line in (*_special_tokens(loaded.tokenizer.special, options, asked), *sampling_lines(loaded.checkpoint)):
+        print(line, file=sys.stderr)
     if options.file:
-        _continue_records(generator, options, records)
+        _continue_records(generator, options, asked)
     elif options.interactive:
         _converse(generator, options)
     else:
         _print_one(generator, options, options.context, options.question or options.prompt)
     return 0
+
+
+def _special_tokens(special: Sequence[str], options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
+    """What is to be said of special tokens that prompts, questions and contexts spell out."""
+    asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
+        [text for text in (options.prompt, options.context, options.question) if text is not None]]
+    return special_token_lines(asked, special, options.special_tokens, "prompts")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
@@ -107,26 +125,18 @@ def read_records(path: str) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read, or lines are not such records; all of them are counted.
     """
-    offenders, records = Offenders(path), []
-    # Not splitlines: a JSON string may hold U+2028 and its like.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
-            continue
+    offenders, found = Offenders(path), []
+    for place, record in records(read_text(path), offenders):
         if not isinstance(record, dict):
-            offenders.add(f"line {number:,}", "a JSON object", record)
+            offenders.add(place, "a JSON object", record)
             continue
         needed = ("prompt",) if "prompt" in record else ("context", "question")
         for key in needed:
             if not is_text(record.get(key)) or not record[key].strip():
-                offenders.add(f"line {number:,}, {key}", "text that is not empty", record.get(key, MISSING))
-        records.append(record)
+                offenders.add(f"{place}, {key}", "text that is not empty", record.get(key, MISSING))
+        found.append(record)
     offenders.check('Each line is {"prompt": …} or {"context": …, "question": …}.')
-    return records
+    return found
 
 
 def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:
@@ -148,7 +158,7 @@ def _print_one(generator: Generator, options: GenerateOptions, context: str | No
 
         if options.samples > 1:
             texts = _several(generator, [(context, text)], decoding, options.samples)[0]
-            whole = "\n".join(json.dumps({"continuation": text}, ensure_ascii=False) for text in texts)
+            whole = "\n".join(json_text({"continuation": text}) for text in texts)
         elif context is None:
             whole = generator.continue_text(text, decoding, show)
         else:
@@ -198,6 +208,6 @@ def _continue_records(generator: Generator, options: GenerateOptions, records: l
             asked = [(_context(r), r["question"] if is_question else r["prompt"]) for r in some]
             for record, texts in zip(some, _several(generator, asked, decoding, options.samples)):
                 found = {"continuation": texts[0]} if options.samples == 1 else {"continuations": texts}
-                print(json.dumps({**record, **found}, ensure_ascii=False), flush=True)
+                print(json_text({**record, **found}), flush=True)
             done += len(some)
             print(f"{done:,} of {len(records):,}", file=sys.stderr)

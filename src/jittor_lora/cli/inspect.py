@@ -7,19 +7,21 @@ import sys
 from typing import Literal, Optional
 
 from jittor_lora.cli.options import add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED
+from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings import Settings, setting
+from jittor_lora.settings import PATH, TEXT, Settings, setting
 
 
 class InspectOptions(Settings):
-    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", min_length=1)
+    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", holds=PATH, min_length=1)
 
     data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines of prompt and completion), "
-                                  "squad-train, squad-dev, sample-train or sample-dev", min_length=1)
+                                  "squad-train, squad-dev, sample-train or sample-dev", holds=PATH, min_length=1)
     max_train: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as in training")
+    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as in training; "
+                            + LINE_BREAKS, holds=TEXT)
+    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
                                         ge=0, le=1)
     max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.data.examples import training_groups
     from jittor_lora.data.report import BRACKETS, COLOURS, EpochSize, batch_lines, describe_data, length_table
     from jittor_lora.data.sources import load_data
+    from jittor_lora.data.special_tokens import special_token_lines, texts_of
     from jittor_lora.data.stream import batches
     from jittor_lora.data.template import Template
     from jittor_lora.formats.bases import load_base, resolve_base
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         data = data.subset(options.max_train, options.seed)
     base = resolve_base(options.base)
     checkpoint, tokenizer = load_base(base)
+    tokenizer.special_tokens = options.special_tokens
     limit = min(checkpoint.config.max_positions, options.max_tokens or checkpoint.config.max_positions)
     groups, lengths = training_groups(data, tokenizer, template, limit)
     epoch = batches(groups, options.batch_size, options.seed, epoch=0)
@@ -67,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
     print(f"data: {data.path}: {describe_data(data)}")
     print(f"base: {base.description}; tokenizer of {tokenizer.vocab_size:,} tokens")
+    for line in special_token_lines(texts_of(data), tokenizer.special, options.special_tokens):
+        print(line)
     if options.batch:
         print(f"\nbatch {options.batch:,} of {len(epoch):,}")
         marks = COLOURS if coloured else BRACKETS

@@ -12,14 +12,16 @@ import errno
 import importlib
 import io
 import os
+import re
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from jittor_lora import __version__, job
+from jittor_lora import __version__, job, runtime
 from jittor_lora.errors import Stopped, UserError
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
@@ -47,11 +49,36 @@ NO_MEMORY = ("the memory of this machine does not suffice. "
              "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
 
 
+class Formatter(argparse.HelpFormatter):
+    """Help that is no wider than the terminal in its usage, titles and flags either."""
+
+    def start_section(self, heading):
+        super().start_section("\n".join(textwrap.wrap(heading or "", self._width - 1)))
+
+    def _format_usage(self, usage, actions, groups, prefix):
+        text = super()._format_usage(usage, actions, groups, prefix)
+        return text if usage is None else _within(text.strip(), self._width, " " * 7) + "\n\n"
+
+    def _format_action_invocation(self, action):
+        indent = self._current_indent
+        return _within(super()._format_action_invocation(action), self._width - indent, " " * (indent + 4))
+
+
+def _within(text: str, width: int, indent: str) -> str:
+    """`text` in lines of a width, broken after blanks and commas, with `indent` before all but the first."""
+    lines = [""]
+    for piece in re.split(r"(?<=[, ])(?=\S)", text):
+        if lines[-1].strip() and len((lines[-1] + piece).rstrip()) > width:
+            lines.append(indent)
+        lines[-1] += piece
+    return "\n".join(map(str.rstrip, lines))
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are `UserError`s, and that takes no abbreviated flags."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": Formatter, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}\nRun `{self.prog} --help` for all flags.")
@@ -69,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if here.rank:  # the first of several processes speaks
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
     try:
-        with _sigterm_stops():
+        with _sigterm_stops(), runtime.undisturbed_libraries():
             code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:  # also one that comes while another error is on its way
         print("\nInterrupted.", file=sys.stderr)

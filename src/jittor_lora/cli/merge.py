@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from jittor_lora.cli.options import ModelOptions, add_flags, from_flags, new_folder, require
-from jittor_lora.settings import setting
+from jittor_lora.cli.options import ModelOptions, ThreadOptions, add_flags, from_flags, new_folder, require
+from jittor_lora.settings import PATH, setting
 
 
-class MergeOptions(ModelOptions):
+class MergeOptions(ThreadOptions, ModelOptions):
     output: Optional[str] = setting(None, "Output", "folder of the merged model, in Hugging Face's layout",
-                                    min_length=1)
+                                    holds=PATH, min_length=1)
     tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and merged "
                                "model; above it nothing is written", gt=0)
 
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     require(options, "adapter", "output")
     output = new_folder("--output", Path(options.output))
     base, adapter = options.wanted_base(), options.adapter_folder()
+    options.set_threads()
     from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)
     print(f"{output}: merged; largest difference of a logit {difference:.2e}.")

@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 
 from jittor_lora.config import LARGEST_SEED, flag
 from jittor_lora.errors import Stopped, UserError
-from jittor_lora.settings import Problem, Settings, setting
+from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.settings import PATH, Problem, Settings, home_expanded, setting
 
-ADAPTER_CONFIG = "adapter_config.json"
-METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "output": "DIR"}
+METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "font": "FILE",
+            "output": "DIR", "train_data": "FILE"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
@@ -25,8 +26,9 @@ class ModelOptions(Settings):
     """Which model: a base, with or without an adapter."""
 
     base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, "
-                                  "or auto; by default the one the adapter was trained on", min_length=1)
-    adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", min_length=1)
+                                  "or auto; by default the one the adapter was trained on", holds=PATH, min_length=1)
+    adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", holds=PATH,
+                                     min_length=1)
 
     def adapter_folder(self) -> Path | None:
         """The folder that holds the adapter's files: the one given, or `adapter/` in a run folder.
@@ -51,13 +53,23 @@ class ModelOptions(Settings):
         return base_of_adapter(folder)
 
 
-class ComputeOptions(Settings):
+class ThreadOptions(Settings):
+    """On how many threads it is computed."""
+
+    threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
+
+    def set_threads(self) -> None:
+        if self.threads:
+            from jittor_lora.runtime import set_threads
+            set_threads(self.threads)
+
+
+class ComputeOptions(ThreadOptions):
     """How it is computed."""
 
     precision: Literal["fp32", "bf16"] = setting(
         "bf16", "Computing", "numbers of the products with frozen weights; bf16 is faster than fp32, which is taken "
         "where the processor has no bf16")
-    threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
 
 
 class DecodingOptions(Settings):
@@ -126,9 +138,9 @@ def find_adapter(name: str, flag_text: str = "") -> Path:
     """
     folders = [Path(name), Path(name, "adapter")]
     for folder in folders:
-        if (folder / ADAPTER_CONFIG).is_file():
+        if (folder / CONFIG_FILE).is_file():
             return folder
-    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {ADAPTER_CONFIG}, or the run folder of a "
+    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, or the run folder of a "
                     f"training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
 
 
@@ -156,8 +168,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], require
 
 
 def given(args: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:
-    """The fields of `settings` that were given as flags, by name."""
-    return {name: getattr(args, name) for name in settings.model_fields if hasattr(args, name)}
+    """The fields of `settings` that were given as flags, by name, their texts unescaped."""
+    return settings.written({name: getattr(args, name) for name in settings.model_fields if hasattr(args, name)})
 
 
 def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSettings:
@@ -168,6 +180,17 @@ def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSe
     """
     values = given(args, settings)
     return settings({name: flag(name) for name in values}, **values)
+
+
+def path_argument(text: str) -> Path:
+    """What a path is as an argument that is no setting; to be the `type` of argparse's arguments."""
+    return Path(home_expanded(text))
+
+
+def named_path_argument(text: str) -> str:
+    """The same for `[NAME=]PATH`."""
+    name, divider, path = text.partition("=")
+    return f"{name}={home_expanded(path)}" if path.startswith("~") else home_expanded(text)
 
 
 def require(settings: Settings, *fields: str) -> None:

@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from jittor_lora.cli.options import named_path_argument, path_argument
 from jittor_lora.errors import UserError
+from jittor_lora.settings import home_expanded
 from jittor_lora.tasks.run_folder import refuse_links
 
 _FORMATS = ("png", "svg")
@@ -21,22 +23,26 @@ def add_parser(subparsers) -> None:
                     "intervals as bars. A run folder gives its curves, and the bars if it holds "
                     "evaluation/*/metrics.json.")
     source = parser.add_argument_group("What to draw")
-    source.add_argument("run_folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="output folder of a training")
-    source.add_argument("--train-loss", metavar="FILE", type=Path,
-                        help="text log of training losses: a number a line, step,loss columns, or `Step 10, Loss: 3.2`")
-    source.add_argument("--val-loss", metavar="FILE", type=Path, help="text log of validation losses, the same forms")
-    source.add_argument("--metrics", metavar="[NAME=]FILE", nargs="+",
+    source.add_argument("run_folder", metavar="RUN_FOLDER", nargs="?", type=path_argument,
+                        help="output folder of a training")
+    source.add_argument("--train-loss", metavar="FILE", type=path_argument,
+                        help="log of another program: one number per line, a table, JSON, or lines such as "
+                        "`Step 10, Loss: 3.2`; its validation losses are drawn too")
+    source.add_argument("--val-loss", metavar="FILE", type=path_argument,
+                        help="log of the validation losses, if they have one of their own")
+    source.add_argument("--metrics", metavar="[NAME=]FILE", nargs="+", type=named_path_argument,
                         help="metrics.json of each evaluation; the name is by default that of its folder")
     look = parser.add_argument_group("Look")
     look.add_argument("--language", choices=("en", "zh"), default="en", help="of the labels (default: en)")
-    look.add_argument("--font", metavar="FILE", type=Path, help="font file for the labels; by default one is "
+    look.add_argument("--font", metavar="FILE", type=path_argument, help="font file for the labels; by default one is "
                       "looked for")
     look.add_argument("--smoothing", metavar="N", type=_window,
                       help="training losses in the moving average; 1 for none (default: a tenth of them, at most 50)")
     look.add_argument("--title", metavar="TEXT", help="title in place of the usual one")
     output = parser.add_argument_group("Output")
-    output.add_argument("--output", metavar="FILE_OR_DIR", help="a .png or .svg file, or a folder for both formats "
-                        "(default: plots/ in the run folder). A second picture is named FILE-scores")
+    output.add_argument("--output", metavar="FILE_OR_DIR", type=home_expanded,
+                        help="a .png or .svg file, or a folder for both formats (default: plots/ in "
+                        "the run folder). A second picture is named FILE-scores")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from jittor_lora.cli.options import add_flags, exit_code, given, require
 from jittor_lora.config import RunConfig, flag
 from jittor_lora.errors import UserError
 from jittor_lora.locks import locked
+from jittor_lora.settings import home_expanded
 from jittor_lora.tasks.run_folder import SETTINGS_FILE, refuse_a_run, remove_run, run_files
 
 
@@ -23,8 +24,9 @@ def add_parser(subparsers) -> None:
                     "command line goes before the recipe's, the recipe's before the default. \"none\" unsets one.",
         epilog="The run folder holds adapter/ (PEFT's layout), checkpoints, train_loss.txt, val_loss.txt, "
                f"metrics.jsonl, summary.json, and {SETTINGS_FILE}, a recipe of the settings used.")
-    parser.add_argument("--config", metavar="R.yaml", help="recipe: a YAML file of settings, or the name of a shipped "
-                        f"one ({', '.join(recipe.names())})")
+    parser.add_argument("--config", metavar="R.yaml", type=home_expanded,
+                        help="recipe: a YAML file of settings, or the name of a shipped one "
+                        f"({', '.join(recipe.names())})")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run in --output, "
                        "with its settings")
@@ -86,7 +88,7 @@ def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
 
 
 def _settings_of_run(output: str | None) -> str | None:
-    path = None if output is None else Path(output, SETTINGS_FILE)
+    path = None if output is None else Path(home_expanded(output), SETTINGS_FILE)
     return str(path) if path is not None and path.is_file() else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Union
 
-from jittor_lora.data.encoding import Encoder, TokenizerLike
+from jittor_lora.data.encoding import Encoder, Example, TokenizerLike, shared
 from jittor_lora.data.jsonl import Prompt, PromptData
 from jittor_lora.data.squad import Answer, Paragraph, Question, SquadData
 from jittor_lora.data.template import Template
@@ -71,6 +71,7 @@ class LengthReport:
         windowed: ids of those whose context was cut to a window around the answer (training).
         cut: ids of those whose context was cut from its end (evaluation), or whose plain prompt lost its beginning.
         dropped: id -> why it was left out.
+        within_token: examples whose completion begins within a token of the prompt.
     """
 
     limit: int
@@ -79,6 +80,7 @@ class LengthReport:
     windowed: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
+    within_token: int = 0
 
     @property
     def kept(self) -> int:
@@ -94,6 +96,10 @@ class LengthReport:
             lines.append(f"{len(self.windowed):,} too long: context cut to a window around the answer")
         if self.cut:
             lines.append(f"{len(self.cut):,} too long: cut to the limit")
+        if self.within_token:
+            lines.append(f"{self.within_token:,} completions begin within a token of their prompt, which is learnt "
+                         "with them; a prompt given alone has other tokens. Let the completion begin with the space "
+                         "that the prompt ends in")
         reasons = list(self.dropped.values())
         lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]
         return lines
@@ -159,54 +165,62 @@ class _Fitting:
 
     def paragraph(self, paragraph: Paragraph) -> list[TokenGroup]:
         """One group, and one more for each other context that questions were cut to."""
-        found: dict[object, tuple[list[int], list[Branch]]] = {}
+        found: dict[str, list[tuple[str, Example]]] = {}
         words = None
         for question in paragraph.questions:
             answer = question.training_answer() if self.learning else None
-            completion = self.encoder.answer(answer.text) if answer else []
-            prefix, prompt = self.encoder.prompt(paragraph.context, question.text)
-            if self._too_long(question.id, len(prefix) + len(prompt) + len(completion)):
+            context, example = paragraph.context, self._example(paragraph.context, question, answer)
+            if self._too_long(question.id, example.tokens):
                 words = words or Words(paragraph.context, self.encoder.tokenizer)
-                cut = self._cut(words, question, answer, len(completion))
+                cut = self._cut(words, question, answer)
                 if cut is None:
                     continue
-                prefix, prompt = cut
-            key = tuple(prefix) or question.id
-            found.setdefault(key, (prefix, []))[1].append(Branch(question.id, prompt, completion))
-        return [TokenGroup(prefix, branches) for prefix, branches in found.values()]
+                context, example = cut
+            self.report.within_token += example.within_token
+            # Whether questions share anything is seen in their tokens; without a common text each is a group.
+            key = self.encoder.template.prompt_pieces(context, "")[0] or question.id
+            found.setdefault(key, []).append((question.id, example))
+        return [_group(examples) for examples in found.values()]
 
     def prompt(self, prompt: Prompt) -> list[TokenGroup]:
-        """One group, and one more for each example whose prompt was cut."""
+        """One group, and one more for each example whose prompt was cut or has other tokens before its completion."""
         prefix, last = self.encoder.plain_prompt(prompt.text)
-        whole, cut = [], []
+        asked = prefix + last
         if self.learning:
-            examples = [(c.id, self.encoder.completion(c.text)) for c in prompt.completions]
+            made = self.encoder.completions(prompt.text, asked, [c.text for c in prompt.completions])
+            examples = [(c.id, *ids) for c, ids in zip(prompt.completions, made)]
         else:
-            examples = [(prompt.id, [])]
-        for name, completion in examples:
-            branch = Branch(name, last, completion)
-            too_long = self._too_long(name, len(prefix) + 1 + len(completion))
-            room = self.report.limit - 1 - len(completion)
-            if not last:
+            examples = [(prompt.id, asked, [])]
+        whole, others = [], []
+        opening = list(self.encoder.tokenizer.opening)
+        for name, before, completion in examples:
+            too_long = self._too_long(name, len(before) + len(completion))
+            room = self.report.limit - len(completion)
+            if not before:
                 self.report.dropped[name] = "the prompt has no tokens"
+            elif not too_long and before == asked:
+                whole.append(Branch(name, last, completion))
             elif not too_long:
-                whole.append(branch)
-            elif room < 0:
+                others.append(TokenGroup(before[:-1], [Branch(name, before[-1:], completion)]))
+            elif room <= len(opening):
                 self.report.dropped[name] = "the completion alone is longer than the limit"
             else:
                 self.report.cut.append(name)
-                cut.append(TokenGroup(prefix[len(prefix) - room :], [branch]))
-        return ([TokenGroup(prefix, whole)] if whole else []) + cut
+                kept = opening + before[len(before) - room + len(opening) :]
+                others.append(TokenGroup(kept[:-1], [Branch(name, kept[-1:], completion)]))
+            self.report.within_token += before != asked
+        return ([TokenGroup(prefix, whole)] if whole else []) + others
 
     def _too_long(self, name: str, tokens: int) -> bool:
         self.report.examples += 1
         self.report.longest = max(self.report.longest, (tokens, name), key=lambda longest: longest[0])
         return tokens > self.report.limit
 
-    def _cut(
-        self, words: Words, question: Question, answer: Answer | None, reserved: int
-    ) -> tuple[list[int], list[int]] | None:
-        """Prefix and prompt with as much of the context as fits beside `reserved` tokens; None if that is too little.
+    def _example(self, context: str, question: Question, answer: Answer | None) -> Example:
+        return self.encoder.example(context, question.text, answer.text if answer else None)
+
+    def _cut(self, words: Words, question: Question, answer: Answer | None) -> tuple[str, Example] | None:
+        """As much of the context as fits, and the example; None if that is too little.
 
         Words are counted one by one, so a guess may be some tokens too long; it is then shortened.
         """
@@ -219,13 +233,20 @@ class _Fitting:
         least, budget = span(0), min(self.report.limit, words.costs[-1])
         while True:
             kept = span(budget)
-            prefix, prompt = self.encoder.prompt(words.context[slice(*kept)], question.text)
-            excess = len(prefix) + len(prompt) + reserved - self.report.limit
+            context = words.context[slice(*kept)]
+            example = self._example(context, question, answer)
+            excess = example.tokens - self.report.limit
             if excess <= 0:
                 (self.report.windowed if answer else self.report.cut).append(question.id)
-                return prefix, prompt
+                return context, example
             if kept == least:
                 what = "the question with its answer" if answer else "the question"
                 self.report.dropped[question.id] = f"{what} alone is longer than the limit"
                 return None
             budget -= excess
+
+
+def _group(examples: list[tuple[str, Example]]) -> TokenGroup:
+    prefix, prompts = shared([(example.prefix, example.prompt) for _, example in examples])
+    return TokenGroup(prefix, [Branch(name, prompt, example.completion)
+                               for (name, example), prompt in zip(examples, prompts)])

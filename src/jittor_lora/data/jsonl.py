@@ -1,12 +1,14 @@
-"""JSON Lines: one object with `prompt` and `completion` a line."""
+"""JSON Lines: one object with `prompt` and `completion` per line; also as an array, or over several lines each."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
+from jittor_lora.data.records import advice, records
 from jittor_lora.data.subset import choose
 from jittor_lora.errors import UserError
 
@@ -49,6 +51,14 @@ class PromptData:
         prompts = [(self.prompts[i], n) for i, n in chosen]
         return PromptData(self.path, tuple(Prompt(p.id, p.text, p.completions[:n]) for p, n in prompts))
 
+    def only(self, ids: Container[str]) -> PromptData:
+        """The prompts with these ids."""
+        return PromptData(self.path, tuple(prompt for prompt in self.prompts if prompt.id in ids))
+
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Prompt id -> (): it is part of nothing that others are part of."""
+        return {prompt.id: () for prompt in self.prompts}
+
     def references(self) -> dict[str, list[str]]:
         """Prompt id -> all its completions, without surrounding whitespace."""
         return {prompt.id: [c.text.strip() for c in prompt.completions] for prompt in self.prompts}
@@ -71,39 +81,33 @@ def parse_jsonl(text: str, path: str | os.PathLike, purpose: str = "training") -
     """`read_jsonl` of a text already read."""
     offenders, optional = Offenders(path), purpose == "prompts"
     merged: dict[str, list[Completion]] = {}
-    first_line: dict[str, int] = {}
-    # Not splitlines: a JSON string may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            offenders.add(f"line {number}", f"a JSON object ({error})", line)
-            continue
+    first_place: dict[str, str] = {}
+    first: Any = None
+    for place, row in records(text, offenders):
+        first = row if first is None else first
         if not isinstance(row, dict):
-            offenders.add(f"line {number}", 'an object with "prompt" and "completion"', row)
+            offenders.add(place, 'an object with "prompt" and "completion"', row)
             continue
-        name = _name(row, number)
+        name = _name(row, place)
         prompt, completion = row.get("prompt", MISSING), row.get("completion", "" if optional else MISSING)
         for key, value in (("prompt", prompt), ("completion", completion)):
             if not is_text(value) or not (value or optional and key == "completion"):
                 found = row if value is MISSING else value
-                offenders.add(f"line {number}, {key}", f'"{key}" with a text that is not empty', found)
-        if name in first_line:
-            offenders.add(f"line {number}, id", f"an id not used before (it is in line {first_line[name]})", name)
+                offenders.add(f"{place}, {key}", f'"{key}" with a text that is not empty', found)
+        if name in first_place:
+            offenders.add(f"{place}, id", f"an id not used before (it is in {first_place[name]})", name)
         elif not is_text(name):
-            offenders.add(f"line {number}, id", "a text or a number", row["id"])
+            offenders.add(f"{place}, id", "a text or a number", row["id"])
         else:
-            first_line[name] = number
+            first_place[name] = place
             if not offenders.count:
                 merged.setdefault(prompt, []).append(Completion(name, completion))
-    offenders.check('Each line is one object: {"prompt": "…", "completion": "…"}.')
+    offenders.check(advice(first, 'Each line is one object: {"prompt": "…", "completion": "…"}.'))
     if not merged:
         raise UserError(f"{path}: no rows in it.")
     return PromptData(str(path), tuple(Prompt(rows[0].id, text, tuple(rows)) for text, rows in merged.items()))
 
 
-def _name(row: dict, number: int) -> Any:
-    name = row.get("id", number)
+def _name(row: dict, place: str) -> Any:
+    name = row.get("id", place.rpartition(" ")[2].replace(",", ""))
     return str(name) if type(name) is int else name if isinstance(name, str) else None

@@ -11,10 +11,10 @@ from jittor_lora.data.download import RemoteFile, fetch
 from jittor_lora.data.e2e import is_e2e, parse_e2e
 from jittor_lora.data.examples import Data
 from jittor_lora.data.jsonl import parse_jsonl
-from jittor_lora.data.reading import read_text
-from jittor_lora.data.squad import parse_squad
+from jittor_lora.data.reading import Offenders, read_text
+from jittor_lora.data.records import first_value, records
+from jittor_lora.data.squad import is_flat, parse_flat, parse_squad
 from jittor_lora.errors import UserError
-from jittor_lora.inputs import load_json
 
 SAMPLE = Path(__file__).parent / "sample"
 OFFICIAL = {
@@ -86,13 +86,16 @@ def load_data(name: str, split: str = "train", purpose: str = "training", cache:
     text = read_text(path)
     if is_e2e(text):
         return parse_e2e(text, path, purpose)
-    return (parse_squad if is_squad(text, path) else parse_jsonl)(text, path, purpose)
+    if is_squad(text, path):
+        return parse_squad(text, path, purpose)
+    first = next((value for _, value in records(text, Offenders(path))), None)
+    return (parse_flat if is_flat(first) else parse_jsonl)(text, path, purpose)
 
 
 def is_squad(text: str, path: str | os.PathLike) -> bool:
-    """SQuAD JSON (True) or JSON Lines (False)?
+    """SQuAD JSON (True) or records (False)?
 
-    JSON Lines is what has a whole JSON value without "data" in its first line, or whose first key is one of its own.
+    Records are what does not begin with an object that has "data".
 
     Raises:
         UserError: neither, as it does not begin like JSON.
@@ -106,13 +109,10 @@ def is_squad(text: str, path: str | os.PathLike) -> bool:
     # The usual cases, without parsing a large file twice.
     if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):
         return True
-    if re.match(r'\{\s*"(prompt|completion|id)"', start):
+    if re.match(r'\[|\{\s*"(prompt|completion|id)"', start):
         return False
-    try:
-        value = load_json(start.partition("\n")[0])
-    except ValueError:
-        return True
-    return isinstance(value, dict) and "data" in value
+    found = first_value(start)
+    return found is None or isinstance(found[0], dict) and "data" in found[0]
 
 
 def _nearest(path: Path) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
+from jittor_lora.data.records import records
 from jittor_lora.data.subset import choose
 from jittor_lora.errors import UserError
 
@@ -78,6 +80,15 @@ class SquadData:
             self.path, tuple(Paragraph(p.title, p.context, p.questions[:n]) for p, n in chosen), self.moved_answers
         )
 
+    def only(self, ids: Container[str]) -> SquadData:
+        """The questions with these ids."""
+        kept = (Paragraph(p.title, p.context, tuple(q for q in p.questions if q.id in ids)) for p in self.paragraphs)
+        return SquadData(self.path, tuple(p for p in kept if p.questions), self.moved_answers)
+
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Question id -> its article and its paragraph, within which questions are alike."""
+        return {q.id: (p.title, p.context) for p in self.paragraphs for q in p.questions}
+
     def references(self) -> dict[str, list[str]]:
         """Question id -> the texts of all its reference answers."""
         return {q.id: [a.text for a in q.answers] for p in self.paragraphs for q in p.questions}
@@ -106,14 +117,28 @@ def parse_squad(text: str, path: str | os.PathLike, purpose: str = "training") -
     except ValueError as error:
         raise UserError(f"{path}: {error}. Expected SQuAD v1.1 JSON; copy or download the file again.") from error
     reader = _Reader(path, purpose)
-    paragraphs = tuple(p for p in reader.paragraphs(whole) if p.questions)
-    reader.offenders.check(
-        "SQuAD 2.0's questions without an answer are not supported: use the v1.1 file, or leave out every question "
-        "with is_impossible." if reader.impossible else "Mend these places, or use the file as published."
-    )
-    if not paragraphs:
-        raise UserError(f"{path}: no questions in it.")
-    return SquadData(str(path), paragraphs, reader.moved)
+    return reader.read(tuple(p for p in reader.paragraphs(whole) if p.questions))
+
+
+def is_flat(first: Any) -> bool:
+    """Is this first record of a file a question of SQuAD with its context?"""
+    return isinstance(first, dict) and {"context", "question"} <= first.keys() and "prompt" not in first
+
+
+def parse_flat(text: str, path: str | os.PathLike, purpose: str = "training") -> SquadData:
+    """SQuAD as records of a question each, as the library datasets writes it: `context`, `question`, `answers` with the
+    lists `text` and `answer_start`, and `id` and `title` if there are any. Questions of a context are one paragraph.
+
+    Raises:
+        UserError: as `read_squad`.
+    """
+    reader = _Reader(path, purpose)
+    paragraphs = tuple(reader.flat(records(text, reader.offenders)))
+    return reader.read(paragraphs)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 class _Reader:
@@ -125,6 +150,20 @@ class _Reader:
         self.moved = 0
         self.impossible = False
         self.first_seen: dict[str, str] = {}
+
+    def read(self, paragraphs: tuple[Paragraph, ...]) -> SquadData:
+        """What was read.
+
+        Raises:
+            UserError: there were offenders, or no question at all.
+        """
+        self.offenders.check(
+            "SQuAD 2.0's questions without an answer are not supported: use the v1.1 file, or leave out every question "
+            "with is_impossible." if self.impossible else "Mend these places, or use the file as published."
+        )
+        if not paragraphs:
+            raise UserError(f"{self.offenders.path}: no questions in it.")
+        return SquadData(str(self.offenders.path), paragraphs, self.moved)
 
     def paragraphs(self, whole: Any) -> Iterator[Paragraph]:
         if not isinstance(whole, dict):
@@ -140,17 +179,50 @@ class _Reader:
                 questions = tuple(self._questions(paragraph, context, place))
                 yield Paragraph(title, context, questions)
 
+    def flat(self, rows: Iterable[tuple[str, Any]]) -> Iterator[Paragraph]:
+        """The paragraphs of rows with a question each, as the library datasets writes them."""
+        found: dict[tuple[str, str], list[Question]] = {}
+        for place, row in rows:
+            if not isinstance(row, dict):
+                self.offenders.add(place, "an object with context, question and answers", row)
+                continue
+            title = row.get("title", "")
+            context = self._text(row, "context", place)
+            entry = {"id": place.rpartition(" ")[2].replace(",", ""), **row, "answers": self._listed(row, place)}
+            question = self._question(entry, context, place)
+            if question is not None:
+                found.setdefault((title if is_text(title) else "", context), []).append(question)
+        for (title, context), questions in found.items():
+            yield Paragraph(title, context, tuple(questions))
+
+    def _listed(self, row: dict, place: str) -> Any:
+        """Answers one by one, of which datasets makes a list of texts and one of places."""
+        answers = row.get("answers", MISSING)
+        if not isinstance(answers, dict):
+            return answers
+        texts, starts = answers.get("text", MISSING), answers.get("answer_start", MISSING)
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            return [{"text": text, "answer_start": start} for text, start in zip(texts, starts)]
+        if self.purpose != "prompts":
+            self.offenders.add(f"{place}.answers", "lists text and answer_start of the same length", answers)
+        return MISSING
+
     def _questions(self, paragraph: dict, context: str, where: str) -> Iterator[Question]:
         for place, entry in self._objects(paragraph, "qas", where):
-            name, text = self._text(entry, "id", place), self._text(entry, "question", place)
-            if name in self.first_seen and name:
-                self.offenders.add(f"{place}.id", f"an id not used before (it is at {self.first_seen[name]})", name)
-            self.first_seen.setdefault(name, place)
-            if entry.get("is_impossible", False) is not False:
-                self.impossible = True
-                self.offenders.add(f"{place}.is_impossible", "false or nothing", entry["is_impossible"])
-                continue
-            yield Question(name, text, tuple(self._answers(entry, context, place)))
+            question = self._question(entry, context, place)
+            if question is not None:
+                yield question
+
+    def _question(self, entry: dict, context: str, place: str) -> Question | None:
+        name, text = self._text(entry, "id", place), self._text(entry, "question", place)
+        if name in self.first_seen and name:
+            self.offenders.add(f"{place}.id", f"an id not used before (it is at {self.first_seen[name]})", name)
+        self.first_seen.setdefault(name, place)
+        if entry.get("is_impossible", False) is not False:
+            self.impossible = True
+            self.offenders.add(f"{place}.is_impossible", "false or nothing", entry["is_impossible"])
+            return None
+        return Question(name, text, tuple(self._answers(entry, context, place)))
 
     def _answers(self, entry: dict, context: str, where: str) -> Iterator[Answer]:
         if self.purpose == "prompts":
@@ -164,7 +236,9 @@ class _Reader:
                 continue
             found = _nearest(context, text, start) if type(start) is int and start >= 0 and text and context else -1
             if found < 0 and text and context and self.purpose == "training":
-                self.offenders.add(f"{place}.text", "a text that occurs in the paragraph's context", text)
+                form = " (they differ in Unicode normal form alone: write both in NFC)" if _composed(text) in \
+                    _composed(context) else ""
+                self.offenders.add(f"{place}.text", f"a text that occurs in the paragraph's context{form}", text)
             self.moved += found not in (start, -1)
             yield Answer(text, found)
 

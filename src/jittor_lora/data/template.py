@@ -1,14 +1,13 @@
 """How a context, a question and an answer become a text, and where that text is cut.
 
-The text is tokenised in pieces: a prefix that the questions of one context share, the rest of the prompt, and the
-completion. The same pieces are encoded in training, generation and evaluation, so a model is always asked with the
-token ids it was trained on. Moreover they are, for a byte-level BPE, the ids of the whole text encoded at once: it
-splits a text into words before it merges, no word reaches from a non-space into a space, and the pieces are cut at
-just such places. The default template becomes
+A text has three pieces: a prefix that the questions of one context share, the rest of the prompt, and the completion.
+The default template becomes
 
     Context: <context>\\nQuestion: | <question>\\nAnswer: | <answer>
 
-with the space at the beginning of the piece that follows it.
+with the space at the beginning of the piece that follows it. There no word of GPT-2's tokenizer reaches from one piece
+into the next, so the pieces may be encoded one by one (`formats/tokenizer_steps.py`); for other tokenizers the ids of
+whole texts are compared (`data/encoding.py`).
 """
 
 from __future__ import annotations
@@ -52,6 +51,11 @@ class Template:
             return "", first + question + between + context + end
         cut = _border(between)
         return first + context + between[:cut], between[cut:] + question + end
+
+    @property
+    def end_of_prompt(self) -> str:
+        """The template's own words at the end of a prompt."""
+        return self._literals()[0][2].rstrip()
 
     def completion_text(self, answer: str) -> str:
         """What follows the prompt, without end of text; whitespace around the answer is dropped."""

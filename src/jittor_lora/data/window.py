@@ -15,15 +15,17 @@ WORD = re.compile(r"\s*\S{1,16}|\s+")
 class Words:
     """The words of a context with the tokens each takes.
 
-    Encoded one by one, words take about as many tokens as in their text; whoever needs the exact number encodes
-    the text that was cut out.
+    Encoded one by one, after a letter, words take about as many tokens as in their text; whoever needs the exact number
+    encodes the text that was cut out.
     """
 
     def __init__(self, context: str, tokenizer: TokenizerLike):
         self.context = context
         ends = [match.end() for match in WORD.finditer(context)]
         self.bounds = [0, *ends]  # word i is context[bounds[i]:bounds[i + 1]]
-        counts = (len(tokenizer.encode(context[a:b])) for a, b in zip(self.bounds, ends))
+        letter = tokenizer.begin("a")
+        after = tokenizer.extend("a", letter, (context[a:b] for a, b in zip(self.bounds, ends)))
+        counts = (max(len(ids) - len(letter), 0) for ids in after)
         self.costs = [0, *accumulate(counts)]  # tokens of the first i words
 
     def around(self, start: int, end: int, budget: int) -> tuple[int, int]:

@@ -73,15 +73,16 @@ def extremes(score: SquadScore, count: int) -> tuple[list[QuestionScore], list[Q
 
 def _groups(items: Sequence[Item], score: SquadScore, kind_of: Callable[[Item], str], order: Sequence[str],
             seed: int) -> list[Group]:
-    members: dict[str, list[QuestionScore]] = {name: [] for name in order}
-    for item, question in zip(items, score.per_question):
-        members[kind_of(item)].append(question)
-    return [Group(name, len(found), _percent([question.em for question in found], seed),
-                  _percent([question.f1 for question in found], seed)) for name, found in members.items() if found]
+    members: dict[str, list[int]] = {name: [] for name in order}
+    for index, item in enumerate(items):
+        members[kind_of(item)].append(index)
+    return [Group(name, len(found), *(_percent(score, field, found, seed) for field in ("em", "f1")))
+            for name, found in members.items() if found]
 
 
-def _percent(values: Sequence[float], seed: int) -> Estimate:
-    return mean_interval([100 * value for value in values], seed=seed)
+def _percent(score: SquadScore, field: str, members: Sequence[int], seed: int) -> Estimate:
+    values = [100 * getattr(score.per_question[index], field) for index in members]
+    return mean_interval(values, score.units.part(members), scale=(0, 100), seed=seed)
 
 
 def _bins(ends: Sequence[int]) -> list[str]:

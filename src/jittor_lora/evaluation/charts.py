@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -33,37 +34,71 @@ from jittor_lora.files import atomic_write
 _LABELS = {
     "en": {
         "loss title": "Loss during training",
-        "step": "Optimizer step",
+        "optimizer step": "Optimizer step",
+        "step": "Step",
+        "iteration": "Iteration",
+        "batch": "Batch",
+        "count": "Count of the progress bar",
+        "epoch": "Epoch",
+        "order": "Losses in the order of the log",
+        "at optimizer step": "at step {at}",
+        "at step": "at step {at}",
+        "at iteration": "at iteration {at}",
+        "at batch": "at batch {at}",
+        "at count": "at {at}",
+        "at epoch": "at epoch {at}",
+        "at order": "at number {at}",
         "loss": "Loss (nats per token)",
         "raw": "training",
         "smoothed": "training, mean of {count}",
         "validation": "validation",
-        "best": "lowest: {loss} at step {step}",
+        "best": "lowest: {loss} {place}",
         "score title": "Exact match and F1",
         "score": "Score (%)",
         "exact_match": "Exact match",
         "f1": "F1",
         "base": "base model",
         "adapter": "with adapter",
-        "interval": "{count} questions; whiskers: 95 % bootstrap interval",
+        "interval": "{samples}; whiskers: 95 % intervals",
+        "article": "{count} questions of {units} articles",
+        "paragraph": "{count} questions of {units} paragraphs",
+        "question": "{count} questions",
+        "prompt": "{count} prompts",
         "improvement title": "What is gained over {name}",
         "improvement": "Difference (points)",
     },
     "zh": {
         "loss title": "训练过程中的损失",
-        "step": "优化步数（步）",
+        "optimizer step": "优化步数（步）",
+        "step": "步数",
+        "iteration": "迭代次数",
+        "batch": "批次",
+        "count": "进度条计数",
+        "epoch": "轮次",
+        "order": "日志中的损失序号",
+        "at optimizer step": "第 {at} 步",
+        "at step": "第 {at} 步",
+        "at iteration": "第 {at} 次迭代",
+        "at batch": "第 {at} 批",
+        "at count": "计数 {at}",
+        "at epoch": "第 {at} 轮",
+        "at order": "第 {at} 个",
         "loss": "损失（奈特/词元）",
         "raw": "训练",
         "smoothed": "训练，{count} 个值的移动平均",
         "validation": "验证",
-        "best": "最低：{loss}（第 {step} 步）",
+        "best": "最低：{loss}（{place}）",
         "score title": "完全匹配（EM）与 F1",
         "score": "得分（%）",
         "exact_match": "完全匹配（EM）",
         "f1": "F1",
         "base": "基座模型",
         "adapter": "加适配器",
-        "interval": "{count} 个问题；误差线：95% 自助法置信区间",
+        "interval": "{samples}；误差线：95% 置信区间",
+        "article": "{units} 篇文章的 {count} 个问题",
+        "paragraph": "{units} 个段落的 {count} 个问题",
+        "question": "{count} 个问题",
+        "prompt": "{count} 个提示",
         "improvement title": "相对于“{name}”的提升",
         "improvement": "差值（百分点）",
     },
@@ -76,6 +111,7 @@ _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
 TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
 _LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
+_LISTED = "legend: "
 LARGEST_LOSS = 1e300  # near the largest float the places of the axis' ticks overflow
 _SHOWN_POINTS = 4000  # more than the picture has columns
 
@@ -87,13 +123,14 @@ def matplotlib_defaults() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "jittor-lora"
         matplotlib.rcParams["axes.unicode_minus"] = False  # WenQuanYi Zen Hei has no minus sign
+        matplotlib.rcParams["text.parse_math"] = False  # a name with $ is no formula
         yield
 
 
 @matplotlib_defaults()
 def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str | None = None, language: str = "en",
                font: str | os.PathLike | None = None) -> Figure:
-    """Training loss (raw, and its moving average) and validation loss, its lowest marked, over optimizer steps.
+    """Training loss (raw, and its moving average) and validation loss, its lowest marked, over the run.
 
     Args:
         smoothing: losses in the moving average; 1 draws none, None takes a tenth of them, at most 50.
@@ -123,14 +160,14 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
         best = int(np.argmin(validation.losses))
         axes.plot(validation.steps[best], validation.losses[best], linestyle="none", marker="*", markersize=17,
                   color=_VERMILION, markeredgecolor="white", markeredgewidth=1.2, zorder=4,
-                  label=labels["best"].format(loss=f"{validation.losses[best]:.4g}",
-                                              step=f"{validation.steps[best]:,.0f}"))
+                  label=labels["best"].format(loss=f"{validation.losses[best]:.4g}", place=labels[
+                      f"at {curves.unit}"].format(at=_place(validation.steps[best]))))
     if min(series.losses.min() for series in (train, validation or train)) >= 0:
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    axes.set_xlabel(labels["step"])
+    axes.set_xlabel(labels[curves.unit])
     axes.set_ylabel(labels["loss"])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=curves.unit != "epoch", nbins=8, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: _place(place)))
     axes.yaxis.set_major_formatter(_loss_ticks(axes.get_ylim()[1]))
     _finish(axes, face, title, columns=4)
     return figure
@@ -156,20 +193,19 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
     axes.set_ylim(0, max(1.0, intervals.max()) * 1.14)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
     axes.set_ylabel(labels["score"])
-    counts = sorted({metrics.count for _, metrics in systems})
-    _finish_bars(axes, face, title, labels, " / ".join(f"{count:,}" for count in counts), names)
+    _finish_bars(axes, face, title, labels, interval_label(language, [metrics for _, metrics in systems]), names)
     return figure
 
 
 @matplotlib_defaults()
-def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], count: int, *,
+def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], sample: Metrics, *,
                       language: str = "en", font: str | os.PathLike | None = None) -> Figure:
     """What each of `systems` (name, difference in EM, difference in F1, in points) gains over `first`, as bars.
 
     Other arguments as in `loss_chart`.
 
     Args:
-        count: of questions.
+        sample: scores on the same questions.
 
     Raises:
         UserError: no font has the characters.
@@ -188,7 +224,7 @@ def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Diffe
     axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 or low == 0 else 0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+g}" if points else "0"))
     axes.set_ylabel(labels["improvement"])
-    _finish_bars(axes, face, title, labels, f"{count:,}", names)
+    _finish_bars(axes, face, title, labels, interval_label(language, [sample]), names)
     return figure
 
 
@@ -225,6 +261,28 @@ def label_font(language: str, font: str | os.PathLike | None, *texts: str) -> Fo
     return find_font([*_LABELS[language].values(), *texts, "0123456789.,/e+-"], language, font)
 
 
+def interval_label(language: str, scores: Sequence[Metrics]) -> str:
+    """What was scored, and what the whiskers are."""
+    labels = _LABELS[language]
+    samples = sorted({(one.count, one.unit, one.units) for one in scores})
+    shown = " / ".join(labels[unit].format(count=f"{count:,}", units=f"{units:,}") for count, unit, units in samples)
+    return labels["interval"].format(samples=shown)
+
+
+def listed(label: str) -> str:
+    """The label of something that `add_legend` shows; Matplotlib leaves out those that begin with an underscore."""
+    return _LISTED + label
+
+
+def add_legend(axes: Axes, columns: int, **look: Any) -> Legend:
+    """A legend above the axes, where it hides no data, of all that has a label, whatever that begins with."""
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.3,
+                         **look)
+    for text in legend.get_texts():
+        text.set_text(text.get_text().removeprefix(_LISTED))
+    return legend
+
+
 def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
     """An empty figure, and the font for its labels, numbers and `texts`."""
     face = label_font(language, font, *texts)
@@ -247,7 +305,7 @@ def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, interval
     for index, (name, heights, ends) in enumerate(zip(names, values, intervals)):
         centres = np.arange(2) + (index - (len(names) - 1) / 2) * width
         low, high = ends.T
-        axes.bar(centres, heights, width * 0.94, color=colours[index % len(colours)], label=name)
+        axes.bar(centres, heights, width * 0.94, color=colours[index % len(colours)], label=listed(name))
         axes.errorbar(centres, heights, yerr=np.clip([heights - low, high - heights], 0, None), fmt="none", ecolor=INK,
                       elinewidth=1.4, capsize=5, capthick=1.4)
         for centre, height, bottom, top in zip(centres, heights, low, high):
@@ -259,16 +317,21 @@ def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, interval
     axes.set_xlim(-0.62, 1.62)
 
 
-def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], count: str,
+def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], intervals: str,
                  names: Sequence[str]) -> None:
     axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(labels["interval"].format(count=count))
+    axes.set_xlabel(intervals)
     columns = _LEGEND_WIDTH // (max(map(display_width, names)) + 6)
     _finish(axes, face, title, columns=max(1, min(columns, 3 if len(names) > 4 else 4)))
     axes.xaxis.label.set(size=SMALL, color=_FAINT)
     for label in axes.get_xticklabels():
         label.set_size(TEXT)
+
+
+def _place(value: float) -> str:
+    """A step, or an epoch, which may be a fraction."""
+    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.4g}"
 
 
 def _loss_ticks(highest: float) -> Formatter:
@@ -304,8 +367,7 @@ def _finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=SMALL)
-    box = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.3,
-                      borderpad=0.2, handlelength=1.6, handletextpad=0.5, columnspacing=1.4)
+    box = add_legend(axes, columns, borderpad=0.2, handlelength=1.6, handletextpad=0.5, columnspacing=1.4)
     rows = math.ceil(len(box.get_texts()) / columns)
     axes.set_title(title, loc="left", size=TITLE, pad=12 + 20 * rows)
     _set_fonts(axes, face, box)
@@ -319,4 +381,4 @@ def _set_fonts(axes: Axes, face: FontProperties, legend: Legend) -> None:
     for text in axes.findobj(Text):
         size = sizes.get(text, text.get_size())
         text.set_fontproperties(face)
-        text.set(size=size, color=INK, parse_math=False)
+        text.set(size=size, color=INK)

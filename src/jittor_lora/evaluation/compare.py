@@ -25,7 +25,7 @@ def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, st
     rows = [("", names[0], "95 %", names[1], "95 %", "difference", "95 %", "p")]
     for label, field, values in (("exact match", "exact_match", "em"), ("F1", "f1", "f1")):
         difference = paired_difference(*([getattr(question, values) for question in score.per_question]
-                                         for score in (base, adapter)), seed=seed)
+                                         for score in (base, adapter)), base.units, seed=seed)
         rows.append((label,
                      *_with_interval(getattr(before, field), getattr(before, f"{field}_interval")),
                      *_with_interval(getattr(after, field), getattr(after, f"{field}_interval")),
@@ -33,7 +33,7 @@ def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, st
                      f"{difference.p_value:.4f}"))
     notes = [f"{name}: {score.missing} of {score.count} questions without a prediction count as 0"
              for name, score in zip(names, (base, adapter)) if score.missing]
-    return "\n".join([table(rows), f"{base.count} questions, scores in percent", *notes])
+    return "\n".join([table(rows), f"{before.sample}, scores in percent; {before.claim}", *notes])
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -12,8 +12,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, matplotlib_defaults
-from jittor_lora.evaluation.fonts import find_font
+from jittor_lora.evaluation import charts
+from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, add_legend, matplotlib_defaults
 from jittor_lora.evaluation.metrics import Metrics
 
 _SIZE = (8.0, 4.5)
@@ -22,11 +22,10 @@ _SERIES = (("exact_match", "#0072B2", "o"), ("f1", "#D55E00", "s"))
 _LABELS = {
     "en": {"exact_match": "Exact match", "f1": "F1", "base": "base: {name} {score:.1f}", "score": "Score (%)",
            "examples": "Training examples", "rank": "Rank of the update", "rank title": "Scores by rank",
-           "examples title": "Scores by training examples",
-           "interval": "{count} questions; whiskers: 95 % bootstrap interval"},
+           "examples title": "Scores by training examples"},
     "zh": {"exact_match": "完全匹配（EM）", "f1": "F1", "base": "基座模型：{name} {score:.1f}", "score": "得分（%）",
-           "examples": "训练样本数", "rank": "更新的秩", "examples title": "得分与训练样本数", "rank title": "得分与秩",
-           "interval": "{count} 个问题；误差线：95% 自助法置信区间"},
+           "examples": "训练样本数", "rank": "更新的秩", "examples title": "得分与训练样本数",
+           "rank title": "得分与秩"},
 }
 
 
@@ -36,7 +35,7 @@ def label_font(language: str, font: str | os.PathLike | None) -> FontProperties:
     Raises:
         UserError: no font has the characters.
     """
-    return find_font([*_LABELS[language].values(), "0123456789.,%"], language, font)
+    return charts.label_font(language, font, *_LABELS[language].values())
 
 
 @matplotlib_defaults()
@@ -75,11 +74,9 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    count = max(metrics.count for _, metrics in points)
-    axes.set_xlabel(f"{labels[over]}\n{labels['interval'].format(count=f'{count:,}')}")
+    axes.set_xlabel(f"{labels[over]}\n{charts.interval_label(language, [metrics for _, metrics in points])}")
     axes.set_ylabel(labels["score"])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.3,
-                handlelength=1.8, columnspacing=1.2)
+    add_legend(axes, 4, handlelength=1.8, columnspacing=1.2)
     title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
     _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})
     figure.draw_without_rendering()
@@ -91,4 +88,4 @@ def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) ->
     """Sets the font of every text; those without a size of their own are small."""
     for text in axes.findobj(Text):
         text.set_fontproperties(face)
-        text.set(size=sizes.get(text, SMALL), color=INK, parse_math=False)
+        text.set(size=sizes.get(text, SMALL), color=INK)

@@ -53,7 +53,7 @@ def heat_map(values: Mapping[tuple[str, str], float], *, title: str, quantity: s
     figure.draw_without_rendering()  # adds the labels of the scale
     for text in figure.findobj(Text):
         text.set_fontproperties(face)
-        text.set(size=SMALL, parse_math=False)
+        text.set(size=SMALL)
         if text.get_gid() != "cell":
             text.set_color(INK)
     heading.set_size(TITLE)

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.bootstrap import CONFIDENCE, RESAMPLES, mean_interval
+from jittor_lora.evaluation.bootstrap import CONFIDENCE, METHOD, RESAMPLES, mean_interval
 from jittor_lora.evaluation.predictions import read_json
 from jittor_lora.evaluation.squad import SquadScore
+from jittor_lora.evaluation.units import UNITS, sample_shown
 from jittor_lora.files import write_json
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """EM and F1 over `count` questions in percent, with the ends of their 95 % bootstrap intervals."""
+    """EM and F1 over `count` questions in percent, with the ends of their 95 % bootstrap intervals.
+
+    Attributes:
+        unit, units: what the intervals are drawn from, and how many there are; see `units.py`.
+    """
 
     exact_match: float
     f1: float
@@ -24,28 +29,41 @@ class Metrics:
     missing: int
     exact_match_interval: tuple[float, float]
     f1_interval: tuple[float, float]
+    unit: str
+    units: int
+
+    @property
+    def sample(self) -> str:
+        """For people: 200 questions of 16 articles."""
+        return sample_shown(self.count, self.unit, self.units)
+
+    @property
+    def claim(self) -> str:
+        """For people: what the intervals and tests are about."""
+        return f"95 % intervals are for new {self.unit}s"
 
 
 def summarize(score: SquadScore, seed: int = 0) -> Metrics:
-    """The means of `score` with bootstrap intervals over its questions."""
+    """The means of `score` with bootstrap intervals."""
     def interval(values: list[float]) -> tuple[float, float]:
-        estimate = mean_interval(values, seed=seed)
+        estimate = mean_interval(values, score.units, seed=seed)
         return 100 * estimate.low, 100 * estimate.high
 
     return Metrics(score.exact_match, score.f1, score.count, score.missing,
                    interval([question.em for question in score.per_question]),
-                   interval([question.f1 for question in score.per_question]))
+                   interval([question.f1 for question in score.per_question]), score.units.name, len(score.units))
 
 
 def write_metrics(path: str | os.PathLike, metrics: Metrics, **more: object) -> None:
     """Write `metrics`, how the intervals were made, and `more` keys, atomically."""
     write_json(path, {**dataclasses.asdict(metrics),
-                      "interval": {"method": "percentile bootstrap over questions", "confidence": CONFIDENCE,
-                                   "resamples": RESAMPLES}, **more})
+                      "interval": {"method": METHOD, "confidence": CONFIDENCE, "resamples": RESAMPLES}, **more})
 
 
 def read_metrics(path: str | os.PathLike) -> Metrics:
-    """Read a metrics.json; other keys than those of `Metrics` are ignored, `missing` may be absent.
+    """Read a metrics.json; other keys than those of `Metrics` are ignored.
+
+    `missing` may be absent, and so may `unit` and `units`: before these were written, questions were resampled.
 
     Raises:
         UserError: not such a file; all missing or wrong keys are named.
@@ -54,13 +72,15 @@ def read_metrics(path: str | os.PathLike) -> Metrics:
     values = read_json(path, "the metrics.json of `jittor-lora evaluate`")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected the metrics.json of `jittor-lora evaluate`, found no JSON object.")
-    values = {"missing": 0, **values}
+    values = {"missing": 0, "unit": "question", "units": values.get("count"), **values}
     wrong = [f"{key}: expected a percentage from 0 to 100, found {values.get(key)!r}"
              for key in ("exact_match", "f1") if not _is_percentage(values.get(key))]
     wrong += [f"{key}: expected a whole number, found {values.get(key)!r}"
-              for key in ("count", "missing") if type(values.get(key)) is not int or values[key] < 0]
+              for key in ("count", "missing", "units") if type(values.get(key)) is not int or values[key] < 0]
     wrong += [f"{key}: expected [low, high] in percent, found {values.get(key)!r}"
               for key in ("exact_match_interval", "f1_interval") if not _is_interval(values.get(key))]
+    if values["unit"] not in UNITS:
+        wrong.append(f"unit: expected one of {', '.join(UNITS)}, found {values['unit']!r}")
     if wrong:
         raise UserError("\n  ".join([f"{path}: not the metrics.json of `jittor-lora evaluate`:", *wrong])
                         + "\nRun `jittor-lora evaluate` again, or name its metrics.json.")

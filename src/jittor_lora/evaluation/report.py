@@ -135,10 +135,11 @@ def _scores(report: Report) -> str:
         if any(perplexities):
             row.append("" if perplexity is None else f"{perplexity:.3f}")
         rows.append(row)
-    caption = f"{first.metrics.count:,} questions, in percent, with 95 % bootstrap intervals."
+    caption = f"{first.metrics.sample}, in percent; {first.metrics.claim}."
     if len(report.standings) > 1:
-        caption += (f" More: points above {first.name}, question by question, with the p-value of a randomisation test "
-                    f"(Holm's, if there are several). Won: right where {first.name} is not; lost: the reverse.")
+        caption += (f" More: points above {first.name} on the same questions, with the p-value of a randomisation test "
+                    f"that exchanges whole {first.metrics.unit}s (Holm's, if there are several). Won: right where "
+                    f"{first.name} is not; lost: the reverse.")
     missing = [f"<p>{_text(one.name)}: questions without a prediction, which count as 0: {one.metrics.missing:,}.</p>"
                for one in report.standings if one.metrics.missing]
     return _table(caption, heads, rows) + "".join(missing) + _charts(report.charts)
@@ -157,8 +158,8 @@ def _kinds(report: Report) -> str:
                 found = report.breakdowns[system.name][kind][number]
                 row += [_range(one.mean, (one.low, one.high)) for one in (found.exact_match, found.f1)]
             rows.append(row)
-    return _table("In percent, with 95 % bootstrap intervals. Lengths are in words; length and place are those of the "
-                  "most frequent reference answer.", heads, rows)
+    return _table(f"In percent; {report.standings[0].metrics.claim}. Lengths are in words; length and place are those "
+                  "of the most frequent reference answer.", heads, rows)
 
 
 def _texts(report: Report) -> str:
@@ -169,7 +170,7 @@ def _texts(report: Report) -> str:
     for name in names:
         found = [report.texts[system.name][name] for system in report.systems]
         rows.append([_text(name), *(one.shown for one in found), _text(found[0].note)])
-    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10. With 95 % bootstrap intervals.",
+    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10. 95 % intervals are for new prompts.",
                   ["Score", *(system.name for system in report.systems), "How"], rows, text_columns=(len(rows[0]) - 1,))
 
 

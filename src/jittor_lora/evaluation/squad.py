@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jittor_lora.errors import UserError
+from jittor_lora.evaluation.units import Units
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -35,13 +36,18 @@ class QuestionScore:
 
 @dataclass(frozen=True)
 class SquadScore:
-    """Means over `count` questions in percent; the `missing` ones, without a prediction, count as 0."""
+    """Means over `count` questions in percent; the `missing` ones, without a prediction, count as 0.
+
+    Attributes:
+        units: what intervals and tests resample.
+    """
 
     exact_match: float
     f1: float
     count: int
     missing: int
     per_question: list[QuestionScore]
+    units: Units
 
 
 def normalize_answer(text: str) -> str:
@@ -69,10 +75,14 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     return max(_token_f1(tokens, normalize_answer(reference).split()) for reference in references)
 
 
-def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> SquadScore:
+def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str],
+          places: Mapping[str, tuple[str, ...]] | None = None) -> SquadScore:
     """Score `predictions` (id -> text) on every question of `references` (id -> accepted answers).
 
     Predictions for other ids are ignored, as officially.
+
+    Args:
+        places: id -> article and paragraph, as the data tell; without them each question is taken to stand alone.
 
     Raises:
         UserError: there are no questions, or some have no reference.
@@ -91,7 +101,8 @@ def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str
                       f1=100.0 * sum(question.f1 for question in per_question) / count,
                       count=count,
                       missing=sum(question.prediction is None for question in per_question),
-                      per_question=per_question)
+                      per_question=per_question,
+                      units=Units.alone(count) if places is None else Units.choose([places[q] for q in references]))
 
 
 def _score_question(question: str, references: Sequence[str], prediction: str | None) -> QuestionScore:

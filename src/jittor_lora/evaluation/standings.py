@@ -61,7 +61,8 @@ def standings_table(found: Sequence[Standing]) -> str:
                      f"{one.metrics.f1:.2f}", interval(*one.metrics.f1_interval),
                      *_shown(one.exact_match), *_shown(one.f1),
                      *((f"{one.gained:,}", f"{one.lost:,}") if one.f1 else ("", ""))))
-    lines = [table(rows), f"{found[0].metrics.count:,} questions, scores in percent; more, won and lost: against "
+    sample = found[0].metrics
+    lines = [table(rows), f"{sample.sample}, scores in percent; {sample.claim}; more, won and lost: against "
              f"{found[0].name}"]
     lines += [f"{one.name}: {one.metrics.missing} of {one.metrics.count} questions without a prediction count as 0"
               for one in found if one.metrics.missing]
@@ -84,7 +85,8 @@ def _differences(first: System, others: Sequence[System], field: str, seed: int)
     def values(system: System) -> list[float]:
         return [100 * getattr(question, field) for question in system.score.per_question]
 
-    found = [paired_difference(values(first), values(system), seed=seed) for system in others]
+    found = [paired_difference(values(first), values(system), first.score.units, largest=100, seed=seed)
+             for system in others]
     adjusted = holm([difference.p_value for difference in found])
     return [Difference(difference.mean, difference.low, difference.high, p)
             for difference, p in zip(found, adjusted)]

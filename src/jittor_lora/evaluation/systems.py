@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jittor_lora import recipe
+from jittor_lora.data.examples import Data
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.predictions import read_json, read_predictions
 from jittor_lora.evaluation.squad import SquadScore, score
@@ -55,13 +56,13 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
     return [(f"{name or path.resolve().name} {folder.name}", folder / PREDICTIONS) for folder in found]
 
 
-def read_system(name: str, path: Path, references: Mapping[str, Sequence[str]]) -> System:
+def read_system(name: str, path: Path, data: Data) -> System:
     """The system whose predictions are in a file.
 
     Raises:
         UserError: the file cannot be used, or answers none of the questions.
     """
-    predictions = read_predictions(path)
+    predictions, references = read_predictions(path), data.references()
     if not references.keys() & predictions.keys():
         raise UserError(f"{path}: answers none of the {len(references)} questions of the data. Give the data that it "
                         "was made for.")
@@ -69,8 +70,18 @@ def read_system(name: str, path: Path, references: Mapping[str, Sequence[str]]) 
     measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
     perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
     run = run_of(path)
-    return System(name, score(references, predictions), {"predictions": str(path), **run_settings(run)}, run,
+    return System(name, score(references, predictions, data.places()),
+                  {"predictions": str(path), **run_settings(run)}, run,
                   perplexity if isinstance(perplexity, float) else None)
+
+
+def only_answered(systems: Sequence[System], data: Data) -> tuple[list[System], Data]:
+    """The systems, scored on the questions that at least one of them answered, and these questions."""
+    answers = [{q.id: q.prediction for q in system.score.per_question if q.prediction is not None}
+               for system in systems]
+    data = data.only({question for given in answers for question in given})
+    references, places = data.references(), data.places()
+    return [replace(system, score=score(references, given, places)) for system, given in zip(systems, answers)], data
 
 
 def run_of(path: str | os.PathLike) -> Path | None:

@@ -12,14 +12,14 @@ from itertools import zip_longest
 import numpy as np
 
 from jittor_lora.evaluation import nist
-from jittor_lora.evaluation.bootstrap import CONFIDENCE, percentiles, resampled_sums
+from jittor_lora.evaluation.bootstrap import CONFIDENCE, FEWEST_UNITS, METHOD, percentiles, resampled_sums
 from jittor_lora.evaluation.cider import cider
 from jittor_lora.evaluation.meteor import Unavailable, meteor
 from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
 
 RESAMPLES = 1_000
-INTERVAL = {"method": "percentile bootstrap over texts", "confidence": CONFIDENCE, "resamples": RESAMPLES}
+INTERVAL = {"method": METHOD, "unit": "prompt", "confidence": CONFIDENCE, "resamples": RESAMPLES}
 E2E_SCORES = ("BLEU-4", "NIST", "METEOR", "ROUGE-L (E2E)", "CIDEr")
 _PACKAGES = "pip install 'jittor-lora[metrics]'"
 
@@ -29,7 +29,8 @@ class TextScore:
     """Attributes:
         value: None if it could not be computed.
         note: how it was computed, or why not.
-        interval: the ends of its 95 % interval, percentile bootstrap over texts; None without a value.
+        interval: the ends of its 95 % interval, bootstrap over prompts; None without a value, or for fewer than
+            `FEWEST_UNITS` prompts.
     """
 
     value: float | None
@@ -39,9 +40,9 @@ class TextScore:
     @property
     def shown(self) -> str:
         """For people: value and interval, or "absent"."""
-        if self.value is None or self.interval is None:
+        if self.value is None:
             return "absent"
-        return "{:.2f} [{:.2f}, {:.2f}]".format(self.value, *self.interval)
+        return f"{self.value:.2f}" + (" [{:.2f}, {:.2f}]".format(*self.interval) if self.interval else "")
 
 
 def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str],
@@ -62,16 +63,20 @@ def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[st
     scores["CIDEr"] = _of_means(cider(words, true_words), "of COCO captions", seed)
     try:
         whole, drawn = meteor(words, true_words, resamples=RESAMPLES, seed=seed)
-        scores["METEOR"] = TextScore(100 * whole, "METEOR 1.5, English, normalised", percentiles(100 * drawn))
+        scores["METEOR"] = TextScore(100 * whole, "METEOR 1.5, English, normalised", _interval(100 * drawn, len(texts)))
     except Unavailable as reason:
         scores["METEOR"] = TextScore(None, str(reason))
     return scores
 
 
+def _interval(drawn: Sequence[float], prompts: int) -> tuple[float, float] | None:
+    return percentiles(np.asarray(drawn), prompts) if prompts >= FEWEST_UNITS else None
+
+
 def _of_sums(score: Callable[[np.ndarray], float], statistics: np.ndarray, note: str, seed: int) -> TextScore:
     """A score that is a function of the sums of the texts' statistics (n, k)."""
-    drawn = np.array([score(sums) for sums in resampled_sums(statistics, RESAMPLES, seed)])
-    return TextScore(score(statistics.sum(axis=0)), note, percentiles(drawn))
+    drawn = [score(sums) for sums in resampled_sums(statistics, RESAMPLES, seed)]
+    return TextScore(score(statistics.sum(axis=0)), note, _interval(drawn, len(statistics)))
 
 
 def _of_means(values: Sequence[float], note: str, seed: int) -> TextScore:
@@ -103,7 +108,7 @@ def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> d
         drawn = [BLEU.compute_bleu(sums[:order], sums[order:-2], *sums[-2:], smooth_method="exp", max_ngram_order=order)
                  for sums in resampled_sums(statistics, RESAMPLES, seed).astype(int).tolist()]
         scores[name] = TextScore(whole.score, str(metric.get_signature()),
-                                 percentiles(np.array([score.score for score in drawn])))
+                                 _interval([score.score for score in drawn], len(texts)))
     return scores
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
@@ -14,6 +15,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.finite import not_finite
 from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
+from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
 from jittor_lora.inputs import open_input, unique_keys
 from jittor_lora.lora.config import MAX_RANK
 from jittor_lora.patterns import wrong_amount, wrong_pattern
@@ -31,7 +33,7 @@ MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
 PREFIX = "base_model.model."
-_MATCHED = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")  # with the names of modules
+_MATCHED = ("rank_pattern", "alpha_pattern")  # at the ends of modules' names
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -71,6 +73,7 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
     if LONGEST_HEADER < length <= os.path.getsize(path):
         raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
     file = SafetensorsFile(path)
+    _unwrap(file)
     wrong = list(_wrong_entries(file))
     if numbers and not wrong:
         wrong = [f"{show(name)}: holds numbers that are not finite ({what})" for name, what in not_finite(file).items()]
@@ -79,6 +82,22 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
     if not file:
         raise UserError(f"{path}: holds no arrays.")
     return file
+
+
+def _unwrap(file: SafetensorsFile) -> None:
+    """Give tensors the names that PEFT saves; what was around these is said."""
+    wrapper = wrapper_of(file.entries, lambda name: name.startswith(PREFIX))
+    entries = {name[len(wrapper) :]: entry for name, entry in file.entries.items()}
+    inner = next((inner for inner in WRAPPERS if all(name.startswith(PREFIX + inner) for name in entries)), "")
+    entries, adapter = without_adapter_name({name.replace(inner, "", 1): entry for name, entry in entries.items()})
+    if len(entries) < len(file.entries):
+        return  # names that are told apart by it alone
+    file.entries = entries
+    for prefix in filter(None, (wrapper, inner)):
+        print(f"{file.path}: {wrapper_note(prefix)}", file=sys.stderr)
+    if adapter:
+        print(f"{file.path}: the tensors' names hold the adapter's own, {adapter}, which is left out; PEFT's "
+              "save_pretrained writes none.", file=sys.stderr)
 
 
 def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
@@ -128,14 +147,8 @@ def check_effort(path: Path, values: Mapping[str, Any], names: Sequence[str]) ->
     Raises:
         UserError: that may take long; all the patterns that are too much are named.
     """
-    wrong = []
-    for name in _MATCHED:
-        value = values.get(name)
-        # In a list are names.
-        patterns = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
-        problem = wrong_amount(patterns, names, at_parts=isinstance(value, dict))
-        if problem:
-            wrong.append(f"{name}: {problem}")
+    problems = {name: wrong_amount(values.get(name) or (), names, at_parts=True) for name in _MATCHED}
+    wrong = [f"{name}: {problem}" for name, problem in problems.items() if problem]
     if wrong:
         raise UserError(f"{path}:\n  " + "\n  ".join(wrong))
 

@@ -14,12 +14,12 @@ from typing import Any, Mapping
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_folder, atomic_write, write_json
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config, show
+from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import LoraConfig
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PART = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 

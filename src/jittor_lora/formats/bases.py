@@ -12,10 +12,11 @@ from typing import Callable
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats import hub, smollm2
+from jittor_lora.formats.first_bytes import GGUF, first_bytes
 from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
-from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, check_vocabulary, gguf_tokenizer, read_tokenizer
+from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, gguf_tokenizer, read_tokenizer
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -133,7 +134,9 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
         tokenizer = read_tokenizer(resolved.path, checkpoint.config)
         if tokenizer.origin == GPT2_SHIPPED:
             say(f"{resolved.path} holds no tokenizer: using {GPT2_SHIPPED}.")
-    check_vocabulary(tokenizer, checkpoint.config)
+    tokenizer.fit(checkpoint.config, checkpoint.end_ids)
+    for note in (*checkpoint.notes, *tokenizer.notes):
+        say(note)
     return checkpoint, tokenizer
 
 
@@ -213,7 +216,7 @@ class _Finder:
 
 
 def _local(name: str, path: Path) -> ResolvedBase:
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and (path.suffix == ".gguf" or first_bytes(path).startswith(GGUF)):
         return ResolvedBase(name, path, "gguf", f"the file {name}", local=True)
     return ResolvedBase(name, path, "folder", f"the folder {name}", local=True)
 

@@ -18,6 +18,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.formats.first_bytes import GGUF, described
 from jittor_lora.inputs import open_input
 
 # Metadata types by their number: struct codes, 8 is a string, 9 an array
@@ -61,8 +62,9 @@ class GgufFile(Mapping[str, np.ndarray]):
         try:
             self.metadata, self.entries = _read_header(self._bytes)
         except _Malformed as error:
-            raise UserError(f"{self.path}: not a usable GGUF file: {error}. "
-                            "The download may have broken off: fetch the file again.") from error
+            what = described(self._bytes[:64])
+            advice = f"It is {what}" if what else "The download may have broken off: fetch the file again"
+            raise UserError(f"{self.path}: not a usable GGUF file: {error}. {advice}.") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         import gguf.quants  # slow to import, and not needed by the other commands
@@ -143,7 +145,7 @@ class _Cursor:
 
 def _read_header(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     cursor = _Cursor(data)
-    if cursor.take(4) != b"GGUF":
+    if cursor.take(4) != GGUF:
         raise _Malformed("it does not begin with GGUF")
     version = cursor.number("I")
     if version not in (2, 3):

@@ -16,11 +16,13 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from jittor_lora.errors import UserError
+from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files import atomic_write, written_together
+from jittor_lora.formats.first_bytes import described, first_bytes
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
+from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
 from jittor_lora.inputs import load_json, read_input
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}
 _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
@@ -28,6 +30,15 @@ _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
 # Far above any: the largest tokenizer.json in use has 35 MB.
 LARGEST_JSON = 64 << 20  # bytes
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Settings of generation_config.json that change which tokens are chosen, and their values that change nothing
+_GENERATION = {
+    "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "num_beams": 1,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "min_length": 0, "min_new_tokens": None, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "stop_strings": None,
+}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -39,12 +50,31 @@ class Checkpoint:
         config: its sizes.
         tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
             loaded when it is asked for; float32 weights are read-only views of the mapped file.
+        notes: sentences on what was read otherwise than it is written.
         generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
+        end_ids: tokens at which config.json or generation_config.json says that a text ends.
     """
 
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        more = token_ids((self.generation_config or {}).get("eos_token_id"))
+        return (*self.config.eos_token_ids, *(token for token in more or () if 0 <= token < self.config.vocab_size))
+
+
+def sampling_lines(checkpoint: Checkpoint) -> list[str]:
+    """What is to be said of generation_config.json, whose ends of text alone are applied."""
+    wanted = checkpoint.generation_config or {}
+    if not wanted.get("do_sample"):  # transformers then draws nothing
+        wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
+    found = [f"{name} {wanted[name]}" for name, off in _GENERATION.items()
+             if wanted.get(name) not in (None, off)]
+    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the flags of the "
+            "same meaning if you want it."] if found else []
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:
@@ -114,7 +144,8 @@ def read_json(path: Path, object_of: Callable[[list[tuple[str, Any]]], dict[str,
     try:
         value = load_json(read_input(path, LARGEST_JSON).decode("utf-8"), object_pairs_hook=object_of)
     except ValueError as error:
-        raise UserError(f"{path}: expected JSON; found something else ({str(error)[:200]}).") from error
+        what = described(first_bytes(path)) or f"something else ({str(error)[:200]})"
+        raise UserError(f"{path}: expected JSON; found {what}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object; found {type(value).__name__}.")
     return value
@@ -134,12 +165,19 @@ def _read_folder(folder: Path) -> Checkpoint:
         raise UserError(_no_config(folder))
     config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
     files = [SafetensorsFile(path) for path in _weight_files(folder)]
-    generation = folder / "generation_config.json"
-    return Checkpoint(
-        config=config,
-        tensors=_Weights(folder, config, files),
-        generation_config=read_json(generation) if generation.is_file() else None,
-    )
+    weights = _Weights(folder, config, files)
+    notes = (f"{folder}: {wrapper_note(weights.wrapper)}",) if weights.wrapper else ()
+    return Checkpoint(config, weights, _generation_config(folder / "generation_config.json"), notes)
+
+
+def _generation_config(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    if token_ids(values.get("eos_token_id")) is None:
+        raise UserError(f"{path}: eos_token_id: expected a token id, a list of them, or null; found "
+                        f"{str(values['eos_token_id'])[:60]}.")
+    return values
 
 
 class _Weights(Mapping[str, np.ndarray]):
@@ -148,10 +186,12 @@ class _Weights(Mapping[str, np.ndarray]):
     def __init__(self, folder: Path, config: ModelConfig, files: list[SafetensorsFile]):
         self._shapes = tensor_shapes(config)
         self._places: dict[str, tuple[SafetensorsFile, str]] = {}
+        self.wrapper = wrapper_of((name for file in files for name in file.entries),
+                                  lambda name: _canonical(name, config.family) in self._shapes)
         problems = []
         for file in files:
             for name in file.entries:
-                canonical = _canonical(name, config.family)
+                canonical = _canonical(name[len(self.wrapper) :], config.family)
                 if _BUFFERS.fullmatch(name):
                     continue
                 if canonical in self._places:
@@ -159,18 +199,29 @@ class _Weights(Mapping[str, np.ndarray]):
                     problems.append(f"{name}: found twice, in {first} and {file.path.name}")
                 self._places[canonical] = file, name
         head = self._places.pop("lm_head.weight", None) if config.tied_head else None
-        problems += self._check(config)
-        if not problems and head is not None and not self._equals_embedding(head, config.family):
+        problems += self._misfits()
+        missing, unexpected = list(self._missing()), list(self._unexpected())
+        whole = not (problems or missing or unexpected)
+        if whole and head is not None and not self._equals_embedding(head, config.family):
             problems.append("lm_head.weight: differs from the embedding though config.json says tie_word_embeddings: "
                             "true. Set it to false there if the model has a head of its own")
-        if problems:
+        if problems or missing or unexpected:
             raise UserError(f"{folder}: the weights are not those of the {config.family} model in config.json:\n  "
-                            + shorten(problems, 20, "\n  "))
+                            + "\n  ".join(some_of_each(problems, missing, unexpected)))
 
-    def _check(self, config: ModelConfig) -> Iterator[str]:
+    def _missing(self) -> Iterator[str]:
         for name, shape in self._shapes.items():
             if name not in self._places:
                 yield f"{name}: missing, expected shape {shape}"
+
+    def _unexpected(self) -> Iterator[str]:
+        for name, (file, stored) in self._places.items():
+            if name not in self._shapes:
+                yield f"{stored}: unexpected, of shape {file.entries[stored].shape}"
+
+    def _misfits(self) -> Iterator[str]:
+        for name, shape in self._shapes.items():
+            if name not in self._places:
                 continue
             file, stored = self._places[name]
             entry = file.entries[stored]
@@ -178,9 +229,6 @@ class _Weights(Mapping[str, np.ndarray]):
                 yield f"{stored}: expected shape {shape}; found {entry.shape}"
             if entry.dtype not in FLOAT_TYPES:
                 yield f"{stored}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}"
-        for name, (file, stored) in self._places.items():
-            if name not in self._shapes:
-                yield f"{stored}: unexpected, of shape {file.entries[stored].shape}"
 
     def _equals_embedding(self, head: tuple[SafetensorsFile, str], family: str) -> bool:
         file, stored = self._places["transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"]
@@ -232,9 +280,8 @@ def _model_files(folder: Path) -> list[Path]:
 def _not_a_folder(path: Path) -> str:
     if not path.exists():
         return f"{path}: no such folder."
-    if path.suffix == ".safetensors":
-        return f"{path}: expected a folder; found a file. Name its folder, which must hold config.json too."
-    return f"{path}: expected a folder with config.json and model.safetensors; found a file."
+    what = described(first_bytes(path)) or "a file"
+    return f"{path}: expected a folder with config.json and model.safetensors; found {what}."
 
 
 def _no_config(folder: Path) -> str:

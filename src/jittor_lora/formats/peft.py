@@ -6,15 +6,15 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files import atomic_write, write_json, written_together
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
-from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
-from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord
+from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from jittor_lora.formats.base_record import BaseRecord
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, Copied
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
@@ -23,6 +23,7 @@ from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import leaves
+from jittor_lora.patterns import wrong_amount
 
 # Settings of PEFT's LoraConfig that are read, or say nothing about what an adapter computes.
 READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora",
@@ -121,9 +122,10 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
     folder = Path(folder)
     config = read_adapter_config(folder / CONFIG_FILE)
     arrays = read_adapter_weights(folder / WEIGHTS_FILE)
-    modules = {name.rpartition(".")[0] for name in arrays} | {leaf.name for leaf in leaves(model)}
-    check_effort(folder / CONFIG_FILE, read_config(folder / CONFIG_FILE), sorted(modules))
+    modules = sorted({name.rpartition(".")[0] for name in arrays} | {leaf.name for leaf in leaves(model)})
+    check_effort(folder / CONFIG_FILE, read_config(folder / CONFIG_FILE), modules)
     _check_ranks(folder, config, arrays)
+    written, config = config, _by_tensors(config, arrays, modules)
     try:
         _refuse_olora_of_gpt2(config, model)
         modules = {leaf.name: leaf.module.base if isinstance(leaf.module, Adapted) else leaf.module
@@ -133,6 +135,9 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
         check_fit(trained_shapes(model, config), arrays)  # before anything of that size is made
         adapter = inject(model, config, name=name)
         adapter.load(arrays)
+        if isinstance(written.target_modules, str):
+            adapter.config = replace(config, target_modules=written.target_modules,
+                                     exclude_modules=written.exclude_modules)
     except UserError as error:
         base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
@@ -286,9 +291,21 @@ def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
     return kept
 
 
+def _by_tensors(config: LoraConfig, arrays: Mapping[str, np.ndarray], modules: Sequence[str]) -> LoraConfig:
+    """The settings, with the modules that the file has tensors of where an expression may take long to match."""
+    expressions = filter(None, (config.target_modules, config.exclude_modules))
+    if not wrong_amount([value for value in expressions if isinstance(value, str)], modules, at_parts=False):
+        return config
+    return replace(config, target_modules=tuple(_adapted(arrays)), exclude_modules=())
+
+
+def _adapted(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    return list({name.rpartition(".")[0]: None for name in arrays if ".lora_" in name})
+
+
 def _fitted(config: LoraConfig, arrays: Mapping[str, np.ndarray], model: CausalLM) -> LoraConfig:
     """The settings without names that match nothing: PEFT needs one to match, and keeps the others."""
-    adapted = list({name.rpartition(".")[0]: None for name in arrays if ".lora_" in name})
+    adapted = _adapted(arrays)
     names = [leaf.name for leaf in leaves(model)]
     if not isinstance(config.target_modules, str):
         idle = idle_targets(adapted, config.target_modules)

@@ -17,14 +17,9 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.finite import all_finite, kinds
+from jittor_lora.formats.first_bytes import described
 from jittor_lora.inputs import load_json, open_input, unique_keys
 
-# What stands in place of the weights where a download went wrong, by how it begins.
-_NOT_WEIGHTS = {
-    b"version https://git-lfs": "a pointer of Git LFS. Run `git lfs pull` in its folder, or fetch the file itself",
-    b"<": "a web page. Fetch the file itself",
-    b"PK\x03\x04": "a zip or PyTorch file. Save the weights as safetensors",
-}
 # The reference implementation takes 100 MB, of which Python's objects would fill gigabytes; a tensor needs 150 bytes.
 _LONGEST_HEADER = 32 << 20
 _MOST_DIMENSIONS = 32  # numpy's limit
@@ -143,10 +138,9 @@ def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, En
     length = int.from_bytes(stream.read(8), "little")
     if length > _LONGEST_HEADER:
         stream.seek(0)
-        start = stream.read(64).lstrip()
-        for beginning, what in _NOT_WEIGHTS.items():
-            if start.startswith(beginning):
-                raise UserError(f"{path}: expected a safetensors file; found {what}.")
+        what = described(stream.read(64))
+        if what:
+            raise UserError(f"{path}: expected a safetensors file; found {what}.")
         raise UserError(f"{path}: not a safetensors file (its first bytes announce a header of {length} bytes).")
     if 8 + length > size:
         raise UserError(f"{path}: truncated: expected a header of {length} bytes; found {size - 8}. {again}")

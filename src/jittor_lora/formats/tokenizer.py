@@ -1,7 +1,8 @@
 """Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, or the metadata of a GGUF file.
 
-Text is data. Where it happens to contain a special token's spelling, such as <|endoftext|> in a paragraph, it is
-encoded as the characters it is made of; special tokens come into a stream by their ids alone.
+The ids of a whole text are those that transformers' AutoTokenizer makes of it, with one exception. Text is data: where
+it happens to contain a special token's spelling, such as <|endoftext|> in a paragraph, it is encoded as the characters
+it is made of (transformers' `split_special_tokens=True`), unless `special_tokens` says otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -21,6 +22,7 @@ from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, g
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
 from jittor_lora.formats.tokenizer_check import check_steps
+from jittor_lora.formats.tokenizer_steps import apply_config, around, cuts_before_space, spelling
 from jittor_lora.inputs import read_input
 from jittor_lora.model.config import ModelConfig
 
@@ -37,31 +39,76 @@ class Tokenizer:
 
     Attributes:
         eos_id: the token that ends a text, None if there is none.
+        end_ids: all tokens at which a text ends, that one among them.
+        opening: ids that the tokenizer puts before each text.
+        ending: ids that close a text that is whole: what the tokenizer puts after it, and the end of text.
+        special: the spellings of its special tokens.
+        cuts_before_space: are parts of a text, from a space on, encoded alone? See `tokenizer_steps.py`.
         vocab_size: the highest id plus one.
         origin: where it comes from, for messages.
+        notes: sentences on settings that are not applied.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, eos_id: int | None):
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, eos_id: int | None,
+                 end_ids: Iterable[int] = ()):
         """
         Args:
             backend: its special tokens are those that no text produces.
             config: what tokenizer_config.json holds.
+            end_ids: tokens at which a text ends besides those of backend and `eos_id`.
         """
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # "encode their spelling", not "make them"
         self._backend = backend
         self.config = dict(config)
+        self.notes: list[str] = []
         self.origin = origin
-        self.eos_id = eos_id
+        self.opening, closing = around(backend)
+        self.eos_id = closing[-1] if eos_id is None and closing else eos_id
+        self.ending = closing if self.eos_id in (None, *closing[-1:]) else [*closing, self.eos_id]
+        self.end_ids = frozenset([*end_ids, *self.ending[:1], *([] if self.eos_id is None else [self.eos_id])])
+        self.special = tuple(token.content for _, token in sorted(backend.get_added_tokens_decoder().items())
+                             if token.special)
         self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._rows = self.vocab_size  # of the model's embedding
+        self.cuts_before_space = cuts_before_space(backend)
+        self.special_tokens = "text"
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Nothing is added to it, and no special token comes out of it.
+    @property
+    def special_tokens(self) -> str:
+        """What a special token's spelling in a text is: "text" like any other, or the "token"."""
+        return "text" if self._backend.encode_special_tokens else "token"
+
+    @special_tokens.setter
+    def special_tokens(self, meaning: str) -> None:
+        self._backend.encode_special_tokens = meaning == "text"
+
+    def fit(self, config: ModelConfig, end_ids: Iterable[int] = ()) -> None:
+        """Take note of the model that reads the tokens.
+
+        Tokens that were added to the vocabulary and not to the model, such as [PAD], are let pass until a text needs
+        them.
+
+        Args:
+            end_ids: tokens at which the model says that a text ends.
 
         Raises:
-            UserError: the text has surrogates without a partner, which no UTF-8 text has; or the tokenizer has no
-                tokens for it.
+            UserError: the vocabulary, or what stands around each text, has ids for which the model has no embedding.
+        """
+        self._rows = config.vocab_size
+        count = 1 + max(self._backend.get_vocab(with_added_tokens=False).values(), default=-1)
+        needed = [*self.opening, *self.ending]
+        if count > self._rows or max(needed, default=-1) >= self._rows:
+            raise UserError(f"{self.origin}: the tokenizer has {self.vocab_size} tokens, the model's embedding only "
+                            f"{self._rows} rows. Use the tokenizer that belongs to the model.")
+        self.end_ids |= frozenset(end_ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as it begins a text, without what is put around one.
+
+        Raises:
+            UserError: the text has surrogates without a partner, which no UTF-8 text has; the tokenizer has no tokens
+                for it, or some that the model has no embedding for.
         """
         try:
             text.encode("utf-8")
@@ -69,12 +116,32 @@ class Tokenizer:
             shown = text[:60].encode("utf-8", "backslashreplace").decode()
             raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
         with _library(f"{self.origin}: the tokenizer fails at a text"):
-            return self._backend.encode(text, add_special_tokens=False).ids
+            ids = self._backend.encode(text, add_special_tokens=False).ids
+        if self._rows < self.vocab_size and max(ids, default=0) >= self._rows:
+            self._refuse(ids)
+        return ids
 
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of parts of a text that `encode` has taken."""
-        with _library(f"{self.origin}: the tokenizer fails at a text"):
-            return [found.ids for found in self._backend.encode_batch(texts, add_special_tokens=False)]
+    def begin(self, text: str) -> list[int]:
+        """Token ids of a text that may go on."""
+        return self.opening + self.encode(text)
+
+    def extend(self, text: str, ids: Sequence[int], parts: Iterable[str]) -> list[list[int]]:
+        """The token ids of `text` with each of these parts after it.
+
+        Args:
+            ids: of `text`, from `begin` or this function.
+
+        Returns: ids of whole texts. They need not start with `ids`: a token may reach from the text into the part.
+            Where the tokenizer cuts as GPT-2's does, parts are encoded alone, which is the same from a space on.
+        """
+        if self.cuts_before_space:
+            return [[*ids, *self.encode(part)] for part in parts]
+        return [self.begin(text + part) for part in parts]
+
+    def end(self, ids: list[int]) -> list[int]:
+        """The token ids of a text that is whole."""
+        spelled = self.special_tokens == "token" and self.ending and ids[-len(self.ending) :] == self.ending
+        return ids if spelled else ids + self.ending
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
@@ -85,6 +152,13 @@ class Tokenizer:
     def algorithm(self) -> str:
         """How texts are cut: "BPE", "Unigram", "WordPiece", "WordLevel"."""
         return type(self._backend.model).__name__
+
+    def _refuse(self, ids: Sequence[int]) -> None:
+        found = sorted({token for token in ids if token >= self._rows})
+        names = shorten((f"{self._backend.id_to_token(token)!r} ({token})" for token in found), 5)
+        raise UserError(f"{self.origin}: a text uses {names}, and the model's embedding has {self._rows} rows: the "
+                        "tokens were added to the tokenizer alone. Leave them out of the text, or give the model rows "
+                        "for them (resize_token_embeddings in transformers).")
 
     def token_text(self, token: int) -> str:
         """One token for display: its text, with bytes that are no whole character written \\x... ."""
@@ -106,22 +180,13 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", self.config)
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    """
-    Raises:
-        UserError: the tokenizer has ids for which the model has no embedding.
-    """
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{tokenizer.origin}: the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding "
-                        f"only {config.vocab_size} rows. Use the tokenizer that belongs to the model.")
-
-
 def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> Tokenizer:
     """The tokenizer in a Hugging Face directory.
 
     Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
-    if there is such a token (GPT-2's old files name none). A GPT-2 model whose folder has no tokenizer, which is
-    what saving the model alone leaves, has the shipped one; `origin` is then GPT2_SHIPPED.
+    if there is such a token (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model
+    whose folder has no tokenizer, which is what saving the model alone leaves, has the shipped one; `origin` is then
+    GPT2_SHIPPED.
 
     Raises:
         UserError: no tokenizer, or files that are malformed or do not fit together.
@@ -142,11 +207,16 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
         backend = gpt2_tokenizer()
     else:
         raise UserError(_no_tokenizer(folder))
+    with _library(f"{origin}: tokenizer_config.json"):
+        notes = apply_config(backend, config, origin, model.family if model else None,
+                             (folder / "tokenizer.json").is_file())
     eos_id = _end_of_text(backend, config, model, origin)
     if eos_id is not None and backend.id_to_token(eos_id) is not None:
         config.setdefault("eos_token", backend.id_to_token(eos_id))
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    return Tokenizer(backend, config, origin, eos_id)
+    tokenizer = Tokenizer(backend, config, origin, eos_id)
+    tokenizer.notes = notes
+    return tokenizer
 
 
 def gguf_tokenizer(file: GgufFile) -> Tokenizer:
@@ -185,8 +255,14 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
             config[f"{name}_token"] = token
     if isinstance(file.metadata.get("tokenizer.chat_template"), str):
         config["chat_template"] = file.metadata["tokenizer.chat_template"]
-    eos = config.get("eos_token")
-    return Tokenizer(backend, config, str(file.path), None if eos is None else vocab[eos])
+    config.update((key, metadata[key]) for key in ("add_bos_token", "add_eos_token") if type(metadata[key]) is bool)
+    if metadata["add_space_prefix"] is True:
+        raise UserError(f"{file.path}: tokenizer.ggml.add_space_prefix: expected false, as programs differ on what it "
+                        "means for this kind of tokenizer; found true. Use the model's Hugging Face directory.")
+    apply_config(backend, config, str(file.path))
+    ends = [metadata.token(f"{name}_token_id", tokens) for name in ("eos", "eot", "eom")]
+    return Tokenizer(backend, config, str(file.path), None if ends[0] is None else vocab[ends[0]],
+                     (vocab[token] for token in ends if token is not None))
 
 
 class _GgufMetadata:
@@ -223,10 +299,10 @@ def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None)
     """
     content = read_json(path)
     added = content.get("added_tokens")
-    ids = {model.eos_token_id, model.bos_token_id} if model else set()
+    ids = {*model.eos_token_ids, model.bos_token_id} if model else set()
     special = _special_tokens(config)
     for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and (_spelling(token) in special or type(token.get("id")) is int
+        if isinstance(token, dict) and (spelling(token) in special or type(token.get("id")) is int
                                         and token["id"] in ids):
             token["special"] = True
     check_steps(path, content)
@@ -272,18 +348,12 @@ def _special_tokens(config: Mapping[str, Any]) -> set[str]:
     for name in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(name)
         values += more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
-    return {text for text in map(_spelling, values) if text}
-
-
-def _spelling(token: Any) -> str | None:
-    """A token in a configuration is its text, or a dictionary with its `content`."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
+    return {text for text in map(spelling, values) if text}
 
 
 def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model: ModelConfig | None,
                  origin: str) -> int | None:
-    named = _spelling(config.get("eos_token"))
+    named = spelling(config.get("eos_token"))
     if named is not None:
         with _library(f"{origin}: eos_token"):
             token = backend.token_to_id(named)

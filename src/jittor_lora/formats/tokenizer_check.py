@@ -16,6 +16,7 @@ from jittor_lora.patterns import wrong_pattern
 
 LONGEST_INSERT = 64  # characters that a step puts in the place of others, or before a text
 MOST_GROWTH = 1_000  # times
+AROUND = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")  # steps that put tokens around a text
 _PROPERTY = re.compile(r"\\[pP]\{\^?\w+\}")  # which Python's expressions lack; any class takes as long
 
 
@@ -39,9 +40,16 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
                 wrong.append(f"{name}: {problem}, found {pattern[:60]!r}")
             if step.get("type") == "TemplateProcessing" and not _holds_text_once(step.get("single")):
                 wrong.append(f"{name}: expected a template that holds the text once")
+    around = [step["type"] for step in parts["post_processor"] if step.get("type") in AROUND]
+    if len(around) > 1:
+        wrong.append(f"post_processor: expected one step that puts tokens around a text; found {shorten(around, 5)}")
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        wrong.append(f"model.dropout: expected null, as the tokens of a text would be drawn anew at each reading; "
+                     f"found {str(model['dropout'])[:20]}. Set it to null there")
     if growth > MOST_GROWTH:
         wrong.append(f"normalizer: expected steps that make a text at most {MOST_GROWTH:,} times as long; found "
-                     f"{float(min(growth, 10**30)):.0e} times")
+                     f"{f'{growth:,}' if growth < 10**15 else 'more than 10^15'} times")
     if wrong:
         raise UserError(f"{path}:\n  {shorten(dict.fromkeys(wrong), 20, chr(10) + '  ')}")
 

@@ -9,7 +9,7 @@ from typing import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jittor_lora.errors import UserError
+from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.lora.adapted import Adapted, Choice, Copied
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
@@ -281,12 +281,13 @@ def check_fit(shapes: Mapping[str, Sequence[int]], arrays: Mapping[str, np.ndarr
     Raises:
         UserError: an array is missing, unexpected or misshapen; all are listed.
     """
-    wrong = [f"{name}: missing" for name in shapes if name not in arrays]
-    wrong += [f"{name}: no such module is adapted" for name in arrays if name not in shapes]
-    wrong += [f"{name}: expected shape {tuple(shape)}, found {tuple(arrays[name].shape)}"
-              for name, shape in shapes.items() if name in arrays and tuple(shape) != tuple(arrays[name].shape)]
-    if wrong:
-        raise UserError(f"The adapter does not fit the model:\n  {listing(wrong)}\n"
+    missing = [f"{name}: missing" for name in shapes if name not in arrays]
+    unknown = [f"{name}: no such module is adapted" for name in arrays if name not in shapes]
+    misshapen = [f"{name}: expected shape {tuple(shape)}, found {tuple(arrays[name].shape)}"
+                 for name, shape in shapes.items() if name in arrays and tuple(shape) != tuple(arrays[name].shape)]
+    if missing or unknown or misshapen:
+        wrong = "\n  ".join(some_of_each(missing, unknown, misshapen))
+        raise UserError(f"The adapter does not fit the model:\n  {wrong}\n"
                         "Load it with the base model and the target modules it was trained with.")
 
 

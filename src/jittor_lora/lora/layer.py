@@ -48,12 +48,13 @@ class Update(jt.Module):
         self.scaling, self.dropout = config.scaling_of(name), config.dropout
         a, b = start(config, name, seed, base.weight.shape, lambda: base.weight.numpy())
         self.lora_A, self.lora_B = jt.array(a), jt.array(b)
-        self.initial = (frozen(a), frozen(b)) if config.changes_base else None
         self.magnitude = jt.array(np.linalg.norm(base.weight.numpy(), axis=1)) if config.use_dora else None
         self.bias = jt.array(base.bias.numpy().copy()) if with_bias and base.bias is not None else None
         self.dropout_seed: int | None = None
         self.dropout_rows: Mapping[int, int] = {}
-        self._b_rows = frozen(trained_rows(base.out_features)) if config.qv_only and is_fused_qkv(name) else None
+        rows = trained_rows(base.out_features) if config.qv_only and is_fused_qkv(name) else None
+        self._b_rows = None if rows is None else frozen(rows)
+        self.initial = (frozen(a), frozen(b if rows is None else b * rows)) if config.changes_base else None
 
     @property
     def trained(self) -> dict[str, jt.Var]:
@@ -75,8 +76,10 @@ class Update(jt.Module):
         scale = self._scale(weight)
         if not self._drops:
             return (y + self._low_rank(x)) * scale
-        x = self._dropped(x)
-        return y + ops.linear(x, weight) * (scale - 1.0) + self._low_rank(x, dropped=True) * scale
+        seen = self._dropped(x)
+        if self.initial is not None:  # what was taken out of W sees all of x; `_low_rank` takes it out of what is seen
+            y = y - ops.low_rank(x - seen, *self.initial, self.scaling)
+        return y + ops.linear(seen, weight) * (scale - 1.0) + self._low_rank(seen, dropped=True) * scale
 
     def within(self, var, weight):
         """`var` (out, in), a weight, with this update applied to it; it takes the gradient."""

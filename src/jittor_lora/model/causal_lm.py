@@ -13,7 +13,7 @@ from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.layout import Layout
 from jittor_lora.model.modules import Pass, RowLabels, in_order
 from jittor_lora.model.recompute import recomputed
-from jittor_lora.ops import Matrix
+from jittor_lora.ops import Matrix, as_var
 from jittor_lora.runtime import jt
 
 
@@ -76,7 +76,7 @@ class CausalLM(jt.Module):
             x = self._final_norm(self._rows(tokens, run, wanted))
             if rows is None or np.array_equal(rows, distinct):
                 return x
-            return x[jt.array(order.astype(np.int32))]
+            return ops.rows(x, as_var(order.astype(np.int32)))
 
     def through(self, block: jt.Module, x, *context):
         """The rows x behind this block: block(x, *context)."""

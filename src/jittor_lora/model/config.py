@@ -33,8 +33,8 @@ _MOST_VOCABULARY, _MOST_WIDTH, _MOST_LAYERS, _MOST_HEADS, _MOST_POSITIONS = 1 <<
 class ModelConfig:
     """Sizes and settings of one base model.
 
-    `eos_token_id` and `bos_token_id` are None where config.json has none, or one outside the vocabulary
-    (transformers writes GPT-2's 50256 also for models with a small vocabulary); of a list, the first is taken.
+    `eos_token_ids` and `bos_token_id` are without those outside the vocabulary: transformers writes GPT-2's 50256 also
+    for models with a small one.
     """
 
     family: str  # "gpt2" or "llama"
@@ -49,10 +49,15 @@ class ModelConfig:
     norm_eps: float
     tied_head: bool
     rope_theta: float  # 0.0 for GPT-2, whose positions are learned
-    eos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     activation: str  # "gelu_tanh", "gelu_erf", "silu" or "relu"
     source: dict = field(compare=False, repr=False)  # config.json as read
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The first end of text, None if there is none."""
+        return next(iter(self.eos_token_ids), None)
 
     @classmethod
     def from_hugging_face(cls, config: dict, where: str) -> ModelConfig:
@@ -191,14 +196,18 @@ class _Fields:
             return supported[0]
         return activation
 
-    def token(self, name: str, default: int | None, vocab_size: int) -> int | None:
-        value = self.config.get(name, default)
-        if isinstance(value, list) and value:
-            value = value[0]
-        if value is not None and type(value) is not int:
-            self.problem(name, "a token id, a list of them, or null", value)
-            return None
-        return value if value is not None and 0 <= value < vocab_size else None
+    def tokens(self, name: str, default: int | None, vocab_size: int) -> tuple[int, ...]:
+        """Token ids within the vocabulary."""
+        found = token_ids(self.config.get(name, default))
+        if found is None:
+            self.problem(name, "a token id, a list of them, or null", self.config[name])
+        return tuple(token for token in found or () if 0 <= token < vocab_size)
+
+
+def token_ids(value: Any) -> list[int] | None:
+    """The ids in `eos_token_id` and its like: a number, a list of them or null; None for anything else."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return ids if all(type(token) is int for token in ids) else None
 
 
 def _read_gpt2(fields: _Fields) -> dict[str, Any]:
@@ -224,8 +233,8 @@ def _read_gpt2(fields: _Fields) -> dict[str, Any]:
         "norm_eps": fields.number("layer_norm_epsilon", 1e-5, 0, 1),
         "tied_head": fields.flag("tie_word_embeddings", True),
         "rope_theta": 0.0,
-        "eos_token_id": fields.token("eos_token_id", 50256, vocab_size),
-        "bos_token_id": fields.token("bos_token_id", 50256, vocab_size),
+        "eos_token_ids": fields.tokens("eos_token_id", 50256, vocab_size),
+        "bos_token_id": next(iter(fields.tokens("bos_token_id", 50256, vocab_size)), None),
         "activation": fields.activation("activation_function", "gelu_new", ("gelu_tanh", "gelu_erf", "relu", "silu")),
     }
 
@@ -257,8 +266,8 @@ def _read_llama(fields: _Fields) -> dict[str, Any]:
         "norm_eps": fields.number("rms_norm_eps", 1e-6, 0, 1),
         "tied_head": fields.flag("tie_word_embeddings", False),
         "rope_theta": _rope_theta(fields),
-        "eos_token_id": fields.token("eos_token_id", 2, vocab_size),
-        "bos_token_id": fields.token("bos_token_id", 1, vocab_size),
+        "eos_token_ids": fields.tokens("eos_token_id", 2, vocab_size),
+        "bos_token_id": next(iter(fields.tokens("bos_token_id", 1, vocab_size)), None),
         "activation": fields.activation("hidden_act", "silu", ("silu",)),
     }
 

@@ -55,8 +55,10 @@ class Block(jt.Module):
         self.mlp = FeedForward(weights.at("mlp"), config)
 
     def execute(self, x, run: Pass):
-        x = run.wanted(x) + self.attn(self.ln_1(x), run)
-        return x + self.mlp(self.ln_2(x))
+        x, into = ops.shared(x, 2)
+        x = ops.add(run.wanted(x), self.attn(self.ln_1(into), run))
+        x, into = ops.shared(x, 2)
+        return ops.add(x, self.mlp(self.ln_2(into)))
 
 
 class GPT2Model(jt.Module):
@@ -84,7 +86,7 @@ class GPT2LMHeadModel(CausalLM):
         self.lm_head = Linear(self.transformer.wte.weight) if config.tied_head else weights.linear("lm_head")
 
     def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
-        x = self.transformer.wte(tokens) + self.transformer.wpe(run.positions)
+        x = ops.add(self.transformer.wte(tokens), self.transformer.wpe(run.positions))
         *blocks, last = self.transformer.h
         for block in blocks:
             x = self.through(block, x, run)

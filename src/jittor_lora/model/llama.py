@@ -33,10 +33,11 @@ class Attention(jt.Module):
 
     def execute(self, x, run: Pass, rotation):
         n, c = x.shape[0], self.config
-        q = self.q_proj(run.wanted(x))
+        for_q, for_k, for_v = ops.shared(x, 3)
+        q = self.q_proj(run.wanted(for_q))
         q = ops.rotary(q.reshape((q.shape[0], c.heads, c.head_dim)), *map(run.wanted, rotation))
-        k = ops.rotary(self.k_proj(x).reshape((n, c.kv_heads, c.head_dim)), *rotation)
-        v = self.v_proj(x).reshape((n, c.kv_heads, c.head_dim))
+        k = ops.rotary(self.k_proj(for_k).reshape((n, c.kv_heads, c.head_dim)), *rotation)
+        v = self.v_proj(for_v).reshape((n, c.kv_heads, c.head_dim))
         return self.o_proj(run.attend(self.layer, q, k, v))
 
 
@@ -48,7 +49,8 @@ class FeedForward(jt.Module):
         self.down_proj = weights.linear("down_proj")
 
     def execute(self, x):
-        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))  # (N, D) → (N, F) → (N, D)
+        for_gate, for_up = ops.shared(x, 2)
+        return self.down_proj(ops.swiglu(self.gate_proj(for_gate), self.up_proj(for_up)))  # (N, D) → (N, F) → (N, D)
 
 
 class Block(jt.Module):
@@ -60,8 +62,10 @@ class Block(jt.Module):
         self.mlp = FeedForward(weights.at("mlp"))
 
     def execute(self, x, run: Pass, rotation):
-        x = run.wanted(x) + self.self_attn(self.input_layernorm(x), run, rotation)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x, into = ops.shared(x, 2)
+        x = ops.add(run.wanted(x), self.self_attn(self.input_layernorm(into), run, rotation))
+        x, into = ops.shared(x, 2)
+        return ops.add(x, self.mlp(self.post_attention_layernorm(into)))
 
 
 class LlamaModel(jt.Module):

@@ -9,7 +9,7 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.layout import Layout
-from jittor_lora.ops import AttentionPlan, Matrix, frozen
+from jittor_lora.ops import AttentionPlan, Matrix, as_var, frozen
 from jittor_lora.runtime import jt
 
 
@@ -119,7 +119,7 @@ class Pass:
                  wanted: np.ndarray | None = None, precision: str = "fp32"):
         self.positions, self._layout, self._precision = positions, layout, precision
         self._cache, self._rows = cache, rows
-        self._wanted = None if wanted is None else jt.array(np.asarray(wanted, np.int32))
+        self._wanted = None if wanted is None else as_var(np.asarray(wanted, np.int32)).stop_grad()
         self._plan = AttentionPlan(layout if wanted is None else layout.restricted(wanted), precision)
 
     def ending_in(self, wanted: np.ndarray | None) -> Pass:
@@ -130,7 +130,7 @@ class Pass:
 
     def wanted(self, x):
         """The rows of x (N, …) that go on: (M, …)."""
-        return x if self._wanted is None else x[self._wanted]
+        return x if self._wanted is None else ops.rows(x, self._wanted)
 
     def attend(self, layer: int, q, k, v):
         """q (N, H, d), k and v (N, G, d) of this layer: attended values, (N, H · d)."""

@@ -6,9 +6,11 @@ fused kernels, which run wherever there is no CUDA and the kernels compile.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 from jittor_lora.ops import portable
 from jittor_lora.ops.backend import has_kernel, portable_operations
-from jittor_lora.ops.matrix import Matrix, TrainedMatrix, frozen
+from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, relu, rotary_tables, silu
 from jittor_lora.runtime import jt
@@ -72,16 +74,51 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
     """See `portable.token_cross_entropy`."""
-    labels, weights = jt.array(labels), jt.array(weights)
+    labels, weights = as_var(labels), as_var(weights)
     if has_kernel("cross_entropy") and not head.trained:
         return _kernels().token_cross_entropy(hidden, head, labels, weights, smoothing)
     return portable.token_cross_entropy(hidden, head.var, labels, weights, smoothing)
+
+
+def add(x, y):
+    """See `portable.add`."""
+    return (_kernels() if has_kernel("arrays") else portable).add(x, y)
+
+
+def shared(x, count: int):
+    """See `portable.shared`."""
+    return (_kernels() if has_kernel("arrays") else portable).shared(x, count)
+
+
+def rows(x, index):
+    """See `portable.rows`."""
+    return (_kernels() if has_kernel("arrays") else portable).rows(x, index)
+
+
+def loss_per(loss, weight: float):
+    """See `portable.loss_per`."""
+    return (_kernels() if has_kernel("arrays") else portable).loss_per(loss, weight)
+
+
+def squared_norms(arrays: Sequence[jt.Var]):
+    """See `portable.squared_norms`."""
+    return (_kernels() if has_kernel("optimizer") else portable).squared_norms(arrays)
+
+
+def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
+          epsilon: float, factor: float = 1.0):
+    """See `portable.adamw`."""
+    return (_kernels() if has_kernel("optimizer") else portable).adamw(parameter, gradient, first, second, betas, decay,
+                                                                       rate, correction, epsilon, factor)
 
 
 __all__ = [
     "AttentionPlan",
     "Matrix",
     "TrainedMatrix",
+    "adamw",
+    "add",
+    "as_var",
     "attention",
     "dropout_mask",
     "frozen",
@@ -91,13 +128,17 @@ __all__ = [
     "layer_norm",
     "linear",
     "lora_linear",
+    "loss_per",
     "low_rank",
     "portable_operations",
     "relu",
     "rms_norm",
     "rotary",
     "rotary_tables",
+    "rows",
+    "shared",
     "silu",
+    "squared_norms",
     "swiglu",
     "token_cross_entropy",
 ]

@@ -10,7 +10,7 @@ from typing import Iterator
 from jittor_lora.errors import UserError
 from jittor_lora.runtime import jt, uses_onednn
 
-OPERATIONS = ("linear", "attention", "norms", "activations", "cross_entropy", "decoding")
+OPERATIONS = ("linear", "attention", "norms", "activations", "cross_entropy", "arrays", "optimizer", "decoding")
 
 _portable: set[str] = set()
 

@@ -50,8 +50,8 @@ class Matrix:
 
     def rows(self, ids: np.ndarray):
         """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
-        if self.precision == "fp32":
-            return self._forms["float32"][jt.array(ids)].stop_grad()
+        if self.precision == "fp32" and jt.flags.use_cuda:
+            return self.var[jt.array(ids)].stop_grad()
         return frozen(self.table[ids])
 
     @property
@@ -132,7 +132,12 @@ class TrainedMatrix(jt.Module):
 
 def frozen(array: np.ndarray):
     """A float32 Jittor array that gets no gradient."""
-    return jt.array(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+    return as_var(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+
+
+def as_var(array: np.ndarray):
+    """The same as a Jittor array. One of shape (1,) would be taken for a constant, and compiled as an operator."""
+    return jt.array(array[None]).reshape((1,)) if array.shape == (1,) else jt.array(array)
 
 
 def _release(array: np.ndarray) -> None:

@@ -386,3 +386,47 @@ class _TokenCrossEntropy(jt.Function):
     def grad(self, upstream):
         head = None if self.head_gradient is None else self.head_gradient * upstream
         return self.gradient * upstream, head, None, None, None
+
+
+def add(x, y):
+    """x + y, of the same shape."""
+    return x + y
+
+
+def shared(x, count: int):
+    """x for `count` operations, a tuple: the sum of their gradients is computed at once."""
+    return (x,) * count
+
+
+def rows(x, index):
+    """Rows of x (N, …) by their numbers (M,), int32, which may repeat: (M, …)."""
+    return x[index]
+
+
+def loss_per(loss, weight: float):
+    """loss / weight, (1,): the last operation before a gradient, which is taken of nothing else that is made of it."""
+    return loss / weight
+
+
+def squared_norms(arrays):
+    """The sum of the squares of each array: (number of arrays,)."""
+    return jt.stack([(array * array).sum() for array in arrays])
+
+
+def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
+          epsilon: float, factor: float):
+    """A step of Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2, lines 6 to 12).
+
+    Args:
+        parameter, gradient, first, second: of one shape; the latter two are the moments.
+        decay: what the parameter is multiplied by, 1 - the learning rate times the weight decay.
+        rate: the learning rate by what corrects the first moment, 1 - beta1^t.
+        correction: the root of 1 - beta2^t, by which that of the second moment is divided.
+        factor: what the gradient is multiplied by before.
+
+    Returns: parameter, first and second moment after it.
+    """
+    g = gradient if factor == 1.0 else gradient * factor
+    first = first * betas[0] + g * (1.0 - betas[0])
+    second = second * betas[1] + g * g * (1.0 - betas[1])
+    return parameter * decay - rate * first / (jt.sqrt(second) / correction + epsilon), first, second

@@ -10,8 +10,9 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_check import show
-from jittor_lora.formats.adapter_folder import CONFIG_FILE, AdapterFolder, read_adapter_folder, write_adapter_folder
-from jittor_lora.formats.base_record import RECORD_FILE, read_record
+from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
+from jittor_lora.formats.adapter_folder import AdapterFolder, read_adapter_folder, write_adapter_folder
+from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combination import Combination

@@ -11,6 +11,7 @@ from typing import Any
 from jittor_lora.data.examples import Data
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
@@ -21,7 +22,7 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
-from jittor_lora.evaluation.systems import PREDICTIONS, System, read_system, run_of, run_settings
+from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.files import make_writable, write_json
 
@@ -39,7 +40,7 @@ class Evaluation:
         adapters: (name, folder with its files) of each.
         with_base: answer with the base alone too.
         precisions, modes: each system answers once for each pair of these.
-        template, max_tokens, max_new_tokens, batch_size: as in `evaluate`.
+        template, max_tokens, max_new_tokens, batch_size, special_tokens: as in `evaluate`.
     """
 
     base: str
@@ -51,6 +52,7 @@ class Evaluation:
     max_tokens: int | None = None
     max_new_tokens: int = 32
     batch_size: int = 64
+    special_tokens: str = "text"
 
     def names(self) -> list[str]:
         """Of the systems, in the order in which they answer."""
@@ -66,7 +68,8 @@ class Evaluation:
 
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
-            title: str | None = None, language: str = "en", font: str | None = None) -> Path:
+            title: str | None = None, language: str = "en", font: str | None = None,
+            official: bool = False) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves in `output` report.html, comparison.json, plots/, and in systems/ what is answered now.
@@ -76,6 +79,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         train_data: report which of the questions are in it.
         against: name of the system that the others are compared with; by default the first.
         language, font: of the pictures.
+        official: questions that no system answered count as 0, by SQuAD's official rule, and are not left out.
 
     Returns: the report's path.
 
@@ -94,11 +98,18 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         questions = questions.subset(limit, seed)
     folder = Path(output)
     make_writable(folder)
-    references = questions.references()
-    read = [read_system(name, path, references) for name, path in predictions]
+    read = [read_system(name, path, questions) for name, path in predictions]
     training = items_of(load_data(train_data)) if train_data else None
     made = evaluated(evaluation, questions, folder / "systems", limit, seed) if evaluation else []
     systems = sorted([*made, *read], key=lambda system: system.name != against)
+    asked, left_out = len(questions.references()), ""
+    if not official:
+        systems, questions = only_answered(systems, questions)
+    references = questions.references()
+    if len(references) < asked:
+        left_out = (f"No system answered {asked - len(references):,} of the {asked:,} questions; they are left out. "
+                    "With --official they count as 0, as in SQuAD's official evaluation.")
+        print(left_out)
 
     items, found = items_of(questions), standings(systems, seed)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
@@ -106,7 +117,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         system.name: text_scores(references, _predictions(system), seed) for system in systems}
     shared = duplicates(training, items) if training is not None else None
     write_json(folder / "comparison.json", {
-        "data": questions.path, "questions": len(references), "seed": seed, "systems": standings_json(found),
+        "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
+        "systems": standings_json(found),
         "settings": {system.name: dict(system.settings) for system in systems},
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
         "text_scores": {name: {score: vars(value) for score, value in scores.items()}
@@ -119,7 +131,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
                      "Bars of exact match and F1; the numbers are in the table above")]
     if len(found) > 1:
         gains = [(one.name, one.exact_match, one.f1) for one in found[1:]]
-        charts.append(_drawn(improvement_chart(found[0].name, gains, found[0].metrics.count, **look),
+        charts.append(_drawn(improvement_chart(found[0].name, gains, found[0].metrics, **look),
                              folder / "plots" / "improvement",
                              f"Bars of the differences from {found[0].name}; the numbers are in the table above"))
     curves = [_drawn(loss_chart(read_run_losses(run), title=name, **look), folder / "plots" / f"loss-{number}",
@@ -127,7 +139,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
               for number, (run, name) in enumerate(_runs(systems).items(), 1)]
     report = folder / "report.html"
     title = title or f"Comparison: {', '.join(system.name for system in systems)}"
-    summary = f"{Path(questions.path).name}: {describe_data(questions)}"
+    summary = f"{Path(questions.path).name}: {describe_data(questions)}{'. ' if left_out else ''}{left_out}"
     write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
     print(standings_table(found))
     for system in systems:
@@ -141,10 +153,9 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
 
 def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int) -> list[System]:
     """Answer the questions with each system, a folder each, and read the answers back."""
-    references = data.references()
     systems = []
     for name, path, settings in _answered(evaluation, data, folder, seed):
-        system = read_system(name, path / PREDICTIONS, references)
+        system = read_system(name, path / PREDICTIONS, data)
         settings = {**settings, **({"questions": f"{limit} drawn with seed {seed}"} if limit else {})}
         run = run_of(settings["adapter"]) if settings["adapter"] else None
         systems.append(System(name, system.score, {**settings, **run_settings(run)}, run, system.perplexity))
@@ -160,9 +171,12 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
     template = Template(evaluation.template) if evaluation.template else Template()
     for precision in evaluation.precisions:
         loaded = load(evaluation.base, precision=precision)
+        loaded.tokenizer.special_tokens = evaluation.special_tokens
         limit = min(loaded.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
         questions = Questions.of(data, loaded.tokenizer, template, limit, evaluation.max_new_tokens)
         say(f"Base: {loaded.base.description}, {precision}")
+        for line in special_token_lines(texts_of(data), loaded.tokenizer.special, evaluation.special_tokens):
+            say(line)
         for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:
             facts = {}
             if path is not None:

@@ -17,7 +17,6 @@ from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
-from jittor_lora.evaluation.squad import score
 from jittor_lora.files import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.generation import Generator
@@ -56,12 +55,13 @@ def curve(config: CurveConfig) -> None:
 
     def scored(loaded: Loaded, where: Path, name: str) -> Metrics:
         limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+        loaded.tokenizer.special_tokens = config.special_tokens
         questions = Questions.of(questions_data, loaded.tokenizer, Template(config.template), limit)
         where = where / ("extractive" if config.extractive else "generated")
         if (where / "predictions.json").is_file():
             predictions = read_predictions(where / "predictions.json")
             if predictions.keys() == set(questions.ids):
-                return summarize(score(questions.references, predictions), config.seed)
+                return summarize(questions.score(predictions), config.seed)
         generator = Generator(loaded.model, loaded.tokenizer, Template(config.template))
         return summarize(score_and_write(generator, questions, where, name, config.seed,
                                          how=Answering(extractive=config.extractive)), config.seed)
@@ -144,13 +144,13 @@ def rows_of(over: str, base: Metrics, points: list[dict[str, Any]]) -> list[tupl
 
 
 def curve_table(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
-    return f"{table(rows_of(over, base, points))}\n{base.count:,} questions, scores in percent"
+    return f"{table(rows_of(over, base, points))}\n{base.sample}, scores in percent; {base.claim}"
 
 
 def markdown(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
     head, *rows = rows_of(over, base, points)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + f"\n\n{base.count:,} questions, scores in percent.\n"
+    return "\n".join(lines) + f"\n\n{base.sample}, scores in percent; {base.claim}.\n"
 
 
 def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:

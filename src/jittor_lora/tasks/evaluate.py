@@ -20,6 +20,7 @@ from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_gro
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.spans import MAX_WORDS
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.stream import micro_batches
 from jittor_lora.data.template import Template
@@ -31,9 +32,11 @@ from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.extraction import Extract, Extractor
 from jittor_lora.files import atomic_write, make_writable, written_together
+from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.generation import Decoding, Generator
 from jittor_lora.loading import load
+from jittor_lora.pace import Pace
 from jittor_lora.ranks import ALONE, Ranks, join
 from jittor_lora.waiting import silence_explained
 
@@ -53,6 +56,7 @@ class Questions:
         report: what was cut.
         max_new_tokens: room left for each answer.
         contexts: id → the whole context, of questions that have one.
+        places: id → where it stands in the data, see `SquadData.places`.
     """
 
     groups: list[TokenGroup]
@@ -60,6 +64,7 @@ class Questions:
     report: LengthReport
     max_new_tokens: int
     contexts: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
@@ -76,7 +81,11 @@ class Questions:
         groups, report = prompt_groups(data, tokenizer, template, limit - max_new_tokens)
         paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
         contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
-        return cls(groups, data.references(), report, max_new_tokens, contexts)
+        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places())
+
+    def score(self, predictions: Mapping[str, str]) -> SquadScore:
+        """Of answers by question id."""
+        return score(self.references, predictions, self.places)
 
     @property
     def ids(self) -> list[str]:
@@ -115,8 +124,8 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     """
     decoding, every = decoding or Decoding(questions.max_new_tokens, stop="\n"), questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
-    with counting(len(questions.ids), progress) as answered:
-        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(1),
+    with counting(len(questions.ids), progress, batch_size) as answered:
+        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
                                           rows=batch_size) if questions.groups else []
     return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
 
@@ -142,8 +151,8 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
               for group in questions.groups]
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
-    with counting(len(questions.ids), progress) as answered:
-        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(1))
+    with counting(len(questions.ids), progress, batch_size) as answered:
+        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
     found = ranks.gather(dict(zip(questions.ids, found)))
     return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
 
@@ -159,30 +168,39 @@ def longest_text(group: TokenGroup) -> int:
 
 
 @contextmanager
-def counting(total: int, name: str | None) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of questions answered since: a bar on a terminal, a line now and then else."""
-    terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
-    shown = started
+def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[], None]]:
+    """A function to call when a question is answered: a bar on a terminal, a line now and then else.
 
-    def answered(count: int) -> None:
+    Args:
+        together: questions that are answered at a time. All of these are read before the first has its answer, so that
+            the speed is that of the others.
+    """
+    terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
+    shown, pace = started, Pace(apart=together, least=max(2, together // 4))
+
+    def answered() -> None:
         nonlocal done, shown
         first_one()
-        bar.update(count)
-        done, now = done + count, time.monotonic()
+        pace.note()
+        done, now = done + 1, time.monotonic()
+        figures = f"{done / max(now - started, 1e-9):.1f} questions/s{pace.left(total - done)}"
+        bar.set_postfix_str(figures, refresh=False)
+        bar.update()
         if name is not None and not terminal and (done == total or now - shown >= LINE_SECONDS):
             shown = now
-            say(f"{name}: {done:,} of {total:,} questions, {done / (now - started):.1f} a second")
+            say(f"{name}: {done:,} of {total:,} questions, {figures}")
 
     hidden = name is None or not terminal
     with silence_explained(wanted=name is not None) as first_one, \
-            tqdm(total=total, desc=name, unit=" questions", file=sys.stderr, disable=hidden) as bar:
+            tqdm(total=total, desc=name, file=sys.stderr, disable=hidden, dynamic_ncols=True,
+                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]") as bar:
         yield answered
 
 
 def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
              limit: int | None = None, template: str | None = None, max_tokens: int | None = None, seed: int = 42,
              batch_size: int = BATCH_SIZE, how: Answering = Answering(),
-             precision: str = "fp32") -> dict[str, SquadScore]:
+             precision: str = "fp32", special_tokens: str = "text") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves in `output` predictions.json, metrics.json and questions.jsonl, and spans.jsonl of answers that are spans;
@@ -199,6 +217,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
     loaded = load(base, adapter, precision)
+    loaded.tokenizer.special_tokens = special_tokens
     longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
     text = Template(template) if template else Template()
     questions = Questions.of(questions_data, loaded.tokenizer, text, longest,
@@ -212,7 +231,8 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     say(f"Base: {loaded.base.description}")
     if adapter:
         say(f"Adapter: {adapter}")
-    for line in questions.report.lines():
+    for line in (*questions.report.lines(), *sampling_lines(loaded.checkpoint),
+                 *special_token_lines(texts_of(questions_data), loaded.tokenizer.special, special_tokens)):
         say(line)
     generator, scores = Generator(loaded.model, loaded.tokenizer, text), {}
     if loaded.adapter and with_base:
@@ -227,7 +247,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     else:
         found = summarize(scores[name], seed)
         say(f"EM {found.exact_match:.2f} {brackets(found.exact_match_interval)}, "
-            f"F1 {found.f1:.2f} {brackets(found.f1_interval)}, {found.count} questions (percent, 95 % intervals)")
+            f"F1 {found.f1:.2f} {brackets(found.f1_interval)}, {found.sample} (percent; {found.claim})")
     say(f"Predictions and scores: {output}")
     return scores
 
@@ -250,7 +270,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     else:
         predictions = answer(generator, questions, batch_size, name, how.decoding, ranks)
     loss = answer_loss(generator.model, truths, ranks) if truths else None
-    found = score(questions.references, predictions)
+    found = questions.score(predictions)
     if not ranks.first:
         return found
     if loss is not None:

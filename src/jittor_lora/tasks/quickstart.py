@@ -17,7 +17,7 @@ from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.metrics import summarize
 from jittor_lora.evaluation.predictions import read_predictions
-from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.evaluation.squad import SquadScore
 from jittor_lora.generation import Generator
 from jittor_lora.loading import Loaded, load
 from jittor_lora.locks import LOCK_FILE, locked
@@ -59,6 +59,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     loaded = load(config.base, precision=config.precision)
     say(f"Base: {loaded.base.description}")
     limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
+    loaded.tokenizer.special_tokens = config.special_tokens
     questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")
@@ -110,7 +111,7 @@ def scored(loaded: Loaded, questions: Questions, folder: Path, seed: int) -> Squ
     if path.is_file():
         predictions = read_predictions(path)
         if predictions.keys() == {branch.id for group in questions.groups for branch in group.branches}:
-            return score(questions.references, predictions)
+            return questions.score(predictions)
     return score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder, "base", seed)
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.base_record import RECORD_FILE
+from jittor_lora.formats.adapter_files import RECORD_FILE
 
 SETTINGS_FILE, SUMMARY_FILE, CHECKPOINTS, BEST = "config.yaml", "summary.json", "checkpoints", "best"
 PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from jittor_lora.config import RunConfig, flag
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.squad import score
 from jittor_lora.files import remove_leftovers
 from jittor_lora.formats.base_record import find_base
 from jittor_lora.formats.bases import WantedBase
@@ -45,10 +46,11 @@ from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_values import check_values, progress_of, settings_of, state_of
 from jittor_lora.training.log import NoLog, RunLog
-from jittor_lora.training.loop import Outcome, Progress, total_steps
+from jittor_lora.training.loop import Outcome, Progress, tokens_per_step, total_steps
 from jittor_lora.training.loop import train as train_loop
 from jittor_lora.training.optimizer import AdamW, loraplus_groups
 
+ARRAYS = "arrays-"  # begins a fingerprint made of arrays
 SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of `system_info`: who computes
 
 
@@ -86,6 +88,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
     loaded = loaded or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
+    loaded.tokenizer.special_tokens = config.special_tokens
     limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
     groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
@@ -102,7 +105,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
     progress = Progress()
     notes: list[str] = []
     if resume and ranks.first:
-        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities, system)
+        progress, notes = restore(folder / CHECKPOINTS, adapter, optimizer, config, identities,
+                                  {"data": groups, "dev": dev_groups}, system)
     progress = begin_alike(ranks, progress, adapter, optimizer)
 
     def save(progress: Progress) -> None:
@@ -126,17 +130,21 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
                                        ranks)
 
     total = total_steps(groups, config)
-    with RunLog(folder, total, tensorboard=config.tensorboard) if ranks.first else NoLog() as log:
+    with RunLog(folder, total, tensorboard=config.tensorboard, tokens_per_step=tokens_per_step(groups, config)) \
+            if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
-        log.config(config.model_dump())
+        log.config(config.recipe())
         log.system(system)
         record = loaded.record(folder)
         if record and ranks.first:
             record.write(folder)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
-                     *introduction(loaded, adapter, report, dev_report, total), *notes, *ranks_line(ranks)):
+                     *introduction(loaded, adapter, report, dev_report, total),
+                     *(line for data in read for line in
+                       special_token_lines(texts_of(data), loaded.tokenizer.special, config.special_tokens)),
+                     *notes, *ranks_line(ranks)):
             log.message(line)
         outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev, ranks)
@@ -278,12 +286,27 @@ def optimizer_of(config: RunConfig, adapter: Union[Adapter, WholeModel]) -> Adam
                  undecayed)
 
 
-def identity_of_data(groups: list[TokenGroup]) -> str:
-    """A fingerprint of tokenised examples."""
+def identity_of_data(groups: Sequence[TokenGroup]) -> str:
+    """A fingerprint of tokenised examples: SHA-256 of their ids and tokens, and of where each part ends."""
+    parts = [part for group in groups
+             for part in (group.prefix, *(tokens for b in group.branches for tokens in (b.prompt, b.completion)))]
+    names = [branch.id.encode() for group in groups for branch in group.branches]
+    sizes = [[len(group.branches) for group in groups], list(map(len, parts)), list(map(len, names))]
+    digest = hashlib.sha256()
+    for numbers in (list(map(len, sizes)), *sizes, list(itertools.chain.from_iterable(parts))):
+        digest.update(np.asarray(numbers, "<i8"))
+    digest.update(b"".join(names))
+    return ARRAYS + digest.hexdigest()
+
+
+def is_identity_of_data(identity: str, groups: Sequence[TokenGroup]) -> bool:
+    """Is it the fingerprint of these examples? Also one of an earlier version's checkpoint, which was made of JSON."""
+    if identity.startswith(ARRAYS):
+        return identity == identity_of_data(groups)
     digest = hashlib.sha256()
     for group in groups:
         digest.update(json.dumps(asdict(group)).encode())
-    return digest.hexdigest()
+    return identity == digest.hexdigest()
 
 
 def identity_of_base(checkpoint: Checkpoint) -> str:
@@ -299,13 +322,15 @@ def subset(data: Data, count: int | None, seed: int) -> Data:
 
 
 def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: AdamW, config: RunConfig,
-            identities: dict[str, str], system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
+            identities: Mapping[str, str], examples: Mapping[str, Sequence[TokenGroup]],
+            system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
     """Set adapter and optimiser, and the number of threads where it matters, to the newest readable checkpoint; where
     the run stands, and notes for the log.
 
     Args:
         config: whose settings must be those in the checkpoint, as far as they matter.
-        identities: fingerprints of "data", "dev" and "base", and the "precision" computed in; likewise.
+        identities: the fingerprint of "base", and the "precision" computed in; likewise.
+        examples: those of "data" and "dev"; likewise.
         system: what is used now, see `system_info`; a difference is only noted.
 
     Raises:
@@ -317,7 +342,7 @@ def restore(checkpoints: Path, adapter: Union[Adapter, WholeModel], optimizer: A
     path, state, skipped = found
     check_values(path, state.values)
     needed = state.values["threads"] if depends_on_threads(adapter) else None
-    refuse_another_run(path, state, config, identities, needed)
+    refuse_another_run(path, state, config, identities, examples, needed)
     progress = progress_of(state.values["progress"])
     try:
         adapter.load(_below("adapter.", state.arrays))
@@ -345,8 +370,8 @@ def depends_on_threads(adapter: Union[Adapter, WholeModel]) -> bool:
         for version in adapter.versions.values())
 
 
-def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: dict[str, str],
-                       needed_threads: int | None) -> None:
+def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, identities: Mapping[str, str],
+                       examples: Mapping[str, Sequence[TokenGroup]], needed_threads: int | None) -> None:
     """
     Args:
         needed_threads: number of threads on which the numbers of the run depend.
@@ -360,7 +385,7 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
         differences.append(f"the base is not that which this run began with ({config.base}); put it "
                            "back, or say with --base where it is")
     for name, what in (("data", "training"), ("dev", "validation")):
-        if before[name] != identities[name]:
+        if not is_identity_of_data(before[name], examples[name]):
             differences.append(f"the {what} examples are not those that this run began with ({getattr(config, name)}); "
                                "put the data file, the tokenizer and the template back, or say with "
                                f"{flag(name)} where the file is")
@@ -395,7 +420,7 @@ def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int
     questions = Questions.of(data, loaded.tokenizer, template, limit)
 
     def scores() -> dict[str, float]:
-        found = score(questions.references, answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
+        found = questions.score(answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
@@ -408,7 +433,8 @@ def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: Le
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
-    return [*lines, f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators."]
+    return [*lines, f"Steps: {total:,}." + (" The first one takes longer where Jittor still compiles operators."
+                                            if depends_on_threads(adapter) else "")]
 
 
 def trained_lines(loaded: Loaded, adapter: Union[Adapter, WholeModel]) -> list[str]:

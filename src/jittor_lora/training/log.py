@@ -42,20 +42,22 @@ class RunLog:
 
     Args:
         folder: the run folder, made if missing.
-        total_steps: optimizer steps of the whole run, for the percentage and the ETA.
+        total_steps: optimizer steps of the whole run, for the percentage and the time left.
         stream: where progress is shown, standard error by default.
         quiet: show nothing.
         tensorboard: write TensorBoard's event files too.
+        tokens_per_step: on average, for the time left.
 
     Raises (all methods):
         UserError: a file cannot be written or, when appending, holds something else than this run's earlier steps.
     """
 
     def __init__(self, folder: str | os.PathLike, total_steps: int | None = None,
-                 stream: TextIO | None = None, quiet: bool = False, tensorboard: bool = True):
+                 stream: TextIO | None = None, quiet: bool = False, tensorboard: bool = True,
+                 tokens_per_step: float | None = None):
         self.folder = Path(folder)
         self._tensorboard = tensorboard
-        self._progress = Progress(total_steps, None if quiet else stream or sys.stderr)
+        self._progress = Progress(total_steps, None if quiet else stream or sys.stderr, tokens_per_step)
         self._files: dict[str, BinaryIO] = {}
         self._events: EventWriter | None = None
         self._last_step: int | None = None  # None: nothing written or cut yet
@@ -140,7 +142,7 @@ class RunLog:
         self._append("run.log", "\n".join([f"{time.strftime('%Y-%m-%d %H:%M:%S')} system", *lines]))
 
     def config(self, settings: Mapping[str, Any]) -> None:
-        """Write the resolved settings (plain values only) to config.yaml, in the form of a recipe."""
+        """Write the resolved settings, as a recipe holds them, to config.yaml."""
         with atomic_write(self.folder / "config.yaml") as stream:
             yaml.safe_dump(dict(settings), stream, sort_keys=False, allow_unicode=True)
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
+import numpy as np
+
+from jittor_lora import ops
 from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup, separate
 from jittor_lora.data.parts import Part, parts
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.errors import Stopped
 from jittor_lora.model.causal_lm import CausalLM, check_range
+from jittor_lora.ops import frozen
 from jittor_lora.ranks import ALONE, Ranks
 from jittor_lora.runtime import jt
 from jittor_lora.training.log import RunLog
@@ -156,7 +161,7 @@ def train(
                 progress.skipped += 1
                 progress.skipped_in_a_row += 1
             else:
-                optimizer.step(clipped(gradients, norm, config.max_grad_norm), rate)
+                optimizer.step(gradients, rate, clip_scale(norm, config.max_grad_norm))
                 progress.skipped_in_a_row = 0
             progress.step, progress.train_loss = step + 1, loss
 
@@ -195,20 +200,14 @@ def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapp
     loss, gradients = 0.0, None
     for number, stream in enumerate(streams, first):
         prepare(number, stream)
-        part = stream_loss(model, stream, smoothing) / weight
+        part = ops.loss_per(stream_loss(model, stream, smoothing), weight)
         found = gradients_of(part, list(parameters.values()))
-        gradients = found if gradients is None else [g + f for g, f in zip(gradients, found)]
+        gradients = found if gradients is None else [ops.add(g, f) for g, f in zip(gradients, found)]
         jt.sync(gradients)
         loss += part.item()
     if gradients is None:
-        gradients = [jt.zeros_like(p).stop_grad() for p in parameters.values()]
+        gradients = [frozen(np.zeros(p.shape)) for p in parameters.values()]
     return loss, dict(zip(parameters, gradients))
-
-
-def clipped(gradients: dict[str, jt.Var], norm: float, max_norm: float) -> dict[str, jt.Var]:
-    """Gradients of this norm, scaled down to `max_norm` if it is larger; see `clip_scale`."""
-    scale = clip_scale(norm, max_norm)
-    return {name: g * scale for name, g in gradients.items()} if scale < 1.0 else gradients
 
 
 def stream_loss(model: CausalLM, stream: Stream, smoothing: float = 0.0):
@@ -269,6 +268,14 @@ def steps_per_epoch(groups: Sequence[TokenGroup], config: RunConfig) -> int:
     return math.ceil(questions / (config.batch_size * config.gradient_accumulation))
 
 
+def tokens_per_step(groups: Sequence[TokenGroup], config: RunConfig) -> float:
+    """Rows of a step on average, but for those of paragraphs that are cut."""
+    groups = groups if config.share_prefixes else separate(groups)
+    tokens = sum(len(group.prefix) + sum(len(b.prompt) + len(b.completion) - 1 for b in group.branches)
+                 for group in groups)
+    return tokens / steps_per_epoch(groups, config)
+
+
 def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
                config: RunConfig) -> Iterator[tuple[int, list[TokenGroup]]]:
     """(step, its examples) for the steps `start` to `total`; the order depends on the seed and the epoch alone."""
@@ -298,7 +305,12 @@ def interruption_noticed(quiet: bool = False) -> Iterator[Callable[[], int | Non
     ends; a second one interrupts. What is yielded gives the number of the signal.
 
     A compiler that Jittor started gets a terminal's Ctrl-C too. The operator then fails, and that interrupts.
+
+    Only the main thread is told of signals and may handle them: in another one nothing is noted.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     noted = []
 
     def note(number, frame):

@@ -7,7 +7,9 @@ from typing import Collection, Mapping
 
 import numpy as np
 
+from jittor_lora import ops
 from jittor_lora.errors import UserError
+from jittor_lora.ops import frozen
 from jittor_lora.runtime import jt
 
 
@@ -31,24 +33,22 @@ class AdamW:
 
     def __post_init__(self):
         self.steps = 0
-        self.first = {name: jt.zeros_like(p).stop_grad() for name, p in self.parameters.items()}
-        self.second = {name: jt.zeros_like(p).stop_grad() for name, p in self.parameters.items()}
+        self.first = {name: frozen(np.zeros(p.shape)) for name, p in self.parameters.items()}
+        self.second = {name: frozen(np.zeros(p.shape)) for name, p in self.parameters.items()}
 
-    def step(self, gradients: dict[str, jt.Var], learning_rate: float) -> None:
-        """One update of every parameter by its gradient, of the same shape."""
+    def step(self, gradients: dict[str, jt.Var], learning_rate: float, factor: float = 1.0) -> None:
+        """One update of every parameter by its gradient, of the same shape, times `factor`."""
         self.steps += 1
         beta1, beta2 = self.betas
         unbiased = 1.0 - beta1**self.steps
         correction = (1.0 - beta2**self.steps) ** 0.5
         for name, parameter in self.parameters.items():
-            g = gradients[name]
-            m = self.first[name] * beta1 + g * (1.0 - beta1)
-            v = self.second[name] * beta2 + g * g * (1.0 - beta2)
             rate = learning_rate * self.rates.get(name, 1.0)
-            kept = parameter * (1.0 - rate * (0.0 if name in self.undecayed else self.weight_decay))
-            self.first[name].update(m)
-            self.second[name].update(v)
-            parameter.update(kept - rate / unbiased * m / (jt.sqrt(v) / correction + self.epsilon))
+            decay = 1.0 - rate * (0.0 if name in self.undecayed else self.weight_decay)
+            after = ops.adamw(parameter, gradients[name], self.first[name], self.second[name], self.betas, decay,
+                              rate / unbiased, correction, self.epsilon, factor)
+            for array, value in zip((parameter, self.first[name], self.second[name]), after):
+                array.update(value)
         jt.sync_all()
 
     def moments(self) -> dict[str, jt.Var]:
@@ -100,7 +100,7 @@ def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
 
 def gradient_norm(gradients: dict[str, jt.Var]) -> float:
     """The Euclidean norm of all gradients as one vector."""
-    squares = jt.stack([(g * g).sum() for g in gradients.values()]).numpy()
+    squares = ops.squared_norms(list(gradients.values())).numpy()
     return float(np.sqrt(squares.astype(np.float64).sum()))
 
 

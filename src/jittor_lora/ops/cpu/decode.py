@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import ctypes
 import weakref
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.ops.cpu.interface import ENUMERATIONS, STRUCTURES
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.runtime import jt
 
-ACTIVATIONS = ("gelu_tanh", "gelu_erf", "silu", "relu")  # in the order of the kernels' `Activation`
+ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
 ROWS = 512  # read at a time: the states of many more do not stay in the cache
+_Matrix, _Linear, _Norm, _Layer, _Network, _Span, _Segment = (
+    STRUCTURES[name] for name in ("Matrix", "Linear", "Norm", "Layer", "Network", "Span", "Segment"))
 
 
 class LinearWeights(NamedTuple):
@@ -56,58 +58,23 @@ class Sizes(NamedTuple):
     bf16: bool
 
 
-class _Matrix(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("lora_b", c_void_p), ("outputs", c_int32),
-                ("rank", c_int32), ("rank_at", c_int32), ("unused", c_int32)]
-
-
-class _Linear(Structure):
-    _fields_ = [("lora_a", c_void_p), ("inputs", c_int32), ("ranks", c_int32), ("count", c_int32), ("unused", c_int32),
-                ("matrices", _Matrix * 3)]
-
-
-class _Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
-
-
-class _Layer(Structure):
-    _fields_ = [("attention_norm", _Norm), ("mlp_norm", _Norm),
-                *((name, _Linear) for name in ("qkv", "out", "up", "down"))]
-
-
-class _Network(Structure):
-    _fields_ = [("layers", POINTER(_Layer)), ("cosines", c_void_p), ("sines", c_void_p), ("last_norm", _Norm),
-                ("head", _Linear), ("screen", c_void_p),
-                *((name, c_int32) for name in ("layer_count", "width", "heads", "kv_heads", "head_dim", "inner",
-                                               "root_mean_square", "activation", "bf16")), ("eps", c_float)]
-
-
-class _Span(Structure):
-    _fields_ = [("memory", c_void_p), ("capacity", c_int32), ("rows", c_int32)]
-
-
-class _Segment(Structure):
-    _fields_ = [("prefix", _Span), ("own", _Span), ("first", c_int32), ("count", c_int32), ("wanted", c_int32),
-                ("unused", c_int32)]
-
-
 def pack(weight: np.ndarray, bf16: bool):
     """`weight` (out, in), float32 and contiguous, in panels, as float32 or rounded to bfloat16: uint8 bytes."""
-    packed = jt.empty((_library().jl_decode_packed_size(*weight.shape, int(bf16)),), "uint8")
+    packed = jt.empty((library().jl_decode_packed_size(*weight.shape, int(bf16)),), "uint8")
     packed.sync()
-    _library().jl_decode_pack(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
+    library().jl_decode_pack(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
     return packed
 
 
 def pack_screen(weight: np.ndarray, bf16: bool):
     """`weight` (out, in), float32 and contiguous, as bytes with bounds on what they leave out: uint8. They find the
     largest of the products with float32 or bfloat16 weights; None on processors where that is not faster."""
-    size = _library().jl_decode_screen_size(*weight.shape)
+    size = library().jl_decode_screen_size(*weight.shape)
     if not size:
         return None
     packed = jt.empty((size,), "uint8")
     packed.sync()
-    _library().jl_decode_pack_screen(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
+    library().jl_decode_pack_screen(_at(weight), *weight.shape, int(bf16), packed.raw_ptr)
     return packed
 
 
@@ -115,7 +82,7 @@ class Span:
     """Room for the keys and values of `rows` rows of a network with these sizes; `used` of them are there."""
 
     def __init__(self, layers: int, sizes: Sizes, rows: int):
-        panel = _library().jl_decode_panel()
+        panel = library().jl_decode_panel()
         self.capacity, self.used = -(-rows // panel) * panel, 0
         wide = -(-sizes.head_dim // panel) * panel
         self.memory = np.empty(layers * sizes.kv_heads * self.capacity * (sizes.head_dim + wide), np.float32)
@@ -163,7 +130,7 @@ class Network:
                  screen: Callable[[], Any], rotation: Optional[tuple[np.ndarray, np.ndarray]] = None):
         self.sizes, self.vocabulary, self.layers = sizes, head.outputs, len(layers)
         self._screen = screen
-        self._panel, self._vector = _library().jl_decode_panel(), _library().jl_decode_vector()
+        self._panel, self._vector = library().jl_decode_panel(), library().jl_decode_vector()
         self._kept: list[Any] = []  # what the structures point to
         self._space, self._room, self._free = None, 0, lambda: None
         width, attended = sizes.width, sizes.heads * sizes.head_dim
@@ -173,8 +140,8 @@ class Network:
         self._layers = (_Layer * len(made))(*made)
         cosines, sines = (self._keep(table) for table in rotation) if rotation else (None, None)
         self._network = _Network(
-            self._layers, cosines, sines, self._norm(last_norm), self._linear(width, [head]), None, len(made), width,
-            sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, int(sizes.root_mean_square),
+            ctypes.addressof(self._layers), cosines, sines, self._norm(last_norm), self._linear(width, [head]), None,
+            len(made), width, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, int(sizes.root_mean_square),
             ACTIVATIONS.index(sizes.activation), int(sizes.bf16), sizes.norm_eps)
 
     def new_span(self, rows: int) -> Span:
@@ -228,8 +195,8 @@ class Network:
             reading.own.used += reading.rows
             if reading.prefix is not None:
                 segment.prefix = reading.prefix._structure()
-        finite = _library().jl_decode(ctypes.byref(self._network), self._workspace(first), first, _at(embedded),
-                                      _at(positions), len(made), made, _at(logits), _at(tokens))
+        finite = library().jl_decode(ctypes.byref(self._network), self._workspace(first), first, _at(embedded),
+                                     _at(positions), len(made), made, _at(logits), _at(tokens))
         if not finite:
             raise UserError("The model gives numbers that are not finite: weights of the base or of the adapter are "
                             "damaged. Fetch or train them again.")
@@ -237,11 +204,9 @@ class Network:
     def _workspace(self, rows: int) -> int:
         """The address of room for the states of so many rows; it is kept, and grows."""
         if rows > self._room:
-            made = _library().jl_decode_workspace(ctypes.byref(self._network), rows)
-            if not made:
-                raise MemoryError(f"no memory for the states of {rows} rows")
+            made = library().jl_decode_workspace(ctypes.byref(self._network), rows)
             self._free()
-            self._free = weakref.finalize(self, _library().jl_decode_free, made)
+            self._free = weakref.finalize(self, library().jl_decode_free, made)
             self._space, self._room = made, rows
         return self._space
 
@@ -297,17 +262,6 @@ def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
                 part, room = [], ROWS
     if part:
         yield part
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    found.jl_decode_packed_size.restype = c_int64
-    found.jl_decode_pack.argtypes = [c_void_p, c_int, c_int, c_int, c_void_p]
-    found.jl_decode_screen_size.restype = c_int64
-    found.jl_decode_pack_screen.argtypes = [c_void_p, c_int, c_int, c_int, c_void_p]
-    found.jl_decode_workspace.restype, found.jl_decode_free.argtypes = c_void_p, [c_void_p]
-    found.jl_decode.argtypes = [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p]
-    return found
 
 
 def _at(array: Optional[np.ndarray]) -> Optional[int]:

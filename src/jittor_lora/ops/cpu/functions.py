@@ -1,53 +1,24 @@
 """The operations of `portable` as fused kernels on the CPU: the same arguments, the same values and gradients.
 
-Each is a `jt.code` operator whose body calls the compiled library, so that Jittor schedules it like its own. Weights
-are frozen here: an operation on weights that take a gradient is the portable one's.
+Each is an operator that Jittor schedules like its own (`operator.py`); what it hands to the kernel is read in
+kernels/operators.cpp. Weights are frozen here: an operation on weights that take a gradient is the portable one's.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Sequence
+
+import numpy as np
+
 from jittor_lora.ops import portable
-from jittor_lora.ops.cpu.library import library
+from jittor_lora.ops.cpu.interface import CONSTANTS
+from jittor_lora.ops.cpu.operator import call
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.runtime import jt
 
-RANKS_AT_A_TIME = 8  # of the kernel: its projections have a multiple of so many columns
-
-HEADER = """
-#include <stdint.h>
-extern "C" {
-void jl_layer_norm_forward(const float*, const float*, const float*, float*, int, int, double);
-void jl_layer_norm_backward(const float*, const float*, const float*, float*, int, int, double);
-void jl_rms_norm_forward(const float*, const float*, float*, int, int, double);
-void jl_rms_norm_backward(const float*, const float*, const float*, float*, int, int, double);
-void jl_gelu_forward(const float*, float*, int64_t);
-void jl_gelu_backward(const float*, const float*, float*, int64_t);
-void jl_swiglu_forward(const float*, const float*, float*, int64_t);
-void jl_swiglu_backward(const float*, const float*, const float*, float*, float*, int64_t);
-void jl_rotary(const float*, const float*, const float*, float*, int, int, int, double);
-void jl_linear_forward(const float*, const void*, int, const float*, const float*, const float*, int, double, double,
-                       double, double, double, float*, float*, int, int, int);
-void jl_linear_backward(const float*, const float*, const float*, const void*, int, const float*, const float*, int,
-                        double, double, double, double, double, float*, float*, float*, int, int, int);
-void jl_attention_forward(const float*, int, const float*, const float*, int, const int*, const int*, int, float*,
-                          float*, int, int, int, int);
-void jl_attention_backward(const float*, int, const float*, const float*, int, const int*, const int*, const int*, int,
-                           const float*, const float*, const float*, float*, float*, float*, int, int, int, int, int);
-void jl_cross_entropy(const float*, const float*, const char*, const char*, const int*, const float*, double, float*,
-                      float*, int, int, int);
-}
-#include <string.h>
-"""
-
-
-def _kernel(shapes, inputs, call: str, **numbers):
-    """The outputs (float32) of one call into the library; `numbers` are read as data["name"] in it."""
-    library()
-    single = not isinstance(shapes, list)
-    made = jt.code([shapes] if single else shapes, ["float32"] * (1 if single else len(shapes)), inputs,
-                   cpu_header=HEADER, cpu_src=call, data={name: float(value) for name, value in numbers.items()})
-    return made[0] if single else made
+RANKS_AT_A_TIME = CONSTANTS["RANKS_AT_A_TIME"]
 
 
 def _takes_gradient(*variables) -> bool:
@@ -63,15 +34,11 @@ def layer_norm(x, weight, bias, eps: float):
 class _LayerNorm(jt.Function):
     def execute(self, x, weight, bias, eps):
         self.inputs = x, weight, eps
-        return _kernel(x.shape, [x, weight, bias],
-                       'jl_layer_norm_forward(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, data["eps"]);',
-                       eps=eps)
+        return call("layer_norm_forward", [x.shape], [x, weight, bias], eps)[0]
 
     def grad(self, upstream):
         x, weight, eps = self.inputs
-        return _kernel(x.shape, [x, weight, upstream],
-                       'jl_layer_norm_backward(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, data["eps"]);',
-                       eps=eps), None, None, None
+        return call("layer_norm_backward", [x.shape], [x, weight, upstream], eps)[0], None, None, None
 
 
 def rms_norm(x, weight, eps: float):
@@ -83,14 +50,11 @@ def rms_norm(x, weight, eps: float):
 class _RMSNorm(jt.Function):
     def execute(self, x, weight, eps):
         self.inputs = x, weight, eps
-        return _kernel(x.shape, [x, weight],
-                       'jl_rms_norm_forward(in0_p, in1_p, out0_p, in0_shape0, in0_shape1, data["eps"]);', eps=eps)
+        return call("rms_norm_forward", [x.shape], [x, weight], eps)[0]
 
     def grad(self, upstream):
         x, weight, eps = self.inputs
-        return _kernel(x.shape, [x, weight, upstream],
-                       'jl_rms_norm_backward(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, data["eps"]);',
-                       eps=eps), None, None
+        return call("rms_norm_backward", [x.shape], [x, weight, upstream], eps)[0], None, None
 
 
 def gelu_tanh(x):
@@ -100,10 +64,10 @@ def gelu_tanh(x):
 class _GeluTanh(jt.Function):
     def execute(self, x):
         self.x = x
-        return _kernel(x.shape, [x], "jl_gelu_forward(in0_p, out0_p, in0->num);")
+        return call("gelu_forward", [x.shape], [x])[0]
 
     def grad(self, upstream):
-        return _kernel(self.x.shape, [self.x, upstream], "jl_gelu_backward(in0_p, in1_p, out0_p, in0->num);")
+        return call("gelu_backward", [self.x.shape], [self.x, upstream])[0]
 
 
 def swiglu(gate, up):
@@ -113,12 +77,11 @@ def swiglu(gate, up):
 class _SwiGLU(jt.Function):
     def execute(self, gate, up):
         self.inputs = gate, up
-        return _kernel(gate.shape, [gate, up], "jl_swiglu_forward(in0_p, in1_p, out0_p, in0->num);")
+        return call("swiglu_forward", [gate.shape], [gate, up])[0]
 
     def grad(self, upstream):
         gate, up = self.inputs
-        return tuple(_kernel([gate.shape, up.shape], [gate, up, upstream],
-                             "jl_swiglu_backward(in0_p, in1_p, in2_p, out0_p, out1_p, in0->num);"))
+        return tuple(call("swiglu_backward", [gate.shape, up.shape], [gate, up, upstream]))
 
 
 def rotary(x, cos, sin):
@@ -134,8 +97,7 @@ class _Rotary(jt.Function):
         return self._turned(upstream, -1), None, None
 
     def _turned(self, x, sign):
-        return _kernel(x.shape, [x, *self.angles], "jl_rotary(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, "
-                       'in0_shape2, data["sign"]);', sign=sign)
+        return call("rotary", [x.shape], [x, *self.angles], sign)[0]
 
 
 def linear(x, weight: Matrix, bias=None):
@@ -160,44 +122,34 @@ class _LoraLinear(jt.Function):
 
     def execute(self, x, weight, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
-        numbers = dict(zip(("scaling", "p", "first", "second", "row"), settings), out=out, rank=rank,
-                       narrow=weight.precision == "bf16", biased=bias is not None)
+        numbers = *settings, out, rank, weight.precision == "bf16"
         w = weight.packed(True) if weight.precision == "bf16" else weight.var
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
-        y, projected = _kernel([(rows, out), (rows, width) if width else (1,)],
-                               [x, w, nothing if bias is None else bias, *pair],
-                               'jl_linear_forward(in0_p, (const void*)in1_p, data["narrow"], '
-                               'data["biased"] ? in2_p : 0, in3_p, in4_p, data["rank"], data["scaling"], data["p"], '
-                               'data["first"], data["second"], data["row"], '
-                               'out0_p, out1_p, in0_shape0, in0_shape1, data["out"]);', **numbers)
+        y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)],
+                            [x, w, nothing if bias is None else bias, *pair], *numbers, bias is not None)
         wanted = not x.is_stop_grad()
         if wanted and weight.precision == "bf16":
             # Packed now: in the middle of a backward pass it would make Jittor compute, and keep, all of it so far.
             weight.packed(False)
-        self.saved = x, weight, pair, projected, numbers, wanted
+        self.saved = x, weight, pair, projected, numbers, rank > 0, wanted
         return y
 
     def grad(self, upstream):
-        x, weight, pair, projected, numbers, wanted = self.saved
+        x, weight, pair, projected, numbers, adapted, wanted = self.saved
         w = _nothing()
         if wanted:
             w = weight.packed(False) if weight.precision == "bf16" else weight.var
-        dx, da, db = _kernel([x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
-                             [x, projected, upstream, w, *pair],
-                             'jl_linear_backward(in0_p, in1_p, in2_p, (const void*)in3_p, data["narrow"], in4_p, '
-                             'in5_p, data["rank"], data["scaling"], data["p"], data["first"], data["second"], '
-                             'data["row"], data["wanted"] ? out0_p : 0, out1_p, out2_p, in0_shape0, '
-                             'in0_shape1, data["out"]);',
-                             wanted=wanted, **numbers)
-        adapted = numbers["rank"] > 0
+        dx, da, db = call("linear_backward", [x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
+                          [x, projected, upstream, w, *pair], *numbers, wanted)
         return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None
 
 
+@functools.lru_cache(maxsize=None)
 def _nothing():
     """A placeholder for an input that a kernel does not read."""
-    return jt.zeros((1,)).stop_grad()
+    return jt.array(np.zeros(2, np.float32)).stop_grad()
 
 
 def attention(q, k, v, plan: AttentionPlan):
@@ -209,23 +161,16 @@ class _Attention(jt.Function):
 
     def execute(self, q, k, v, plan):
         rows, heads, d = q.shape
-        numbers = {"heads": heads, "kv_heads": k.shape[1], "d": d, "narrow": plan.precision == "bf16"}
-        out, lse = _kernel([(rows, heads * d), (rows, heads)], [q, k, v, plan.segments],
-                           'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
-                           'jl_attention_forward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in3_shape0, out0_p, '
-                           'out1_p, h, g, d, data["narrow"]);', **numbers)
-        self.saved = q, k, v, plan, out, lse, numbers
+        narrow = plan.precision == "bf16"
+        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], narrow)
+        self.saved = q, k, v, plan, out, lse, narrow
         return out
 
     def grad(self, upstream):
-        q, k, v, plan, out, lse, numbers = self.saved
+        q, k, v, plan, out, lse, narrow = self.saved
         plan.check_keys(k.shape[0])
-        return (*_kernel([q.shape, k.shape, v.shape],
-                         [q, k, v, plan.segments, plan.groups, out, lse, upstream],
-                         'int h = data["heads"], g = data["kv_heads"], d = data["d"]; '
-                         'jl_attention_backward(in0_p, h * d, in1_p, in2_p, g * d, 0, in3_p, in4_p, in4_shape0, in5_p, '
-                         'in6_p, in7_p, out0_p, out1_p, out2_p, in1_shape0, h, g, d, data["narrow"]);', **numbers),
-                None)
+        return (*call("attention_backward", [q.shape, k.shape, v.shape],
+                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], narrow), None)
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
@@ -235,26 +180,19 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
 class _FusedAttention(jt.Function):
     def execute(self, qkv, heads, plan, rows):
         width = qkv.shape[1] // 3
-        numbers = {"heads": heads, "chosen": rows is not None, "narrow": plan.precision == "bf16"}
+        numbers = heads, rows is not None, plan.precision == "bf16"
         count = qkv.shape[0] if rows is None else rows.shape[0]
         self.rows = plan.segments if rows is None else rows
-        out, lse = _kernel([(count, width), (count, heads)], [qkv, plan.segments, self.rows],
-                           'int h = data["heads"], w = in0_shape1 / 3; '
-                           'jl_attention_forward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, '
-                           'data["chosen"] ? in2_p : 0, in1_p, in1_shape0, out0_p, out1_p, h, h, w / h, '
-                           'data["narrow"]);', **numbers)
+        out, lse = call("fused_attention_forward", [(count, width), (count, heads)], [qkv, plan.segments, self.rows],
+                        *numbers)
         self.saved = qkv, plan, out, lse, numbers
         return out
 
     def grad(self, upstream):
         qkv, plan, out, lse, numbers = self.saved
         plan.check_keys(qkv.shape[0])
-        return _kernel(qkv.shape, [qkv, plan.segments, plan.groups, self.rows, out, lse, upstream],
-                       'int h = data["heads"], w = in0_shape1 / 3; bool chosen = data["chosen"]; '
-                       'if (chosen) memset(out0_p, 0, out0->size); '
-                       'jl_attention_backward(in0_p, 3 * w, in0_p + w, in0_p + 2 * w, 3 * w, chosen ? in3_p : 0, '
-                       'in1_p, in2_p, in2_shape0, in4_p, in5_p, in6_p, out0_p, out0_p + w, out0_p + 2 * w, in0_shape0, '
-                       'h, h, w / h, data["narrow"]);', **numbers), None, None, None
+        inputs = [qkv, plan.segments, plan.groups, self.rows, out, lse, upstream]
+        return call("fused_attention_backward", [qkv.shape], inputs, *numbers)[0], None, None, None
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
@@ -268,14 +206,80 @@ class _TokenCrossEntropy(jt.Function):
             forms = [nothing, head.packed_head(False), head.packed_head(True) if wanted else nothing]
         else:
             forms = [head.var, nothing, nothing]
-        loss, gradient = _kernel([(1,), hidden.shape if wanted else (1,)], [hidden, *forms, labels, weights],
-                                 'bool narrow = data["narrow"]; '
-                                 'jl_cross_entropy(in0_p, in1_p, narrow ? (const char*)in2_p : 0, '
-                                 'narrow ? (const char*)in3_p : 0, in4_p, in5_p, data["smoothing"], out0_p, '
-                                 'data["wanted"] ? out1_p : 0, in0_shape0, in0_shape1, data["size"]);',
-                                 wanted=wanted, narrow=narrow, size=head.shape[0], smoothing=smoothing)
+        loss, gradient = call("cross_entropy", [(1,), hidden.shape if wanted else (1,)],
+                              [hidden, *forms, labels, weights], wanted, narrow, head.shape[0], smoothing)
         self.gradient = gradient
         return loss
 
     def grad(self, upstream):
-        return self.gradient * upstream, None, None, None, None
+        return call("scale", [self.gradient.shape], [self.gradient, upstream])[0], None, None, None, None
+
+
+def add(x, y):
+    return _Add.apply(x, y) if _takes_gradient(x, y) else _sum([x, y])
+
+
+class _Add(jt.Function):
+    def execute(self, x, y):
+        return _sum([x, y])
+
+    def grad(self, upstream):
+        return upstream, upstream
+
+
+def shared(x, count: int):
+    return (x,) * count if x.is_stop_grad() else tuple(_Shared.apply(x, count))
+
+
+class _Shared(jt.Function):
+    def execute(self, x, count):
+        return [x] * count
+
+    def grad(self, *upstream):
+        parts = [part for part in reversed(upstream) if part is not None]  # as the backward pass comes by them
+        return parts[0] if len(parts) == 1 else _sum(parts), None
+
+
+def _sum(terms):
+    return call("sum", [terms[0].shape], terms)[0]
+
+
+def rows(x, index):
+    return _Rows.apply(x, index)
+
+
+class _Rows(jt.Function):
+    def execute(self, x, index):
+        self.saved = x.shape, index
+        return call("rows_forward", [(index.shape[0], *x.shape[1:])], [x, index])[0]
+
+    def grad(self, upstream):
+        shape, index = self.saved
+        return call("rows_backward", [shape], [upstream, index])[0], None
+
+
+def loss_per(loss, weight: float):
+    return _LossPer.apply(loss, weight)
+
+
+class _LossPer(jt.Function):
+    """Its upstream gradient is 1, so it is not read: Jittor would compile an operator for that number."""
+
+    def execute(self, loss, weight):
+        self.weight = weight
+        return call("divide", [(1,)], [loss], weight)[0]
+
+    def grad(self, upstream):
+        return call("reciprocal", [(1,)], [], self.weight)[0], None
+
+
+def squared_norms(arrays: Sequence[jt.Var]):
+    return call("squared_norms", [(len(arrays),)], arrays)[0]
+
+
+def adamw(parameter, gradient, first, second, betas, decay: float, rate: float, correction: float, epsilon: float,
+          factor: float):
+    beta1, beta2 = betas
+    shape = parameter.shape
+    return call("adamw", [shape] * 3, [parameter, gradient, first, second], beta1, 1.0 - beta1, beta2, 1.0 - beta2,
+                decay, rate, correction, epsilon, factor)

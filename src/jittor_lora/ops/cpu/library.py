@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from jittor_lora import machine
 from jittor_lora.errors import UserError
 from jittor_lora.files import sync
 from jittor_lora.locks import alone
+from jittor_lora.ops.cpu.interface import declare
 from jittor_lora.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -28,17 +30,35 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-ffp-contra
 TAIL_LINES = 15
 
 
-@functools.lru_cache(maxsize=None)
 def library() -> ctypes.CDLL:
-    """The compiled kernels; their symbols are visible to the operators that Jittor compiles.
+    """The compiled kernels, with the types of interface.h; their symbols are visible to the operators of Jittor.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
-    tools = kernel_tools()
-    kernels = ctypes.CDLL(str(compiled(tools, sys.stderr)), ctypes.RTLD_GLOBAL)
-    kernels.jl_flush_denormals()
+    kernels = _loaded()
+    if not hasattr(_thread, "flushes_denormals"):  # a mode of each thread, and of those that its loops started
+        kernels.jl_flush_denormals()
+        _thread.flushes_denormals = True
     return kernels
+
+
+_thread = threading.local()
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded() -> ctypes.CDLL:
+    kernels = ctypes.CDLL(str(compiled(kernel_tools(), sys.stderr)), ctypes.RTLD_GLOBAL)
+    declare(kernels)
+    return kernels
+
+
+_thread = threading.local()
+
+
+@functools.lru_cache(maxsize=None)
+def _loaded() -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled(kernel_tools(), sys.stderr)), ctypes.RTLD_GLOBAL)
 
 
 def compiled(tools: KernelTools, screen: TextIO) -> Path:
@@ -72,7 +92,7 @@ def _compile(compiler: str, flags: list[str], sources: list[Path], link: list[st
             list(pool.map(lambda pair: _run([compiler, *flags, "-c", str(pair[0]), "-o", str(pair[1])]),
                           zip(sources, objects)))
         made = work / target.name
-        _run([compiler, "-shared", "-fopenmp", *map(str, objects), *link, "-o", str(made)])
+        _run([compiler, "-shared", *flags, *map(str, objects), *link, "-o", str(made)])
         sync(made)
         os.replace(made, target)
     finally:

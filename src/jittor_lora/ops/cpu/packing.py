@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 
 from jittor_lora import machine
@@ -20,30 +18,20 @@ def pack(weight: np.ndarray, transposed: bool):
     """`weight` (out, in), for x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
     out, width = weight.shape
     k, n = (width, out) if transposed else (out, width)
-    kernels = _library()
-    return _packed(kernels.jl_packed_size(k, n), lambda to: kernels.jl_pack(_at(weight), to, k, n, int(transposed)))
+    kernels = library()
+    return _packed(kernels.jl_packed_size(k, n),
+                   lambda to: kernels.jl_pack(weight.ctypes.data, to, k, n, int(transposed)))
 
 
 def pack_head(head: np.ndarray, down: bool):
     """`head` (V, D) in panels, for logits or, `down`, for their gradient: uint8 bytes."""
-    kernels, shape = _library(), head.shape
+    kernels, shape = library(), head.shape
     return _packed(kernels.jl_packed_head_size(*shape, int(down)),
-                   lambda to: kernels.jl_pack_head(_at(head), to, *shape, int(down)))
+                   lambda to: kernels.jl_pack_head(head.ctypes.data, to, *shape, int(down)))
 
 
 def _packed(size: int, write) -> jt.Var:
     packed = jt.empty((size,), "uint8")
     packed.sync()
-    write(ctypes.c_void_p(packed.raw_ptr))
+    write(packed.raw_ptr)
     return packed
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    for sized in (found.jl_packed_size, found.jl_packed_head_size):
-        sized.restype = ctypes.c_int64
-    return found
-
-
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    return array.ctypes.data_as(ctypes.c_void_p)

@@ -3,16 +3,15 @@
 // A segment (q0, q1, p0, p1, k0, k1) says: query rows [q0, q1) see key rows [p0, p1), and of key rows [k0, k1) row
 // q1 - 1 - i sees all but the last i. A group (s0, s1, k0, k1) is segments [s0, s1) that share key rows [k0, k1), which
 // no other group sees.
-#include <dnnl.h>
-
 #include "attention.h"
+#include "product.h"
 
 namespace jl {
 
 // c (m, n) = alpha · a · op(b) + beta · c, in the calling thread.
 static inline void multiply(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
                             int ldb, float beta, float* c, int ldc) {
-    if (m > 0 && n > 0 && k > 0) dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (m > 0 && n > 0 && k > 0) sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 // out (rows, keys) = alpha · x (rows, d) · mᵀ over the keys that the rows see.
@@ -46,6 +45,42 @@ static void onto_keys(const Block& b, const float* x, int stride, const float* y
     }
 }
 
+// Consecutive blocks of one group, whose sums for keys and values are taken together. They reach key rows [0, keys) of the
+// group, and have as many rows in the memory for sums, from row `at` on.
+struct Part {
+    int group, keys, at;
+    std::vector<Block> blocks;
+};
+
+constexpr int ENOUGH_TASKS = 96;  // parts and heads, for machines of many cores: few groups are cut
+constexpr int PART_ROWS = 128;    // query rows of a part at least; each has sums of its own, which take memory
+
+// Depends on the layout and the heads alone, as sums are taken part by part.
+static std::vector<Part> parts_of(const Segment* segments, const Group* groups, int group_count, int heads) {
+    const bool whole = group_count * heads >= ENOUGH_TASKS;
+    int queries = 0;
+    for (int g = 0; g < group_count; g++)
+        for (int s = groups[g].s0; s < groups[g].s1; s++) queries += segments[s].q1 - segments[s].q0;
+    const int most = std::max(PART_ROWS, int(int64_t(queries) * heads / ENOUGH_TASKS));  // query rows of a part
+    std::vector<Part> parts;
+    int rows = 0, at = 0;
+    for (int g = 0; g < group_count; g++) {
+        bool fresh = true;
+        for (Block& b : blocks(segments, groups[g].s0, groups[g].s1)) {
+            if (fresh || (!whole && rows + b.rows() > most)) parts.push_back({g, 0, 0, {}}), rows = 0;
+            fresh = false;
+            Part& part = parts.back();
+            part.keys = std::max(part.keys, b.p1 - groups[g].k0);
+            for (const Piece& p : b.pieces) part.keys = std::max(part.keys, p.segment->k0 + p.keys() - groups[g].k0);
+            rows += b.rows();
+            part.blocks.push_back(std::move(b));
+        }
+        if (fresh) parts.push_back({g, 0, 0, {}});  // no query row, but gradients of zero
+    }
+    for (Part& part : parts) part.at = at, at += part.keys;
+    return parts;
+}
+
 // Rows of one head of a block, one after the other.
 static const float* gathered(Buffer& memory, Heads<const float> x, const int* rows, const Block& b, int head, int d) {
     float* to = memory.get<float>(size_t(BLOCK) * d);
@@ -66,8 +101,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
     auto all = blocks(reinterpret_cast<const Segment*>(segments), 0, segment_count);
     Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
     float scale = 1.f / std::sqrt(float(d));
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int task = 0; task < int(all.size()) * heads; task++) {
+    parallel(int(all.size()) * heads, [&](int task) {
         static thread_local Buffer for_weights, for_queries, for_output;
         // The longest rows tend to stand at the end: they go first.
         const Block& b = all[all.size() - 1 - task / heads];
@@ -82,7 +116,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
                 memcpy(out + at * d, o + size_t(r) * d, d * sizeof(float));
                 lse[at] = logs[r];
             }
-            continue;
+            return;
         }
         float* weights = for_weights.get<float>(size_t(rows) * stride);
         against_keys(b, scale, x, keys, kv_head, d, weights, stride);
@@ -110,7 +144,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
             float* to = out + (size_t(b.first + r) * heads + head) * d;
             each(d, [&](int64_t i, int n) { put(to + i, get(o + size_t(r) * d + i, n) * norm[r], n); });
         }
-    }
+    });
 }
 
 // dq, dk, dv with the strides of q, k, v. Rows of q that no segment asks about are left alone: give zeros.
@@ -123,23 +157,21 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
     Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
     int share = heads / kv_heads;
     float scale = 1.f / std::sqrt(float(d));
-    std::vector<std::vector<Block>> per_group;
-    for (int g = 0; g < group_count; g++) per_group.push_back(blocks(all, gs[g].s0, gs[g].s1));
-    // Where query heads share a key head each has sums of its own, which are added in order afterwards.
+    // Each part and query head has sums of its own, which are added in order afterwards.
+    const std::vector<Part> parts = parts_of(all, gs, group_count, heads);
     static Buffer for_sums;
-    size_t one = size_t(key_rows) * heads * d;
-    float* shared = share > 1 ? for_sums.get<float>(2 * one) : nullptr;
-    Heads<float> to_k = share > 1 ? Heads<float>{shared, heads * d} : Heads<float>{dk, kv_stride};
-    Heads<float> to_v = share > 1 ? Heads<float>{shared + one, heads * d} : Heads<float>{dv, kv_stride};
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int task = 0; task < group_count * heads; task++) {
-        static thread_local Buffer for_weights, for_slopes, for_queries, for_upstream, for_dq, for_dk, for_dv;
-        int g = task / heads, head = task % heads, kv_head = head / share, first = gs[g].k0, count = gs[g].k1 - first;
-        float* sums_k = for_dk.get<float>(size_t(count) * d);
-        float* sums_v = for_dv.get<float>(size_t(count) * d);
-        memset(sums_k, 0, size_t(count) * d * sizeof(float));
-        memset(sums_v, 0, size_t(count) * d * sizeof(float));
-        for (const Block& b : per_group[g]) {
+    const size_t one = parts.empty() ? 0 : size_t(parts.back().at + parts.back().keys) * d;
+    float* sums = for_sums.get<float>(2 * one * heads);
+    auto sums_of = [&](const Part& part, int head) { return sums + 2 * head * one + size_t(part.at) * d; };
+    parallel(int(parts.size()) * heads, [&](int task) {
+        static thread_local Buffer for_weights, for_slopes, for_queries, for_upstream, for_dq;
+        // The longest rows tend to stand at the end: they go first.
+        const Part& part = parts[parts.size() - 1 - task / heads];
+        int head = task % heads, kv_head = head / share, first = gs[part.group].k0;
+        float *sums_k = sums_of(part, head), *sums_v = sums_k + one;
+        memset(sums_k, 0, size_t(part.keys) * d * sizeof(float));
+        memset(sums_v, 0, size_t(part.keys) * d * sizeof(float));
+        for (const Block& b : part.blocks) {
             int stride = b.stride(), rows = b.rows();
             const float* x = gathered(for_queries, queries, query_rows, b, head, d);
             const float* dy = gathered(for_upstream, {dout, heads * d}, nullptr, b, head, d);
@@ -184,22 +216,30 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
             onto_keys(b, slopes, stride, x, sums_k, first, d);
             onto_keys(b, weights, stride, dy, sums_v, first, d);
         }
-        for (int r = 0; r < count; r++) {
-            memcpy(to_k.at(first + r, head, d), sums_k + size_t(r) * d, d * sizeof(float));
-            memcpy(to_v.at(first + r, head, d), sums_v + size_t(r) * d, d * sizeof(float));
-        }
+    });
+    std::vector<std::pair<int, int>> parts_of_group(group_count, {0, 0});
+    for (int i = 0; i < int(parts.size()); i++) {
+        auto& found = parts_of_group[parts[i].group];
+        found = {found.second ? found.first : i, i + 1};
     }
-    if (share == 1) return;
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < key_rows; r++)
+    std::vector<int> group_of_row(key_rows, -1);
+    for (int g = 0; g < group_count; g++) std::fill(group_of_row.begin() + gs[g].k0, group_of_row.begin() + gs[g].k1, g);
+    parallel_evenly(key_rows, [&](int r) {
+        if (group_of_row[r] < 0) return;
+        const auto [from, to] = parts_of_group[group_of_row[r]];
+        const int row = r - gs[group_of_row[r]].k0;
         for (int h = 0; h < kv_heads; h++)
             each(d, [&](int64_t i, int n) {
                 vec sum_k{}, sum_v{};
-                for (int s = h * share; s < (h + 1) * share; s++) {
-                    sum_k += get(to_k.at(r, s, d) + i, n);
-                    sum_v += get(to_v.at(r, s, d) + i, n);
-                }
+                for (int s = h * share; s < (h + 1) * share; s++)
+                    for (int p = from; p < to; p++) {
+                        if (row >= parts[p].keys) continue;
+                        const float* at = sums_of(parts[p], s) + size_t(row) * d + i;
+                        sum_k += get(at, n);
+                        sum_v += get(at + one, n);
+                    }
                 put(dk + size_t(r) * kv_stride + h * d + i, sum_k, n);
                 put(dv + size_t(r) * kv_stride + h * d + i, sum_v, n);
             });
+    });
 }

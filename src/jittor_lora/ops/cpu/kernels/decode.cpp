@@ -1,17 +1,16 @@
 // A whole network on some rows of tokens in one parallel region: reads prompts and continues them.
-#include "decode.h"
-
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cfloat>
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "decode_panels.h"
 #include "decode_screen.h"
 #include "decode_threads.h"
+#include "parallel.h"
+#include "rows.h"
 
 namespace jl::decoding {
 namespace {
@@ -115,14 +114,17 @@ struct Keys {
     }
 };
 
+}  // namespace
+
 // The states of up to `rows` rows, kept from call to call.
 struct Workspace {
     Rows x, last, h, qkv, attended, inner, projected, upper;
+    mutable Buffer scratch;
 
     Workspace(const Network& net, int rows)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
-          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, ROWS) : 0, net.head.matrices[0].outputs) {}
+          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
 
     static bool halves(const Network& net) { return net.bf16 && PAIRS; }
 
@@ -144,13 +146,14 @@ struct Workspace {
     }
 };
 
+namespace {
+
 class Run {
   public:
     Run(const Network& net, const Workspace& space, int rows, const float* embedded, const int32_t* positions,
         int segments, const Segment* segment, float* logits, int32_t* likeliest)
         : net_(net), rows_(rows), embedded_(embedded), positions_(positions), segments_(segment),
-          logits_(logits), likeliest_(likeliest), threads_(omp_get_max_threads()),
-          schedule_(net.layer_count * 10 + 5, threads_),
+          logits_(logits), likeliest_(likeliest), threads_(omp_get_max_threads()), schedule_(threads_),
           x_(space.x), x_last_(space.last), h_(space.h), qkv_(space.qkv), attended_(space.attended),
           inner_(space.inner), projected_(space.projected), upper_(space.upper) {
         share_ = net.heads / net.kv_heads;
@@ -173,15 +176,17 @@ class Run {
         last_tasks_ = tasks_of(last_queries_);
         every_.resize(rows);
         for (int r = 0; r < rows; r++) every_[r] = r;
+        scratch_stride_ = padded(std::max(net.width, ROWS * longest_attention()), PANEL) + PANEL;
+        scratch_ = space.scratch.get<float>((size_t)threads_ * scratch_stride_);
         best_.resize((size_t)threads_ * wanted_.size());
-        if (net.screen && likeliest && !logits && wanted_.size() <= ROWS) {
+        if (net.screen && likeliest && !logits && wanted_.size() <= STATES) {
             probes_.resize(wanted_.size());
             probe_bytes_.resize(probes_.size() * Screen(net.width).deep * 2);
             bars_.resize(best_.size(), -INFINITY);
         }
     }
 
-    // Are all logits finite?
+    // Are all logits finite? Threads wait for each other's parts, so that none may throw: all memory is there before.
     bool go() {
 #pragma omp parallel num_threads(threads_)
         work(omp_get_thread_num());
@@ -224,8 +229,8 @@ class Run {
     }
 
     void work(int thread) {
-        int phase = 0;
-        std::vector<float> scores;
+        int64_t phase = 0;  // the parts of the phases before, see Schedule
+        float* own = scratch(thread);
         const int all = rows_;
         schedule_.share(phase, all, 16, [&](int r0, int r1) { embed(r0, r1); });
         for (int l = 0; l < net_.layer_count; l++) {
@@ -245,7 +250,7 @@ class Run {
             schedule_.share(phase, all, 16, [&](int r0, int r1) { keep(l, r0, r1); });
             if (count == 0) return;
             schedule_.share(phase, tasks.size(), 4, [&](int t0, int t1) {
-                for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], scores);
+                for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], own);
             });
             if (layer.out.ranks || attended_.halves)
                 schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
@@ -271,6 +276,8 @@ class Run {
         }
         choose(phase, thread);
     }
+
+    float* scratch(int thread) const { return scratch_ + (size_t)thread * scratch_stride_; }
 
     void embed(int r0, int r1) {
         for (int r = r0; r < r1; r++)
@@ -321,22 +328,23 @@ class Run {
     // Calls each(r, count, panel, panels) for blocks of rows with the panels from 2 · first to 2 · end.
     template <class Each>
     static void blocks(int first, int end, int all, int rows, Each each) {
+        // Blocks are equal if that leaves them enough rows; else whole ones, and the rest with two panels.
+        const int left = rows % ROWS, least = rows / (rows / ROWS + 1);  // rows of the smallest of equal blocks
+        const int wide = rows <= WIDE_ROWS || (left <= WIDE_ROWS && least < FULL_ROWS) ? left : 0;
+        const int narrow = rows - wide, count = (narrow + ROWS - 1) / ROWS;
         for (int part = first; part < end; part++) {
-            int panel = 2 * part, panels = std::min(2, all - panel);
-            if (rows <= WIDE_ROWS) {
-                each(0, rows, panel, panels);
-                continue;
-            }
-            int count = (rows + ROWS - 1) / ROWS;
+            const int panel = 2 * part, panels = std::min(2, all - panel);
             for (int p = panel; p < panel + panels; p++)
-                for (int b = 0; b < count; b++) each(rows * b / count, rows * (b + 1) / count - rows * b / count, p, 1);
+                for (int b = 0; b < count; b++)
+                    each(narrow * b / count, narrow * (b + 1) / count - narrow * b / count, p, 1);
+            if (wide) each(narrow, wide, panel, panels);
         }
     }
 
     // take(r, column, y, width) gets the results: values of row r from a column on; columns are counted through the
     // matrices, each padded to whole panels.
     template <class Take>
-    void multiply_all(int& phase, const Linear& linear, const Rows& in, int rows, Take take) {
+    void multiply_all(int64_t& phase, const Linear& linear, const Rows& in, int rows, Take take) {
         int parts = 0, ends[3], starts[3];
         for (int m = 0, column = 0; m < linear.count; m++) {
             starts[m] = column;
@@ -358,7 +366,7 @@ class Run {
     }
 
     // inner = activation(x · up), or activation(x · gate) · (x · up).
-    void multiply_inner(int& phase, const Linear& linear, int rows) {
+    void multiply_inner(int64_t& phase, const Linear& linear, int rows) {
         int panels = padded(net_.inner, PANEL) / PANEL;
         schedule_.share(phase, (panels + 1) / 2, 16, [&](int first, int end) {
             alignas(64) float y[ROWS * 2 * PANEL], factor[ROWS * 2 * PANEL];
@@ -407,7 +415,21 @@ class Run {
         return segment.own.rows + query.row - segment.first + 1;
     }
 
-    void attend(int layer, const std::vector<Query>& queries, const Task& task, std::vector<float>& memory) {
+    // Of a pair of query row and head in an attention: query and result, then scores of the prefix and of its own keys.
+    static int attention_floats(int wide, int before, int longest) { return 2 * wide + before + padded(longest, PANEL) + W; }
+
+    // At least what any pair needs.
+    int longest_attention() const {
+        int before = 0, longest = 0;
+        for (const Query& query : queries_) {
+            const Span& prefix = segments_[query.segment].prefix;
+            if (prefix.memory) before = std::max(before, padded(prefix.rows, PANEL));
+            longest = std::max(longest, seen(query));
+        }
+        return attention_floats(padded(net_.head_dim, PANEL), before, longest);
+    }
+
+    void attend(int layer, const std::vector<Query>& queries, const Task& task, float* memory) {
         const int d = net_.head_dim, wide = padded(d, PANEL), count = task.end - task.first;
         const Query* of[ROWS];
         int longest = 0;
@@ -417,8 +439,8 @@ class Run {
         }
         const Span& prefix = segments_[of[0]->segment].prefix;
         const int before = prefix.memory ? padded(prefix.rows, PANEL) : 0, ld = before + padded(longest, PANEL) + W;
-        memory.assign((size_t)count * (2 * wide + ld), 0.f);
-        float *q = memory.data(), *y = q + count * wide, *scores = y + count * wide;
+        memset(memory, 0, (size_t)count * attention_floats(wide, before, longest) * sizeof(float));
+        float *q = memory, *y = q + count * wide, *scores = y + count * wide;
         const float scale = 1.f / std::sqrt((float)d);
         auto head = [&](int u) { return task.key_head * share_ + (task.first + u) % share_; };
         for (int u = 0; u < count; u++) {
@@ -482,11 +504,11 @@ class Run {
     }
 
     // The likeliest tokens, or all logits, of the wanted rows.
-    void choose(int& phase, int thread) {
+    void choose(int64_t& phase, int thread) {
         const int count = wanted_.size();
         schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
             normalize_rows(net_.last_norm, x_last_, r0, r1);
-            for (int r = r0; r < r1 && !probes_.empty(); r++) probe(r);
+            for (int r = r0; r < r1 && !probes_.empty(); r++) probe(r, scratch(thread));
         });
         if (!probes_.empty() && bounded_) return choose_screened(phase, thread);
         multiply_all(phase, net_.head, h_, count, [&](int r, int column, const float* y, int width) {
@@ -512,28 +534,29 @@ class Run {
             best.meet({largest, column + (int)(std::find(y, y + width, largest) - y)});
     }
 
-    void probe(int r) {
+    void probe(int r, float* scaled) {
         Screen screen(net_.width);
         auto take = [&](auto* x) {
-            return probes_[r].take(screen, (const float*)net_.screen, x, probe_bytes_.data(), r, probes_.size());
+            return probes_[r].take(screen, (const float*)net_.screen, x, scaled, probe_bytes_.data(), r, probes_.size());
         };
         if (!(h_.halves ? take(h_.half(r)) : take(h_.row(r)))) bounded_ = false;
     }
 
     // Bounds on all logits, then the logits of the panels where a bound reaches the best token's: the token is the one
     // that all logits give.
-    void choose_screened(int& phase, int thread) {
+    void choose_screened(int64_t& phase, int thread) {
         const Screen screen(net_.width);
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
-        std::vector<float> bar(count, -INFINITY);
+        float bar[ROWS];  // there are no probes of more rows
+        std::fill_n(bar, count, -INFINITY);
         schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
-            vec lower[ROWS];
-            float* upper[ROWS];
+            vec lower[STATES];
+            float* upper[STATES];
             std::fill_n(lower, count, splat(-INFINITY));
             for (int g = begin; g < end; g++) {
                 for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + g * W;
-                bounds_of<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(),
-                                probe_bytes_.data(), std::min(W, vocabulary - g * W), upper, lower);
+                bounds_of(screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(), probe_bytes_.data(),
+                          count, std::min(W, vocabulary - g * W), upper, lower);
             }
             for (int r = 0; r < count; r++) {
                 float& known = bars_[thread * count + r];
@@ -549,8 +572,11 @@ class Run {
                 for (int r = 0; r < count; r++)
                     for (int j = 0; j < PANEL; j += W) reaches |= load(upper_.row(r) + panel * PANEL + j) >= bar[r];
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
-                tile(net_.head, net_.head.matrices[0], panel, 1, h_, 0, count, y);
-                for (int r = 0; r < count; r++) score(thread, r, panel * PANEL, y + r * PANEL, PANEL);
+                for (int r = 0, some; r < count; r += some) {
+                    some = std::min(ROWS, count - r);
+                    tile(net_.head, net_.head.matrices[0], panel, 1, h_, r, some, y);
+                    for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
+                }
             }
         });
     }
@@ -570,6 +596,8 @@ class Run {
     std::vector<int> every_;
     std::vector<Query> queries_, last_queries_;  // of all rows; of the wanted ones, which alone leave the last layer
     std::vector<Task> tasks_, last_tasks_;
+    float* scratch_;  // of all threads, each `scratch_stride_` numbers
+    int scratch_stride_;
     std::vector<Best> best_;  // of each thread and wanted row
     std::vector<Probe> probes_;  // of each wanted row, if tokens are found with the screen
     std::vector<int8_t> probe_bytes_;
@@ -589,8 +617,7 @@ template <class T>
 void pack(const float* weight, int outputs, int inputs, T* to) {
     const bool pairs = sizeof(T) == 2 && PAIRS;
     const int deep = pairs ? padded(inputs, 2) : inputs;
-#pragma omp parallel for
-    for (int panel = 0; panel < padded(outputs, PANEL) / PANEL; panel++) {
+    parallel_evenly(padded(outputs, PANEL) / PANEL, [=](int panel) {
         T* p = to + (size_t)panel * deep * PANEL;
         for (int k = 0; k < deep; k++)
             for (int j = 0; j < PANEL; j++) {
@@ -602,7 +629,7 @@ void pack(const float* weight, int outputs, int inputs, T* to) {
                 else
                     *at = value;
             }
-    }
+    });
 }
 
 // Memory that is read straight through, and not written yet, takes large pages where the system has them.
@@ -619,57 +646,61 @@ void in_large_pages(void* memory, size_t bytes) {
 }  // namespace
 }  // namespace jl::decoding
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
+JL_API int jl_decode_panel() { return jl::decoding::PANEL; }
 
-EXPORT int jl_decode_panel() { return jl::decoding::PANEL; }
-
-EXPORT int jl_decode_vector() { return jl::W; }
+JL_API int jl_decode_vector() { return jl::W; }
 
 // Bytes of a packed weight (outputs, inputs).
-EXPORT int64_t jl_decode_packed_size(int outputs, int inputs, int bf16) {
+JL_API int64_t jl_decode_packed_size(int outputs, int inputs, int bf16) {
     using namespace jl::decoding;
     int64_t deep = bf16 && PAIRS ? padded(inputs, 2) : inputs;
     return deep * padded(outputs, PANEL) * (bf16 ? 2 : 4);
 }
 
-EXPORT void jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to) {
-    jl::decoding::in_large_pages(to, jl_decode_packed_size(outputs, inputs, bf16));
-    if (bf16)
-        jl::decoding::pack(weight, outputs, inputs, (jl::bf16*)to);
-    else
-        jl::decoding::pack(weight, outputs, inputs, (float*)to);
+JL_API int jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to) {
+    using namespace jl::decoding;
+    return jl::status_of([&] {
+        in_large_pages(to, jl_decode_packed_size(outputs, inputs, bf16));
+        bf16 ? pack(weight, outputs, inputs, (jl::bf16*)to) : pack(weight, outputs, inputs, (float*)to);
+        return 0;
+    });
 }
 
 // Bytes of a head (outputs, inputs) as `jl_decode_pack_screen` writes it; 0 if tokens are found without one here.
-EXPORT int64_t jl_decode_screen_size(int outputs, int inputs) {
+JL_API int64_t jl_decode_screen_size(int outputs, int inputs) {
     using namespace jl::decoding;
     return SCREENS && inputs <= MOST_INPUTS ? Screen(inputs).size(outputs) : 0;
 }
 
-EXPORT void jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to) {
+JL_API int jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to) {
     using namespace jl::decoding;
-    in_large_pages(to, Screen(inputs).size(outputs));
-    auto value = [&](int r, int k) { return weight[(size_t)r * inputs + k]; };
-    if (bf16)
-        Screen(inputs).pack(outputs, [&](int r, int k) { return single(to_bf16(value(r, k))); }, (uint8_t*)to);
-    else
-        Screen(inputs).pack(outputs, value, (uint8_t*)to);
+    return jl::status_of([&] {
+        in_large_pages(to, Screen(inputs).size(outputs));
+        auto value = [&](int r, int k) { return weight[(size_t)r * inputs + k]; };
+        if (bf16)
+            Screen(inputs).pack(outputs, [&](int r, int k) { return single(to_bf16(value(r, k))); }, (uint8_t*)to);
+        else
+            Screen(inputs).pack(outputs, value, (uint8_t*)to);
+        return 0;
+    });
 }
 
 // Room for calls of up to `rows` rows; to be freed with jl_decode_free. Null if there is no memory.
-EXPORT jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows) try {
+JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows) try {
     return new jl::decoding::Workspace(*net, rows);
 } catch (const std::bad_alloc&) {
     return nullptr;
 }
 
-EXPORT void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
+JL_API void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
 
 // Reads rows of tokens, of which `embedded` (rows, width) are the first states; their keys and values are added to the
 // segments' spans. Of the wanted segments, in their order, `logits` (wanted, vocabulary) and `likeliest` (wanted,) are
 // written if they are not null. Returns 0 if a logit is not finite, else 1.
-EXPORT int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
+JL_API int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
                      const float* embedded, const int32_t* positions, int segments,
                      const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {
-    return jl::decoding::Run(*net, *space, rows, embedded, positions, segments, segment, logits, likeliest).go();
+    return jl::status_of([&] {
+        return int(jl::decoding::Run(*net, *space, rows, embedded, positions, segments, segment, logits, likeliest).go());
+    });
 }

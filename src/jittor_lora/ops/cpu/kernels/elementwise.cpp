@@ -1,18 +1,14 @@
 // Activations and the rotation of queries and keys.
+#include "parallel.h"
 #include "rows.h"
 #include "vector.h"
 
 namespace jl {
 
-constexpr int64_t PIECE = 1 << 14;  // elements a thread takes at a time
-
 // Calls body(i, n) as `each` does, in all threads.
 template <class Body>
 static void spread(int64_t count, Body body) {
-    int64_t pieces = (count + PIECE - 1) / PIECE;
-#pragma omp parallel for schedule(static) if (pieces > 1)
-    for (int64_t p = 0; p < pieces; p++)
-        each(std::min(PIECE, count - p * PIECE), [&](int64_t i, int n) { body(p * PIECE + i, n); });
+    parallel_pieces(count, [&](int64_t at, int64_t size) { each(size, [&](int64_t i, int n) { body(at + i, n); }); });
 }
 
 }  // namespace jl
@@ -46,8 +42,7 @@ JL_API void jl_swiglu_backward(const float* gate, const float* up, const float* 
 // Pairs (x_i, x_{i + d/2}) of each head turned by the angles of the row; sign -1 turns them back.
 JL_API void jl_rotary(const float* x, const float* cosine, const float* sine, float* y, int rows, int heads, int d, double sign) {
     int half = d / 2;
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < rows; r++)
+    parallel_evenly(rows, [&](int r) {
         for (int h = 0; h < heads; h++) {
             const float *first = x + (size_t(r) * heads + h) * d, *second = first + half;
             float* to = y + (size_t(r) * heads + h) * d;
@@ -58,4 +53,5 @@ JL_API void jl_rotary(const float* x, const float* cosine, const float* sine, fl
                 put(to + half + i, b * c + a * s, n);
             });
         }
+    });
 }

@@ -4,7 +4,7 @@
 
 namespace jl {
 
-constexpr int RANK = 8;  // ranks are handled so many at a time; what is missing is zeros
+constexpr int RANK = RANKS_AT_A_TIME;  // what is missing is zeros
 
 // The rows of a small matrix (rank, n), or the columns of one (n, rank), padded to whole groups and vectors.
 struct Small {
@@ -127,18 +127,27 @@ static const float* dropped(Buffer& memory, const float* x, const Dropout& drop,
 
 constexpr int BLOCK = 15;  // rows whose input stays in the cache between the steps of an update
 
+// Chunks that have sums of their own, which take memory and time: of 32 rows or more where there are many, and fewer with
+// more projections.
+static int chunks_with_sums(int rows, int width) {
+    return std::max(32, std::min(rows / 32, MAX_CHUNKS * RANK / std::max(width, RANK)));
+}
+
 // The sums of the chunks, in their order, as (rank, n) or (n, rank).
 static void reduce(const float* sums, int chunks, const Small& m, float scale, float* out, bool columns) {
     size_t size = size_t(m.width()) * m.stride;
-#pragma omp parallel for schedule(static)
-    for (int j = 0; j < m.rank; j++)
-        each(m.n, [&](int64_t i, int n) {
+    const int pieces = (m.n + COLUMNS - 1) / COLUMNS;
+    parallel_evenly(m.rank * pieces, [&](int task) {
+        const int j = task / pieces, start = task % pieces * COLUMNS;
+        each(std::min(COLUMNS, m.n - start), [&](int64_t k, int n) {
+            const int64_t i = start + k;
             vec total{};
             for (int c = 0; c < chunks; c++) total += load(sums + c * size + size_t(j) * m.stride + i);
             total *= scale;
             if (!columns) return put(out + size_t(j) * m.n + i, total, n);
             for (int e = 0; e < n; e++) out[size_t(i + e) * m.rank + j] = total[e];
         });
+    });
 }
 
 static Dropout dropout(double p, double first, double second, double row, int columns) {
@@ -160,7 +169,7 @@ JL_API void jl_linear_forward(const float* x, const void* w, int narrow, const f
     Small small_a(memory_a, a, rank, in, false), small_b(memory_b, b, rank, out, true);
     Dropout drop = dropout(p, first, second, row, in), none{};
     int width = small_a.width();
-    product({w, bool(narrow), true, in, out}, x, y, rows,
+    product({w, bool(narrow), true, in, out}, x, y, chunks_of(rows, narrow),
             [&](int, int r0, int r1) {
                 static thread_local Buffer masked;
                 if (!rank) return;
@@ -183,10 +192,10 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
     Dropout drop = dropout(p, first, second, row, in);
     int width = small_a.width();
     size_t size_a = size_t(width) * small_a.stride, size_b = size_t(width) * small_b.stride;
-    float* sa = sums_a.get<float>(size_a * MAX_CHUNKS);
-    float* sb = sums_b.get<float>(size_b * MAX_CHUNKS);
+    Chunks chunks = chunks_of(rows, narrow, chunks_with_sums(rows, width));
+    float* sa = sums_a.get<float>(size_a * chunks.count);
+    float* sb = sums_b.get<float>(size_b * chunks.count);
     float* d = projections.get<float>(size_t(rows) * width);  // s · dy B
-    Chunks chunks(rows, narrow ? tile_rows(rows) : 16);
     auto before = [&](int chunk, int r0, int r1) {
         if (r0 == chunks.begin(chunk)) {
             memset(sa + chunk * size_a, 0, size_a * sizeof(float));
@@ -208,13 +217,12 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
         }
     };
     if (dx) {
-        product({w, bool(narrow), false, out, in}, dy, dx, rows, before, after);
+        product({w, bool(narrow), false, out, in}, dy, dx, chunks, before, after);
     } else {
-#pragma omp parallel for schedule(dynamic, 1)
-        for (int c = 0; c < chunks.count; c++) {
+        parallel(chunks.count, [&](int c) {
             before(c, chunks.begin(c), chunks.end(c));
             after(c, chunks.begin(c), chunks.end(c));
-        }
+        });
     }
     if (rank) {
         reduce(sa, chunks.count, small_a, 1.f, da, false);

@@ -1,4 +1,5 @@
 // Layer norm and RMS norm of rows, in two passes: the one-pass variance loses its digits on rows with a large mean.
+#include "parallel.h"
 #include "rows.h"
 #include "vector.h"
 
@@ -26,20 +27,18 @@ static Moments moments(const float* x, int d, float eps, bool centred) {
 }
 
 static void forward(const float* x, const float* weight, const float* bias, float* y, int rows, int d, float eps) {
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < rows; r++) {
+    parallel_evenly(rows, [&](int r) {
         const float* from = x + size_t(r) * d;
         Moments m = moments(from, d, eps, bias);
         each(d, [&](int64_t i, int n) {
             vec v = (get(from + i, n) - m.mean) * m.inverse * get(weight + i, n);
             put(y + size_t(r) * d + i, bias ? v + get(bias + i, n) : v, n);
         });
-    }
+    });
 }
 
 static void backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, float eps, bool centred) {
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < rows; r++) {
+    parallel_evenly(rows, [&](int r) {
         const float *from = x + size_t(r) * d, *up = dy + size_t(r) * d;
         Moments m = moments(from, d, eps, centred);
         vec s1{}, s2{};
@@ -53,7 +52,7 @@ static void backward(const float* x, const float* weight, const float* dy, float
             vec g = get(up + i, n) * get(weight + i, n), normal = (get(from + i, n) - m.mean) * m.inverse;
             put(dx + size_t(r) * d + i, (g - mean_g - normal * mean_gx) * m.inverse, n);
         });
-    }
+    });
 }
 
 }  // namespace jl

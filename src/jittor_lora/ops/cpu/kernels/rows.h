@@ -6,16 +6,19 @@
 #include <cstdlib>
 #include <new>
 
-#define JL_API extern "C" __attribute__((visibility("default")))
+#include "interface.h"
+
+// What is defined with it has to be as interface.h declares it.
+#define JL_API extern "C"
 
 namespace jl {
 
-constexpr int MAX_CHUNKS = 32;
+constexpr int MAX_CHUNKS = 128;
 
 struct Chunks {
     int rows, tile, count;
 
-    Chunks(int rows, int tile) : rows(rows), tile(tile), count(std::min(MAX_CHUNKS, (rows + tile - 1) / tile)) {}
+    Chunks(int rows, int tile, int most = MAX_CHUNKS) : rows(rows), tile(tile), count(std::min(most, (rows + tile - 1) / tile)) {}
 
     // Whole tiles, but for the end of the last chunk.
     int begin(int chunk) const {

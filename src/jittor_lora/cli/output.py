@@ -1,0 +1,17 @@
+"""What verbs print for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that standard output can show: with the characters that it has not as JSON's own escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, ensure_ascii=True, allow_nan=False)
+    return text

@@ -1,0 +1,85 @@
+"""The JSON values of a file of records: one a line, one after the other over several lines, or in an array."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from jittor_lora.data.reading import Offenders, parse_json
+
+# What people's files hold that is not read, by a key of theirs, and what to do.
+_OTHER_FORMS = {
+    "messages": "These are conversations, which are not read yet: write each answer as a completion, and what stands "
+                "before it, as the model's chat template spells it, as the prompt (with --special-tokens token).",
+    "conversations": "These are conversations, which are not read yet: write each answer as a completion, and what "
+                     "stands before it, as the model's chat template spells it, as the prompt (with --special-tokens "
+                     "token).",
+    "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
+                   "output as the completion.",
+    "text": "These are whole texts: write what is given as the prompt, what is to be learnt as the completion.",
+}
+
+
+def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
+    """(place, value) of each record; what is no JSON is noted in `offenders`."""
+    start = text.lstrip()
+    line, _, more = start.partition("\n")
+    whole_line = _is_json(line)
+    if start.startswith("[") and not (whole_line and more.strip()):
+        try:
+            values = parse_json(text)
+        except ValueError as error:
+            offenders.add("the whole file", f"a JSON array ({error})", start[:60])
+            return
+        yield from ((f"item {number:,}", value) for number, value in enumerate(values, 1))
+    elif start.startswith("{") and not whole_line and first_value(start) is not None:
+        yield from _one_after_the_other(text, offenders)
+    else:
+        # Not splitlines: a JSON string may hold U+2028 and its like.
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    yield f"line {number:,}", parse_json(line)
+                except ValueError as error:
+                    offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
+
+
+def first_value(text: str) -> tuple[Any, int] | None:
+    """The JSON value that a text begins with, and where it ends; None if it begins with none."""
+    try:
+        return json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def advice(value: Any, usual: str) -> str:
+    """What to do about records like this, which are not as expected; `usual` if it is of no known form."""
+    keys = value if isinstance(value, dict) else ()
+    return next((text for key, text in _OTHER_FORMS.items() if key in keys), usual)
+
+
+def _one_after_the_other(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
+    line, rest = 1, text
+    while True:
+        stripped = rest.lstrip()
+        line += rest.count("\n", 0, len(rest) - len(stripped))
+        if not stripped:
+            return
+        found = first_value(stripped)
+        end = len(stripped) if found is None else found[1]
+        try:
+            yield f"line {line:,}", parse_json(stripped[:end])
+        except ValueError as error:
+            offenders.add(f"line {line:,}", f"a JSON object ({error})", stripped[:60])
+            if found is None:
+                return
+        line, rest = line + stripped.count("\n", 0, end), stripped[end:]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True

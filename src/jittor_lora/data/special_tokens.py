@@ -1,0 +1,53 @@
+"""Special tokens that texts spell out, such as <|im_start|>: what is read there, said before it is read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from jittor_lora.data.examples import Data
+from jittor_lora.data.squad import SquadData
+
+_SHOWN = 5
+
+
+def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str], meaning: str,
+                        noun: str = "examples") -> list[str]:
+    """What is to be said about special tokens that examples spell out; nothing if none does.
+
+    Args:
+        examples: the texts of each.
+        special: spellings of the special tokens.
+        meaning: "text" or "token", how they are read.
+        noun: what the examples are called.
+    """
+    if not special:
+        return []
+    pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    counts: Counter[str] = Counter()
+    total = spelling = 0
+    for texts in examples:
+        found = [token for text in texts for token in pattern.findall(text)]
+        total, spelling = total + 1, spelling + bool(found)
+        counts.update(found)
+    if not counts:
+        return []
+    shown = ", ".join(f"{token} {count:,}" for token, count in counts.most_common(_SHOWN))
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    read = ("They are read as the tokens (special_tokens: token)." if meaning == "token" else
+            "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
+            "If the tokens themselves are meant: --special-tokens token.")
+    return [f"{spelling:,} of {total:,} {noun} spell out special tokens (times: {shown}{more}). {read}"]
+
+
+def texts_of(data: Data) -> Iterator[tuple[str, ...]]:
+    """The texts of each example."""
+    if isinstance(data, SquadData):
+        for paragraph in data.paragraphs:
+            for question in paragraph.questions:
+                yield (paragraph.context, question.text, *(answer.text for answer in question.answers))
+    else:
+        for prompt in data.prompts:
+            for completion in prompt.completions:
+                yield prompt.text, completion.text

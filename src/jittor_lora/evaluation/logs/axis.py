@@ -1,0 +1,193 @@
+"""Where the losses of a log stand on one axis: by the places that it names, else in their order."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jittor_lora.evaluation.logs.entries import Entry, Place
+from jittor_lora.evaluation.logs.names import BATCH, EPOCH, FRACTION, ITERATION, PLACES, STEP
+
+ORDER = "order"  # the axis where no place is named
+# A script that prints "step 20: val loss" between "iter 10: loss" and "iter 20: loss" means the same count.
+_ALIKE = {STEP: ITERATION, ITERATION: STEP}
+_LOCAL = (BATCH, FRACTION)  # of validation, these count its own batches
+
+
+class Point(NamedTuple):
+    """A loss at its place; `entry` is the number of its entry in the log."""
+
+    entry: int
+    at: float
+    loss: float
+
+
+class Axis(NamedTuple):
+    """Points of training and of validation on the axis `unit`, one of `names.PLACES` or ORDER; what was done to have
+    them there, and how many losses were left out because their place is not known."""
+
+    unit: str
+    train: list[Point]
+    validation: list[Point]
+    notes: list[str]
+
+
+def axis_of(entries: Sequence[Entry], train: Sequence[tuple[int, float]],
+            validation: Sequence[tuple[int, float]]) -> Axis:
+    """Places for the losses of one run.
+
+    Args:
+        train, validation: (number of the entry, loss), in the log's order.
+    """
+    notes: list[str] = []
+    unit = _unit([entries[number] for number, _ in train]) or _unit([entries[number] for number, _ in validation]) \
+        or ORDER
+    placed = _Placed(unit)
+    merged = sorted([(number, 0, loss) for number, loss in train] + [(number, 1, loss) for number, loss in validation])
+    named = [_place(entries[number], unit) for number, _ in validation]
+    waits = 2 * sum(place is not None for place in named) < len(named)  # for training to say where it is
+    for number, is_validation, loss in merged:
+        if is_validation:
+            placed.validate(number, None if waits else _place(entries[number], unit), loss, waits)
+        else:
+            placed.train_at(number, entries[number].places, loss)
+    points = _spread(placed.train) if unit == EPOCH else _last_of_each(placed.train, notes, "training")
+    checks = _beside(placed.validation, points, notes) if waits and points else placed.validation
+    if waits and not points:
+        checks = [point._replace(at=index) for index, point in enumerate(placed.validation, 1)]
+    return Axis(unit, points, _last_of_each(sorted(checks, key=lambda point: point.at), notes, "validation"),
+                placed.notes() + notes)
+
+
+def _unit(entries: Sequence[Entry]) -> str | None:
+    """The place that at least half of the entries name, the one with the fewest repetitions; None if there is none."""
+    found = []
+    for rank, unit in enumerate(PLACES):
+        values = [entry.places[unit].value for entry in entries if unit in entry.places]
+        if values and 2 * len(values) >= len(entries):
+            found.append((sum(one == next_ for one, next_ in zip(values, values[1:])), rank, unit))
+    return min(found)[2] if found else None
+
+
+def _place(entry: Entry, unit: str) -> Place | None:
+    """Where a validation loss says that it stands."""
+    if unit in _LOCAL:
+        return None
+    return entry.places.get(unit) or (entry.places.get(_ALIKE[unit]) if unit in _ALIKE else None)
+
+
+class _Placed:
+    """Points as they come. A count that falls back begins anew, with each epoch or in a run that was appended, and is
+    counted on; or a run went on from a checkpoint, and does again what came after it."""
+
+    def __init__(self, unit: str):
+        self.unit = unit
+        self.train: list[Point] = []
+        self.validation: list[Point] = []
+        self._offset = 0.0
+        self._stretch: list[float] = []  # places in the current stretch, rising
+        self._total: float | None = None
+        self._epoch: Place | None = None
+        self._anew = self._redone = self._unplaced = 0
+
+    def train_at(self, number: int, places: Mapping[str, Place], loss: float) -> None:
+        if self.unit == ORDER:
+            self.train.append(Point(number, float(len(self.train) + 1), loss))
+            return
+        place, epoch = places.get(self.unit), places.get(EPOCH)
+        if place is None:
+            self._unplaced += 1
+            return
+        again = self.unit in _LOCAL and epoch != self._epoch  # a bar that only its end was kept of
+        if self._stretch and (place.value < self._stretch[-1] or (again and place.value == self._stretch[-1])):
+            self._fall_back(place.value)
+        self._stretch.append(place.value)
+        self._total, self._epoch = place.total, epoch
+        self.train.append(Point(number, self._offset + place.value, loss))
+
+    def validate(self, number: int, place: Place | None, loss: float, waits: bool) -> None:
+        if place is None and not waits:
+            self._unplaced += 1
+            return
+        at = math.nan if place is None else self._offset + place.value
+        self.validation.append(Point(number, at, loss))
+
+    def _fall_back(self, value: float) -> None:
+        index = bisect.bisect_left(self._stretch, value)
+        goes_on = index > 0 and self._stretch[index] == value and self.unit not in _LOCAL
+        if goes_on:
+            at = self._offset + value
+            first = len(self.train) - (len(self._stretch) - index)
+            entry = self.train[first].entry
+            kept = [point for point in self.validation
+                    if point.at < at or (math.isnan(point.at) and point.entry < entry)]
+            self._redone += len(self.train) - first + len(self.validation) - len(kept)
+            self.train, self.validation, self._stretch = self.train[:first], kept, self._stretch[:index]
+            return
+        self._anew += 1
+        length = math.ceil(self._stretch[-1]) + (self._stretch[0] == 0)
+        self._offset += max(length, self._total or 0)
+        self._stretch = []
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self._anew:
+            notes.append(f"its {_plural(self.unit)} start anew {_times(self._anew)} (a new epoch, or another run in "
+                         "the same file) and are counted on")
+        if self._redone:
+            notes.append(f"{self._redone} losses are left out: the run went back to an earlier {self.unit} and did "
+                         "that part again")
+        if self._unplaced:
+            notes.append(f"{self._unplaced} losses are left out, because they do not say their {self.unit}")
+        return notes
+
+
+def _spread(points: list[Point]) -> list[Point]:
+    """Several losses of one epoch, as where it is rounded, side by side up to the next."""
+    spread: list[Point] = []
+    start, gap = 0, 1.0
+    while start < len(points):
+        end = start
+        while end < len(points) and points[end].at == points[start].at:
+            end += 1
+        gap = points[end].at - points[start].at if end < len(points) else gap
+        spread += [point._replace(at=point.at + gap * index / (end - start))
+                   for index, point in enumerate(points[start:end])]
+        start = end
+    return spread
+
+
+def _last_of_each(points: list[Point], notes: list[str], what: str) -> list[Point]:
+    """One point for each place: a bar that is drawn again says the same once more."""
+    kept: list[Point] = []
+    others = 0
+    for point in points:
+        if kept and kept[-1].at == point.at:
+            others += kept[-1].loss != point.loss
+            kept[-1] = point
+        else:
+            kept.append(point)
+    if others:
+        notes.append(f"{others} {what} losses are left out: the same place has a later one")
+    return kept
+
+
+def _beside(validation: list[Point], train: list[Point], notes: list[str]) -> list[Point]:
+    """Validation losses that do not say where they stand, at the training loss before them; where all come after
+    the training, spread over it."""
+    if len(validation) > 1 and validation[0].entry > train[-1].entry:
+        notes.append("its validation losses stand behind all of training and do not say where they belong; they are "
+                     "spread evenly over it")
+        return [point._replace(at=train[-1].at * index / len(validation)) for index, point in enumerate(validation, 1)]
+    entries = [point.entry for point in train]
+    return [point._replace(at=train[max(0, bisect.bisect_right(entries, point.entry) - 1)].at) for point in validation]
+
+
+def _plural(unit: str) -> str:
+    return unit + ("es" if unit == BATCH else "s")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

@@ -1,0 +1,229 @@
+"""From the text of a log to its entries: what each line, row or object says of losses, and where in the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jittor_lora.evaluation.logs.names import (
+    EPOCH,
+    FRACTION,
+    PLACES,
+    SUMMARY,
+    LossName,
+    is_loss,
+    loss_name,
+    part_of,
+    place_name,
+)
+from jittor_lora.evaluation.logs.pairs import NUMBER, Pair, pairs_of_line, pairs_of_object
+from jittor_lora.inputs import load_json
+
+ALONE = "numbers without a name"  # the name of losses in a file of numbers
+# Trainer's last dictionary has the mean of the whole run as train_loss.
+_WHOLE_RUN = "train_runtime"
+# jt.Var([3.2],dtype=float32), tensor(3.2, device='cuda:0'), [3.2]
+_TENSOR = re.compile(rf"(?:[A-Za-z_][\w.]{{0,30}}\s{{0,4}})?[(\[]{{1,8}}\s{{0,4}}({NUMBER.pattern})\s{{0,4}}"
+                     r"[)\]]{0,8}\s{0,4}(?:,\s{0,4}[a-z_]{1,30}\s{0,4}=[^\[\]]{0,200})?[)\]]{0,8}", re.IGNORECASE)
+_A_NUMBER = re.compile(r"(?<![\w-])\d")  # as no heading has one; "lr-AdamW/pg1" is a name
+# A bar is drawn again from the beginning of its line.
+_REDRAWN = re.compile(r"[\r\x08]+")
+
+
+class Place(NamedTuple):
+    """Step 20 of 402, `total` being None where it is not said."""
+
+    value: float
+    total: float | None = None
+
+
+class Loss(NamedTuple):
+    """A loss, what it is called, and which part of the run the name, or else the words before it, speak of."""
+
+    name: str
+    value: float
+    part: str | None = None
+    context: str | None = None
+
+
+class Entry(NamedTuple):
+    """The losses of a line, row or object, and its places: "step", "epoch", … (see `names.PLACES`)."""
+
+    line: int
+    losses: tuple[Loss, ...]
+    places: Mapping[str, Place]
+
+
+class Entries(NamedTuple):
+    """What a log holds; `passed_over` are numbers of lines without a loss, blank ones and comments left aside."""
+
+    entries: list[Entry]
+    passed_over: list[tuple[int, str]]
+
+
+def entries_of(text: str) -> Entries:
+    """Read a log: a document of JSON, a table with a heading, or lines of text, each by its own form."""
+    records = _records(text)
+    if records is not None:
+        found = [_entry(number, pairs_of_object(record)) for number, record in enumerate(records, 1)]
+        return Entries([entry for entry in found if entry.losses], [])
+    entries: list[Entry] = []
+    passed_over: list[tuple[int, str]] = []
+    columns: Columns | None = None
+    epoch: Place | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        found = False
+        pieces = [piece for piece in _REDRAWN.split(line) if piece.strip() and not piece.lstrip().startswith("#")]
+        for piece in pieces:
+            if columns is None and not entries:
+                columns = Columns.of(piece)
+                if columns is not None:
+                    found = True
+                    continue
+            entry = _read(number, piece, columns)
+            if entry.losses:
+                found = True
+                if epoch is not None and entry.losses[0].name != ALONE:
+                    entry = entry._replace(places={EPOCH: epoch, **entry.places})
+                entries.append(entry)
+            else:
+                epoch = entry.places.get(EPOCH, epoch)
+        if pieces and not found:
+            passed_over.append((number, line.strip()))
+    return Entries(entries, passed_over)
+
+
+class Columns(NamedTuple):
+    """The names of a table's columns, and what divides them; None is blanks."""
+
+    names: tuple[str, ...]
+    divider: str | None
+
+    @classmethod
+    def of(cls, line: str) -> Columns | None:
+        """The columns if `line` is a heading that names a loss, or the step and value of a TensorBoard export."""
+        if _A_NUMBER.search(line):
+            return None
+        for divider in (",", "\t", ";", "|", None):
+            names = tuple(cls._cells(line, divider))
+            words = [tuple(name.split()) for name in names]
+            if len(names) == 1 and divider is not None:
+                continue
+            if any(loss_name(one) and len(one) < 5 and not set("=:") & set(name) for one, name in zip(words, names)) \
+                    and (divider is not None or len(names) == 1 or any(map(place_name, words))):
+                return cls(names, divider)
+            if {"step", "value"} <= {name.lower() for name in names}:
+                return cls(tuple("loss" if name.lower() == "value" else name for name in names), divider)
+        return None
+
+    def pairs(self, line: str) -> list[Pair] | None:
+        """The numbers of a row; None if it has other columns."""
+        cells = self._cells(line, self.divider)
+        if len(cells) != len(self.names):
+            return None
+        context = next((found for found in map(part_of, cells) if found), None)
+        return [Pair(tuple(re.findall(r"[A-Za-z_]\w{0,100}|[\u4e00-\u9fff]{1,100}", name[:200])), float(cell), None,
+                     context) for name, cell in zip(self.names, cells) if NUMBER.fullmatch(cell)]
+
+    @staticmethod
+    def _cells(line: str, divider: str | None) -> list[str]:
+        if divider == "|":
+            line = line.strip().removeprefix("|").removesuffix("|")
+        cells = line.split(divider)
+        return [cell.strip().strip("\"'").strip() for cell in cells]
+
+
+def _read(number: int, line: str, columns: Columns | None) -> Entry:
+    if columns is not None:
+        pairs = columns.pairs(line)
+        if pairs:
+            return _entry(number, pairs)
+    line = line.strip()
+    alone = _number_alone(line)
+    if alone is not None:
+        return Entry(number, (Loss(ALONE, alone[-1]),), {"step": Place(alone[0])} if len(alone) > 1 else {})
+    record = _object_in(line)
+    return _entry(number, pairs_of_line(line) if record is None else pairs_of_object(record))
+
+
+def _number_alone(line: str) -> list[float] | None:
+    """The numbers of "3.2", "10,3.2" or a printed tensor; None for any other line."""
+    if len(line) > 300:
+        return None
+    cells = [cell.strip() for cell in (line.split(",") if "," in line else line.split())]
+    if len(cells) <= 2 and all(NUMBER.fullmatch(cell) for cell in cells):
+        return [float(cell) for cell in cells]
+    tensor = _TENSOR.fullmatch(line)
+    return [float(tensor[1])] if tensor else None
+
+
+def _object_in(line: str) -> Mapping[str, Any] | None:
+    """The object of JSON that a line ends with."""
+    start = line.find("{")
+    if start < 0 or not line.endswith("}"):
+        return None
+    try:
+        value = load_json(line[start:])
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _entry(line: int, pairs: Sequence[Pair]) -> Entry:
+    places: dict[str, Place] = {}
+    losses: list[Loss] = []
+    whole_run = any(pair.words and pair.words[-1].lower() == _WHOLE_RUN for pair in pairs)
+    for pair in pairs:
+        words = pair.words
+        place = place_name(words) if words else FRACTION if pair.total else None
+        name = loss_name(words) if place is None else None  # "Loss at step" names a step
+        if name is not None and pair.exact:
+            if whole_run and name.part != "validation":
+                name = LossName(name.name, SUMMARY)
+            losses.append(Loss(name.name, pair.value, name.part, pair.context))
+            continue
+        if place is not None and place not in places and _fits(place, pair.value):
+            places[place] = Place(pair.value, pair.total)
+    return Entry(line, tuple(losses), places)
+
+
+def _fits(place: str, value: float) -> bool:
+    return 0 <= value < 2**53 and (place == EPOCH or value == int(value))
+
+
+def _records(text: str) -> list[Mapping[str, Any]] | None:
+    """The objects of a document of JSON: `log_history` of trainer_state.json, a list of objects, or lists of numbers
+    by name. None if the text is no such document."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        value = load_json(text)
+    except ValueError:
+        return None
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list)]
+        objects = next((item for item in lists if any(isinstance(one, dict) for one in item)), None)
+        if objects is None and any(is_loss((key,)) and isinstance(item, list) for key, item in value.items()):
+            return _rows(value)
+        value = [value] if objects is None else objects
+    if not isinstance(value, list) or not value:
+        return None
+    if all(isinstance(item, (int, float)) for item in value):
+        return [{"loss": item} for item in value]
+    return [item for item in value if isinstance(item, dict)] or None
+
+
+def _rows(columns: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """{"step": [1, 2], "loss": [3.2, 3.1]} as a list of objects; a list of another length has a place of its own."""
+    rows: list[dict[str, Any]] = []
+    lists = {key: item for key, item in columns.items() if isinstance(item, list)}
+    places = {key: item for key, item in lists.items() if place_name((key,)) in PLACES}
+    for key, item in lists.items():
+        if key in places:
+            continue
+        for index, one in enumerate(item):
+            row = {key: one}
+            row.update({name: place[index] for name, place in places.items() if len(place) == len(item)})
+            rows.append(row)
+    return rows

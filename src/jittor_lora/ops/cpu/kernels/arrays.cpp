@@ -1,0 +1,70 @@
+// What is between the layers: sums of arrays, their products with a number, and choosing rows.
+#include <string.h>
+
+#include "call.h"
+#include "parallel.h"
+
+namespace jl {
+
+static void scale(const float* x, float factor, float* y, int64_t count) {
+    parallel_pieces(count, [=](int64_t at, int64_t n) {
+        for (int64_t i = at; i < at + n; i++) y[i] = x[i] * factor;
+    });
+}
+
+// Elements of a row.
+static int64_t width(const Array& array) { return array.shape[0] ? array.count / array.shape[0] : 0; }
+
+}  // namespace jl
+
+using namespace jl;
+
+// The first input plus the second, plus the third, …
+JL_OPERATOR(sum) {
+    float* y = c.out(0);
+    parallel_pieces(c.outputs[0].count, [&](int64_t at, int64_t n) {
+        const float *a = c.in(0), *b = c.in(1);
+        for (int64_t i = at; i < at + n; i++) y[i] = a[i] + b[i];
+        for (int term = 2; term < c.input_count; term++) {
+            const float* more = c.in(term);
+            for (int64_t i = at; i < at + n; i++) y[i] += more[i];
+        }
+    });
+}
+
+// x times a number, which is an array or is given.
+JL_OPERATOR(scale) { scale(c.in(0), *c.in(1), c.out(0), c.outputs[0].count); }
+
+JL_OPERATOR(multiply) {
+    auto& [factor] = c.numbers<1>();
+    scale(c.in(0), float(factor), c.out(0), c.outputs[0].count);
+}
+
+// One number divided by another, and 1 divided by it.
+JL_OPERATOR(divide) {
+    auto& [divisor] = c.numbers<1>();
+    *c.out(0) = *c.in(0) / float(divisor);
+}
+
+JL_OPERATOR(reciprocal) {
+    auto& [divisor] = c.numbers<1>();
+    *c.out(0) = 1.f / float(divisor);
+}
+
+// Rows x_j for each j of the second input.
+JL_OPERATOR(rows_forward) {
+    int64_t size = width(c.inputs[0]);
+    for (int64_t i = 0; i < c.inputs[1].count; i++)
+        memcpy(c.out(0) + i * size, c.in(0) + c.indices(1)[i] * size, size * sizeof(float));
+}
+
+// The gradient of x: each row of the upstream, the first input, is added to the row that it was taken from.
+JL_OPERATOR(rows_backward) {
+    int64_t size = width(c.outputs[0]);
+    memset(c.out(0), 0, c.outputs[0].count * sizeof(float));
+    for (int64_t i = 0; i < c.inputs[1].count; i++) {
+        const float* from = c.in(0) + i * size;
+        float* to = c.out(0) + c.indices(1)[i] * size;
+        for (int64_t k = 0; k < size; k++) to[k] += from[k];
+    }
+}

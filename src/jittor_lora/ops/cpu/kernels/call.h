@@ -1,0 +1,44 @@
+// What an operator of Jittor hands to a kernel: the arrays it reads and writes, and numbers. The operator itself
+// (../operator/kernel_op.cc) is compiled by Jittor and includes this file alone.
+#pragma once
+#include <stdint.h>
+
+#include <stdexcept>
+
+namespace jl {
+
+constexpr int MAX_DIMENSIONS = 4;
+
+struct Array {
+    void* memory;
+    int64_t count;
+    int64_t shape[MAX_DIMENSIONS];
+};
+
+struct Call {
+    const Array *inputs, *outputs;
+    const double* values;
+    int input_count, output_count, value_count;
+
+    const float* in(int i) const { return static_cast<const float*>(inputs[i].memory); }
+    const int32_t* indices(int i) const { return static_cast<const int32_t*>(inputs[i].memory); }
+    const char* bytes(int i) const { return static_cast<const char*>(inputs[i].memory); }
+    float* out(int i) const { return static_cast<float*>(outputs[i].memory); }
+
+    // Axis `axis` of input i.
+    int size(int i, int axis) const { return int(inputs[i].shape[axis]); }
+
+    // The numbers, of which there are `Count`.
+    template <int Count>
+    const double (&numbers() const)[Count] {
+        if (value_count != Count) throw std::logic_error("a kernel is called with another count of numbers");
+        return *reinterpret_cast<const double(*)[Count]>(values);
+    }
+};
+
+using Kernel = void (*)(const Call&);
+
+}  // namespace jl
+
+// Defines the kernel that ops/cpu/operator.py knows by this name.
+#define JL_OPERATOR(name) extern "C" __attribute__((visibility("default"))) void jl_operator_##name(const jl::Call& c)

@@ -1,0 +1,130 @@
+// The C interface of the kernels, in one place: they and operators.cpp, which calls them for Jittor, include it, and
+// ops/cpu/interface.py reads types, structures and constants from it for ctypes. What it reads is one declaration a
+// statement, of the types that it knows.
+//
+// A kernel that an operator calls throws std::bad_alloc if there is no memory. The others, which Python calls, return a
+// negative number then, or a null pointer.
+#ifndef JL_INTERFACE_H
+#define JL_INTERFACE_H
+#include <stdint.h>
+
+#pragma GCC visibility push(default)
+
+namespace jl {
+
+constexpr int RANKS_AT_A_TIME = 8;  // projections onto A have a multiple of so many columns
+constexpr int NO_MEMORY = -1;
+constexpr int FAILED = -2;  // oneDNN refuses
+
+}  // namespace jl
+
+namespace jl::decoding {
+
+// y = x · weightᵀ + bias + t · lora_bᵀ, where t are columns [rank_at, rank_at + rank) of the projections onto A.
+struct Matrix {
+    const void* weight;   // panels of (inputs, PANEL), float or bf16
+    const float* bias;    // (outputs padded to PANEL), or null
+    const float* lora_b;  // panels of (rank, PANEL), times the scaling, or null
+    int32_t outputs, rank, rank_at, unused;
+};
+
+// Matrices with the same input.
+struct Linear {
+    const float* lora_a;  // ranks / W panels of (inputs, W), or null
+    int32_t inputs, ranks, count, unused;
+    Matrix matrices[3];
+};
+
+struct Norm {
+    const float* weight;  // (width padded to W)
+    const float* bias;    // the same, or null
+};
+
+struct Layer {
+    Norm attention_norm, mlp_norm;
+    Linear qkv, out, up, down;  // qkv is one matrix or three; up is one, or the gate and the one it is for
+};
+
+enum Activation { GELU_TANH, GELU_ERF, SILU, RELU };
+
+struct Network {
+    const Layer* layers;
+    const float *cosines, *sines;  // (positions, head_dim / 2) for rotary positions, or null
+    Norm last_norm;
+    Linear head;
+    const void* screen;  // the head as 8-bit copies, to find the likeliest token without all logits, or null
+    int32_t layer_count, width, heads, kv_heads, head_dim, inner, root_mean_square, activation, bf16;
+    float eps;
+};
+
+// Keys and values of `capacity` rows, a multiple of PANEL, of every layer and key head: keys as panels of
+// (head_dim, PANEL) rows, then values as panels of (capacity, PANEL) columns.
+struct Span {
+    float* memory;
+    int32_t capacity, rows;  // `rows`: those that are there already
+};
+
+// Rows [first, first + count) of a call: they see the whole prefix and, causally, the rows of their own span, to which
+// they are added.
+struct Segment {
+    Span prefix, own;
+    int32_t first, count;
+    int32_t wanted, unused;  // is the token after the last row asked for?
+};
+
+struct Workspace;
+
+}  // namespace jl::decoding
+
+extern "C" {
+
+// --- called by operators ---
+
+void jl_layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, int rows, int d, double eps);
+void jl_layer_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps);
+void jl_rms_norm_forward(const float* x, const float* weight, float* y, int rows, int d, double eps);
+void jl_rms_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps);
+void jl_gelu_forward(const float* x, float* y, int64_t count);
+void jl_gelu_backward(const float* x, const float* dy, float* dx, int64_t count);
+void jl_swiglu_forward(const float* gate, const float* up, float* y, int64_t count);
+void jl_swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup, int64_t count);
+void jl_rotary(const float* x, const float* cosine, const float* sine, float* y, int rows, int heads, int d, double sign);
+void jl_linear_forward(const float* x, const void* w, int narrow, const float* bias, const float* a, const float* b,
+                       int rank, double scaling, double p, double first, double second, double row, float* y, float* t,
+                       int rows, int in, int out);
+void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int narrow, const float* a,
+                        const float* b, int rank, double scaling, double p, double first, double second, double row,
+                        float* dx, float* da, float* db, int rows, int in, int out);
+void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
+                          const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
+                          int heads, int kv_heads, int d, int narrow);
+void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
+                           const int* query_rows, const int* segments, const int* groups, int group_count,
+                           const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
+                           int key_rows, int heads, int kv_heads, int d, int narrow);
+void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down, const int* labels,
+                      const float* weights, double smoothing, float* loss, float* gradient, int rows, int width, int size);
+
+// --- called by Python ---
+
+int jl_interface_sizes(int64_t* sizes, int room);
+int jl_flush_denormals();
+int64_t jl_packed_size(int k, int n);
+int jl_pack(const float* w, void* packed, int k, int n, int transposed);
+int64_t jl_packed_head_size(int size, int width, int down);
+int jl_pack_head(const float* head, char* packed, int size, int width, int down);
+int jl_decode_panel();
+int jl_decode_vector();
+int64_t jl_decode_packed_size(int outputs, int inputs, int bf16);
+int jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to);
+int64_t jl_decode_screen_size(int outputs, int inputs);
+int jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to);
+jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows);
+void jl_decode_free(jl::decoding::Workspace* space);
+int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows, const float* embedded,
+              const int32_t* positions, int segments, const jl::decoding::Segment* segment, float* logits,
+              int32_t* likeliest);
+}
+
+#pragma GCC visibility pop
+#endif

@@ -1,0 +1,60 @@
+// AdamW, and the size of a gradient.
+#include <math.h>
+
+#include "call.h"
+#include "parallel.h"
+
+namespace jl {
+
+// a · b + c, rounded once where the processor can.
+static inline float fused(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+struct Step {
+    float beta1, rest1, beta2, rest2, decay, rate, correction, epsilon, factor;
+};
+
+// One step of AdamW on `count` elements. Every operation is written out, so that the compiler has no choice of roundings.
+static void adamw(Step s, const float* __restrict__ p, const float* __restrict__ g, const float* __restrict__ m,
+                  const float* __restrict__ v, float* __restrict__ new_p, float* __restrict__ new_m,
+                  float* __restrict__ new_v, int64_t count) {
+    float inverse = 1.f / s.correction;
+    for (int64_t i = 0; i < count; i++) {
+        float gradient = g[i] * s.factor;
+        float first = fused(m[i], s.beta1, gradient * s.rest1);
+        float second = fused(v[i], s.beta2, gradient * gradient * s.rest2);
+        new_p[i] = fused(p[i], s.decay, -(first * s.rate / fused(sqrtf(second), inverse, s.epsilon)));
+        new_m[i] = first, new_v[i] = second;
+    }
+}
+
+// In order, and rounded after each operation: no sum that depends on the width of a vector.
+__attribute__((optimize("fp-contract=off"))) static float squared(const float* x, int64_t count) {
+    float sum = 0.f;
+    for (int64_t i = 0; i < count; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+}  // namespace jl
+
+using namespace jl;
+
+// Parameter, gradient, first and second moment → parameter and moments after a step.
+JL_OPERATOR(adamw) {
+    auto& [beta1, rest1, beta2, rest2, decay, rate, correction, epsilon, factor] = c.numbers<9>();
+    Step step{float(beta1), float(rest1), float(beta2), float(rest2), float(decay),
+              float(rate), float(correction), float(epsilon), float(factor)};
+    parallel_pieces(c.outputs[0].count, [&](int64_t at, int64_t n) {
+        adamw(step, c.in(0) + at, c.in(1) + at, c.in(2) + at, c.in(3) + at, c.out(0) + at, c.out(1) + at, c.out(2) + at, n);
+    });
+}
+
+// The sum of the squares of each input: (inputs,).
+JL_OPERATOR(squared_norms) {
+    parallel_evenly(c.input_count, [&](int i) { c.out(0)[i] = squared(c.in(i), c.inputs[i].count); });
+}

@@ -1,0 +1,68 @@
+"""Base models whose tensors have other names than the model's, by what was around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jittor_lora.errors import UserError, some_of_each
+from jittor_lora.formats.hugging_face import read_checkpoint
+from jittor_lora.formats.tensor_names import without_adapter_name, wrapper_of
+from model_files import make_folder, make_tensors
+
+
+@pytest.fixture
+def tensors(config):
+    return make_tensors(config)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod.", "student."])
+def test_what_was_around_the_model_is_left_out_and_said(tmp_path, config, tensors, wrapper):
+    found = read_checkpoint(make_folder(tmp_path, config, {wrapper + name: a for name, a in tensors.items()}))
+    assert found.tensors.keys() == tensors.keys()
+    assert all(np.array_equal(found.tensors[name], tensors[name]) for name in tensors)
+    (note,) = found.notes
+    assert f"have {wrapper} before them, which is left out" in note
+
+
+def test_names_as_they_are_need_no_word(tmp_path, config, tensors):
+    assert read_checkpoint(make_folder(tmp_path, config, tensors)).notes == ()
+
+
+def test_of_missing_and_unexpected_names_some_of_each_are_shown(tmp_path, config, tensors):
+    names = iter(range(10**6))
+    folder = make_folder(tmp_path, {**config, "n_layer": 40, "num_hidden_layers": 40},
+                         {f"part{next(names)}.{name}": a for name, a in tensors.items()})
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(folder)
+    assert [str(caught.value).count(kind) for kind in (": missing, expected", ": unexpected, of")] == [10, 10]
+    assert "part0." in str(caught.value)
+
+
+def test_some_of_each():
+    a, b, c = [f"a{i}" for i in range(30)], ["b0"], [f"c{i}" for i in range(3)]
+    assert some_of_each(b, c) == ["b0", "c0", "c1", "c2"]
+    assert some_of_each([], a, b, most=4) == ["a0", "a1", "a2", "… and 27 more", "b0"]
+    assert some_of_each(a, a, most=4) == ["a0", "a1", "… and 28 more"] * 2
+    assert some_of_each() == []
+
+
+def test_only_what_is_before_all_names_is_left_out():
+    def known(name):
+        return name in ("a.weight", "b.weight")
+
+    assert wrapper_of(["x.y.a.weight", "x.y.b.weight", "x.y.mask"], known) == "x.y."
+    assert wrapper_of(["x.mask", "x.a.weight"], known) == "x."
+    assert wrapper_of(["x.a.weight", "y.b.weight"], known) == ""
+    assert wrapper_of(["a.weight", "x.b.weight"], known) == ""
+    assert wrapper_of(["x.c.weight"], known) == wrapper_of([], known) == ""
+
+
+def test_the_name_of_an_adapter():
+    inside = {"m.lora_A.mine.weight": 1, "m.lora_embedding_B.mine": 2, "m.lora_magnitude_vector.mine.weight": 3, "n": 4}
+    assert without_adapter_name(inside) == (
+        {"m.lora_A.weight": 1, "m.lora_embedding_B": 2, "m.lora_magnitude_vector.weight": 3, "n": 4}, "mine")
+    own = {"m.lora_A.weight": 1, "m.lora_embedding_A": 2, "m.lora_magnitude_vector": 3}
+    assert without_adapter_name(own) == (own, "")
+    several = {"m.lora_A.one.weight": 1, "m.lora_A.two.weight": 2}
+    assert without_adapter_name(several) == (several, "")

@@ -1,0 +1,106 @@
+"""A layer's one adapter, applied to the weight itself or to what others have made: the same, whatever its settings."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jittor_lora import ops
+from jittor_lora.lora.adapted import Choice
+from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.layer import LoraLinear, Update
+from jittor_lora.model.modules import Linear
+from jittor_lora.ops import Matrix, frozen
+from jittor_lora.runtime import jt
+
+IN, OUT, ROWS = 7, 12, 5
+NAME = "h.0.attn.c_attn"
+few = settings(max_examples=40, deadline=None)
+
+configs = st.builds(
+    LoraConfig, r=st.sampled_from([1, 3, 6]), alpha=st.sampled_from([1.0, 16.0]),
+    dropout=st.sampled_from([0.0, 0.1, 0.5]), target_modules=st.just(("c_attn",)),
+    init=st.sampled_from(["gaussian", "kaiming", "pissa", "pissa_niter_4", "olora"]), qv_only=st.booleans(),
+    use_rslora=st.booleans(), use_dora=st.booleans())
+trains = st.booleans()  # else nothing is dropped
+biases = st.sampled_from(["none", "frozen", "trained"])
+
+# Settings of each kind that takes another path.
+DORA_WITHOUT_A_PART = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init="pissa", use_dora=True)
+PLAIN = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",))
+
+
+def normal(*shape, seed=0):
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def base(bias="none"):
+    return Linear(Matrix.of(normal(OUT, IN, seed=1)), None if bias == "none" else frozen(normal(OUT, seed=2)))
+
+
+def trained(config, linear, bias="none", training=True, seed=3):
+    """An update some steps after its start."""
+    update = Update(linear, config, NAME, seed, with_bias=bias == "trained")
+    for i, array in enumerate(update.trained.values()):
+        array.update(jt.array(array.numpy() * 0.9 + 0.3 * normal(*array.shape, seed=seed + i)))
+    update.dropout_seed = 11 * seed if training else None
+    return update
+
+
+def values_and_gradients(run, updates):
+    """What `run` makes of an input, and the gradients for the input and for all that is trained."""
+    x, arrays = jt.array(normal(ROWS, IN, seed=4)), [v for update in updates for v in update.trained.values()]
+    y = run(x)
+    gradients = jt.grad((y * jt.array(normal(ROWS, OUT, seed=5))).sum(), [x, *arrays])
+    return [y.numpy(), *(g.numpy() for g in gradients)]
+
+
+def check_same(found, expected):
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(theirs).max()))
+
+
+@few
+@given(configs, trains)
+@example(DORA_WITHOUT_A_PART, True)
+@example(LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init="olora", use_dora=True), True)
+@example(PLAIN, True)
+def test_alone_and_onto_the_base(config, training):
+    linear = base()
+    update = trained(config, linear, training=training)
+    alone = values_and_gradients(lambda x: update.alone(x, linear.weight, None), [update])
+    onto = values_and_gradients(lambda x: update.onto(ops.linear(x, linear.weight), x, linear.weight), [update])
+    check_same(onto, alone)
+
+
+@few
+@given(configs, configs, trains, biases, st.booleans())
+@example(DORA_WITHOUT_A_PART, PLAIN, True, "trained", True)
+@example(DORA_WITHOUT_A_PART, PLAIN, True, "none", False)
+def test_beside_another_that_changes_nothing(config, other, training, bias, first):
+    """Before or after an adapter whose update is zero, it is what it is alone. One with DoRA scales by lengths that are
+    its own: by one."""
+    linear = base(bias)
+    update, idle = trained(config, linear, bias, training), Update(linear, other, NAME)
+    if not other.changes_base:
+        idle.lora_B.update(jt.zeros(idle.lora_B.shape))  # else it is the start that changes nothing
+    idle.dropout_seed = None
+    layer = LoraLinear(linear, Choice(), NAME)
+    layer.versions.update(update=update, idle=idle)
+    alone = values_and_gradients(lambda x: layer.run(x, ("update",)), [update])
+    names = ("idle", "update") if first else ("update", "idle")
+    together = values_and_gradients(lambda x: layer.run(x, names), [update])
+    check_same(together, alone)
+
+
+@few
+@given(configs, biases)
+@example(DORA_WITHOUT_A_PART, "trained")
+def test_beside_the_weight_and_in_it(config, bias):
+    linear = base(bias)
+    update = trained(config, linear, bias, training=False)
+    b = None if bias == "none" else update.bias.numpy() if bias == "trained" else linear.bias.numpy()
+    beside = update.alone(jt.array(normal(ROWS, IN, seed=4)), linear.weight, None if b is None else jt.array(b)).numpy()
+    within = normal(ROWS, IN, seed=4) @ update.applied(linear.weight.numpy(), linear.weight.numpy()).T
+    check_same([beside], [within if b is None else within + b])

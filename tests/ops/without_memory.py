@@ -1,0 +1,172 @@
+"""What test_no_memory.py runs in processes of its own: kernels whose allocations fail."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+import tiny  # noqa: E402
+from jittor_lora.model.decoder import Decoder  # noqa: E402
+from jittor_lora.model.layout import Layout  # noqa: E402
+from jittor_lora.model.load import build_model  # noqa: E402
+from jittor_lora.model.reading import Turn  # noqa: E402
+from jittor_lora.ops import AttentionPlan, Matrix  # noqa: E402
+from jittor_lora.ops.cpu import functions, library, packing  # noqa: E402
+from jittor_lora.runtime import jt, set_threads  # noqa: E402
+
+KINDS = ("buffers", "objects", "products")
+HERE = Path(__file__).parent
+
+
+def load() -> ctypes.CDLL:
+    """The kernels, with allocations that can be made to fail."""
+    sources = Path(tempfile.mkdtemp())
+    for path in [*library.SOURCES.iterdir(), HERE / "failing_allocations.cpp"]:
+        (sources / path.name).symlink_to(path)
+    library.SOURCES = sources
+    library.FLAGS += tuple(f"-Wl,--wrap={name}" for name in ("aligned_alloc", "_Znwm", "dnnl_sgemm"))
+    return library.library()
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def linear(precision: str):
+    matrix = Matrix.of(normal(70, 48, seed=1), precision)
+
+    def run():
+        x, a, b = (jt.array(v) for v in (normal(90, 48), normal(5, 48, seed=2), normal(70, 5, seed=3)))
+        y = functions.lora_linear(x, matrix, None, a, b, 2.0, 0.1, 7)
+        return y, *jt.grad(y.sqr().sum(), [x, a, b])
+
+    return run
+
+
+def attention(precision: str, kv_heads: int):
+    plan = AttentionPlan(Layout.of_lengths([(90, [5, 70]), (0, [40])]), precision)
+
+    def run():
+        q, k, v = (jt.array(normal(205, heads, 32, seed=heads + i)) for i, heads in enumerate((4, kv_heads, kv_heads)))
+        y = functions.attention(q, k, v, plan)
+        return y, *jt.grad(y.sqr().sum(), [q, k, v])
+
+    return run
+
+
+def cross_entropy(precision: str):
+    head, labels = Matrix.of(normal(2500, 48, seed=1), precision), jt.array(np.arange(300, dtype=np.int32))
+
+    def run():
+        hidden = jt.array(normal(300, 48))
+        loss = functions.token_cross_entropy(hidden, head, labels, jt.ones(300), 0.1)
+        return loss, jt.grad(loss, hidden)
+
+    return run
+
+
+def small():
+    """The kernels that hold no memory of their own."""
+    x, w = jt.array(normal(90, 48)), jt.array(normal(48, seed=1)).stop_grad()
+    return (functions.layer_norm(x, w, w, 1e-5), functions.rms_norm(x, w, 1e-5), functions.gelu_tanh(x),
+            functions.swiglu(x, x))
+
+
+def decoding(ask: str):
+    decoder = Decoder(build_model(tiny.config(tiny.LLAMA), tiny.tensors(tiny.LLAMA)))
+
+    def run():
+        group = decoder.open(9, [4, 5])
+        return (getattr(decoder, ask)([Turn(group, list(range(9)), [(0, [3, 4]), (1, [5])])]),)
+
+    return run
+
+
+def decoder_of():
+    model = build_model(tiny.config(tiny.GPT2), tiny.tensors(tiny.GPT2))
+
+    def run():
+        decoder = Decoder(model)
+        return (decoder.logits([Turn(decoder.open(3, [1]), [1, 2, 3], [(0, [4])])]),)
+
+    return run
+
+
+def screen():
+    weight, kernels = normal(400, 48), library.library()
+    bounds = 2 * weight.nbytes + (1 << 16)
+
+    def run():
+        packed = np.zeros(bounds, np.uint8)
+        kernels.jl_decode_pack_screen(weight.ctypes.data, *weight.shape, 0, packed.ctypes.data)
+        return (packed,)
+
+    return run
+
+
+def head_in_bf16():
+    weight = normal(1500, 48)
+    return lambda: (packing.pack_head(weight, False), packing.pack_head(weight, True), packing.pack(weight, True))
+
+
+def cases(precisions: list[str]) -> dict:
+    made = {"norms and activations": lambda: small, "screen": screen, "decoder": decoder_of}
+    for ask in ("likeliest", "logits"):
+        made[f"decoding {ask}"] = lambda ask=ask: decoding(ask)
+    for precision in precisions:
+        made[f"linear {precision}"] = lambda p=precision: linear(p)
+        made[f"cross entropy {precision}"] = lambda p=precision: cross_entropy(p)
+        for kv_heads in (4, 2):
+            made[f"attention {precision} {kv_heads}"] = lambda p=precision, h=kv_heads: attention(p, h)
+    if "bf16" in precisions:
+        made["head in bf16"] = head_in_bf16
+    return made
+
+
+def arrays(results) -> list[np.ndarray]:
+    return [r if isinstance(r, np.ndarray) else r.numpy() for r in results]
+
+
+def fail_everywhere(name: str, case, kernels: ctypes.CDLL) -> None:
+    """Let each allocation fail; what comes out is an exception, and the next call is right."""
+    run, failures = case(), dict.fromkeys(KINDS, 0)
+    for kind, what in enumerate(KINDS):
+        after = 0
+        while True:
+            kernels.jl_test_fail(kind, after)
+            raised = None
+            try:
+                found = arrays(run())
+            except (MemoryError, RuntimeError) as error:
+                raised = error
+            failed = kernels.jl_test_recover()
+            if not failed:
+                assert raised is None, raised
+                break
+            assert raised is not None, f"{name}: a failure of {what} after {after} passed unnoticed"
+            assert isinstance(raised, MemoryError) or "bad_alloc" in str(raised), raised
+            failures[what] += 1
+            # Most buffers are kept: with room for one more each time, each of them is the first to fail once.
+            after = failures[what] // 16 if what == "buffers" else after + 1
+            assert failures[what] < 3000
+    for ours, expected in zip(found, arrays(case()())):
+        np.testing.assert_array_equal(ours, expected)
+    print(name, failures, flush=True)
+
+
+def main(precisions: list[str]) -> None:
+    kernels = load()
+    set_threads(2)
+    for name, case in cases(precisions).items():
+        fail_everywhere(name, case, kernels)
+    print("all end in exceptions")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

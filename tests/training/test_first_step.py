@@ -1,0 +1,64 @@
+"""A run with a plain adapter compiles no operator of Jittor's, so that the first step takes no longer than others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernels import needs_kernels
+
+pytestmark = needs_kernels
+
+# An operator that this process has not met is looked up by its compile command, which names the compiler.
+RUN = """
+import sys
+import tiny
+from jittor_lora.config import RunConfig
+from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
+from jittor_lora.lora.inject import inject
+from jittor_lora.model.generate import generate_groups
+from jittor_lora.model.load import build_model
+from jittor_lora.ops.cpu.operator import call
+from jittor_lora.runtime import jt
+from jittor_lora.training import loop
+from jittor_lora.training.optimizer import AdamW, gradient_norm
+
+call("squared_norms", [(1,)], [jt.array([[1.0]])])  # the kernels and their one operator
+jt.flags.cc_path = "/bin/false"
+if "an operator" in sys.argv:
+    (jt.array([[1.0, 2.0]]) + 1.0).sync()
+
+source = tiny.VARIANTS[sys.argv[1]]
+model = build_model(tiny.config(source), tiny.tensors(source))
+adapter = inject(model, LoraConfig(r=2, alpha=8.0, dropout=0.1, target_modules=DEFAULT_TARGETS[source["model_type"]]))
+config, parameters = RunConfig(batch_size=4, lora_dropout=0.1, max_tokens_per_stream=30), adapter.parameters()
+optimizer = AdamW(parameters, weight_decay=0.1)
+for examples in (tiny.groups(6), tiny.groups(1, branches=1)):
+    streams = loop.streams_of(examples, config)
+    adapter.set_dropout(1, 2)
+    loss, gradients = loop.batch_gradients(model, streams, parameters)
+    gradient_norm(gradients)
+    optimizer.step(gradients, 0.01, 0.5)
+    adapter.set_dropout()
+    loop.mean_loss(model, streams)
+generate_groups(model, [(group.prefix, [branch.prompt for branch in group.branches]) for group in tiny.groups(6)], 3)
+"""
+
+
+def run(*arguments):
+    tests = str(Path(__file__).parent.parent)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *filter(None, sys.path)])}
+    return subprocess.run([sys.executable, "-c", RUN, *arguments], env=environ, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "llama-untied"])
+def test_training_and_validation_compile_nothing(family):
+    done = run(family)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_this_test_would_see():
+    assert run("gpt2", "an operator").returncode != 0
