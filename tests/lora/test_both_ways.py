@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,18 @@ def check_same(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(theirs).max()))
 
 
+@pytest.mark.parametrize("dora", [True, False])
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_what_was_taken_out_of_the_weight_sees_all_of_the_input(init, dora):
+    linear, x = base(), jt.array(normal(ROWS, IN, seed=4))
+    config = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init=init, use_dora=dora)
+    update = trained(config, linear)
+    onto = update.onto(ops.linear(x, linear.weight), x, linear.weight)
+    check_same([onto.numpy()], [update.alone(x, linear.weight, None).numpy()])
+
+
+# Jittor compiles the gradients of each kind of adapter for minutes at the first run.
+@pytest.mark.slow
 @few
 @given(configs, trains)
 @example(DORA_WITHOUT_A_PART, True)
@@ -74,6 +87,7 @@ def test_alone_and_onto_the_base(config, training):
     check_same(onto, alone)
 
 
+@pytest.mark.slow
 @few
 @given(configs, configs, trains, biases, st.booleans())
 @example(DORA_WITHOUT_A_PART, PLAIN, True, "trained", True)
@@ -94,6 +108,7 @@ def test_beside_another_that_changes_nothing(config, other, training, bias, firs
     check_same(together, alone)
 
 
+@pytest.mark.slow
 @few
 @given(configs, biases)
 @example(DORA_WITHOUT_A_PART, "trained")

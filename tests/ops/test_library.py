@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.ops import backend
-from jittor_lora.ops.cpu import library
+from jittor_lora.ops.cpu import library, operator
 from jittor_lora.runtime import KernelTools, kernel_tools
 from needs import HAS_BF16, needs_kernels
 
@@ -108,3 +109,13 @@ def test_without_them_it_goes_on_in_stock_jittor(monkeypatch, capsys):
     monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
     assert not backend.kernels_work.__wrapped__()
     assert "no compiler\nGoing on without them" in capsys.readouterr().err
+
+
+def test_without_their_operator_it_goes_on_in_stock_jittor(tmp_path, monkeypatch, capsys):
+    for name in ("kernel_op.h", "kernel_op.cc"):
+        (tmp_path / name).write_text((operator.OPERATOR / name).read_text().replace("override;", "override; missing"))
+    monkeypatch.setattr(operator, "OPERATOR", tmp_path)
+    monkeypatch.setattr(operator, "operator", operator.operator.__wrapped__)
+    assert not backend.kernels_work.__wrapped__()
+    assert re.search("The operator of the CPU kernels could not be compiled(?s:.*)Going on without them",
+                     capsys.readouterr().err)

@@ -442,8 +442,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
     model, adapter, optimizer = fresh()
     plain = optimizer.step
 
-    def step(gradients, rate):
-        plain(gradients, rate)
+    def step(gradients, rate, factor):
+        plain(gradients, rate, factor)
         if optimizer.steps == stop:
             signal.raise_signal(signal.SIGTERM)
             stopping.at = optimizer.steps

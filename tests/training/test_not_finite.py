@@ -286,8 +286,8 @@ def test_a_run_that_stopped_goes_on_with_the_other_policy(files, tmp_path, spoil
 def test_an_update_that_goes_too_far_is_in_no_file(files, tmp_path, monkeypatch, method, product):
     inner, wrong = AdamW.step, []
 
-    def step(self, gradients, rate):
-        inner(self, gradients, rate)
+    def step(self, gradients, rate, factor):
+        inner(self, gradients, rate, factor)
         if self.steps == 5:
             wrong[:] = list(self.parameters)[1:3]
             for name in wrong:

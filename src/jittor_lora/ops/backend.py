@@ -26,8 +26,10 @@ def kernels_work() -> bool:
     if not uses_onednn():
         return False
     from jittor_lora.ops.cpu.library import library
+    from jittor_lora.ops.cpu.operator import operator
     try:
         library()
+        operator()
     except (UserError, OSError) as error:
         print(f"{error}\nGoing on without them, several times slower.", file=sys.stderr)
         return False

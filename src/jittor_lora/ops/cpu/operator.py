@@ -12,6 +12,7 @@ import functools
 from pathlib import Path
 from typing import Sequence
 
+from jittor_lora.errors import UserError
 from jittor_lora.locks import alone
 from jittor_lora.ops.cpu.library import SOURCES, library
 from jittor_lora.runtime import jt, kernel_tools
@@ -22,7 +23,7 @@ OPERATOR = Path(__file__).parent / "operator"
 def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
     """The outputs, float32 of these shapes, of `JL_OPERATOR(kernel)`."""
     library()  # sets a mode of this thread
-    return _operator()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
+    return operator()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
 
 
 @functools.lru_cache(maxsize=None)
@@ -31,9 +32,18 @@ def _address(kernel: str) -> int:
 
 
 @functools.lru_cache(maxsize=None)
-def _operator():
+def operator():
+    """The operator, compiled into Jittor's cache at the first call on a machine.
+
+    Raises:
+        UserError: it cannot be compiled.
+    """
     header = (OPERATOR / "kernel_op.h").read_text(encoding="utf-8")
     source = (OPERATOR / "kernel_op.cc").read_text(encoding="utf-8")
     source = source.replace('#include "call.h"\n', (SOURCES / "call.h").read_text(encoding="utf-8"))
     with alone(kernel_tools().cache / "kernel_op.lock", "Compiling the operator of the CPU kernels"):
-        return jt.compile_custom_op(header, source, "kernel", warp=False)
+        try:
+            return jt.compile_custom_op(header, source, "kernel", warp=False)
+        except RuntimeError as error:
+            raise UserError(f"The operator of the CPU kernels could not be compiled: {error}\n"
+                            "`jittor-lora doctor` checks the compiler.") from error
