@@ -117,7 +117,7 @@ def test_file_by_file_after_a_failure(compiler, tmp_path):
 @pytest.mark.parametrize("name", ["g++", "clang++"])
 def test_units_compile(name, tmp_path):
     if not shutil.which(name):
-        pytest.skip(f"no {name}")
+        pytest.skip(f"needs {name}")
     core_units.write(tmp_path, JITTOR)
     tools = kernel_tools()
     import sysconfig

@@ -11,7 +11,7 @@ import pytest
 
 import jittor_lora
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="Jittor is copied on Linux")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")]
 
 # An operator of Jittor's own, a product by oneDNN, and a kernel of ours.
 PROGRAM = """

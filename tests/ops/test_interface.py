@@ -8,11 +8,11 @@ import shutil
 import subprocess
 
 import pytest
-from kernels import needs_kernels
 
 from jittor_lora.errors import UserError
 from jittor_lora.ops.cpu import interface, library
 from jittor_lora.runtime import kernel_tools
+from needs import needs_kernels
 
 pytestmark = needs_kernels
 

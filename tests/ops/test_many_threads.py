@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import needs_kernels
 
 import small_run
+from needs import needs_kernels
 
 pytestmark = [needs_kernels, pytest.mark.slow]
 

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kernels import HAS_BF16, needs_kernels
-
 import small_run
 from jittor_lora.ops.cpu import library
+from needs import HAS_BF16, needs_kernels
 
 pytestmark = needs_kernels
 SCRIPT = Path(__file__).parent / "without_memory.py"

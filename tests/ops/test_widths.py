@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernels import needs_kernels
 
 from jittor_lora import machine
 from jittor_lora.ops.cpu import library
 from jittor_lora.runtime import kernel_tools
+from needs import needs_kernels
 
-pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="the widths of x86 processors"),
+pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="needs an x86 processor"),
               pytest.mark.slow]
 
 TESTS = [Path(__file__).parent / f"test_{name}.py" for name in ("kernels", "decode", "screen")]
@@ -40,7 +40,7 @@ def instruction_sets(*flags: str) -> set[str]:
     done = subprocess.run([kernel_tools().compiler, *library.FLAGS, *flags, "-dM", "-E", "-x", "c++", "/dev/null"],
                           capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"this compiler knows no {' '.join(flags)}")
+        pytest.skip(f"needs a compiler that knows {' '.join(flags)}")
     return asked & set(re.findall(r"#define (\w+)", done.stdout))
 
 
@@ -49,7 +49,7 @@ def test_operators(width):
     flags, needed = WIDTHS[width]
     missing = needed - machine.cpu_flags()
     if missing:
-        pytest.skip(f"this processor has no {', '.join(sorted(missing))}")
+        pytest.skip(f"needs a processor with {', '.join(sorted(missing))}")
     if instruction_sets(*flags) == instruction_sets():
         pytest.skip("these are the kernels of this processor, which the other tests run")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, TESTS),

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernels import needs_kernels
+
+from needs import needs_kernels
 
 pytestmark = needs_kernels
 
