@@ -122,7 +122,7 @@ struct Workspace {
     Workspace(const Network& net, int rows)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
-          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, ROWS) : 0, net.head.matrices[0].outputs) {}
+          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
 
     static bool halves(const Network& net) { return net.bf16 && PAIRS; }
 
@@ -174,7 +174,7 @@ class Run {
         every_.resize(rows);
         for (int r = 0; r < rows; r++) every_[r] = r;
         best_.resize((size_t)threads_ * wanted_.size());
-        if (net.screen && likeliest && !logits && wanted_.size() <= ROWS) {
+        if (net.screen && likeliest && !logits && wanted_.size() <= STATES) {
             probes_.resize(wanted_.size());
             probe_bytes_.resize(probes_.size() * Screen(net.width).deep * 2);
             bars_.resize(best_.size(), -INFINITY);
@@ -527,13 +527,13 @@ class Run {
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
         std::vector<float> bar(count, -INFINITY);
         schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
-            vec lower[ROWS];
-            float* upper[ROWS];
+            vec lower[STATES];
+            float* upper[STATES];
             std::fill_n(lower, count, splat(-INFINITY));
             for (int g = begin; g < end; g++) {
                 for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + g * W;
-                bounds_of<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(),
-                                probe_bytes_.data(), std::min(W, vocabulary - g * W), upper, lower);
+                bounds_of(screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(), probe_bytes_.data(),
+                          count, std::min(W, vocabulary - g * W), upper, lower);
             }
             for (int r = 0; r < count; r++) {
                 float& known = bars_[thread * count + r];
@@ -549,8 +549,11 @@ class Run {
                 for (int r = 0; r < count; r++)
                     for (int j = 0; j < PANEL; j += W) reaches |= load(upper_.row(r) + panel * PANEL + j) >= bar[r];
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
-                tile(net_.head, net_.head.matrices[0], panel, 1, h_, 0, count, y);
-                for (int r = 0; r < count; r++) score(thread, r, panel * PANEL, y + r * PANEL, PANEL);
+                for (int r = 0, some; r < count; r += some) {
+                    some = std::min(ROWS, count - r);
+                    tile(net_.head, net_.head.matrices[0], panel, 1, h_, r, some, y);
+                    for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
+                }
             }
         });
     }
