@@ -321,15 +321,16 @@ class Run {
     // Calls each(r, count, panel, panels) for blocks of rows with the panels from 2 · first to 2 · end.
     template <class Each>
     static void blocks(int first, int end, int all, int rows, Each each) {
+        // Blocks are equal if that leaves them enough rows; else whole ones, and the rest with two panels.
+        const int left = rows % ROWS, least = rows / (rows / ROWS + 1);  // rows of the smallest of equal blocks
+        const int wide = rows <= WIDE_ROWS || (left <= WIDE_ROWS && least < FULL_ROWS) ? left : 0;
+        const int narrow = rows - wide, count = (narrow + ROWS - 1) / ROWS;
         for (int part = first; part < end; part++) {
-            int panel = 2 * part, panels = std::min(2, all - panel);
-            if (rows <= WIDE_ROWS) {
-                each(0, rows, panel, panels);
-                continue;
-            }
-            int count = (rows + ROWS - 1) / ROWS;
+            const int panel = 2 * part, panels = std::min(2, all - panel);
             for (int p = panel; p < panel + panels; p++)
-                for (int b = 0; b < count; b++) each(rows * b / count, rows * (b + 1) / count - rows * b / count, p, 1);
+                for (int b = 0; b < count; b++)
+                    each(narrow * b / count, narrow * (b + 1) / count - narrow * b / count, p, 1);
+            if (wide) each(narrow, wide, panel, panels);
         }
     }
 

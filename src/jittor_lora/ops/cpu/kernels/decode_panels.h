@@ -16,6 +16,8 @@ constexpr int PANEL = 2 * W;
 // Most rows, and most rows with two panels at once, whose sums fit the registers.
 constexpr int ROWS = W == 16 ? 12 : 6;
 constexpr int WIDE_ROWS = ROWS / 2;
+// Fewest rows with one panel that keep the processor's units for products busy while sums wait for each other.
+constexpr int FULL_ROWS = 5;
 
 #if defined(__AVX512BF16__)
 // In bf16 the values of two inputs lie side by side, as the processor's product of pairs takes them; inputs are bf16.
