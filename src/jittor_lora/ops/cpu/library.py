@@ -53,14 +53,6 @@ def _loaded() -> ctypes.CDLL:
     return kernels
 
 
-_thread = threading.local()
-
-
-@functools.lru_cache(maxsize=None)
-def _loaded() -> ctypes.CDLL:
-    return ctypes.CDLL(str(compiled(kernel_tools(), sys.stderr)), ctypes.RTLD_GLOBAL)
-
-
 def compiled(tools: KernelTools, screen: TextIO) -> Path:
     """The library in Jittor's cache, compiled if it is not there yet."""
     flags = [*FLAGS, f"-I{tools.onednn / 'include'}"]
