@@ -24,8 +24,8 @@ from jittor_lora.model.layout import Layout
 from jittor_lora.ops.backend import OPERATIONS
 from jittor_lora.runtime import jt, set_threads
 from jittor_lora.tasks.evaluate import Questions, answer
-from jittor_lora.training.loop import batch_gradients, clipped, mean_loss, steps_from, steps_per_epoch, streams_of
-from jittor_lora.training.optimizer import AdamW, gradient_norm
+from jittor_lora.training.loop import batch_gradients, mean_loss, steps_from, steps_per_epoch, streams_of
+from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 
 # A weight that computes the logits of a row and leaves the loss as it is.
 NO_WEIGHT = 1e-30
@@ -185,5 +185,5 @@ class Training:
         """Loss and norm of the gradient."""
         loss, gradients = batch_gradients(self.model, streams, self.adapter.parameters())
         norm = gradient_norm(gradients)
-        self.optimizer.step(clipped(gradients, norm, workloads.MAX_GRAD_NORM), workloads.LEARNING_RATE)
+        self.optimizer.step(gradients, workloads.LEARNING_RATE, clip_scale(norm, workloads.MAX_GRAD_NORM))
         return loss, norm
