@@ -147,7 +147,7 @@ def test_any_name_is_in_the_legend_as_it_is(name, tmp_path):
     """Matplotlib leaves out labels that begin with an underscore, and sets what is between dollars as a formula."""
     difference = Difference(1.0, 0.5, 1.5, 0.1)
     for figure in (score_chart([(name, BASE), ("b", ADAPTER)], title=name),
-                   improvement_chart(name, [(name, difference, difference)], 9)):
+                   improvement_chart(name, [(name, difference, difference)], BASE)):
         legend = figure.axes[0].get_legend()
         assert [text.get_text() for text in legend.get_texts()][0] == name
         handles = legend.legend_handles if hasattr(legend, "legend_handles") else legend.legendHandles

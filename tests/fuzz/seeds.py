@@ -91,7 +91,7 @@ def seeds() -> dict[str, Files]:
         "state": state,
         "summary": {"summary.json": run["summary.json"]},
         "base_record": {"adapter_config.json": _adapter()["adapter_config.json"],
-                        "base_model.json": _json({"name": "some/base", "fingerprint": "0" * 64, "path": "../base"})},
+                        "base_model.json": _json({"name": "some/base", "fingerprint": "0" * 64, "path": None})},
         "adapters": {f"{name}/{file}": content for name in "ab" for file, content in _adapter().items()},
         "hub": {"config.json": base["config.json"], "model.safetensors.index.json": _json(
             {"weight_map": {"a": "model-1.safetensors"}}), "model-1.safetensors": b"", "tokenizer.json": b"{}"},

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from jittor_lora.data.examples import Data
 from jittor_lora.data.squad import SquadData
+
+if TYPE_CHECKING:
+    from jittor_lora.data.examples import Data
 
 _SHOWN = 5
 
