@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from jittor_lora.data.squad import SquadData
-
 if TYPE_CHECKING:
     from jittor_lora.data.examples import Data
 
@@ -46,6 +44,7 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
 
 def texts_of(data: Data) -> Iterator[tuple[str, ...]]:
     """The texts of each example."""
+    from jittor_lora.data.squad import SquadData  # brings numpy
     if isinstance(data, SquadData):
         for paragraph in data.paragraphs:
             for question in paragraph.questions:
