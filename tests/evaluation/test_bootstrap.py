@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.bootstrap import FEWEST_UNITS, mean_interval, paired_difference, student_quantile
+from jittor_lora.evaluation.bootstrap import (
+    FEWEST_UNITS,
+    mean_interval,
+    paired_difference,
+    resampled_sums,
+    student_quantile,
+)
 from jittor_lora.evaluation.units import Units
 
 
@@ -137,3 +143,11 @@ def test_empty_and_unequal_inputs_are_refused():
         mean_interval([])
     with pytest.raises(UserError, match="found 2 and 3"):
         paired_difference([0, 1], [0, 1, 1])
+
+
+@pytest.mark.parametrize("resamples", [0, 1, 7])
+def test_sums_of_any_number_of_resamples(resamples):
+    statistics = np.array([[1.0, 10.0], [1.0, 20.0], [1.0, 30.0]])
+    sums = resampled_sums(statistics, resamples)
+    assert sums.shape == (resamples, 2)
+    assert (sums[:, 0] == 3).all() and ((30 <= sums[:, 1]) & (sums[:, 1] <= 90)).all()

@@ -74,7 +74,7 @@ def resampled_sums(statistics: np.ndarray, resamples: int, seed: int = 0) -> np.
     for every score.
     """
     generator, count = np.random.default_rng(seed), len(statistics)
-    sums = []
+    sums = [np.empty((0, statistics.shape[1]))]
     for chunk in _chunks(resamples, count):
         rows = generator.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
         times = np.bincount(rows.ravel(), minlength=chunk * count).reshape(chunk, count)
