@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +111,18 @@ def test_adapters_are_compared_with_the_first():
     assert (first["trained values"], first["time / first"], first["peak / first"]) == ("1,000", "1.00", "1.00")
     assert (second["trained values"], second["time / first"], second["peak MiB"]) == ("1,200", "1.50", "300")
     assert third["peak / first"] == "broken"
+
+
+PAGE = "a\n<!-- bench: step -->\nold\n<!-- /bench -->\nb\n<!-- bench: step avx2 -->\n<!-- /bench -->\n"
+
+
+@pytest.mark.parametrize("machine, expected", [
+    (None, PAGE.replace("\nold\n", "\n\nnew\n\n")),
+    ("avx2", PAGE.replace("avx2 -->\n", "avx2 -->\n\nnew\n\n")),
+    ("neon", PAGE)])
+def test_only_the_marks_of_the_machine_are_filled(machine, expected):
+    spec = importlib.util.spec_from_file_location("page", Path(__file__).parents[2] / "benchmarks" / "report.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.filled(PAGE, {"step": "new"}, machine) == (expected, [])
+    assert page.filled(PAGE, {}, "avx2") == (PAGE, ["step"])

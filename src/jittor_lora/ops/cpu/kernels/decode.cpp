@@ -124,7 +124,7 @@ struct Workspace {
     Workspace(const Network& net, int rows)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
-          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, ROWS) : 0, net.head.matrices[0].outputs) {}
+          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
 
     static bool halves(const Network& net) { return net.bf16 && PAIRS; }
 
@@ -179,7 +179,7 @@ class Run {
         scratch_stride_ = padded(std::max(net.width, ROWS * longest_attention()), PANEL) + PANEL;
         scratch_ = space.scratch.get<float>((size_t)threads_ * scratch_stride_);
         best_.resize((size_t)threads_ * wanted_.size());
-        if (net.screen && likeliest && !logits && wanted_.size() <= ROWS) {
+        if (net.screen && likeliest && !logits && wanted_.size() <= STATES) {
             probes_.resize(wanted_.size());
             probe_bytes_.resize(probes_.size() * Screen(net.width).deep * 2);
             bars_.resize(best_.size(), -INFINITY);
@@ -328,15 +328,16 @@ class Run {
     // Calls each(r, count, panel, panels) for blocks of rows with the panels from 2 · first to 2 · end.
     template <class Each>
     static void blocks(int first, int end, int all, int rows, Each each) {
+        // Blocks are equal if that leaves them enough rows; else whole ones, and the rest with two panels.
+        const int left = rows % ROWS, least = rows / (rows / ROWS + 1);  // rows of the smallest of equal blocks
+        const int wide = rows <= WIDE_ROWS || (left <= WIDE_ROWS && least < FULL_ROWS) ? left : 0;
+        const int narrow = rows - wide, count = (narrow + ROWS - 1) / ROWS;
         for (int part = first; part < end; part++) {
-            int panel = 2 * part, panels = std::min(2, all - panel);
-            if (rows <= WIDE_ROWS) {
-                each(0, rows, panel, panels);
-                continue;
-            }
-            int count = (rows + ROWS - 1) / ROWS;
+            const int panel = 2 * part, panels = std::min(2, all - panel);
             for (int p = panel; p < panel + panels; p++)
-                for (int b = 0; b < count; b++) each(rows * b / count, rows * (b + 1) / count - rows * b / count, p, 1);
+                for (int b = 0; b < count; b++)
+                    each(narrow * b / count, narrow * (b + 1) / count - narrow * b / count, p, 1);
+            if (wide) each(narrow, wide, panel, panels);
         }
     }
 
@@ -546,16 +547,16 @@ class Run {
     void choose_screened(int64_t& phase, int thread) {
         const Screen screen(net_.width);
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
-        float bar[ROWS];  // there are no probes of more rows
+        float bar[STATES];  // there are no probes of more rows
         std::fill_n(bar, count, -INFINITY);
         schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
-            vec lower[ROWS];
-            float* upper[ROWS];
+            vec lower[STATES];
+            float* upper[STATES];
             std::fill_n(lower, count, splat(-INFINITY));
             for (int g = begin; g < end; g++) {
                 for (int r = 0; r < count; r++) upper[r] = upper_.row(r) + g * W;
-                bounds_of<ROWS>(count, screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(),
-                                probe_bytes_.data(), std::min(W, vocabulary - g * W), upper, lower);
+                bounds_of(screen, (const uint8_t*)net_.screen + screen.group(g), probes_.data(), probe_bytes_.data(),
+                          count, std::min(W, vocabulary - g * W), upper, lower);
             }
             for (int r = 0; r < count; r++) {
                 float& known = bars_[thread * count + r];
@@ -571,8 +572,11 @@ class Run {
                 for (int r = 0; r < count; r++)
                     for (int j = 0; j < PANEL; j += W) reaches |= load(upper_.row(r) + panel * PANEL + j) >= bar[r];
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
-                tile(net_.head, net_.head.matrices[0], panel, 1, h_, 0, count, y);
-                for (int r = 0; r < count; r++) score(thread, r, panel * PANEL, y + r * PANEL, PANEL);
+                for (int r = 0, some; r < count; r += some) {
+                    some = std::min(ROWS, count - r);
+                    tile(net_.head, net_.head.matrices[0], panel, 1, h_, r, some, y);
+                    for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
+                }
             }
         });
     }

@@ -16,6 +16,8 @@ constexpr int PANEL = 2 * W;
 // Most rows, and most rows with two panels at once, whose sums fit the registers.
 constexpr int ROWS = W == 16 ? 12 : 6;
 constexpr int WIDE_ROWS = ROWS / 2;
+// Fewest rows with one panel that keep the processor's units for products busy while sums wait for each other.
+constexpr int FULL_ROWS = 5;
 
 #if defined(__AVX512BF16__)
 // In bf16 the values of two inputs lie side by side, as the processor's product of pairs takes them; inputs are bf16.
@@ -33,6 +35,7 @@ static inline int bf16_stride(int width) { return padded(width, PANEL) + PANEL; 
 
 // How far ahead weights are fetched, in bytes: the memory's latency at its bandwidth.
 constexpr int AHEAD = 2048;
+constexpr int LINE = 64;  // bytes that are fetched together
 
 // Fetches the weights that will be needed after AHEAD more bytes of their panel, from address `at` on. Beyond the end
 // of the panel that is the beginning of the next one that is not read at the same time.
@@ -56,8 +59,9 @@ static void multiply_floats(const T* weights, size_t panel, const float* x, int 
         vec w[N];
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) {
-            w[j] = load(at + (j / 2) * panel + (j % 2) * W);
-            prefetch(at + (j / 2) * panel + (j % 2) * W, skipped);
+            const T* from = at + (j / 2) * panel + (j % 2) * W;
+            w[j] = load(from);
+            if (j % 2 == 0 || W * sizeof(T) >= LINE) prefetch(from, skipped);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <vector>
-#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -19,27 +19,46 @@
 
 namespace jl::decoding {
 
-// sum + the products of four bytes at `weights` for each lane, and the four of `x`.
-static inline ivec products(ivec sum, const uint8_t* weights, int32_t x) {
 #if defined(__AVX512VNNI__)
-    return (ivec)_mm512_dpbusd_epi32((__m512i)sum, _mm512_loadu_si512(weights), _mm512_set1_epi32(x));
+// sum + the products of four bytes of `weights` for each lane, and the four of `x`, whose size is at most DIGIT.
+static inline ivec products(ivec sum, ivec weights, int32_t x) {
+    return (ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
+}
+constexpr int DIGIT = 127;
+constexpr bool SCREENS = true;
 #elif defined(__AVXVNNI__) && !defined(__AVX512F__)
-    __m256i bytes = _mm256_loadu_si256((const __m256i*)weights);
-    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sum, bytes, _mm256_set1_epi32(x));
+static inline ivec products(ivec sum, ivec weights, int32_t x) {
+    return (ivec)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(x));
+}
+constexpr int DIGIT = 127;
+constexpr bool SCREENS = true;
+#elif defined(__AVX2__) && (!defined(__AVX512F__) || defined(__AVX512BW__))
+// Products are added in pairs first, and two of at most 255 · 64 fit 16 bits.
+static inline ivec products(ivec sum, ivec weights, int32_t x) {
+#if defined(__AVX512BW__)
+    __m512i pairs = _mm512_maddubs_epi16((__m512i)weights, _mm512_set1_epi32(x));
+    return sum + (ivec)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #else
-    int8_t four[4];
-    memcpy(four, &x, 4);
-    for (int i = 0; i < W; i++)
-        for (int j = 0; j < 4; j++) sum[i] += (int32_t)weights[4 * i + j] * four[j];
-    return sum;
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(x));
+    return sum + (ivec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
 }
-
-#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+constexpr int DIGIT = 64;
 constexpr bool SCREENS = true;
 #else
+static inline ivec products(ivec sum, ivec weights, int32_t x) {
+    int8_t all[4 * W], four[4];
+    memcpy(all, &weights, sizeof all), memcpy(four, &x, 4);
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < 4; j++) sum[i] += (int32_t)(uint8_t)all[4 * i + j] * four[j];
+    return sum;
+}
+constexpr int DIGIT = 127;
 constexpr bool SCREENS = false;  // without instructions for products of bytes all logits are computed
 #endif
+
+// Most states that are asked for at a time, and most that share one reading of the bytes: their sums fit the registers.
+constexpr int STATES = 12, STATES_AT_ONCE = W == 16 ? 12 : 6;
 
 // Beyond these sizes sums of products of bytes, and sums of logits, might not be finite.
 constexpr int MOST_INPUTS = 16384;
@@ -131,8 +150,8 @@ static inline float single(bf16 x) {
     return value;
 }
 
-// A state in two bytes a number, U = 128 · high + low, and the factors of a row's bound. The bytes of all states lie
-// together: (deep / 4, states, high and low, 4).
+// A state in two bytes per number, U = 128 · high + low with |high|, |low| ≤ DIGIT, and the factors of a row's bound.
+// The bytes of all states lie together: (deep / 4, states, high and low, 4).
 struct Probe {
     int32_t high_sum, low_sum;  // times 128, which the rows' bytes have too much
     float step, by_error, by_spread, by_norm, constant;
@@ -153,11 +172,11 @@ struct Probe {
         auto fits = [](double norm) { return norm >= LEAST_STATE && norm <= LARGEST_STATE; };
         if (!fits(state) || !fits(size)) return false;  // NaN does not
         high_sum = low_sum = 0;
-        step = most / (127 * 128);
+        step = most / (DIGIT * 128);
         for (int k = 0; k < screen.inputs; k++) {
             int whole = std::lrint(u[k] / step), upper = (whole + 64) >> 7;
-            upper = std::min(127, std::max(-127, upper));
-            int lower = std::min(127, std::max(-127, whole - 128 * upper));
+            upper = std::min(DIGIT, std::max(-DIGIT, upper));
+            int lower = std::min(DIGIT, std::max(-DIGIT, whole - 128 * upper));
             int8_t* at = bytes + (k / 4 * states + r) * 8 + k % 4;
             at[0] = upper, at[4] = lower;
             high_sum += 128 * upper, low_sum += 128 * lower;
@@ -173,24 +192,25 @@ struct Probe {
     }
 };
 
-// upper[r] gets upper bounds on the logits of R states and a group of W rows; lower[r] becomes the largest of itself and
-// the lower bounds of the group's first `count` rows.
+// upper[r] gets upper bounds on the logits of R of `states` states and a group of W rows; lower[r] becomes the largest
+// of itself and the lower bounds of the group's first `count` rows. `bytes` are those of the first of the R states.
 template <int R>
-static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
+static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes, int states,
                       int count, float* const* upper, vec* lower) {
     ivec high[R], low[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) high[r] = ivec{} - probes[r].high_sum, low[r] = ivec{} - probes[r].low_sum;
-    for (int k = 0; k < screen.deep / 4; k++) {
-        const uint8_t* at = group + k * 4 * W;
-        prefetch(at, 0);
+    for (int k = 0; k < screen.deep / 4; k++, bytes += states * 8) {
+        ivec weights;
+        memcpy(&weights, group + k * 4 * W, sizeof weights);
+        prefetch(group + k * 4 * W, 0);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             int32_t high_four, low_four;  // apart, or the compiler loads them together and takes longer to spread them
-            memcpy(&high_four, bytes + (k * R + r) * 8, 4);
-            memcpy(&low_four, bytes + (k * R + r) * 8 + 4, 4);
-            high[r] = products(high[r], at, high_four);
-            low[r] = products(low[r], at, low_four);
+            memcpy(&high_four, bytes + r * 8, 4);
+            memcpy(&low_four, bytes + r * 8 + 4, 4);
+            high[r] = products(high[r], weights, high_four);
+            low[r] = products(low[r], weights, low_four);
         }
     }
     RowBounds rows;
@@ -209,13 +229,24 @@ static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* p
     }
 }
 
-// The same for a number of states that is known when it runs, 1 to R.
+// The same for states [first, first + some), of which there are 1 to R.
 template <int R>
-static void bounds_of(int states, const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
-                      int count, float* const* upper, vec* lower) {
+static void bounds_of(int some, int first, const Screen& screen, const uint8_t* group, const Probe* probes,
+                      const int8_t* bytes, int states, int count, float* const* upper, vec* lower) {
     if constexpr (R > 1)
-        if (states < R) return bounds_of<R - 1>(states, screen, group, probes, bytes, count, upper, lower);
-    bounds_of<R>(screen, group, probes, bytes, count, upper, lower);
+        if (some < R)
+            return bounds_of<R - 1>(some, first, screen, group, probes, bytes, states, count, upper, lower);
+    bounds_of<R>(screen, group, probes + first, bytes + first * 8, states, count, upper + first, lower + first);
+}
+
+// The same for all of up to STATES states.
+static inline void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
+                             int states, int count, float* const* upper, vec* lower) {
+    const int parts = (states + STATES_AT_ONCE - 1) / STATES_AT_ONCE;
+    for (int p = 0; p < parts; p++) {
+        const int first = states * p / parts, some = states * (p + 1) / parts - first;
+        bounds_of<STATES_AT_ONCE>(some, first, screen, group, probes, bytes, states, count, upper, lower);
+    }
 }
 
 }  // namespace jl::decoding

@@ -81,7 +81,8 @@ static inline vec get(const T* p, int n) { return n == W ? load(p) : load(p, n);
 template <class T>
 static inline void put(T* p, vec v, int n) { n == W ? store(p, v) : store(p, v, n); }
 
-static inline vec splat(float x) { return vec{} + x; }
+// Subtracting 0 is no operation; adding it is one, as it makes 0 of -0.
+static inline vec splat(float x) { return x - vec{}; }
 
 // a · b + c, rounded once where the processor can. Left to itself, GCC does so in some copies of a loop and not in others,
 // and a row's bits would depend on how many rows are taken together.
