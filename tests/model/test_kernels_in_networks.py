@@ -33,6 +33,10 @@ def tensors(source):
 
 
 def loss_and_gradients(source, precision="fp32", portable=False, recompute=False):
+    """
+    Args:
+        portable: operations that run in stock Jittor; True for all.
+    """
     model = build_model(tiny.config(source), tensors(source), precision)
     model.activation_checkpointing = recompute
     adapter = inject(model, LoraConfig(r=5, alpha=10, dropout=0.1, target_modules="all-linear"), seed=3)
@@ -44,7 +48,7 @@ def loss_and_gradients(source, precision="fp32", portable=False, recompute=False
     positions = np.concatenate([np.concatenate([np.arange(prefix), *(prefix + np.arange(n) for n in branches)])
                                 for prefix, branches in GROUPS]).astype(np.int32)
     rows = np.array([29, 33, 34, 43, 44, 61, 86])
-    with ops.portable_operations() if portable else nullcontext():
+    with ops.portable_operations(*(() if portable is True else portable)) if portable else nullcontext():
         hidden = model.hidden(tiny.tokens(layout.rows), positions, layout, rows)
         weights = np.full(len(rows), 0.2, np.float32)
         loss = ops.token_cross_entropy(hidden, model.head(), tiny.tokens(len(rows), 9), weights)
@@ -86,3 +90,12 @@ def test_threads_change_no_bit(precision, recompute):
     finally:
         set_threads(before)
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("family", WIDER)
+def test_what_lies_between_the_layers_gives_the_same_bits(family):
+    source = {**WIDER[family], **({"n_layer": 4} if family == "gpt2" else {"num_hidden_layers": 4})}
+    loss, gradients = loss_and_gradients(source)
+    expected_loss, expected = loss_and_gradients(source, portable=["arrays"])
+    assert loss == expected_loss
+    assert gradients.tobytes() == expected.tobytes()

@@ -33,7 +33,9 @@ class Attention(jt.Module):
 
     def execute(self, x, run: Pass, rotation):
         n, c = x.shape[0], self.config
-        for_q, for_k, for_v = ops.shared(x, 3)
+        first, second, for_v = ops.shared(x, 3)
+        # In the order in which Jittor would sum their gradients: those that come last in the backward pass, last.
+        for_q, for_k = (first, second) if run.is_partial else (second, first)
         q = self.q_proj(run.wanted(for_q))
         q = ops.rotary(q.reshape((q.shape[0], c.heads, c.head_dim)), *map(run.wanted, rotation))
         k = ops.rotary(self.k_proj(for_k).reshape((n, c.kv_heads, c.head_dim)), *rotation)

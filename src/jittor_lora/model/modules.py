@@ -128,6 +128,11 @@ class Pass:
             return self
         return Pass(self.positions, self._layout, self._cache, self._rows, wanted, self._precision)
 
+    @property
+    def is_partial(self) -> bool:
+        """Do only some rows go on after the attention?"""
+        return self._wanted is not None
+
     def wanted(self, x):
         """The rows of x (N, …) that go on: (M, …)."""
         return x if self._wanted is None else ops.rows(x, self._wanted)

@@ -394,7 +394,7 @@ def add(x, y):
 
 
 def shared(x, count: int):
-    """x for `count` operations, a tuple: the sum of their gradients is computed at once."""
+    """x for `count` operations, a tuple: their gradients are summed at once, from the last to the first."""
     return (x,) * count
 
 
