@@ -6,12 +6,6 @@
 
 namespace jl {
 
-static void scale(const float* x, float factor, float* y, int64_t count) {
-    parallel_pieces(count, [=](int64_t at, int64_t n) {
-        for (int64_t i = at; i < at + n; i++) y[i] = x[i] * factor;
-    });
-}
-
 // Elements of a row.
 static int64_t width(const Array& array) { return array.shape[0] ? array.count / array.shape[0] : 0; }
 
@@ -32,12 +26,13 @@ JL_OPERATOR(sum) {
     });
 }
 
-// x times a number, which is an array or is given.
-JL_OPERATOR(scale) { scale(c.in(0), *c.in(1), c.out(0), c.outputs[0].count); }
-
-JL_OPERATOR(multiply) {
-    auto& [factor] = c.numbers<1>();
-    scale(c.in(0), float(factor), c.out(0), c.outputs[0].count);
+// The first input times the number that the second one is.
+JL_OPERATOR(scale) {
+    const float *x = c.in(0), factor = *c.in(1);
+    float* y = c.out(0);
+    parallel_pieces(c.outputs[0].count, [=](int64_t at, int64_t n) {
+        for (int64_t i = at; i < at + n; i++) y[i] = x[i] * factor;
+    });
 }
 
 // One number divided by another, and 1 divided by it.
