@@ -140,6 +140,31 @@ def test_linear_with_an_update(rows, width, out, rank, bias, p):
     linear_case(rows, width, out, rank, bias, p)
 
 
+@few
+@given(st.integers(120, 700), st.integers(1, 800), st.integers(1, 150))
+@example(128, 1, 1)
+@example(131, 257, 17)
+@example(480, 512, 96)
+@example(485, 1025, 97)
+def test_linear_on_many_rows(rows, width, out):
+    """A product and its gradient, in float64 and on different numbers of threads."""
+    weight, x, upstream = normal(out, width, seed=1), normal(rows, width), normal(rows, out, seed=2)
+    before, found = threads(), []
+    try:
+        for count in (1, 2, 5):
+            set_threads(count)
+            v = jt.array(x)
+            y = kernels().linear(v, Matrix.of(weight))
+            gradient = jt.grad((y * jt.array(upstream)).sum(), v)
+            found.append((y.numpy(), gradient.numpy()))
+    finally:
+        set_threads(before)
+    close(found[0][0], x.astype(np.float64) @ weight.T, VALUE)
+    close(found[0][1], upstream.astype(np.float64) @ weight, VALUE)
+    for y, gradient in found[1:]:
+        assert y.tobytes() == found[0][0].tobytes() and gradient.tobytes() == found[0][1].tobytes()
+
+
 def test_linear_with_a_mask_from_a_row_on():
     linear_case(40, 24, 30, 4, True, 0.3, row=1000)
 

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <tuple>
 
+#include "blocked_product.h"
+
 namespace jl {
 
 using dnnl::matmul;
@@ -54,6 +56,7 @@ void sgemm(char ta, char tb, int m, int n, int k, float alpha, const float* a, i
 }
 
 void gemm(const Frozen& m, const float* x, float* y, int rows) {
+    if (BLOCKED_PRODUCTS && rows >= BLOCKED_ROWS) return blocked_product(m, x, y, rows);
     const float* w = static_cast<const float*>(m.weights);
     const Tiling tiling(rows, m.n);
     const int high = tiling.high(rows);
