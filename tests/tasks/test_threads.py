@@ -29,7 +29,7 @@ def work(name):
     print(repr(Generator(loaded.model, loaded.tokenizer).continue_text("How many houses?", Decoding(4))))
 
 asked = threading.Event()
-early = threading.Thread(target=lambda: (asked.wait(), work("thread")))
+early = threading.Thread(target=lambda: (asked.wait(), work("thread")), daemon=True)
 early.start()  # before Jittor and the kernels are loaded, as the threads of a server
 if sys.argv[2] == "main first":
     work("main")
