@@ -1,4 +1,4 @@
-"""The entry points from Python in another thread than the main one, as a web server or a notebook calls them."""
+"""Python's entry points outside the main thread, as a web server or a notebook calls them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if sys.argv[2] == "thread first":
 """
 
 
-def test_all_work_in_a_thread_and_give_what_they_give_in_the_main_one(tmp_path):
+def test_they_give_the_same_in_another_thread(tmp_path):
     small_run.make_files(tmp_path, 6, 2)
     for order in ("thread first", "main first"):
         folder = tmp_path / order
