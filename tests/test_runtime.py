@@ -122,7 +122,6 @@ def test_the_note_of_another_jittor_home_stays(tmp_path):
     note.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
     before = note.read_bytes()
     done = python("""
-import importlib
 from jittor_lora import first_compile, runtime
 def stop(mark, environ, screen, grouped):
     raise ZeroDivisionError

@@ -14,7 +14,7 @@ from jittor_lora.ops.cpu import functions
 from jittor_lora.runtime import jt
 
 ROWS, WIDTH, INNER, HEADS, VOCABULARY = 2048, 768, 3072, 12, 50257  # GPT-2 124M, 8 texts of 256 tokens
-LLAMA_WIDTH, LLAMA_HEADS, LLAMA_KEY_HEADS, HEAD = 576, 9, 3, 64  # SmolLM2-135M
+LLAMA_HEADS, LLAMA_KEY_HEADS, HEAD = 9, 3, 64  # SmolLM2-135M
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
