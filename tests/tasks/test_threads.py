@@ -1,4 +1,4 @@
-"""Python's entry points outside the main thread, as a web server or a notebook calls them."""
+"""The Python entry points outside the main thread, as a web server or a notebook calls them."""
 
 from __future__ import annotations
 
