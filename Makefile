@@ -2,7 +2,7 @@
 # make test         the tests, without torch          make parity   against torch, transformers and PEFT
 # make slow         the tests of minutes              make lint     ruff
 # make audit        known vulnerabilities in what requirements/lock.txt names
-# Another interpreter: make PYTHON=/path/to/python3.12 ...; more options of pytest: make test PYTEST="-x --durations 20"
+# Another interpreter: make PYTHON=/path/to/python3.12 ...; more pytest options: make test PYTEST="-x --durations 20"
 
 SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3.9 python3 python; do \
@@ -20,7 +20,7 @@ $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 quickstart: $(VENV)/installed
 	$(RUN) -m jittor_lora quickstart $(QUICKSTART)
 
-# The doctor compiles Jittor where that was not done yet, and shows how far it is.
+# The doctor compiles Jittor if that was not done yet, and shows its progress.
 test: $(VENV)/installed-test
 	$(RUN) -m jittor_lora doctor --deep
 	$(RUN) -m pytest -q -n auto --dist worksteal -m "not parity and not slow" $(PYTEST)

@@ -1,8 +1,8 @@
-"""How often 95 % intervals hold what they are about, and how often the test between equal systems raises an alarm.
+"""How often 95 % intervals cover the true score, and how often the test finds a difference between equal systems.
 
 Articles and their paragraphs have difficulties of their own. Questions are drawn as `--limit` and `--max-dev` draw
-them, from files of articles as large as those of the shipped sample. Beside the intervals and tests of this package
-stand those that take each question to be drawn alone.
+them, from simulated files whose articles are as large as those of the shipped sample. The intervals and tests of this
+package stand beside those that treat questions as independent.
 
     python benchmarks/coverage.py --trials 1000
 """
@@ -23,7 +23,7 @@ from jittor_lora.evaluation.bootstrap import mean_interval, paired_difference
 from jittor_lora.evaluation.units import Units
 
 # Standard deviations of logits: (of articles, of paragraphs within them).
-SHARED, OWN = (0.35, 0.6), (0.15, 0.4)  # the same for two systems; of each system alone
+SHARED, OWN = (0.35, 0.6), (0.15, 0.4)  # common to both systems; of each system
 RESAMPLES = 1000
 CASES = (  # articles in the file, questions drawn (None: all), score in percent
     (16, 200, 60), (16, 1000, 60), (16, None, 60), (16, 200, 10), (16, 200, 90), (48, 200, 60), (48, 1000, 60),
@@ -34,7 +34,7 @@ NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 500) for i in range(500)])
 
 @dataclass(frozen=True)
 class Sample:
-    """Answers (n,), right 1 or wrong 0, of two equally good systems; and what the first one's score estimates."""
+    """Answers (n,), 1 right and 0 wrong, of two equally good systems, and the values that the first score estimates."""
 
     answers: tuple[np.ndarray, np.ndarray]
     units: Units
@@ -43,9 +43,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Found:
-    """Attributes:
+    """What the intervals and tests of a case are worth.
+
+    Attributes:
         unit: what was resampled.
-        covered: shares of the intervals that hold each of `TRUTHS`.
+        covered: shares of the intervals that cover each of `TRUTHS`.
         width: their mean width.
         alarms: share of the tests with a p-value of at most 0.05.
     """
@@ -57,7 +59,7 @@ class Found:
 
 
 def shipped_sizes() -> list[list[int]]:
-    """The numbers of questions of the paragraphs of each article of the shipped sample."""
+    """For each article of the shipped sample, the number of questions of each paragraph."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for name in ("sample-dev", "sample-train"):
         for paragraph in load_data(name).paragraphs:
@@ -67,7 +69,7 @@ def shipped_sizes() -> list[list[int]]:
 
 def samples(sizes: Sequence[Sequence[int]], articles: int, questions: int | None, percent: float, trials: int,
             seed: int = 0) -> Iterator[Sample]:
-    """Questions drawn from files of so many articles, for each trial another file and other difficulties."""
+    """Questions drawn from files of `articles` articles; each trial has a new file and new difficulties."""
     random = np.random.default_rng(seed)
     logit = NormalDist().inv_cdf(percent / 100) * 1.7  # roughly, as a logistic function is wider than a normal one
     of_articles, of_paragraphs = np.hypot(SHARED, OWN)
@@ -99,7 +101,7 @@ def right(logits: np.ndarray) -> np.ndarray:
 
 
 def measured(drawn: Sequence[Sample], alone: bool = False) -> Found:
-    """What intervals and tests of the samples are worth; `alone` takes each question to be drawn alone."""
+    """Intervals and tests over all samples; `alone` treats questions as independent."""
     covered, widths, alarms = [], [], []
     for seed, sample in enumerate(drawn):
         units = None if alone else sample.units
@@ -114,7 +116,7 @@ def measured(drawn: Sequence[Sample], alone: bool = False) -> Found:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trials", type=int, default=1000, help="samples in each case")
+    parser.add_argument("--trials", type=int, default=1000, help="samples per case")
     trials = parser.parse_args().trials
     sizes = shipped_sizes()
     heads = "articles", "questions", "score", "resampled", *TRUTHS, "width", "alarms"

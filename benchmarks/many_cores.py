@@ -3,9 +3,9 @@
     python benchmarks/many_cores.py [--base smollm2-135m]
 
 Steps are timed with one thread and with two. Then the kernels are compiled so that each parallel loop reports how many
-tasks it has and how long it takes with one thread. From these: a step's time on T threads, if every loop with n equal
-tasks takes ceil(n / T) / n of its time and all else as long as before. That is what dividing the work allows; memory
-bandwidth, caches and the clock rates of a busy processor are not in it.
+tasks it has and how long it takes with one thread. From these follows a step's time on T threads, if every loop with n
+equal tasks takes ceil(n / T) / n of its time and all else as long as before. That is what dividing the work allows; it
+leaves out memory bandwidth, caches and the clock rates of a busy processor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPEATS = 4
 
 
 def measure(base: str, kind: str, spec: dict, trace: bool) -> None:
-    """What a process of its own runs: prints seconds per step as JSON, and the trace of the last one."""
+    """Run in a process of its own: print the seconds of each step as JSON and, with `trace`, its loops to stderr."""
     if trace:
         from jittor_lora.ops.cpu import library
         library.FLAGS += ("-DJL_TRACE_TASKS",)
@@ -65,7 +65,7 @@ def in_process(base: str, name: str, threads: int, trace: bool = False) -> tuple
 
 
 def loops(trace: str) -> dict[str, list[tuple[int, float]]]:
-    """Of each loop, by its place in the source, tasks and seconds of its runs."""
+    """The tasks and seconds of each run of each loop, by its place in the source."""
     found = defaultdict(list)
     for where, tasks, seconds in re.findall(r"^TASKS (\S+) (\d+) (\S+)$", trace, re.MULTILINE):
         found[where].append((int(tasks), float(seconds)))
@@ -76,7 +76,7 @@ def report(name: str, one: float, two: float, traced: float, found: dict) -> str
     inside = sum(seconds for runs in found.values() for _, seconds in runs)
     serial = traced - inside
     lines = [f"### {name}", "",
-             f"Step: {one:.2f} s with one thread, {two:.2f} s with two ({one / two:.2f} times as fast). Outside of "
+             f"Step: {one:.2f} s with one thread, {two:.2f} s with two ({one / two:.2f} times as fast). Outside "
              f"parallel loops: {serial:.3f} s, {100 * serial / traced:.1f} % of the traced step.", "",
              "| loop | runs | tasks, least and median | share of the step |", "| --- | --- | --- | --- |"]
     for where, runs in sorted(found.items(), key=lambda item: -sum(s for _, s in item[1])):

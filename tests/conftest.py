@@ -16,13 +16,13 @@ from hypothesis import settings
 import needs
 from jittor_lora import machine
 
-WORKER_BYTES = 2 << 30  # that a process and those that it starts may take
+WORKER_BYTES = 2 << 30  # memory of a worker and the processes that it starts
 
 # The first call of a new operator compiles it for seconds.
 settings.register_profile("jittor_lora", deadline=None)
 settings.load_profile("jittor_lora")
 
-# Of processes that run tests side by side each computes on one thread.
+# Workers that run tests side by side compute on one thread each.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -35,15 +35,14 @@ collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernel-flag", action="append", default=[], help="compile the CPU kernels with this flag, too")
+    parser.addoption("--kernel-flag", action="append", default=[], help="another flag to compile the CPU kernels with")
     parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
-                     help=f"fail tests that need such a part, where it is absent, in place of skipping them: "
-                          f"{', '.join(needs.PARTS)}")
+                     help=f"fail tests whose part is absent instead of skipping them: {', '.join(needs.PARTS)}")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Of `-n auto`: one a core, as far as memory goes."""
+    """For `-n auto`: one worker per core, as far as memory allows."""
     return max(1, min(machine.available_cores(), machine.total_memory() // WORKER_BYTES))
 
 

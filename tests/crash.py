@@ -52,7 +52,7 @@ FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.tru
 
 
 def serve() -> None:
-    """Read a request a line; answer with the id of a process, and when it has ended with its exit code."""
+    """Read one request per line; answer with the id of a process and, when it has ended, its exit code."""
     import jittor_lora.tasks.evaluate
     import jittor_lora.tasks.merge
     import jittor_lora.tasks.train  # noqa: F401

@@ -1,13 +1,12 @@
-"""What some tests need beside the README's set-up. Where it is absent they are skipped, with what to install.
+"""What some tests need beyond the README's set-up. Without it they are skipped, and the reason says what to install.
 
-A test is marked `@needs_mpi`. `pytest --must-run mpi,browser` fails such tests where others would be skipped.
+A test is marked `@needs_mpi`. `pytest --must-run mpi,browser` fails such tests instead of skipping them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -58,7 +57,7 @@ def _has_cjk_font() -> bool:
 
 
 def _may(*command: str) -> bool:
-    """Does this command work in namespaces of its own, which only root may make, and not in every container?"""
+    """Whether a command works in new namespaces, which only root may make, and not in every container."""
     if not all(map(shutil.which, ("unshare", command[0]))):
         return False
     return subprocess.run(["unshare", "--mount", "--net", "--uts", *command], stdout=subprocess.DEVNULL,
@@ -73,7 +72,7 @@ PARTS = {
     "cjk_font": Part(_has_cjk_font, "needs a Chinese font: apt-get install fonts-wqy-zenhei"),
     "kernels": Part(lambda: HAS_KERNELS, "needs oneDNN, which has no package for this platform"),
     "bf16": Part(lambda: HAS_BF16, "needs a processor that multiplies bf16 numbers"),
-    "mount": Part(lambda: _may("mount", "-t", "tmpfs", "tmpfs", os.sep + "mnt"), "needs root, to mount a disk"),
+    "mount": Part(lambda: _may("mount", "-t", "tmpfs", "tmpfs", "/mnt"), "needs root, to mount a disk"),
     "hosts": Part(lambda: _may("ip", "link", "add", "jl-1", "type", "veth", "peer", "name", "jl-2"),
                   "needs root and iproute2, for network namespaces"),
 }

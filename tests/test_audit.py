@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location("audit", Path(__file__).parents[1] / "requirements" / "audit.py")
-audit = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(audit)
+from programs import load_program
+
+audit = load_program("requirements/audit.py")
 
 GOOD = {"name": "numpy", "version": "1.26.4", "vulns": []}
 SKIPPED = {"name": "rich", "skip_reason": "Dependency not found"}

@@ -45,7 +45,7 @@ def test_names_that_two_files_share_are_told_apart(tmp_path):
 
 @pytest.fixture
 def compiler(tmp_path):
-    """The program as Jittor calls it, before a compiler that says what it is asked for."""
+    """The program as Jittor calls it, in front of a compiler that prints its arguments."""
     real = tmp_path / "real" / "g++"
     for path, text in ((real, '#!/bin/sh\nprintf "%s|" "$@"\n[ "$FAIL" ] && exit 3\n'
                               'for output; do :; done; [ "$MAKE" ] && : > "$output"; exit 0\n'),

@@ -80,14 +80,14 @@ def test_a_failure_shows_the_end_of_the_output(fake):
 
 @pytest.fixture
 def grouped(tmp_path):
-    """What Jittor is imported from, with a program for its compiler that knows of large units."""
+    """A copy of Jittor whose compiler is a program that knows of large units."""
     copy = Copy(tmp_path / "copy", str(tmp_path / "copy" / "bin" / "g++"), True)
     copy.plain.parent.mkdir(parents=True)
     (copy.site / "jittor").mkdir(parents=True)
     return copy
 
 
-# Compiles nothing in large units, and file by file what was not there before.
+# Fails in large units; works file by file, from an empty folder.
 PLAIN_ONLY = """
 PLAIN = {plain!r}
 if not os.path.exists(PLAIN):
@@ -104,10 +104,10 @@ def test_units_that_do_not_compile_are_compiled_file_by_file(fake, grouped, tmp_
     assert first_compile.is_warm(mark) and grouped.plain.exists()
     assert "could not be compiled in large units" in screen.getvalue()
     log = screen.getvalue().split("(see ")[1].split(")")[0]
-    assert "no such unit" in open(log).read()
+    assert "no such unit" in Path(log).read_text()
 
 
-def test_what_compiles_neither_way_is_begun_anew_the_next_time(fake, grouped, tmp_path):
+def test_what_compiles_neither_way_starts_over_the_next_time(fake, grouped, tmp_path):
     (tmp_path / "cache" / "obj_files").mkdir()
     mark = fake("open(CACHE + '/obj_files/a.o', 'w').close(); sys.exit('cc1plus: out of memory')")
     with pytest.raises(UserError, match="out of memory"):

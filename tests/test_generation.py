@@ -14,7 +14,7 @@ EOS = 256
 
 
 def decode(tokens: list[int]) -> str:
-    """A byte a token, as the coarsest byte-level BPE."""
+    """One byte per token, as the coarsest byte-level BPE."""
     return bytes(tokens).decode("utf-8", "replace")
 
 

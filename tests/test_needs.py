@@ -1,4 +1,4 @@
-"""Tests that need an optional part, where it is absent: skipped and counted, or failed if they must run."""
+"""Tests whose optional part is absent are skipped and counted, or fail if they must run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def test_they_fail_where_they_must_run(run):
     assert code == 1 and REASON in said and "skipped: " not in said, said
 
 
-def test_a_part_of_another_name_is_refused(run):
+def test_an_unknown_part_is_refused(run):
     code, said = run("--must-run", "mpi,broswer")
     assert code == 4 and "--must-run: expected some of mpi, browser, " in said and "found broswer" in said, said

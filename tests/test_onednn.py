@@ -56,7 +56,7 @@ def test_only_one_folder_starts_with_dnnl(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_it_stays_when_its_environment_goes(tmp_path, links, monkeypatch):
+def test_it_outlives_its_environment(tmp_path, links, monkeypatch):
     find = packages(tmp_path / "venv")
     if not links:  # another disk, or another user's files
         monkeypatch.setattr(os, "link", lambda *paths: os.stat(tmp_path / "none"))
@@ -68,7 +68,7 @@ def test_it_stays_when_its_environment_goes(tmp_path, links, monkeypatch):
 
 
 def test_replaces_links_of_a_deleted_environment(tmp_path):
-    """Version 0.1 made links to the files of an environment."""
+    """Version 0.1 linked to the files of an environment."""
     library = onednn.folder(tmp_path / "home") / "lib" / onednn.LINKS[0]
     library.parent.mkdir(parents=True)
     library.symlink_to(tmp_path / "gone")

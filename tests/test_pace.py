@@ -1,4 +1,4 @@
-"""The time that is left: of the first steps nothing is said, and steps count by their size."""
+"""The time left: the first steps give no estimate, and steps count by their size."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_a_slow_first_step_does_not_count():
 
 
 @pytest.mark.parametrize("steps", range(3))
-def test_nothing_is_said_before_it_can_be_known(steps):
+def test_the_first_steps_give_no_estimate(steps):
     pace = paced([(1, 30.0)] * steps)
     assert pace.seconds_for(10) is None
     assert pace.left(10) == ""
@@ -31,7 +31,7 @@ def test_steps_count_by_their_size():
     assert pace.left(30_000) == ", 05:00 left"
 
 
-def test_what_lies_between_steps_counts():
+def test_the_time_between_steps_counts():
     now = [0.0]
     pace = Pace(clock=lambda: now[0])
     for _ in range(5):

@@ -116,13 +116,12 @@ def test_an_operator_compiled_in_a_jittor_home_of_its_own_changes_no_other_proce
 
 
 def test_the_note_of_another_jittor_home_stays(tmp_path):
-    """Jittor would replace it by the JITTOR_HOME that one process was given."""
+    """Jittor would replace it with the JITTOR_HOME of this one process."""
     note = tmp_path / ".cache" / "jittor" / "config.json"
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
     before = note.read_bytes()
     done = python("""
-import importlib
 from jittor_lora import first_compile, runtime
 def stop(mark, environ, screen, grouped):
     raise ZeroDivisionError
@@ -252,7 +251,7 @@ import ssl
 import jittor_utils
 assert ssl._create_default_https_context is ssl._create_unverified_context
 from jittor_lora import first_compile, runtime
-def stop(*arguments):  # it is the installed Jittor, which may not be compiled
+def stop(*arguments):  # the installed Jittor is imported, which may not be compiled
     raise ZeroDivisionError
 first_compile.compile_jittor = stop
 try:

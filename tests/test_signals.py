@@ -1,7 +1,8 @@
-"""Signals where Python's `signal` says no: in another thread than the main one."""
+"""Signals outside the main thread, where Python's `signal` refuses to set handlers."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -83,4 +84,4 @@ signal.signal(signal.{name}, lambda *_: print("handled"))
 in_a_thread(lambda: handle_by_default([signal.{name}]))
 signal.raise_signal(signal.{name})
 """)
-    assert (done.returncode, done.stdout) == (-getattr(__import__("signal"), name), ""), done.stderr
+    assert (done.returncode, done.stdout) == (-signal.Signals[name], ""), done.stderr

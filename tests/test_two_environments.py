@@ -1,4 +1,4 @@
-"""Two virtual environments with the same Jittor: compiled once, whatever becomes of either. Takes minutes."""
+"""Two virtual environments with the same Jittor: compiled once, even if one is deleted. Takes minutes."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory):
-    """A compiler that notes what it is asked to make."""
+    """A compiler that logs its outputs."""
     folder = tmp_path_factory.mktemp("compiler")
     program = folder / "g++"
     program.write_text("#!/bin/sh\nfor word; do\n"
@@ -62,7 +62,7 @@ def compiler(tmp_path_factory):
 
 
 def made(compiler):
-    """What the compiler was asked for since the last call."""
+    """The compiler's outputs since the last call."""
     log = compiler.parent / "made"
     names = [Path(line).name for line in log.read_text().splitlines()] if log.exists() else []
     log.write_text("")

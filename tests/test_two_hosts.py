@@ -47,7 +47,7 @@ def ip(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def hosts():
     with open(Path(tempfile.gettempdir()) / "jittor-lora-hosts.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are this machine's, and tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are global, and tests run side by side
         yield from made_hosts()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -129,10 +130,6 @@ def save(folder: Path, made: Tokenizer, **config) -> Path:
     return folder
 
 
+@functools.lru_cache(maxsize=None)
 def _trained(kind: str) -> str:
-    if kind not in _made:
-        _made[kind] = KINDS[kind]().to_str()
-    return _made[kind]
-
-
-_made: dict[str, str] = {}
+    return KINDS[kind]().to_str()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from jittor_lora.benchmark import report
 from jittor_lora.errors import UserError
+from programs import load_program
 
 
 def record(name, seconds, check=None, ours=False, **more):
@@ -121,8 +120,6 @@ PAGE = "a\n<!-- bench: step -->\nold\n<!-- /bench -->\nb\n<!-- bench: step avx2 
     ("avx2", PAGE.replace("avx2 -->\n", "avx2 -->\n\nnew\n\n")),
     ("neon", PAGE)])
 def test_only_the_marks_of_the_machine_are_filled(machine, expected):
-    spec = importlib.util.spec_from_file_location("page", Path(__file__).parents[2] / "benchmarks" / "report.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    assert page.filled(PAGE, {"step": "new"}, machine) == (expected, [])
-    assert page.filled(PAGE, {}, "avx2") == (PAGE, ["step"])
+    filled = load_program("benchmarks/report.py").filled
+    assert filled(PAGE, {"step": "new"}, machine) == (expected, [])
+    assert filled(PAGE, {}, "avx2") == (PAGE, ["step"])

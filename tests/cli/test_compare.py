@@ -66,7 +66,7 @@ def test_answers_of_before_and_the_one_compared_with(made, tmp_path):
     assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -100, 0)
 
 
-def test_questions_that_no_system_answered_are_left_out_and_that_is_said_first(made, tmp_path, capsys):
+def test_questions_that_no_system_answered_are_left_out_which_is_reported_first(made, tmp_path, capsys):
     for name, numbers in (("two", (0, 1)), ("three", (0, 1, 2))):
         answers = {f"{number}-river": f"R{number}" for number in numbers}
         (tmp_path / f"{name}.json").write_text(json.dumps(answers))

@@ -157,7 +157,7 @@ def test_help_fits_a_narrow_terminal(words, monkeypatch, capsys):
     assert sum(line.startswith("usage: ") for line in lines_of_help(capsys, *words)) == 1
 
 
-def test_libraries_do_not_stop_at_what_other_programs_set_for_them(tmp_path):
+def test_libraries_survive_variables_set_for_other_programs(tmp_path):
     (tmp_path / "loss.txt").write_text("3\n2\n")
     rc = tmp_path / "matplotlibrc-of-windows"
     rc.write_bytes("font.sans-serif: SimHei  # 黑体\n".encode("gbk"))
@@ -179,7 +179,7 @@ def test_libraries_do_not_stop_at_what_other_programs_set_for_them(tmp_path):
     assert (tmp_path / "loss.png").is_file()
 
 
-def test_the_environment_is_put_back(monkeypatch, capsys):
+def test_the_environment_is_restored(monkeypatch, capsys):
     values = {"MPLBACKEND": "agg", "TQDM_NCOLS": "60", "TQDM_DISABLE": "1", "HF_HUB_ETAG_TIMEOUT": "x"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)

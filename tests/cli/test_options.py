@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import re
@@ -17,7 +18,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings import PATH, TEXT, VERBATIM, Settings
 
 MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in VERBS}
-# Text that is neither a path nor free: names, lists of them, and titles.
+# Settings whose text is neither a path nor free: names, lists of names, and titles.
 NAMES = {"lora_init", "precisions", "modes", "parts", "against", "title"}
 PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS")
 
@@ -128,7 +129,7 @@ def fields(kind):
 
 
 def from_line(model, name, value):
-    """The setting as the command line sets it, beside what the model cannot do without."""
+    """The setting as the command line sets it, together with what the model requires."""
     others = ["--prompt", "p"] if model.__name__ == "GenerateOptions" and name != "file" else []
     return getattr(from_flags(parse(model, f"{flag(name)}={value}", *others), model), name)
 
@@ -157,11 +158,11 @@ def arguments(parser, verb):
         if action.choices is not None and hasattr(action, "add_parser"):
             for name, inner in action.choices.items():
                 yield from arguments(inner, f"{verb} {name}".strip())
-        elif PATHS.search(str(action.metavar or "")) and action.default != "==SUPPRESS==":
+        elif PATHS.search(str(action.metavar or "")) and action.default != argparse.SUPPRESS:
             yield verb, action
 
 
-def test_so_may_arguments_that_are_no_settings(monkeypatch):
+def test_so_may_the_path_of_an_argument_that_is_no_setting(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     parser = Parser()
     subparsers = parser.add_subparsers()
@@ -180,7 +181,7 @@ def test_a_text_has_its_line_breaks_as_the_help_shows_them(model, name, tmp_path
     written = r"{context}\n{question}\t\\n\alpha"
     meant = "{context}\n{question}\t\\n\\alpha"
     assert from_line(model, name, written) == meant
-    assert from_line(model, name, meant.replace("\\n", r"\\n")) == meant  # the shell's own line break is one too
+    assert from_line(model, name, meant.replace("\\n", r"\\n")) == meant  # a real line break stays one
     assert r"\n is a line break, \\ a backslash" in model.model_fields[name].description
     if issubclass(model, RunConfig):
         recipe = tmp_path / "recipe.yaml"

@@ -1,4 +1,4 @@
-"""JSON on standard output, whatever characters that can show."""
+"""JSON on standard output, whatever its encoding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_it_is_json_in_any_encoding(encoding, value):
     assert json.loads(printed(value, encoding)) == value
 
 
-def test_characters_are_escaped_only_where_they_have_to_be():
+def test_characters_are_escaped_only_where_necessary():
     assert printed({"é": "水"}, "utf-8") == '{"é": "水"}'
     assert printed({"é": "水"}, "latin-1", indent=1) == '{\n "\\u00e9": "\\u6c34"\n}'
     assert json.loads(printed("\ud83c", "utf-8")) == "\ud83c"  # half a pair, as JSON may spell it

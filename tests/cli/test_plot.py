@@ -86,7 +86,7 @@ def test_metrics_files_are_named_by_folder_or_by_the_user(evaluated, tmp_path):
 @needs_cjk_font
 def test_chinese_is_drawn_with_a_font_of_the_system(run_folder):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of characters that the font lacks
+        warnings.simplefilter("error")  # Matplotlib warns of characters that the font lacks
         assert main(["plot", str(run_folder), "--language", "zh"]) == 0
     assert any("\u635f\u5931" in text for text in svg_texts(run_folder / "plots" / "loss.svg"))
 

@@ -1,4 +1,4 @@
-"""Records one a line, over several lines, in an array, and as the library datasets writes SQuAD."""
+"""Records one per line, over several lines, in an array, and SQuAD as the datasets library writes it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_squad_as_datasets_writes_it(tmp_path, array):
     assert data.paragraphs[0].questions[1].answers[0].start == RIVER.index("river")
 
 
-def test_questions_without_an_id_have_the_number_of_their_line(tmp_path):
+def test_questions_without_an_id_get_the_number_of_their_line(tmp_path):
     row = {"context": "a b", "question": "?", "answers": [{"text": "b", "answer_start": 2}]}
     assert load(tmp_path, json.dumps(row)).paragraphs[0].questions[0].id == "1"
 
@@ -108,7 +108,7 @@ def test_rows_of_squad_as_prompts(tmp_path):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_difference_in_normal_form_is_said(tmp_path, flat):
+def test_a_difference_in_normal_form_is_reported(tmp_path, flat):
     row = {"id": "1", "question": "?", "answers": [{"text": "cafe\u0301", "answer_start": 3}]}
     text = json.dumps({"context": RIVER, **row} if flat else
                       {"data": [{"title": "t", "paragraphs": [{"context": RIVER, "qas": [row]}]}]})

@@ -22,7 +22,7 @@ def test_many_tokens_are_counted():
     assert "1 of 1" in line and "and 4 more" in line
 
 
-def test_nothing_is_said_where_there_is_nothing():
+def test_texts_without_special_tokens_give_no_line():
     assert special_token_lines([("a", "b")], SPECIAL, "text") == []
     assert special_token_lines([("<s>",)], [], "text") == []
 

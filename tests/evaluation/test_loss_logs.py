@@ -207,8 +207,8 @@ STEPS = (10, 20, 30)
 ])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_logs_of_other_programs(tmp_path, text, unit, places, encoding):
-    if encoding == "gb18030" and text is not GBK:
-        text = text.replace("\n", "\n这里是训练日志\n", 1) if text[0] not in "{e" else text
+    if encoding == "gb18030" and text is not GBK and text[0] not in "{e":  # JSON and CSV hold no other lines
+        text = text.replace("\n", "\n这里是训练日志\n", 1)
     curves = read(tmp_path, text.encode(encoding))
     assert curves.unit == unit
     assert points(curves.train) == list(zip(places, (3.2, 2.9, 2.7)))
@@ -221,7 +221,7 @@ def test_trainer_of_transformers_5_quotes_its_numbers(tmp_path):
     assert read(tmp_path, text).train.losses.tolist() == [3.2, 2.9, 2.7]
 
 
-def test_the_encoding_is_said_unless_it_is_utf_8(tmp_path):
+def test_the_encoding_is_reported_unless_it_is_utf_8(tmp_path):
     assert not any("read as" in note for note in read(tmp_path, GBK).notes)
     assert any("read as GB18030" in note for note in read(tmp_path, GBK.encode("gbk")).notes)
     assert any("read as UTF-16" in note for note in read(tmp_path, GBK.encode("utf-16")).notes)
@@ -233,7 +233,7 @@ def test_the_encoding_is_said_unless_it_is_utf_8(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
-def test_a_character_that_the_end_cuts_off_is_no_matter(tmp_path, encoding):
+def test_a_character_cut_off_at_the_end_does_no_harm(tmp_path, encoding):
     curves = read(tmp_path, (GBK + "步骤").encode(encoding)[:-1])
     assert curves.train.losses.tolist() == [3.2, 2.9, 2.7]
 
@@ -312,10 +312,10 @@ def test_an_epoch_in_a_line_of_its_own(tmp_path):
     assert (points(curves.train), points(curves.validation)) == ([(0, 0.6), (1, 0.4)], [(0, 0.2), (1, 0.1)])
 
 
-def test_steps_that_start_anew_are_counted_on(tmp_path):
+def test_steps_that_restart_each_epoch_are_continued(tmp_path):
     text = "".join(f"Epoch {epoch}/2, Step {step}/{{}} Loss: {epoch + step}\n" for epoch in (1, 2) for step in (1, 2))
     curves = read(tmp_path, text.format(*[3] * 4) + "val loss: 9.9\n")
-    assert curves.train.steps.tolist() == [1, 2, 4, 5]  # an epoch has 3, it says
+    assert curves.train.steps.tolist() == [1, 2, 4, 5]  # the log says that an epoch has 3
     assert points(curves.validation) == [(5, 9.9)]
     assert any("steps start anew once" in note for note in curves.notes)
     assert read(tmp_path, text.replace("/{}", "")).train.steps.tolist() == [1, 2, 3, 4]

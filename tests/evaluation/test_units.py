@@ -20,7 +20,7 @@ def test_a_context_in_two_articles_is_two_paragraphs():
     assert len(Units.choose([("a", "same"), ("b", "same"), ("b", "same")])) == 2
 
 
-def test_prompts_stand_alone_and_so_does_what_nothing_is_known_of():
+def test_prompts_and_questions_of_unknown_place_stand_alone():
     assert Units.choose([(), ()]) == Units("prompt", (0, 1))
     assert score({"a": ["x"], "b": ["x"]}, {}).units == Units("question", (0, 1))
 
@@ -30,7 +30,7 @@ def test_part_keeps_the_units():
     assert units.part([1, 3]) == Units("paragraph", ("a", "c"))
 
 
-def test_the_samples_know_theirs():
+def test_units_of_the_shipped_samples():
     for name, unit, count in (("sample-dev", "article", 16), ("e2e-dev", "prompt", 315)):
         data = load_data(name, "dev", "evaluation")
         for part in (data, data.subset(200, 42)):
@@ -39,7 +39,7 @@ def test_the_samples_know_theirs():
             assert len(units) == (count if unit == "article" else len(part.references()))
 
 
-def test_what_people_read():
+def test_how_a_sample_is_described():
     assert sample_shown(1, "question", 1) == "1 question"
     assert sample_shown(3905, "article", 16) == "3,905 questions of 16 articles"
     assert sample_shown(5, "paragraph", 1) == "5 questions of 1 paragraph"

@@ -1,4 +1,4 @@
-"""An adapter finds the base that it was trained on, wherever it is used, and takes no other for it."""
+"""An adapter finds the base that it was trained on, wherever it is used, and accepts no other in its place."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
 from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord, Fingerprint, base_of_adapter, read_record
 from jittor_lora.formats.bases import Sources, resolve_base
+from jittor_lora.formats.peft import save_adapter
 from jittor_lora.loading import load
 from jittor_lora.lora.config import LoraConfig
 
@@ -84,7 +85,7 @@ def test_a_base_that_was_moved_into_the_adapter(project, tmp_path, monkeypatch):
     assert found(project / "runs/a") == (project / "runs/a/gpt2", "./gpt2")
 
 
-def test_what_is_not_found_is_told_with_adapter_places_and_flag(project, tmp_path, monkeypatch, capsys):
+def test_a_base_that_is_not_found_is_reported_with_adapter_places_and_flag(project, tmp_path, monkeypatch, capsys):
     shutil.move(project / "runs/a", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     assert main(["generate", "--adapter", "elsewhere", "--prompt", "a"]) == 2
@@ -102,7 +103,7 @@ def test_another_base_of_the_same_name_is_refused(project, tmp_path, monkeypatch
     assert "elsewhere was trained on ./gpt2, whose weights are not those of ./gpt2" in capsys.readouterr().err
 
 
-def test_the_base_itself_goes_without_a_word(project, capsys):
+def test_the_base_itself_gives_no_warning(project, capsys):
     shutil.copytree(project / "gpt2", project / "copy")
     load("copy", project / "runs/a")
     assert "trained on" not in capsys.readouterr().err
@@ -116,7 +117,7 @@ def test_a_run_folder_named_like_the_base_is_not_taken_for_it(project, tmp_path,
 
 @pytest.mark.parametrize("content", ["run", "model"])
 def test_a_base_of_the_hub_is_no_folder_of_its_name(content, project):
-    """Neither a run folder nor another model that happens to be called so."""
+    """Neither a run folder nor another model that happens to have the same name."""
     settings = json.loads((project / "runs/a/adapter_config.json").read_text())
     (project / "runs/a/adapter_config.json").write_text(
         json.dumps({**settings, "base_model_name_or_path": "openai-community/gpt2"}))
@@ -145,7 +146,7 @@ def test_a_name_that_was_edited_by_hand_counts(project, tmp_path):
     ('{"name": "a\\u0000", "fingerprint": "' + "0" * 64 + '"}', "name: expected a text"),
     (" " * 70_000, "expected at most"),
 ])
-def test_a_record_that_is_none(content, message, project):
+def test_an_invalid_record_is_refused(content, message, project):
     (project / "runs/a" / RECORD_FILE).write_text(content)
     with pytest.raises(UserError, match=message):
         found(project / "runs/a")
@@ -167,8 +168,7 @@ def test_the_fingerprint_tells_weights_apart_and_not_files():
     assert len({whole, *map(of, others)}) == len(others) + 1
 
 
-def test_an_adapter_over_another_one_leaves_no_record_of_that(project):
-    from jittor_lora.formats.peft import save_adapter
+def test_saving_over_another_adapter_removes_its_record(project):
     model = load("./gpt2", project / "runs/a")
     save_adapter(project / "runs/a", model.adapter, "some/base", "gpt2")
     assert read_record(project / "runs/a") is None
@@ -187,7 +187,7 @@ def test_a_combination_has_the_record_seen_from_its_own_folder(project, capsys):
 
 
 def test_a_run_that_was_moved_is_resumed(original, tmp_path, monkeypatch, capsys):
-    """The base is found beside it, data where the user says."""
+    """The base is found beside it, the data where the user says."""
     old = shutil.copytree(original, tmp_path / "old")
     small_run.make_squad(old / "train.json", 6)
     monkeypatch.chdir(old)

@@ -263,7 +263,7 @@ UNSLOTH = (r"(?:.*?(?:language|text).*?(?:self_attn|attention|mlp|feed_forward|f
            r"(?:(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)))")
 
 
-def test_an_expression_that_takes_long_gives_way_to_the_tensors_names(tmp_path):
+def test_tensor_names_stand_in_for_an_expression_that_takes_too_long(tmp_path):
     made = adapted("llama", target_modules=("q_proj", "down_proj"))
     save_adapter(tmp_path, made, "base", "llama")
     write_config(tmp_path, target_modules=UNSLOTH)
@@ -283,7 +283,7 @@ def test_an_expression_that_takes_long_gives_way_to_the_tensors_names(tmp_path):
     ("", "", ".default", "hold the adapter's own, default"),
     ("module.", "", ".mine", "hold the adapter's own, mine"),
 ])
-def test_what_is_around_tensors_names_is_left_out_and_said(folder, tmp_path, capsys, before, inside, after, said):
+def test_wrappers_of_tensor_names_are_dropped_and_reported(folder, tmp_path, capsys, before, inside, after, said):
     expected = load_adapter(folder, network())
     start = "base_model.model."
     arrays = {f"{before}{start}{inside}{name[len(start):]}": array for name, array in
@@ -296,7 +296,7 @@ def test_what_is_around_tensors_names_is_left_out_and_said(folder, tmp_path, cap
     assert read_adapter_folder(folder).factors
 
 
-def test_of_names_that_do_not_fit_some_of_each_are_shown(folder):
+def test_some_wrong_names_of_each_kind_are_shown(folder):
     arrays = load_file(folder / WEIGHTS_FILE)
     save_file({name.replace(".h.", ".blocks.x."): array for name, array in arrays.items()}, folder / WEIGHTS_FILE)
     message = refusal(folder)

@@ -1,4 +1,4 @@
-"""Base models whose tensors have other names than the model's, by what was around it."""
+"""Base models whose tensor names start with the name of a wrapper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tensors(config):
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod.", "student."])
-def test_what_was_around_the_model_is_left_out_and_said(tmp_path, config, tensors, wrapper):
+def test_a_wrapper_of_the_model_is_dropped_and_reported(tmp_path, config, tensors, wrapper):
     found = read_checkpoint(make_folder(tmp_path, config, {wrapper + name: a for name, a in tensors.items()}))
     assert found.tensors.keys() == tensors.keys()
     assert all(np.array_equal(found.tensors[name], tensors[name]) for name in tensors)
@@ -25,11 +25,11 @@ def test_what_was_around_the_model_is_left_out_and_said(tmp_path, config, tensor
     assert f"have {wrapper} before them, which is left out" in note
 
 
-def test_names_as_they_are_need_no_word(tmp_path, config, tensors):
+def test_plain_names_give_no_note(tmp_path, config, tensors):
     assert read_checkpoint(make_folder(tmp_path, config, tensors)).notes == ()
 
 
-def test_of_missing_and_unexpected_names_some_of_each_are_shown(tmp_path, config, tensors):
+def test_some_missing_and_some_unexpected_names_are_shown(tmp_path, config, tensors):
     names = iter(range(10**6))
     folder = make_folder(tmp_path, {**config, "n_layer": 40, "num_hidden_layers": 40},
                          {f"part{next(names)}.{name}": a for name, a in tensors.items()})
@@ -47,7 +47,7 @@ def test_some_of_each():
     assert some_of_each() == []
 
 
-def test_only_what_is_before_all_names_is_left_out():
+def test_only_a_prefix_of_all_names_is_dropped():
     def known(name):
         return name in ("a.weight", "b.weight")
 

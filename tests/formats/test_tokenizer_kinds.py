@@ -34,7 +34,7 @@ def pair(request, tmp_path_factory):
 
 
 def ids(theirs, text: str, *, whole: bool) -> list[int]:
-    """The library's ids of a text; of one that may go on, what closes it is taken off."""
+    """The library's ids of a text, without what closes it unless it is whole."""
     found, plain = theirs.encode(text), theirs.encode(text, add_special_tokens=False).ids
     if whole:
         return found.ids if found.ids[-1:] == [2] else found.ids + [2]
@@ -209,7 +209,7 @@ def test_gpt2s_class_is_that_of_a_gpt2_model(tmp_path):
     assert read_tokenizer(folder).encode("the") != read_tokenizer(folder, gpt2).encode("the")
 
 
-def test_dropout_of_merges_is_refused(tmp_path):
+def test_merge_dropout_is_refused(tmp_path):
     folder = save(tmp_path, make("byte-level"))
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["dropout"] = 0.1

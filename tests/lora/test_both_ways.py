@@ -1,4 +1,4 @@
-"""A layer's one adapter, applied to the weight itself or to what others have made: the same, whatever its settings."""
+"""An adapter gives the same alone, on top of others and merged into the weight, whatever its settings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ configs = st.builds(
     dropout=st.sampled_from([0.0, 0.1, 0.5]), target_modules=st.just(("c_attn",)),
     init=st.sampled_from(["gaussian", "kaiming", "pissa", "pissa_niter_4", "olora"]), qv_only=st.booleans(),
     use_rslora=st.booleans(), use_dora=st.booleans())
-trains = st.booleans()  # else nothing is dropped
+trains = st.booleans()  # dropout is active only in training
 biases = st.sampled_from(["none", "frozen", "trained"])
 
-# Settings of each kind that takes another path.
+# Settings that take different paths.
 DORA_WITHOUT_A_PART = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init="pissa", use_dora=True)
 PLAIN = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",))
 
@@ -41,7 +41,7 @@ def base(bias="none"):
 
 
 def trained(config, linear, bias="none", training=True, seed=3):
-    """An update some steps after its start."""
+    """An update as it may be after some steps of training."""
     update = Update(linear, config, NAME, seed, with_bias=bias == "trained")
     for i, array in enumerate(update.trained.values()):
         array.update(jt.array(array.numpy() * 0.9 + 0.3 * normal(*array.shape, seed=seed + i)))
@@ -50,7 +50,7 @@ def trained(config, linear, bias="none", training=True, seed=3):
 
 
 def values_and_gradients(run, updates):
-    """What `run` makes of an input, and the gradients for the input and for all that is trained."""
+    """The output of `run` for an input, and the gradients of the input and of all trained arrays."""
     x, arrays = jt.array(normal(ROWS, IN, seed=4)), [v for update in updates for v in update.trained.values()]
     y = run(x)
     gradients = jt.grad((y * jt.array(normal(ROWS, OUT, seed=5))).sum(), [x, *arrays])
@@ -64,7 +64,7 @@ def check_same(found, expected):
 
 @pytest.mark.parametrize("dora", [True, False])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_what_was_taken_out_of_the_weight_sees_all_of_the_input(init, dora):
+def test_the_part_taken_out_of_the_weight_sees_the_whole_input(init, dora):
     linear, x = base(), jt.array(normal(ROWS, IN, seed=4))
     config = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init=init, use_dora=dora)
     update = trained(config, linear)
@@ -72,7 +72,7 @@ def test_what_was_taken_out_of_the_weight_sees_all_of_the_input(init, dora):
     check_same([onto.numpy()], [update.alone(x, linear.weight, None).numpy()])
 
 
-# Jittor compiles the gradients of each kind of adapter for minutes at the first run.
+# Jittor takes minutes to compile the gradients of each kind of adapter at the first run.
 @pytest.mark.slow
 @few
 @given(configs, trains)
@@ -93,12 +93,12 @@ def test_alone_and_onto_the_base(config, training):
 @example(DORA_WITHOUT_A_PART, PLAIN, True, "trained", True)
 @example(DORA_WITHOUT_A_PART, PLAIN, True, "none", False)
 def test_beside_another_that_changes_nothing(config, other, training, bias, first):
-    """Before or after an adapter whose update is zero, it is what it is alone. One with DoRA scales by lengths that are
-    its own: by one."""
+    """Before or after an adapter whose update is zero, it gives what it gives alone: with DoRA too, the other scales by
+    one."""
     linear = base(bias)
     update, idle = trained(config, linear, bias, training), Update(linear, other, NAME)
     if not other.changes_base:
-        idle.lora_B.update(jt.zeros(idle.lora_B.shape))  # else it is the start that changes nothing
+        idle.lora_B.update(jt.zeros(idle.lora_B.shape))  # otherwise it changes nothing as it starts
     idle.dropout_seed = None
     layer = LoraLinear(linear, Choice(), NAME)
     layer.versions.update(update=update, idle=idle)

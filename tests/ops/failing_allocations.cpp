@@ -1,4 +1,4 @@
-// Lets allocations of the kernels fail, for test_no_memory.py, which links these in place of the real ones.
+// Makes allocations of the kernels fail: test_no_memory.py links these in place of the real ones.
 #include <dnnl.h>
 
 #include <atomic>
@@ -21,13 +21,13 @@ bool fails(Kind kind) {
 
 extern "C" {
 
-// From now on all allocations of a kind fail after the next `after`.
+// From now on all allocations of this kind fail, except for the next `after`.
 __attribute__((visibility("default"))) void jl_test_fail(int kind, int after) {
     room = after, failed = 0;
     failing = kind;
 }
 
-// None fails from now on. Returns how many did.
+// No allocation fails from now on. Returns how many did.
 __attribute__((visibility("default"))) int jl_test_recover() {
     failing = KINDS;
     return failed;

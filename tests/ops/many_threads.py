@@ -14,7 +14,7 @@ from jittor_lora.ops.cpu import functions
 from jittor_lora.runtime import jt
 
 ROWS, WIDTH, INNER, HEADS, VOCABULARY = 2048, 768, 3072, 12, 50257  # GPT-2 124M, 8 texts of 256 tokens
-LLAMA_WIDTH, LLAMA_HEADS, LLAMA_KEY_HEADS, HEAD = 576, 9, 3, 64  # SmolLM2-135M
+LLAMA_HEADS, LLAMA_KEY_HEADS, HEAD = 9, 3, 64  # SmolLM2-135M
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -35,7 +35,7 @@ def layout(rows: int) -> Layout:
 
 
 def operators(module, rows: int, vocabulary: int) -> dict:
-    """The operations of the networks, of the kernels or the portable ones."""
+    """The operations of the networks, by the kernels or the portable ones."""
     frozen = module is functions
 
     def weight(out: int, width: int, seed: int):
@@ -76,7 +76,7 @@ def operators(module, rows: int, vocabulary: int) -> dict:
 
 
 def stock() -> dict:
-    """Jittor's own operators, with what numpy makes of the same arrays."""
+    """Jittor's own operators, each with numpy's result for the same arrays."""
     x, w = normal(ROWS, INNER), normal(INNER, WIDTH, seed=1)
     q, k = normal(HEADS, 256, HEAD), normal(HEADS, 256, HEAD, seed=1)
     table, ids = normal(VOCABULARY, 64), np.random.RandomState(0).randint(0, VOCABULARY, ROWS).astype(np.int32)
@@ -111,7 +111,7 @@ def stock() -> dict:
 
 
 def check_that_loops_are_serial() -> int:
-    """Check all of Jittor's operators that this process has loaded; how many they are."""
+    """Check all of Jittor's operators that this process has loaded; returns how many there are."""
     maps = Path("/proc/self/maps").read_text()
     sources = {Path(path).with_suffix(".cc") for path in re.findall(r"/\S*_op\.so", maps)}
     parallel = [path.name for path in sources if "#pragma omp" in path.read_text(errors="replace")]
@@ -131,7 +131,7 @@ def main(path: str) -> None:
         ours = ours.numpy()
         assert ours.size == np.size(expected), name
         wrong = np.abs(ours.reshape(np.shape(expected)) - expected).max() / max(np.abs(expected).max(), 1e-6)
-        # One float32 total of six million numbers, about as large as it is uncertain, has fewer digits.
+        # A float32 total of six million numbers that nearly cancel has fewer correct digits.
         assert wrong < (1e-2 if name == "sum" else 1e-4), f"{name}: {wrong}"
         found[f"stock/{name}/0"] = ours
     assert check_that_loops_are_serial()

@@ -341,7 +341,7 @@ def test_sums_and_what_several_operations_share(shape, count):
     compare(used(kernels().shared), used(portable.shared), arrays, [0])
 
 
-def test_what_nobody_uses_of_a_shared_array_has_no_part_in_its_gradient():
+def test_unused_parts_of_a_shared_array_add_nothing_to_its_gradient():
     x = jt.array(normal(3, 4))
     first, _, third = kernels().shared(x, 3)
     (gradient,) = jt.grad((first * 2.0 + third * 3.0).sum(), [x])
@@ -387,7 +387,7 @@ def test_squared_norms(shapes):
 
 
 @pytest.mark.parametrize("operation", ["add", "rows", "adamw"])
-def test_arrays_and_steps_are_the_same_bits_on_any_number_of_threads(operation):
+def test_arrays_and_steps_have_the_same_bits_on_any_number_of_threads(operation):
     x, y = normal(700, 90), normal(700, 90, seed=1)
     before, results = threads(), []
     try:

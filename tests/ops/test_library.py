@@ -39,7 +39,7 @@ print(library().jl_flush_denormals())
 
 
 def test_denormals_are_flushed_in_a_thread_that_runs_already():
-    """A server's worker, say: what the main thread loads sets no mode there."""
+    """Such as a server's worker: loading in the main thread sets no mode there."""
     check = """
 import threading
 asked = threading.Event()
@@ -48,7 +48,7 @@ def work():
     from jittor_lora.ops.cpu.library import library
     library()
     print(library().jl_flush_denormals())
-worker = threading.Thread(target=work)
+worker = threading.Thread(target=work, daemon=True)
 worker.start()
 from jittor_lora.ops.cpu.library import library
 library()

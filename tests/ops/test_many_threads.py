@@ -2,7 +2,7 @@
 
 Jittor's development branch records wrong values of its own parallel loops with 32 and 64 threads, and a hang with 128
 (KI-COMPILER-005). In 1.3.11 an operator is such a loop only where the compile option "parallel" asks for it, which
-nothing here does: of Jittor's own what runs in several threads is oneDNN's products.
+nothing here does: of Jittor's own operators only oneDNN's products run on several threads.
 """
 
 from __future__ import annotations

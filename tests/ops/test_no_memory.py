@@ -1,4 +1,4 @@
-"""An allocation that fails in a kernel ends in the promised message, not the process."""
+"""An allocation that fails in a kernel gives the documented message and does not crash the process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ sys.exit(main(["train", "--base", {str(folder / 'base')!r}, "--data", {str(folde
     assert "memory of this machine does not suffice" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_threads_are_started_where_nothing_leaves_them():
+def test_threads_are_started_only_where_no_exception_escapes():
     """`parallel` passes on what a task throws; the two other regions throw nothing."""
     regions = {path.name: path.read_text(encoding="utf-8").count("#pragma omp") for path in library.SOURCES.iterdir()}
     assert {name: count for name, count in regions.items() if count} == {

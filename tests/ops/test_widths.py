@@ -1,4 +1,4 @@
-"""The kernels as other processors have them: every width of vectors that this one can run, on the same tests."""
+"""The kernels as compiled for other processors: every vector width that this one can run passes the same tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="ne
 TESTS = [Path(__file__).parent / f"test_{name}.py" for name in ("kernels", "decode", "screen")]
 AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-# Compiler flags and what they need of the processor; 4 is NEON's width too.
+# Compiler flags, and the processor flags that they need; 4 is NEON's width too.
 WIDTHS = {
     "4": (["-march=x86-64-v2"], {"ssse3", "sse4_2", "popcnt"}),
     "8 without fused multiply-add": (["-march=x86-64-v2", "-mavx"], {"avx"}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,8 +27,9 @@ HERE = Path(__file__).parent
 
 
 def load() -> ctypes.CDLL:
-    """The kernels, with allocations that can be made to fail."""
+    """The kernels, linked to allocations that can be made to fail."""
     sources = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, sources, ignore_errors=True)
     for path in [*library.SOURCES.iterdir(), HERE / "failing_allocations.cpp"]:
         (sources / path.name).symlink_to(path)
     library.SOURCES = sources
@@ -134,7 +137,7 @@ def arrays(results) -> list[np.ndarray]:
 
 
 def fail_everywhere(name: str, case, kernels: ctypes.CDLL) -> None:
-    """Let each allocation fail; what comes out is an exception, and the next call is right."""
+    """Make each allocation fail: the call raises an exception, and the next one gives the right values."""
     run, failures = case(), dict.fromkeys(KINDS, 0)
     for kind, what in enumerate(KINDS):
         after = 0

@@ -1,4 +1,4 @@
-"""Ids of whole prompts and of trained examples are those that AutoTokenizer makes of the same folder."""
+"""Ids of whole prompts and of trained examples are those of AutoTokenizer on the same folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprint of the training data: what it tells apart, and that of checkpoints of before."""
+"""The fingerprint of the training data: what it tells apart, and that in checkpoints of earlier versions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 import small_run
 from jittor_lora.config import RunConfig
-from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.examples import Branch, TokenGroup, training_groups
+from jittor_lora.data.squad import read_squad
+from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import read_state, write_state
+from jittor_lora.loading import load
 from jittor_lora.tasks.train import identity_of_data, is_identity_of_data, train
 
 TOKENS = st.lists(st.integers(0, 2), max_size=2)
@@ -29,14 +32,14 @@ def of_json(groups):
 
 
 @given(EXAMPLES, EXAMPLES)
-def test_it_is_the_same_for_the_same_examples_alone(one, other):
+def test_only_the_same_examples_have_the_same_fingerprint(one, other):
     assert (identity_of_data(one) == identity_of_data(other)) == (one == other)
     for identity in (identity_of_data(one), of_json(one)):
         assert is_identity_of_data(identity, one)
         assert is_identity_of_data(identity, other) == (one == other)
 
 
-def test_it_is_that_of_any_machine():
+def test_it_is_the_same_on_any_machine():
     """Pinned: checkpoints hold it."""
     groups = [TokenGroup([1, 50_256], [Branch("né", [3], [4, 5]), Branch("b", [6], [])])]
     assert identity_of_data(groups) == (
@@ -55,12 +58,7 @@ def run(tmp_path):
 
 
 def as_before(folder):
-    """Puts the fingerprints of earlier versions into the checkpoint of step 2, and takes away what came after it."""
-    from jittor_lora.data.examples import training_groups
-    from jittor_lora.data.squad import read_squad
-    from jittor_lora.data.template import Template
-    from jittor_lora.loading import load
-
+    """Puts the fingerprints of earlier versions into the checkpoint of step 2, and removes what came after it."""
     tokenizer = load(str(folder.parent / "base")).tokenizer
     kept = {name: of_json(training_groups(read_squad(folder.parent / file), tokenizer, Template(), 256)[0])
             for name, file in (("data", "train.json"), ("dev", "dev.json"))}
@@ -71,7 +69,7 @@ def as_before(folder):
     shutil.rmtree(folder / "adapter")
 
 
-def test_a_checkpoint_of_before_goes_on_bit_for_bit(run):
+def test_a_checkpoint_of_an_earlier_version_goes_on_bit_for_bit(run):
     config, folder = run
     whole = (folder / "adapter/adapter_model.safetensors").read_bytes()
     losses = (folder / "train_loss.txt").read_text()

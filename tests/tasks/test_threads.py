@@ -1,4 +1,4 @@
-"""The entry points from Python in another thread than the main one, as a web server or a notebook calls them."""
+"""The Python entry points outside the main thread, as a web server or a notebook calls them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def work(name):
     print(repr(Generator(loaded.model, loaded.tokenizer).continue_text("How many houses?", Decoding(4))))
 
 asked = threading.Event()
-early = threading.Thread(target=lambda: (asked.wait(), work("thread")))
+early = threading.Thread(target=lambda: (asked.wait(), work("thread")), daemon=True)
 early.start()  # before Jittor and the kernels are loaded, as the threads of a server
 if sys.argv[2] == "main first":
     work("main")
@@ -40,7 +40,7 @@ if sys.argv[2] == "thread first":
 """
 
 
-def test_all_work_in_a_thread_and_give_what_they_give_in_the_main_one(tmp_path):
+def test_they_give_the_same_in_another_thread(tmp_path):
     small_run.make_files(tmp_path, 6, 2)
     for order in ("thread first", "main first"):
         folder = tmp_path / order

@@ -1,4 +1,4 @@
-"""A run with a plain adapter compiles no operator of Jittor's, so that the first step takes no longer than others."""
+"""A run with a plain adapter compiles none of Jittor's operators, so its first step takes no longer than others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from needs import needs_kernels
 
 pytestmark = needs_kernels
 
-# An operator that this process has not met is looked up by its compile command, which names the compiler.
+# Operators new to this process are looked up by their compile command, which names the compiler.
 RUN = """
 import sys
 import tiny
@@ -61,5 +61,5 @@ def test_training_and_validation_compile_nothing(family):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_what_this_test_would_see():
+def test_an_operator_would_be_noticed():
     assert run("gpt2", "an operator").returncode != 0

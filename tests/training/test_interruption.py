@@ -120,15 +120,18 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, signals, files,
 def test_a_wait_for_the_lock_on_the_cache_is_no_failure(files, tmp_path):
     """Jittor locks its cache where it loads or compiles an operator, as another process may do at the same time."""
     lock_path = runtime.jt and importlib.import_module("jittor_utils.lock").lock_path
-    # The lock may be had late, and the run must not end before the signal.
+    # Others may hold the lock for long, and the run must not end before the signal.
     process = small_run.start(*command(files, tmp_path / "run"), "--max-steps", "1000000")
-    wait_for(lambda: (tmp_path / "run" / "val_loss.txt").exists(), process)
-    with open(lock_path, "w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.2)
-    _, err = process.communicate(timeout=60)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "val_loss.txt").exists(), process)
+        with open(lock_path, "w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.2)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "and saved" in err, err
 
 

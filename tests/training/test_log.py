@@ -187,7 +187,7 @@ def test_plain_lines_come_rarely_and_at_the_end(tmp_path, monkeypatch):
     assert [line.split(":")[0] for line in lines] == [f"step {step}/100" for step in (1, 16, 31, 46, 61, 76, 91, 100)]
     assert "loss 1.5, 500 tokens/s, 5.0 questions/s, peak " in lines[3]
     assert [line[-len("xx:xx left"):] for line in lines[1:4]] == ["02:48 left", "02:18 left", "01:48 left"]
-    assert "left" not in lines[0]  # the first step says nothing about the others
+    assert "left" not in lines[0]  # the first step gives no estimate
     assert "\r" not in screen.getvalue()
 
 
@@ -217,12 +217,12 @@ def test_resumed_progress_counts_from_the_checkpoint(tmp_path, monkeypatch):
     assert lines[-1].endswith("02:20 left")
 
 
-def test_the_time_left_is_that_of_the_tokens_left(tmp_path, monkeypatch):
+def test_the_time_left_is_estimated_by_tokens(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     screen = Terminal()
     with RunLog(tmp_path, 103, stream=screen, tokens_per_step=1000.0) as log:
-        for step, (tokens, seconds) in enumerate([(1000, 60.0), (500, 1.0), (2500, 5.0)], 1):  # 2 ms a token
+        for step, (tokens, seconds) in enumerate([(1000, 60.0), (500, 1.0), (2500, 5.0)], 1):  # 2 ms per token
             now[0] += seconds
             log.step(step, loss=1.5, learning_rate=1e-3, grad_norm=1.0, tokens=tokens, questions=8, seconds=seconds)
     shown = screen.getvalue().split("\r")

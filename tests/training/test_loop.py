@@ -415,7 +415,7 @@ def test_due():
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
-    """Dropout on, several streams a step, epochs turning over, validation on the way."""
+    """Dropout on, several streams per step, epochs turning over, validation on the way."""
     config = settings(max_steps=8, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3, schedule="cosine",
                       warmup_steps=2, max_grad_norm=1.0, eval_every=3, save_every=1)
     dev = tiny.groups(2, seed=9)
