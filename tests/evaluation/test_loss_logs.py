@@ -268,6 +268,16 @@ def test_losses_of_which_none_stands_out_are_refused(tmp_path):
     assert read(tmp_path, both + "eval_a_loss: 1.5\n").validation.losses.tolist() == [1, 1.5]
 
 
+def test_of_as_many_losses_of_one_name_those_said_to_be_of_training_are_drawn(tmp_path):
+    curves = read(tmp_path, "step 1, loss: 3.2\ntrain: step 1, loss: 3.1\n")
+    assert curves.train.losses.tolist() == [3.1] and "1 of `loss`" in " ".join(curves.notes)
+
+
+def test_of_two_losses_in_a_line_the_later_one_is_drawn(tmp_path):
+    curves = read(tmp_path, "step 1, loss: 3.2, loss: 2.9\n")
+    assert points(curves.train) == [(1, 2.9)] and "the same place has a later one" in " ".join(curves.notes)
+
+
 def test_validation_is_never_drawn_as_training(tmp_path):
     with pytest.raises(UserError, match="expected losses of training, found 2 of `val loss`.*--val-loss"):
         read(tmp_path, "step 1 val loss 3.2\nstep 2 val loss 3.1\n")

@@ -45,7 +45,8 @@ def axis_of(entries: Sequence[Entry], train: Sequence[tuple[int, float]],
     unit = _unit([entries[number] for number, _ in train]) or _unit([entries[number] for number, _ in validation]) \
         or ORDER
     placed = _Placed(unit)
-    merged = sorted([(number, 0, loss) for number, loss in train] + [(number, 1, loss) for number, loss in validation])
+    merged = sorted([(number, 0, loss) for number, loss in train] + [(number, 1, loss) for number, loss in validation],
+                    key=lambda one: one[:2])
     named = [_place(entries[number], unit) for number, _ in validation]
     waits = 2 * sum(place is not None for place in named) < len(named)  # for training to say where it is
     for number, is_validation, loss in merged:
@@ -124,7 +125,8 @@ class _Placed:
             kept = [point for point in self.validation
                     if point.at < at or (math.isnan(point.at) and point.entry < entry)]
             self._redone += len(self.train) - first + len(self.validation) - len(kept)
-            self.train, self.validation, self._stretch = self.train[:first], kept, self._stretch[:index]
+            self.validation = kept
+            del self.train[first:], self._stretch[index:]
             return
         self._anew += 1
         length = math.ceil(self._stretch[-1]) + (self._stretch[0] == 0)

@@ -89,7 +89,7 @@ def _chosen(series: dict[_Key, list], parts: Sequence[str | None]) -> _Key | Non
     """The losses of these parts of most lines; of as many, the plain ones, and those of the shortest name.
 
     None if there are none, or several others of as many lines, such as a generator's and a discriminator's."""
-    ranked = sorted((-len(values), key[0] == TEST, not is_plain(key[1]), len(key[1]), key[1], key)
+    ranked = sorted((-len(values), key[0] == TEST, not is_plain(key[1]), len(key[1]), key[1], key[0] is None, key)
                     for key, values in series.items() if key[0] in parts)
     stands_out = ranked and (len(ranked) == 1 or not ranked[0][2] or ranked[0][:3] != ranked[1][:3])
     return ranked[0][-1] if stands_out else None
