@@ -1,4 +1,4 @@
-"""The JSON values of a file of records: one a line, one after the other over several lines, or in an array."""
+"""The JSON values of a file of records: one per line, one after the other over several lines, or in an array."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 from jittor_lora.data.reading import Offenders, parse_json
 
 _BLANKS = re.compile(r"\s*")
+_CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and all "
+                  "that comes before it, in the model's chat template, as the prompt (with --special-tokens token).")
 # What people's files hold that is not read, by a key of theirs, and what to do.
 _OTHER_FORMS = {
-    "messages": "These are conversations, which are not read yet: write each answer as a completion, and what stands "
-                "before it, as the model's chat template spells it, as the prompt (with --special-tokens token).",
-    "conversations": "These are conversations, which are not read yet: write each answer as a completion, and what "
-                     "stands before it, as the model's chat template spells it, as the prompt (with --special-tokens "
-                     "token).",
+    "messages": _CONVERSATIONS,
+    "conversations": _CONVERSATIONS,
     "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
                    "output as the completion.",
     "text": "These are whole texts: write what is given as the prompt, what is to be learnt as the completion.",
@@ -53,6 +52,11 @@ def first_value(text: str, start: int = 0) -> tuple[Any, int] | None:
         return json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
+
+
+def number_in(place: str) -> str:
+    """The number in "line 1,234": the id of a record that has none."""
+    return place.rpartition(" ")[2].replace(",", "")
 
 
 def advice(value: Any, usual: str) -> str:
