@@ -50,7 +50,7 @@ NO_MEMORY = ("the memory of this machine does not suffice. "
 
 
 class Formatter(argparse.HelpFormatter):
-    """Help that is no wider than the terminal in its usage, titles and flags either."""
+    """Help whose usage, titles and flags are no wider than the terminal either."""
 
     def start_section(self, heading):
         super().start_section("\n".join(textwrap.wrap(heading or "", self._width - 1)))

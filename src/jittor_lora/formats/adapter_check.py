@@ -85,7 +85,7 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
 
 
 def _unwrap(file: SafetensorsFile) -> None:
-    """Give the tensors the names that PEFT saves; what was around those is said."""
+    """Give the tensors the names that PEFT saves, and report what was around them."""
     if not file.entries:
         return
     wrapper = wrapper_of(file.entries, lambda name: name.startswith(PREFIX))

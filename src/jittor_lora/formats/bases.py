@@ -95,7 +95,7 @@ def say_on_stderr(text: str) -> None:
 
 def is_model(path: Path) -> bool:
     """Whether there is a folder with config.json, or a file that may be a GGUF."""
-    # os.path takes what no file system could hold for a name of nothing: an adapter may name its base anything.
+    # os.path treats a name that no file system could hold as absent: an adapter may name its base anything.
     return os.path.isfile(path / "config.json") or os.path.isfile(path)
 
 
