@@ -45,7 +45,7 @@ WHAT_TO_DO = {
     errno.EPERM: "Change its permissions, or name another path.",
 }
 
-NO_MEMORY = ("the memory of this machine does not suffice. "
+NO_MEMORY = ("this machine does not have enough memory. "
              "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
 
 
