@@ -160,7 +160,7 @@ SLOW = pytest.mark.slow
     ("defect", "ValueError: in the middle"),
     ("SIGKILL", "exited on signal 9"),
     pytest.param("user", "jittor-lora: no room on this host", marks=SLOW),
-    pytest.param("memory", "the memory of this machine does not suffice", marks=SLOW),
+    pytest.param("memory", "this machine does not have enough memory", marks=SLOW),
     pytest.param("SIGSEGV", "Fatal Python error: Segmentation fault", marks=SLOW),
     pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to one rank alone
 ])

@@ -230,7 +230,7 @@ class Generator:
 
 
 def _whole_characters(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
-    """The last tokens, as few as begin with a whole character."""
+    """The fewest last tokens that begin with a whole character."""
     for count in range(1, min(len(tokens), FEW) + 1):
         if REPLACEMENT not in decode(list(tokens[-count:])):
             return list(tokens[-count:])

@@ -73,7 +73,7 @@ class Loaded:
     def load_adapter(self, folder: str | Path, name: str = DEFAULT) -> Adapter:
         """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
 
-        That it was trained on a base with other weights is only said: this base may be a conversion of it.
+        If it was trained on a base with other weights, a note says so: this base may be a conversion of that one.
 
         Raises:
             UserError: it cannot be read, or is not for this base; all that does not fit is listed.
@@ -180,7 +180,7 @@ class Loaded:
         adapter = load_adapter(folder, self.model, name)
         if record and self.fingerprint and record.fingerprint != self.fingerprint:
             say_on_stderr(f"Note: {folder} was trained on {record.name}, whose weights are not those of "
-                          f"{self.base.name}. If the one is not a conversion of the other, its answers will be wrong.")
+                          f"{self.base.name}. Unless one is a conversion of the other, its answers will be wrong.")
         return adapter
 
     def _named(self, name: str) -> Adapter:

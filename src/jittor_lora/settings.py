@@ -274,7 +274,10 @@ def _shorten(text: str, most: int = 80) -> str:
 def home_expanded(path: str) -> str:
     """`path` with the home folder for the `~` it begins with, which a shell leaves alone in `--output=~/x`. A file that
     is itself named so is written `./~`."""
-    return os.path.expanduser(path)
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no user has such a name, and no file either
+        return path
 
 
 def unescaped(text: str) -> str:

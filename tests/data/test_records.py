@@ -65,7 +65,7 @@ def test_places_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("row, message", [
-    ({"messages": [{"role": "user", "content": "a"}]}, "These are conversations, which are not read yet"),
+    ({"messages": [{"role": "user", "content": "a"}]}, "These are conversations, which are not supported yet"),
     ({"conversations": []}, "These are conversations"),
     ({"instruction": "a", "input": "", "output": "b"}, "These are instructions as in Alpaca"),
     ({"text": "a"}, "These are whole texts"),
@@ -112,4 +112,4 @@ def test_a_difference_in_normal_form_is_reported(tmp_path, flat):
     row = {"id": "1", "question": "?", "answers": [{"text": "cafe\u0301", "answer_start": 3}]}
     text = json.dumps({"context": RIVER, **row} if flat else
                       {"data": [{"title": "t", "paragraphs": [{"context": RIVER, "qas": [row]}]}]})
-    assert "differ in Unicode normal form alone: write both in NFC" in refused(tmp_path, text)
+    assert "differ only in Unicode normal form: write both in NFC" in refused(tmp_path, text)

@@ -254,7 +254,7 @@ def test_a_bar_that_is_drawn_again_counts_once(tmp_path):
 
 def test_what_is_not_drawn_is_named_and_counted(tmp_path):
     notes = " ".join(read(tmp_path, NANO_GPT).notes)
-    assert "drawn is `loss` and `val loss`" in notes and "1 of `train loss`" in notes
+    assert "drawn: `loss` and `val loss`" in notes and "1 of `train loss`" in notes
     assert "1 of `train_loss` (of the whole run)" in " ".join(read(tmp_path, TRAINER).notes)
     notes = " ".join(read(tmp_path, "step 1 loss 3.2 loss_cls 2.0 loss_box 1.2\nbest loss: 3.2\n").notes)
     assert "1 of `loss_cls`" in notes and "1 of `best loss` (of the whole run)" in notes
@@ -266,6 +266,16 @@ def test_losses_of_which_none_stands_out_are_refused(tmp_path):
     both = "step 1 loss 3.2\neval_a_loss: 1\neval_b_loss: 2\n"
     assert read(tmp_path, both).validation is None  # neither is the validation loss
     assert read(tmp_path, both + "eval_a_loss: 1.5\n").validation.losses.tolist() == [1, 1.5]
+
+
+def test_of_as_many_losses_of_one_name_those_said_to_be_of_training_are_drawn(tmp_path):
+    curves = read(tmp_path, "step 1, loss: 3.2\ntrain: step 1, loss: 3.1\n")
+    assert curves.train.losses.tolist() == [3.1] and "1 of `loss`" in " ".join(curves.notes)
+
+
+def test_of_two_losses_in_a_line_the_later_one_is_drawn(tmp_path):
+    curves = read(tmp_path, "step 1, loss: 3.2, loss: 2.9\n")
+    assert points(curves.train) == [(1, 2.9)] and "the same place has a later one" in " ".join(curves.notes)
 
 
 def test_validation_is_never_drawn_as_training(tmp_path):
@@ -334,7 +344,7 @@ def test_a_run_that_went_back_to_a_checkpoint_is_drawn_once(tmp_path):
 def test_a_loss_without_a_place_among_others_with_one_is_left_out(tmp_path):
     curves = read(tmp_path, "step 1 loss 3.2\nstep 2 loss 3.1\nloss 9\n")
     assert points(curves.train) == [(1, 3.2), (2, 3.1)]
-    assert any("1 losses are left out, because they do not say their step" in note for note in curves.notes)
+    assert any("1 loss is left out, with no step given" in note for note in curves.notes)
 
 
 def test_epochs_that_are_rounded_are_spread(tmp_path):
@@ -399,7 +409,7 @@ def test_validation_of_another_file_without_steps_is_spread_over_the_training(tm
     curves = read(tmp_path, "step 10 loss 3\nstep 20 loss 2\nval_loss: 7\n",
                   "epoch 1: val_loss 3\nepoch 2: val_loss 2\n")
     assert points(curves.validation) == [(10, 3), (20, 2)]
-    assert any("names no step, but each epoch" in note for note in curves.notes)
+    assert any("names the epoch of each loss, not its step" in note for note in curves.notes)
     assert any("its own 1 validation losses are left out" in note for note in curves.notes)
     curves = read(tmp_path, NANO_GPT, NANO_GPT)
     assert points(curves.validation) == [(20, 9.9)]

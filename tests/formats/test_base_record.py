@@ -209,4 +209,4 @@ def test_a_run_that_was_moved_is_resumed(original, tmp_path, monkeypatch, capsys
     assert main(resumed) == 0
     change(tmp_path / "base")
     assert main(resumed) == 2
-    assert "the base is not that which this run began with (base)" in capsys.readouterr().err
+    assert "the base is not the one that this run began with (base)" in capsys.readouterr().err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jittor_lora.errors import UserError, some_of_each
+from jittor_lora.formats.adapter_check import open_weights
 from jittor_lora.formats.hugging_face import read_checkpoint
 from jittor_lora.formats.tensor_names import without_adapter_name, wrapper_of
 from model_files import make_folder, make_tensors
@@ -56,6 +58,18 @@ def test_only_a_prefix_of_all_names_is_dropped():
     assert wrapper_of(["x.a.weight", "y.b.weight"], known) == ""
     assert wrapper_of(["a.weight", "x.b.weight"], known) == ""
     assert wrapper_of(["x.c.weight"], known) == wrapper_of([], known) == ""
+
+
+def test_of_a_name_of_very_many_parts_only_the_first_are_tried():
+    tried = []
+    assert wrapper_of(["." * 100_000], tried.append) == "" and len(tried) < 100
+
+
+def test_of_an_adapter_without_tensors_no_wrapper_is_said(tmp_path, capsys):
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="holds no arrays"):
+        open_weights(tmp_path / "adapter_model.safetensors")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_name_of_an_adapter():

@@ -15,6 +15,7 @@ from fuzz.readers import READERS
 from fuzz.seeds import SETTINGS, seeds, with_sum
 from jittor_lora.config import RunConfig
 from jittor_lora.curve_config import CurveConfig
+from jittor_lora.data.sources import load_data
 from jittor_lora.errors import LONGEST_MESSAGE, UserError
 from jittor_lora.evaluation.loss_logs import read_loss_files
 from jittor_lora.formats.adapter_folder import read_adapter_folder
@@ -124,11 +125,17 @@ def test_a_point_of_a_curve_with_more_digits_than_an_int_has():
         CurveConfig(over="rank", points="4,65536")
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/base", "a/" * 3000])
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/base", "a/" * 3000, "~\0/base", "~\ud800/base"])
 def test_a_base_of_a_name_that_no_file_system_has(tmp_path, name):
     """An adapter may name its base anything."""
     with pytest.raises(UserError, match="no such"):
         resolve_base(name, cache=tmp_path)
+
+
+@pytest.mark.parametrize("name, message", [("~\0/base", "control character"), ("~\ud800/base", "text in UTF-8")])
+def test_a_home_folder_of_a_name_that_nobody_can_have(name, message):
+    with pytest.raises(UserError, match=message):
+        RunConfig(base=name)
 
 
 def test_adapters_whose_combination_overflows(tmp_path):
@@ -214,6 +221,16 @@ def test_lines_of_a_log_that_took_a_power_of_their_length(tmp_path, line):
     began = time.process_time()
     with pytest.raises(UserError, match="none of its 20 lines holds a loss"):
         read_loss_files(path)
+    assert time.process_time() - began < SECONDS
+
+
+def test_records_one_after_the_other_take_time_of_their_length(tmp_path):
+    """The rest of the file was copied for each."""
+    path = tmp_path / "data.jsonl"
+    row = '{"prompt":\n"%d ' + "a" * 200 + '", "completion": "b"}\n'
+    path.write_text("".join(row % number for number in range(40_000)))
+    began = time.process_time()
+    assert len(load_data(str(path)).prompts) == 40_000
     assert time.process_time() - began < SECONDS
 
 

@@ -194,7 +194,7 @@ def test_another_base_is_refused(name, files, copy, capsys):
         assert main([*command(files, copy), "--resume"]) == 2
     finally:
         weights.write_bytes(content)
-    assert "the base is not that which this run began with" in capsys.readouterr().err
+    assert "the base is not the one that this run began with" in capsys.readouterr().err
     assert contents(copy) == before
 
 

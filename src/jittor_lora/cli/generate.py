@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
     for name in options.holding(VERBATIM):
         if r"\n" in (getattr(options, name) or ""):
-            print(f"note: {flag(name)} holds a backslash and an n, and is taken as it stands. For a line break write "
+            print(f"note: {flag(name)} contains \\n, which is taken literally. For a line break write "
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
     asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _special_tokens(special: Sequence[str], options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
-    """What is to be said of special tokens that prompts, questions and contexts spell out."""
+    """Lines about the special tokens that prompts, questions and contexts spell out."""
     asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
         [text for text in (options.prompt, options.context, options.question) if text is not None]]
     return special_token_lines(asked, special, options.special_tokens, "prompts")

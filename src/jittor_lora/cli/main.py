@@ -45,12 +45,12 @@ WHAT_TO_DO = {
     errno.EPERM: "Change its permissions, or name another path.",
 }
 
-NO_MEMORY = ("the memory of this machine does not suffice. "
+NO_MEMORY = ("this machine does not have enough memory. "
              "Lower --max-tokens-per-stream or --batch-size, or take a smaller base.")
 
 
 class Formatter(argparse.HelpFormatter):
-    """Help that is no wider than the terminal in its usage, titles and flags either."""
+    """Help whose usage, titles and flags are no wider than the terminal either."""
 
     def start_section(self, heading):
         super().start_section("\n".join(textwrap.wrap(heading or "", self._width - 1)))

@@ -54,7 +54,7 @@ class ModelOptions(Settings):
 
 
 class ThreadOptions(Settings):
-    """On how many threads it is computed."""
+    """The number of threads."""
 
     threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
 
@@ -183,13 +183,13 @@ def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSe
 
 
 def path_argument(text: str) -> Path:
-    """What a path is as an argument that is no setting; to be the `type` of argparse's arguments."""
+    """A path with its `~` expanded: the `type` of arguments that are not settings."""
     return Path(home_expanded(text))
 
 
 def named_path_argument(text: str) -> str:
     """The same for `[NAME=]PATH`."""
-    name, divider, path = text.partition("=")
+    name, _, path = text.partition("=")
     return f"{name}={home_expanded(path)}" if path.startswith("~") else home_expanded(text)
 
 

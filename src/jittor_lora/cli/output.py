@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON that standard output can show: with the characters that it has not as JSON's own escapes."""
+    """`value` as JSON, with escapes for all but ASCII if standard output cannot encode it otherwise."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -20,8 +20,8 @@ def add_parser(subparsers) -> None:
         "train", help="fine-tune a LoRA adapter",
         usage="jittor-lora train --base B --data FILE [--dev FILE] --output DIR [--config R.yaml] [--resume] "
               "[any setting below]",
-        description="Fine-tune a LoRA adapter on question answering or on prompts and completions. A setting on the "
-                    "command line goes before the recipe's, the recipe's before the default. \"none\" unsets one.",
+        description="Fine-tune a LoRA adapter on question answering or on prompts and completions. Flags override "
+                    "the recipe, and the recipe the defaults. \"none\" unsets a setting.",
         epilog="The run folder holds adapter/ (PEFT's layout), checkpoints, train_loss.txt, val_loss.txt, "
                f"metrics.jsonl, summary.json, and {SETTINGS_FILE}, a recipe of the settings used.")
     parser.add_argument("--config", metavar="R.yaml", type=home_expanded,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
-from jittor_lora.data.records import advice, records
+from jittor_lora.data.records import advice, number_in, records
 from jittor_lora.data.subset import choose
 from jittor_lora.errors import UserError
 
@@ -56,7 +56,7 @@ class PromptData:
         return PromptData(self.path, tuple(prompt for prompt in self.prompts if prompt.id in ids))
 
     def places(self) -> dict[str, tuple[str, ...]]:
-        """Prompt id -> (): it is part of nothing that others are part of."""
+        """Prompt id -> (): prompts are in no article or paragraph."""
         return {prompt.id: () for prompt in self.prompts}
 
     def references(self) -> dict[str, list[str]]:
@@ -109,5 +109,5 @@ def parse_jsonl(text: str, path: str | os.PathLike, purpose: str = "training") -
 
 
 def _name(row: dict, place: str) -> Any:
-    name = row.get("id", place.rpartition(" ")[2].replace(",", ""))
+    name = row.get("id", number_in(place))
     return str(name) if type(name) is int else name if isinstance(name, str) else None

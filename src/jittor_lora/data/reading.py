@@ -1,4 +1,4 @@
-"""Reading text and JSON from files nobody vouches for, and gathering everything that is wrong with them."""
+"""Reading text and JSON from untrusted files, and gathering everything that is wrong with them."""
 
 from __future__ import annotations
 

@@ -1,20 +1,21 @@
-"""The JSON values of a file of records: one a line, one after the other over several lines, or in an array."""
+"""The JSON values of a file of records: one per line, one after the other over several lines, or in an array."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from jittor_lora.data.reading import Offenders, parse_json
 
+_BLANKS = re.compile(r"\s*")
+_CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and all "
+                  "that comes before it, in the model's chat template, as the prompt (with --special-tokens token).")
 # What people's files hold that is not read, by a key of theirs, and what to do.
 _OTHER_FORMS = {
-    "messages": "These are conversations, which are not read yet: write each answer as a completion, and what stands "
-                "before it, as the model's chat template spells it, as the prompt (with --special-tokens token).",
-    "conversations": "These are conversations, which are not read yet: write each answer as a completion, and what "
-                     "stands before it, as the model's chat template spells it, as the prompt (with --special-tokens "
-                     "token).",
+    "messages": _CONVERSATIONS,
+    "conversations": _CONVERSATIONS,
     "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
                    "output as the completion.",
     "text": "These are whole texts: write what is given as the prompt, what is to be learnt as the completion.",
@@ -45,12 +46,17 @@ def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
                     offenders.add(f"line {number:,}", f"a JSON object ({error})", line)
 
 
-def first_value(text: str) -> tuple[Any, int] | None:
-    """The JSON value that a text begins with, and where it ends; None if it begins with none."""
+def first_value(text: str, start: int = 0) -> tuple[Any, int] | None:
+    """The JSON value that begins at `start` of a text, and where it ends; None if none begins there."""
     try:
-        return json.JSONDecoder().raw_decode(text)
+        return json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
+
+
+def number_in(place: str) -> str:
+    """The number in "line 1,234": the id of a record that has none."""
+    return place.rpartition(" ")[2].replace(",", "")
 
 
 def advice(value: Any, usual: str) -> str:
@@ -60,21 +66,21 @@ def advice(value: Any, usual: str) -> str:
 
 
 def _one_after_the_other(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
-    line, rest = 1, text
+    line, at = 1, 0
     while True:
-        stripped = rest.lstrip()
-        line += rest.count("\n", 0, len(rest) - len(stripped))
-        if not stripped:
+        start = _BLANKS.match(text, at).end()
+        line += text.count("\n", at, start)
+        if start == len(text):
             return
-        found = first_value(stripped)
-        end = len(stripped) if found is None else found[1]
+        found = first_value(text, start)
+        end = len(text) if found is None else found[1]
         try:
-            yield f"line {line:,}", parse_json(stripped[:end])
+            yield f"line {line:,}", parse_json(text[start:end])
         except ValueError as error:
-            offenders.add(f"line {line:,}", f"a JSON object ({error})", stripped[:60])
+            offenders.add(f"line {line:,}", f"a JSON object ({error})", text[start : start + 60])
             if found is None:
                 return
-        line, rest = line + stripped.count("\n", 0, end), stripped[end:]
+        line, at = line + text.count("\n", start, end), end
 
 
 def _is_json(line: str) -> bool:

@@ -1,4 +1,4 @@
-"""Special tokens that texts spell out, such as <|im_start|>: what is read there, said before it is read."""
+"""Special tokens that texts spell out, such as <|im_start|>, and how they will be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 5
 
 def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str], meaning: str,
                         noun: str = "examples") -> list[str]:
-    """What is to be said about special tokens that examples spell out; nothing if none does.
+    """Lines about the special tokens that examples spell out; none if none does.
 
     Args:
         examples: the texts of each.
@@ -38,7 +38,7 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     read = ("They are read as the tokens (special_tokens: token)." if meaning == "token" else
             "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
-            "If the tokens themselves are meant: --special-tokens token.")
+            "If you mean the tokens themselves, give --special-tokens token.")
     return [f"{spelling:,} of {total:,} {noun} spell out special tokens (times: {shown}{more}). {read}"]
 
 

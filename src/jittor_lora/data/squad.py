@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
-from jittor_lora.data.records import records
+from jittor_lora.data.records import number_in, records
 from jittor_lora.data.subset import choose
 from jittor_lora.errors import UserError
 
@@ -188,7 +188,7 @@ class _Reader:
                 continue
             title = row.get("title", "")
             context = self._text(row, "context", place)
-            entry = {"id": place.rpartition(" ")[2].replace(",", ""), **row, "answers": self._listed(row, place)}
+            entry = {"id": number_in(place), **row, "answers": self._listed(row, place)}
             question = self._question(entry, context, place)
             if question is not None:
                 found.setdefault((title if is_text(title) else "", context), []).append(question)
@@ -236,7 +236,7 @@ class _Reader:
                 continue
             found = _nearest(context, text, start) if type(start) is int and start >= 0 and text and context else -1
             if found < 0 and text and context and self.purpose == "training":
-                form = " (they differ in Unicode normal form alone: write both in NFC)" if _composed(text) in \
+                form = " (they differ only in Unicode normal form: write both in NFC)" if _composed(text) in \
                     _composed(context) else ""
                 self.offenders.add(f"{place}.text", f"a text that occurs in the paragraph's context{form}", text)
             self.moved += found not in (start, -1)

@@ -137,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t. With t = √freedom · tan θ, the density of θ is as cos θ to the power freedom − 1."""
+    """The quantile of Student's t. With t = √freedom · tan θ, θ's density is proportional to (cos θ)^(freedom − 1)."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
     density = np.cos(angles).clip(0) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])

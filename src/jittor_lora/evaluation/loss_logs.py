@@ -59,7 +59,7 @@ def _beside(log: Log, other: Log, path: Path) -> tuple[LossSeries, tuple[str, ..
     series = other.train if other.validation is None else other.validation
     if series.has_steps and log.unit in (other.unit, ORDER):
         return series, ()
-    found = "names no steps" if other.unit == ORDER else f"names no {log.unit}, but each {other.unit}"
+    found = "names no steps" if other.unit == ORDER else f"names the {other.unit} of each loss, not its {log.unit}"
     # The places of lines count those that were left out too.
     at = series.steps * (log.train.steps.max() / max(series.steps.max(), 1e-300))
     return LossSeries(at, series.losses), (f"{path}: {found}; its {len(series.losses):,} losses are spread evenly over "
@@ -104,9 +104,9 @@ def _series(path: Path, values: Sequence[tuple[float, float]], notes: list[str])
         raise UserError(f"{path}: expected losses, found only losses that are not finite ({len(losses)}).")
     if not finite.all():
         notes.append(f"{path}: {int((~finite).sum())} of {len(losses)} losses are not finite (NaN or infinite) and "
-                     "left out")
+                     "are left out")
     has_steps = bool(np.isfinite(steps).all() and (np.diff(steps) > 0).all())
     if not has_steps:
-        notes.append(f"{path}: its steps do not rise from line to line; lines are counted instead")
+        notes.append(f"{path}: its steps do not increase from line to line; lines are counted instead")
         steps = np.arange(1, len(losses) + 1, dtype=np.float64)
     return LossSeries(steps[finite], losses[finite], has_steps)

@@ -85,7 +85,9 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
 
 
 def _unwrap(file: SafetensorsFile) -> None:
-    """Give tensors the names that PEFT saves; what was around these is said."""
+    """Give the tensors the names that PEFT saves, and report what was around them."""
+    if not file.entries:
+        return
     wrapper = wrapper_of(file.entries, lambda name: name.startswith(PREFIX))
     entries = {name[len(wrapper) :]: entry for name, entry in file.entries.items()}
     inner = next((inner for inner in WRAPPERS if all(name.startswith(PREFIX + inner) for name in entries)), "")

@@ -21,6 +21,7 @@ from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
 from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.inputs import unique_keys
+from jittor_lora.settings import home_expanded
 
 LARGEST_RECORD = 64 << 10  # bytes
 LONGEST_TEXT = 4096  # characters
@@ -129,7 +130,7 @@ def find_base(folder: Path, name: str, owner: str) -> WantedBase:
         name = record.name
     if record is not None and record.path is None:
         return WantedBase(name, None, owner, fingerprint)
-    expanded = os.path.expanduser(name)
+    expanded = home_expanded(name)
     places = [*([Path(folder, record.path)] if record else []), Path(expanded), Path(folder, expanded)]
     found = next((place for place in places if is_model(place)), None)
     if found is None and (record is not None or _is_path(name)):

@@ -17,6 +17,7 @@ from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
 from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, gguf_tokenizer, read_tokenizer
+from jittor_lora.settings import home_expanded
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -94,7 +95,7 @@ def say_on_stderr(text: str) -> None:
 
 def is_model(path: Path) -> bool:
     """Whether there is a folder with config.json, or a file that may be a GGUF."""
-    # os.path takes what no file system could hold for a name of nothing: an adapter may name its base anything.
+    # os.path treats a name that no file system could hold as absent: an adapter may name its base anything.
     return os.path.isfile(path / "config.json") or os.path.isfile(path)
 
 
@@ -152,7 +153,7 @@ class _Finder:
     def find(self, name: str, local: bool = True) -> ResolvedBase:
         if name == AUTO:
             return self.auto()
-        path = self.here / os.path.expanduser(name)
+        path = self.here / home_expanded(name)
         if local and os.path.isfile(path / "config.json"):
             return _local(name, path)
         if name in HUB_NAMES:

@@ -62,7 +62,8 @@ class GgufFile(Mapping[str, np.ndarray]):
         try:
             self.metadata, self.entries = _read_header(self._bytes)
         except _Malformed as error:
-            what = described(self._bytes[:64])
+            start = self._bytes[:64]
+            what = None if start.startswith(GGUF) else described(start)
             advice = f"It is {what}" if what else "The download may have broken off: fetch the file again"
             raise UserError(f"{self.path}: not a usable GGUF file: {error}. {advice}.") from error
 

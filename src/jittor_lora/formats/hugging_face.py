@@ -67,14 +67,14 @@ class Checkpoint:
 
 
 def sampling_lines(checkpoint: Checkpoint) -> list[str]:
-    """What is to be said of generation_config.json, whose ends of text alone are applied."""
+    """Lines about generation_config.json, of which only the ends of text are applied."""
     wanted = checkpoint.generation_config or {}
     if not wanted.get("do_sample"):  # transformers then draws nothing
         wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
     found = [f"{name} {str(wanted[name])[:40]}" for name, off in _GENERATION.items()
              if wanted.get(name) not in (None, off)]
-    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the flags of the "
-            "same meaning if you want it."] if found else []
+    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the "
+            "corresponding flags if you want it."] if found else []
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Callable, Iterable, TypeVar
 
 Value = TypeVar("Value")
 
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel or DistributedDataParallel"}
+_MOST_PARTS = 16  # of a wrapper's name: to try all of a hostile one takes time quadratic in its length
 _ADAPTER = re.compile(r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.(\w+)((?:\.weight)?)")
 
 
@@ -21,7 +23,8 @@ def wrapper_of(names: Iterable[str], known: Callable[[str], bool]) -> str:
     if not names or any(map(known, names)):
         return ""
     # Not of the first name alone: it may be that of a buffer.
-    found = {name[: dot.end()] for name in names for dot in re.finditer(r"\.", name) if known(name[dot.end() :])}
+    found = {name[: dot.end()] for name in names for dot in islice(re.finditer(r"\.", name), _MOST_PARTS)
+             if known(name[dot.end() :])}
     return next((prefix for prefix in sorted(found) if all(name.startswith(prefix) for name in names)), "")
 
 

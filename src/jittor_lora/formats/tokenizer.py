@@ -86,7 +86,7 @@ class Tokenizer:
     def fit(self, config: ModelConfig, end_ids: Iterable[int] = ()) -> None:
         """Take note of the model that reads the tokens.
 
-        Tokens that were added to the vocabulary and not to the model, such as [PAD], are let pass until a text needs
+        Tokens that were added to the vocabulary and not to the model, such as [PAD], are tolerated until a text needs
         them.
 
         Args:
@@ -104,7 +104,7 @@ class Tokenizer:
         self.end_ids |= frozenset(end_ids)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as it begins a text, without what is put around one.
+        """Token ids of `text` as the beginning of a text, without the tokens put around one.
 
         Raises:
             UserError: the text has surrogates without a partner, which no UTF-8 text has; the tokenizer has no tokens
@@ -157,7 +157,7 @@ class Tokenizer:
         found = sorted({token for token in ids if token >= self._rows})
         names = shorten((f"{self._backend.id_to_token(token)!r} ({token})" for token in found), 5)
         raise UserError(f"{self.origin}: a text uses {names}, and the model's embedding has {self._rows} rows: the "
-                        "tokens were added to the tokenizer alone. Leave them out of the text, or give the model rows "
+                        "tokens were added to the tokenizer only. Leave them out of the text, or give the model rows "
                         "for them (resize_token_embeddings in transformers).")
 
     def token_text(self, token: int) -> str:

@@ -172,8 +172,8 @@ def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[
     """A function to call when a question is answered: a bar on a terminal, a line now and then else.
 
     Args:
-        together: questions that are answered at a time. All of these are read before the first has its answer, so that
-            the speed is that of the others.
+        together: questions that are answered at a time. All of these are read before the first is answered, so the
+            time left goes by the speed of the ones after them.
     """
     terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
     shown, pace = started, Pace(apart=together, least=max(2, together // 4))

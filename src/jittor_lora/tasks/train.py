@@ -166,7 +166,7 @@ def read_data(config: RunConfig, field: str, resume: bool) -> Data:
         return load_data(getattr(config, field), "train" if field == "data" else "dev")
     except UserError as error:
         if resume and config.origin(field) != flag(field):
-            raise UserError(f"{error}\nThe run that is to be resumed names it so; if it has moved, say with "
+            raise UserError(f"{error}\nThis is the name in the run to be resumed; if the data has moved, say with "
                             f"{flag(field)} where it is.") from error
         raise
 
@@ -382,7 +382,7 @@ def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, iden
     before = state.values
     differences = config.differences(settings_of(path, before))
     if before["base"] != identities["base"]:
-        differences.append(f"the base is not that which this run began with ({config.base}); put it "
+        differences.append(f"the base is not the one that this run began with ({config.base}); put it "
                            "back, or say with --base where it is")
     for name, what in (("data", "training"), ("dev", "validation")):
         if not is_identity_of_data(before[name], examples[name]):

@@ -269,7 +269,7 @@ def steps_per_epoch(groups: Sequence[TokenGroup], config: RunConfig) -> int:
 
 
 def tokens_per_step(groups: Sequence[TokenGroup], config: RunConfig) -> float:
-    """Rows of a step on average, but for those of paragraphs that are cut."""
+    """Average rows per step, without those computed twice where a paragraph is cut."""
     groups = groups if config.share_prefixes else separate(groups)
     tokens = sum(len(group.prefix) + sum(len(b.prompt) + len(b.completion) - 1 for b in group.branches)
                  for group in groups)

@@ -21,8 +21,8 @@ class Progress:
     """Shows loss, tokens/s, questions/s, time left and peak memory; loss and rates are means over the last 20 steps;
     losses that are not finite are left out.
 
-    The time left is that of the tokens still to be read, at the speed since the first step, which says little: models
-    are loaded and operators compiled in it. It comes with the third step.
+    The time left is that of the tokens still to be read, at the speed since the first step. That step itself does not
+    count, as models are loaded and operators compiled in it; the time is shown from the third step on.
 
     Args:
         total_steps: steps of the whole run, None if unknown.

@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """Points of training and of validation on the axis `unit`, one of `names.PLACES` or ORDER; what was done to have
+    """Points of training and of validation on the axis `unit`, one of `names.PLACES` or ORDER; what was done to put
     them there, and how many losses were left out because their place is not known."""
 
     unit: str
@@ -45,7 +45,8 @@ def axis_of(entries: Sequence[Entry], train: Sequence[tuple[int, float]],
     unit = _unit([entries[number] for number, _ in train]) or _unit([entries[number] for number, _ in validation]) \
         or ORDER
     placed = _Placed(unit)
-    merged = sorted([(number, 0, loss) for number, loss in train] + [(number, 1, loss) for number, loss in validation])
+    merged = sorted([(number, 0, loss) for number, loss in train] + [(number, 1, loss) for number, loss in validation],
+                    key=lambda one: one[:2])
     named = [_place(entries[number], unit) for number, _ in validation]
     waits = 2 * sum(place is not None for place in named) < len(named)  # for training to say where it is
     for number, is_validation, loss in merged:
@@ -80,7 +81,7 @@ def _place(entry: Entry, unit: str) -> Place | None:
 
 class _Placed:
     """Points as they come. A count that falls back begins anew, with each epoch or in a run that was appended, and is
-    counted on; or a run went on from a checkpoint, and does again what came after it."""
+    numbered on from there; or the run went back to a checkpoint, and redoes what came after it."""
 
     def __init__(self, unit: str):
         self.unit = unit
@@ -100,7 +101,7 @@ class _Placed:
         if place is None:
             self._unplaced += 1
             return
-        again = self.unit in _LOCAL and epoch != self._epoch  # a bar that only its end was kept of
+        again = self.unit in _LOCAL and epoch != self._epoch  # only the end of each bar was kept
         if self._stretch and (place.value < self._stretch[-1] or (again and place.value == self._stretch[-1])):
             self._fall_back(place.value)
         self._stretch.append(place.value)
@@ -124,7 +125,8 @@ class _Placed:
             kept = [point for point in self.validation
                     if point.at < at or (math.isnan(point.at) and point.entry < entry)]
             self._redone += len(self.train) - first + len(self.validation) - len(kept)
-            self.train, self.validation, self._stretch = self.train[:first], kept, self._stretch[:index]
+            self.validation = kept
+            del self.train[first:], self._stretch[index:]
             return
         self._anew += 1
         length = math.ceil(self._stretch[-1]) + (self._stretch[0] == 0)
@@ -135,17 +137,16 @@ class _Placed:
         notes = []
         if self._anew:
             notes.append(f"its {_plural(self.unit)} start anew {_times(self._anew)} (a new epoch, or another run in "
-                         "the same file) and are counted on")
+                         "the same file) and are numbered on from there")
         if self._redone:
-            notes.append(f"{self._redone} losses are left out: the run went back to an earlier {self.unit} and did "
-                         "that part again")
+            notes.append(f"{_left_out(self._redone)}: the run went back to an earlier {self.unit} and redid that part")
         if self._unplaced:
-            notes.append(f"{self._unplaced} losses are left out, because they do not say their {self.unit}")
+            notes.append(f"{_left_out(self._unplaced)}, with no {self.unit} given")
         return notes
 
 
 def _spread(points: list[Point]) -> list[Point]:
-    """Several losses of one epoch, as where it is rounded, side by side up to the next."""
+    """Several losses of one epoch, which may be rounded, spread evenly up to the next."""
     spread: list[Point] = []
     start, gap = 0, 1.0
     while start < len(points):
@@ -170,7 +171,7 @@ def _last_of_each(points: list[Point], notes: list[str], what: str) -> list[Poin
         else:
             kept.append(point)
     if others:
-        notes.append(f"{others} {what} losses are left out: the same place has a later one")
+        notes.append(f"{_left_out(others, f'{what} ')}: the same place has a later one")
     return kept
 
 
@@ -178,11 +179,15 @@ def _beside(validation: list[Point], train: list[Point], notes: list[str]) -> li
     """Validation losses that do not say where they stand, at the training loss before them; where all come after
     the training, spread over it."""
     if len(validation) > 1 and validation[0].entry > train[-1].entry:
-        notes.append("its validation losses stand behind all of training and do not say where they belong; they are "
-                     "spread evenly over it")
+        notes.append("its validation losses all come after those of training and do not say where they belong; they "
+                     "are spread evenly over the training")
         return [point._replace(at=train[-1].at * index / len(validation)) for index, point in enumerate(validation, 1)]
     entries = [point.entry for point in train]
     return [point._replace(at=train[max(0, bisect.bisect_right(entries, point.entry) - 1)].at) for point in validation]
+
+
+def _left_out(count: int, what: str = "") -> str:
+    return f"1 {what}loss is left out" if count == 1 else f"{count:,} {what}losses are left out"
 
 
 def _plural(unit: str) -> str:

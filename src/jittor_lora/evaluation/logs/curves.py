@@ -17,8 +17,8 @@ from jittor_lora.evaluation.logs.series import LossSeries
 from jittor_lora.inputs import read_input
 
 _SHOWN = 10
-FORMS = ("Read are a number a line; columns with a heading that names the loss; lines such as `Step 10, Loss: 3.21` or "
-         "`{\"step\": 10, \"loss\": 3.21}`; the logs of Trainer, Lightning and others.")
+FORMS = ("Known forms: one number per line; columns with a heading that names the loss; lines such as `Step 10, Loss: "
+         "3.21` or `{\"step\": 10, \"loss\": 3.21}`; the logs of Trainer, Lightning and others.")
 
 
 class Log(NamedTuple):
@@ -60,7 +60,7 @@ def read_log(path: Path, wanted: str = TRAIN) -> Log:
         notes.append(f"{len(passed_over):,} of {lines:,} lines hold no loss and were passed over")
     if left_out:
         drawn = " and ".join(_title(key) for key in (train, validation) if key is not None)
-        notes.append(f"drawn is {drawn}; left out are other losses: {', '.join(left_out[:_SHOWN])}"
+        notes.append(f"drawn: {drawn}; other losses are left out: {', '.join(left_out[:_SHOWN])}"
                      + (", …" if len(left_out) > _SHOWN else ""))
     notes += axis.notes
     return Log(_finite(path, axis.train, axis.unit, notes), _finite(path, axis.validation, axis.unit, notes), axis.unit,
@@ -86,10 +86,10 @@ def _series(entries: Sequence[Entry], lines: int) -> dict[_Key, list[tuple[int, 
 
 
 def _chosen(series: dict[_Key, list], parts: Sequence[str | None]) -> _Key | None:
-    """The losses of these parts of most lines; of as many, the plain ones, and those of the shortest name.
+    """The most frequent losses of these parts; of as many, the plain ones, then those of the shortest name.
 
     None if there are none, or several others of as many lines, such as a generator's and a discriminator's."""
-    ranked = sorted((-len(values), key[0] == TEST, not is_plain(key[1]), len(key[1]), key[1], key)
+    ranked = sorted((-len(values), key[0] == TEST, not is_plain(key[1]), len(key[1]), key[1], key[0] is None, key)
                     for key, values in series.items() if key[0] in parts)
     stands_out = ranked and (len(ranked) == 1 or not ranked[0][2] or ranked[0][:3] != ranked[1][:3])
     return ranked[0][-1] if stands_out else None
@@ -103,7 +103,8 @@ def _finite(path: Path, points: Sequence[Point], unit: str, notes: list[str]) ->
     if not finite.any():
         raise UserError(f"{path}: expected losses, found only losses that are not finite ({len(losses)}).")
     if not finite.all():
-        notes.append(f"{int((~finite).sum())} of {len(losses)} losses are not finite (NaN or infinite) and left out")
+        notes.append(f"{int((~finite).sum())} of {len(losses)} losses are not finite (NaN or infinite) and are left "
+                     "out")
     return LossSeries(at[finite], losses[finite], unit != ORDER)
 
 

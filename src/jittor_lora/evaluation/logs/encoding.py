@@ -12,7 +12,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le"
 
 
 class Decoded(NamedTuple):
-    """A text, with what is to be said about its encoding: nothing for a sound file in UTF-8."""
+    """A text, with a note on its encoding; empty for valid UTF-8."""
 
     text: str
     note: str = ""
