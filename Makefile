@@ -1,6 +1,6 @@
 # make quickstart   install into .venv and fine-tune a small model, start to end
 # make test         the tests, without torch          make parity   against torch, transformers and PEFT
-# make slow         the tests of minutes              make lint     ruff
+# make slow         the tests that take minutes       make lint     ruff
 # make audit        known vulnerabilities in what requirements/lock.txt names
 # Another interpreter: make PYTHON=/path/to/python3.12 ...; more pytest options: make test PYTEST="-x --durations 20"
 

@@ -33,7 +33,7 @@ from jittor_lora.files import atomic_write, write_json
 SIZES = [2**k for k in range(0, 25, 2)]  # numbers in float32: 4 bytes to 64 MiB
 TRANSPORTS = {"shared memory": (),
               "TCP on this machine": ("--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo")}
-NETWORKS = {"1 Gbit/s, 50 µs": (50e-6, 0.117e9), "10 Gbit/s, 30 µs": (30e-6, 1.17e9)}  # latency, bytes a second
+NETWORKS = {"1 Gbit/s, 50 µs": (50e-6, 0.117e9), "10 Gbit/s, 30 µs": (30e-6, 1.17e9)}  # latency, bytes per second
 MODELLED = (2, 4, 8, 16, 32, 64)
 MODELLED_BATCHES = (64, 256, 1024)
 TOKENS_PER_STREAM = 1024
@@ -74,7 +74,7 @@ def sums(ranks: int, repeats: int) -> dict[str, dict[int, list[float]]]:
 
 
 def train(ranks: int, args: argparse.Namespace) -> dict:
-    """Tokens a second over the steps after the first two, and the trained parameters."""
+    """Tokens per second over the steps after the first two, and the trained parameters."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "jittor_lora", "train", "--base", args.base, "--data", "sample-train", "--max-steps",
                    str(args.steps + 2), "--batch-size", str(args.batch_size), "--precision", args.precision,
@@ -94,7 +94,7 @@ def steps(args: argparse.Namespace) -> dict[int, list[dict]]:
         for ranks in (1, args.ranks) if number % 2 == 0 else (args.ranks, 1):
             found[ranks].append(train(ranks, args))
             last = found[ranks][-1]
-            print(f"round {number + 1}, {ranks} rank(s): {last['tokens'] / last['seconds']:.0f} tokens a second",
+            print(f"round {number + 1}, {ranks} rank(s): {last['tokens'] / last['seconds']:.0f} tokens per second",
                   file=sys.stderr, flush=True)
     return found
 
@@ -116,7 +116,7 @@ def divided(groups: list, batch_size: int, ranks: int) -> float:
 
 
 def fitted(times: dict[int, list[float]], ranks: int) -> tuple[float, float]:
-    """Latency in seconds and bytes a second of one message, from the least time of the smallest and the largest sum,
+    """Latency in seconds and bytes per second of one message, from the least time of the smallest and the largest sum,
     if a sum goes around a ring: 2 (N - 1) messages, together 2 (N - 1) / N of all bytes."""
     small, large = min(times), max(times)
     latency = min(times[small]) / (2 * (ranks - 1))
@@ -130,7 +130,7 @@ def ring(ranks: int, size: int, latency: float, bandwidth: float) -> float:
 def page(report: dict, groups: list) -> str:
     """All tables in Markdown."""
     ranks, speeds = report["ranks"], {}
-    lines = [report["setting"], "", "| ranks | median tokens a second | best | of one rank, by medians | by bests | "
+    lines = [report["setting"], "", "| ranks | median tokens per second | best | of one rank, by medians | by bests | "
              "difference of losses |", "| --- | --- | --- | --- | --- | --- |"]
     for count, found in report["steps"].items():
         speeds[count] = [run["tokens"] / run["seconds"] for run in found]
@@ -153,7 +153,7 @@ def page(report: dict, groups: list) -> str:
         f"{name}: {1e6 * latency:.1f} µs, {bandwidth / 1e9:.2f} GB/s" for name, (latency, bandwidth) in
         networks.items()) + ".", "",
         f"Modelled speed-up over one rank, for {size / 4:,.0f} parameters ({size / 2**20:.1f} MiB) at "
-        f"{speed:.0f} tokens a second and rank:", "",
+        f"{speed:.0f} tokens per second and rank:", "",
         f"| batch | ranks | parts alone | {' | '.join(networks)} |", f"| --- | --- | --- |{' --- |' * len(networks)}"]
     for batch_size in MODELLED_BATCHES:
         mean = np.mean([sum(rows(g.prefix, g.branches) for g in batch) for batch in batches(groups, batch_size, 0, 0)])

@@ -83,7 +83,7 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
     read, spent = so_far(samples, rows)
 
     def speeds(part: tuple[float, float]) -> tuple[float, float]:
-        """Tokens a second and milliseconds of the processor for a token."""
+        """Tokens per second and milliseconds of the processor for a token."""
         a, b = (round(share * total) for share in part)
         tokens = read[b] - read[a]
         return tokens / sum(row["seconds"] for row in rows[a:b]), 1000 * (spent[b] - spent[a]) / tokens
@@ -118,7 +118,7 @@ def lines(found: dict) -> list[str]:
                   f"{memory['mib_at_most']:.0f} at most; {memory['mib_per_1000_steps']:+.1f} MiB per 1,000 steps",
         **{name: f"usually {found[name]['usual_in_the_first_half']:.0f} in the first half, "
                  f"{found[name]['usual_in_the_second']:.0f} in the second" for name in ("files", "threads")},
-        "speed": "{:.0f} tokens a second at the beginning, {:.0f} at the end; ".format(*speed["tokens_per_second"])
+        "speed": "{:.0f} tokens per second at the beginning, {:.0f} at the end; ".format(*speed["tokens_per_second"])
                  + "processor time {:.3f} and {:.3f} ms a token".format(*speed["processor_ms_per_token"]),
     }
     return [f"{name}: {'flat' if found[name]['flat'] else 'GROWS'}: {text}" for name, text in said.items()]

@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: ordinary ones alone, no larger than they may be, their JSON no deeper than any needs.
+"""Untrusted files: ordinary ones alone, no larger than they may be, their JSON no deeper than any needs.
 
 A pipe would be waited for without end, a device read without end, and deep nesting overflows whatever walks through it.
 """

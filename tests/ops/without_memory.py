@@ -41,11 +41,11 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
-def linear(precision: str):
+def linear(precision: str, rows: int):
     matrix = Matrix.of(normal(70, 48, seed=1), precision)
 
     def run():
-        x, a, b = (jt.array(v) for v in (normal(90, 48), normal(5, 48, seed=2), normal(70, 5, seed=3)))
+        x, a, b = (jt.array(v) for v in (normal(rows, 48), normal(5, 48, seed=2), normal(70, 5, seed=3)))
         y = functions.lora_linear(x, matrix, None, a, b, 2.0, 0.1, 7)
         return y, *jt.grad(y.sqr().sum(), [x, a, b])
 
@@ -123,7 +123,8 @@ def cases(precisions: list[str]) -> dict:
     for ask in ("likeliest", "logits"):
         made[f"decoding {ask}"] = lambda ask=ask: decoding(ask)
     for precision in precisions:
-        made[f"linear {precision}"] = lambda p=precision: linear(p)
+        for rows in (90, 150):
+            made[f"linear {precision} {rows}"] = lambda p=precision, n=rows: linear(p, n)
         made[f"cross entropy {precision}"] = lambda p=precision: cross_entropy(p)
         for kv_heads in (4, 2):
             made[f"attention {precision} {kv_heads}"] = lambda p=precision, h=kv_heads: attention(p, h)

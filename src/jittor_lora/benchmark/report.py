@@ -91,7 +91,7 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
                          MISSING if record is ours else agreement(result["precision"], ours["check"], record["check"])])
     units = {result["unit"] for result in results}
     head = ["workload", "precision", *["threads"] * several_threads, "tool", "median s", "least s", "processor s",
-            f"{units.pop()}s a second", "time / first", "peak MiB", "same result"]
+            f"{units.pop()}s per second", "time / first", "peak MiB", "same result"]
     return table(head, rows)
 
 
@@ -128,7 +128,7 @@ def additive(results: Sequence[dict[str, Any]]) -> str:
                          number(result["units"] / seconds), *gains, f"{max(values(record, 'peak_mib')):,.0f}",
                          MISSING if record is first else agreement(precision, first["check"], record["check"])])
             above = record
-    return table(["with", "median s", "processor s", f"{results[0]['unit']}s a second", "faster than above",
+    return table(["with", "median s", "processor s", f"{results[0]['unit']}s per second", "faster than above",
                   "than the first", "peak MiB", "same result"], rows)
 
 
@@ -165,7 +165,7 @@ def memory(results: Sequence[dict[str, Any]]) -> str:
 
 
 def roofline(report: dict[str, Any]) -> str:
-    """The training step with all rows scored: operations needed a second, against the best matrix product measured."""
+    """The training step with all rows scored: operations needed per second, against the best matrix product measured."""
     peaks: dict[str, float] = {}
     for result in report["results"]:
         if result["part"] == "gemm":
