@@ -165,7 +165,7 @@ def memory(results: Sequence[dict[str, Any]]) -> str:
 
 
 def roofline(report: dict[str, Any]) -> str:
-    """The training step with all rows scored: operations needed per second, against the best matrix product measured."""
+    """The training step with all rows scored: operations per second against the best matrix product."""
     peaks: dict[str, float] = {}
     for result in report["results"]:
         if result["part"] == "gemm":
