@@ -123,7 +123,7 @@ void blocked_product(const Frozen& m, const float* x, float* y, int rows) {
     int high = MOST_ROWS / ROWS, wide = MOST_COLUMNS;  // of a task: blocks, and columns
     auto across = [&] { return (m.n + wide - 1) / wide; };
     auto down = [&] { return (blocks + high - 1) / high; };
-    while (across() * down() < 4 * omp_get_max_threads() && (wide > PANEL || high > LEAST_ROWS / ROWS))
+    while (across() * down() < 4 * threads_to_feed() && (wide > PANEL || high > LEAST_ROWS / ROWS))
         wide > PANEL ? wide = round_up(wide / 2, PANEL) : high /= 2;
     const int chunks = down();
     parallel(across() * chunks, [&](int task) {

@@ -14,6 +14,15 @@
 
 namespace jl {
 
+// Threads to have tasks for.
+static inline int threads_to_feed() {
+#if defined(JL_TRACE_TASKS)
+    return 128;  // whose tasks are counted, with one thread
+#else
+    return omp_get_max_threads();
+#endif
+}
+
 #if defined(JL_TRACE_TASKS)
 // A line of standard error for each loop, which benchmarks/many_cores.py reads: where, tasks, seconds.
 class Trace {
