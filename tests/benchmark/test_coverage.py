@@ -14,7 +14,7 @@ def coverage():
 
 @pytest.mark.parametrize("articles, questions, unit, about, least_alone", [
     (16, 200, "article", 0, 0.91),
-    (16, None, "article", 0, 0.75),
+    pytest.param(16, None, "article", 0, 0.75, marks=pytest.mark.slow),
     (9, 200, "paragraph", 1, 0.93),
 ])
 def test_95_percent_cover_95_percent(coverage, monkeypatch, articles, questions, unit, about, least_alone):

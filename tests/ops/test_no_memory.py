@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import small_run
+import pytest
+
 from jittor_lora.ops.cpu import library
 from needs import HAS_BF16, needs_kernels
 
@@ -15,6 +17,7 @@ pytestmark = needs_kernels
 SCRIPT = Path(__file__).parent / "without_memory.py"
 
 
+@pytest.mark.slow
 def test_every_allocation_of_every_kernel():
     done = subprocess.run([sys.executable, str(SCRIPT), "fp32", *(["bf16"] if HAS_BF16 else [])], capture_output=True,
                           text=True)
