@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import small_run
 import pytest
 
+import small_run
 from jittor_lora.ops.cpu import library
 from needs import HAS_BF16, needs_kernels
 
