@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from jittor_lora.benchmark.report import read, setting, tables
-from jittor_lora.files import atomic_write
+from jittor_lora.files.atomic import atomic_write
 
 MARKED = re.compile(r"(<!-- bench: (\w+)(?: (\w+))? -->\n).*?(<!-- /bench -->)", re.DOTALL)
 

@@ -28,7 +28,7 @@ from jittor_lora.data.parts import runs
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.stream import batches, cut, rows
 from jittor_lora.data.template import Template
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files.atomic import atomic_write, write_json
 
 SIZES = [2**k for k in range(0, 25, 2)]  # numbers in float32: 4 bytes to 64 MiB
 TRANSPORTS = {"shared memory": (),
@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
 
 def measure_sums(repeats: int) -> None:
     """What each rank runs: prints the seconds of each sum as JSON, a list for each size."""
-    from jittor_lora.ranks import join
+    from jittor_lora.system.ranks import join
     ranks, found = join(), {}
     for size in SIZES:
         array, times = np.ones(size, np.float32), []
@@ -182,7 +182,7 @@ def main() -> None:
         return measure_sums(args.measure_sums)
     if not shutil.which("mpirun"):
         sys.exit("mpirun: not found. Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev")
-    from jittor_lora.runtime import system_info
+    from jittor_lora.system.runtime import system_info
     machine = system_info()
     report = {"ranks": args.ranks, "batch_size": args.batch_size, "repeats": args.repeats, "system": machine,
               "steps": steps(args), "sums": sums(args.ranks, args.repeats)}

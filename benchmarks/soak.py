@@ -27,8 +27,8 @@ from matplotlib.text import Text
 from jittor_lora.benchmark.base import GPT2, provide
 from jittor_lora.evaluation.charts import DPI, INK, SMALL, TEXT, TITLE, matplotlib_defaults
 from jittor_lora.evaluation.fonts import find_font
-from jittor_lora.files import atomic_write, write_json
-from jittor_lora.machine import available_cores, cpu_model
+from jittor_lora.files.atomic import atomic_write, write_json
+from jittor_lora.system.machine import available_cores, cpu_model
 
 BASE = {**GPT2, "n_embd": 192, "n_layer": 4, "n_head": 6}
 MOST_MEMORY = 0.02  # growth over the second half, of the mean; in the first buffers find their size

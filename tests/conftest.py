@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 import needs
-from jittor_lora import machine
+from jittor_lora.system import machine
 
 WORKER_BYTES = 2 << 30  # memory of a worker and the processes that it starts
 

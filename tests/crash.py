@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import small_run
-from jittor_lora.files import _LEFTOVER
+from jittor_lora.files.atomic import _LEFTOVER
 from jittor_lora.formats.safetensors_file import SafetensorsFile
 from jittor_lora.formats.training_state import checkpoints, read_state
 

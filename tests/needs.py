@@ -16,7 +16,7 @@ import pytest
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from jittor_lora import machine, onednn
+from jittor_lora.system import machine, onednn
 
 # Where the fused kernels have to work, not whether they do: a kernel that does not compile must fail its tests.
 HAS_KERNELS = onednn.is_served()

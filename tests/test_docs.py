@@ -13,8 +13,8 @@ import pytest
 from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.main import VERBS, main
 from jittor_lora.cli.options import from_flags, given
-from jittor_lora.config import RunConfig
-from jittor_lora.curve_config import CurveConfig
+from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.settings.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jittor_lora"

@@ -1,32 +1,35 @@
 """LoRA fine-tuning of GPT-2 and Llama-family models on Jittor.
 
-The public names are brought when they are first asked for: some of them bring Jittor, which takes a moment.
+Public names are imported on first access, since some of them import Jittor, which takes a moment.
 """
 
 import importlib
 
+from jittor_lora import _deprecated
+
 __version__ = "0.1.0"
 
-_HOMES = {
-    "jittor_lora.config": ("RunConfig",),
+_MODULES = {
     "jittor_lora.errors": ("UserError",),
-    "jittor_lora.generation": ("Decoding", "Generator"),
-    "jittor_lora.loading": ("Loaded", "load"),
+    "jittor_lora.inference.generator": ("Decoding", "Generator"),
+    "jittor_lora.inference.sampling": ("Sampling",),
     "jittor_lora.lora.config": ("LoraConfig",),
     "jittor_lora.lora.inject": ("Adapter",),
-    "jittor_lora.model.sampling": ("Sampling",),
+    "jittor_lora.session": ("Session", "load"),
+    "jittor_lora.settings.run": ("RunConfig",),
     "jittor_lora.tasks.evaluate": ("evaluate",),
     "jittor_lora.tasks.merge": ("merge",),
     "jittor_lora.tasks.train": ("train",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name):
-    if name not in _HOME_OF:
+    name = _deprecated.current_name(name)
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__():

@@ -6,8 +6,8 @@ import pytest
 
 import small_run
 from jittor_lora.cli.main import main
-from jittor_lora.loading import load
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.session import load
 from jittor_lora.training.log import RunLog
 
 
@@ -15,13 +15,13 @@ from jittor_lora.training.log import RunLog
 def made(tmp_path_factory):
     """A base, the run folder of an adapter, and data."""
     folder = tmp_path_factory.mktemp("compare")
-    loaded = load(str(small_run.make_base(folder / "base")))
-    loaded.add_adapter(LoraConfig(r=2, alpha=4, target_modules=("c_attn",)), "made")
+    session = load(str(small_run.make_base(folder / "base")))
+    session.add_adapter(LoraConfig(r=2, alpha=4, target_modules=("c_attn",)), "made")
     with RunLog(folder / "run", 3, quiet=True, tensorboard=False) as log:
         for step in (1, 2, 3):
             log.step(step, loss=3 / step, learning_rate=1e-3, grad_norm=1.0, tokens=10, questions=2, seconds=0.1)
         log.config({"learning_rate": 0.001})
-    loaded.save_adapter(folder / "run" / "adapter", "made")
+    session.save_adapter(folder / "run" / "adapter", "made")
     small_run.make_squad(folder / "dev.json", 4)
     small_run.make_squad(folder / "train.json", 2)
     return folder

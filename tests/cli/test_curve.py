@@ -8,8 +8,8 @@ import pytest
 
 import small_run
 from jittor_lora.cli.main import main
-from jittor_lora.curve_config import CurveConfig
 from jittor_lora.errors import UserError
+from jittor_lora.settings.curve import CurveConfig
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_examples(folder, capsys, monkeypatch):
 
 def test_one_model_at_a_time(folder, monkeypatch):
     """The numbers that are held when a point begins are not more for the points before it."""
-    from jittor_lora.runtime import jt
+    from jittor_lora.system.runtime import jt
     from jittor_lora.tasks import curve as task
     held, trained = [], task.trained
     monkeypatch.setattr(task, "trained", lambda run: held.append(jt.number_of_hold_vars()) or trained(run))

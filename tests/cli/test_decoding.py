@@ -13,9 +13,9 @@ from jittor_lora.cli.main import main
 from jittor_lora.data.sources import load_data
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.text import E2E_SCORES, text_scores
-from jittor_lora.generation import Generator
-from jittor_lora.loading import load
-from jittor_lora.model.beam_settings import Beams
+from jittor_lora.inference.beam_settings import Beams
+from jittor_lora.inference.generator import Generator
+from jittor_lora.session import load
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def generated(base, capsys, *more):
 
 
 def test_beams(base, capsys):
-    loaded = load(base)
+    session = load(base)
     options = GenerateOptions(prompt="The town", beams=4, length_penalty=0.5, no_repeat_ngram=2)
     decoding = options.decoding(8, None)
     assert decoding.beams == Beams(4, 0.5)
-    generator = Generator(loaded.model, loaded.tokenizer)
+    generator = Generator(session.model, session.tokenizer)
     expected, = generator.search(generator.groups([(None, "The town")]), decoding)
     beams = ["--beams", "4", "--length-penalty", "0.5", "--no-repeat-ngram", "2"]
     assert generated(base, capsys, *beams) == expected[0] + "\n"

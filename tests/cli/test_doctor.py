@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from jittor_lora import diagnostics
 from jittor_lora.cli import doctor
-from jittor_lora.diagnostics import MISSING, OK, WARNING, Check
+from jittor_lora.system import diagnostics
+from jittor_lora.system.diagnostics import MISSING, OK, WARNING, Check
 
 
 def run(monkeypatch, checks, *arguments):

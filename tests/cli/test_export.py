@@ -11,12 +11,12 @@ from safetensors.numpy import load_file
 import model_files
 import small_run
 import tiny
-from jittor_lora import loading, runtime
 from jittor_lora.cli.main import main
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, write_adapter_folder
 from jittor_lora.formats.hugging_face import read_checkpoint
 from jittor_lora.formats.tokenizer import read_tokenizer
 from jittor_lora.lora.combine import Factors
+from jittor_lora.system import runtime
 
 GPT2 = {name: value for name, value in small_run.GPT2.items() if name != "n_inner"}
 LLAMA = {**model_files.LLAMA, "max_position_embeddings": 64, "eos_token_id": 299}
@@ -119,7 +119,7 @@ def test_models_that_the_other_program_computes_differently(here, capsys, config
 
 def test_a_merge_that_changes_the_logits(here, capsys, monkeypatch):
     make(here, GPT2)
-    monkeypatch.setattr(loading, "merge_error", lambda model: (0.5, 10.0))
+    monkeypatch.setattr("jittor_lora.session.merge_error", lambda model: (0.5, 10.0))
     assert "Merging moves a logit by 5.00e-01" in refused(capsys, here, "--adapter", "adapter", "--output", "out")
 
 

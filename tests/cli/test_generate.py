@@ -44,12 +44,12 @@ class Echo:
 def loaded(monkeypatch):
     """(base, adapter, precision) of each model loaded."""
     loaded = []
-    loading = types.ModuleType("jittor_lora.loading")
+    loading = types.ModuleType("jittor_lora.session")
     model = types.SimpleNamespace(model="m", tokenizer=types.SimpleNamespace(special=("<|im_start|>",)),
                                   checkpoint=types.SimpleNamespace(generation_config=None))
     loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
-    monkeypatch.setitem(sys.modules, "jittor_lora.loading", loading)
-    monkeypatch.setattr("jittor_lora.generation.Generator", Echo)
+    monkeypatch.setitem(sys.modules, "jittor_lora.session", loading)
+    monkeypatch.setattr("jittor_lora.inference.generator.Generator", Echo)
     return loaded
 
 

@@ -10,11 +10,12 @@ import sys
 
 import pytest
 
-from jittor_lora import __version__, runtime
+from jittor_lora import __version__
 from jittor_lora.cli import train
 from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.main import VERBS, main
 from jittor_lora.errors import UserError
+from jittor_lora.system import runtime
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -161,7 +162,7 @@ def test_libraries_survive_variables_set_for_other_programs(tmp_path):
     (tmp_path / "loss.txt").write_text("3\n2\n")
     rc = tmp_path / "matplotlibrc-of-windows"
     rc.write_bytes("font.sans-serif: SimHei  # 黑体\n".encode("gbk"))
-    script = ("import sys; from jittor_lora import runtime; from jittor_lora.cli.main import main\n"
+    script = ("import sys; from jittor_lora.system import runtime; from jittor_lora.cli.main import main\n"
               "codes = [main(['plot', '--train-loss', 'loss.txt', '--output', 'loss.png']), main(['doctor'])]\n"
               "with runtime.undisturbed_libraries():\n"
               "    import huggingface_hub.constants, numpy, tqdm, jittor_lora.formats.tokenizer\n"

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from jittor_lora.cli.main import main
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import Stopped
+from jittor_lora.settings.run import RunConfig
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_threads_are_set(verb, arguments, run, monkeypatch, capsys):
         raise UserError(f"{count} threads")
 
     monkeypatch.chdir(run)
-    for module in ("jittor_lora.runtime", "jittor_lora.tasks.train", "jittor_lora.tasks.quickstart"):
+    for module in ("jittor_lora.system.runtime", "jittor_lora.tasks.train", "jittor_lora.tasks.quickstart"):
         monkeypatch.setattr(f"{module}.set_threads", set_threads)
     assert main([verb, "--base", "base", "--threads", "3", *arguments]) == 2
     assert "3 threads" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from jittor_lora.data import download
 from jittor_lora.data.download import RemoteFile, fetch
 from jittor_lora.errors import UserError
-from jittor_lora.locks import alone
+from jittor_lora.system.locks import alone
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jittor_lora.data.jsonl import parse_jsonl, read_jsonl
-from jittor_lora.data.reading import SHOWN
+from jittor_lora.data.text_file import SHOWN
 from jittor_lora.errors import UserError
 
 

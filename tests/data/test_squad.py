@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.data.reading import SHOWN, parse_json
 from jittor_lora.data.sources import SHIPPED
 from jittor_lora.data.squad import Answer, Question, parse_squad, read_squad
+from jittor_lora.data.text_file import SHOWN, parse_json
 from jittor_lora.errors import UserError
 
 

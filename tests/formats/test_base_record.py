@@ -15,8 +15,8 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord, Fingerprint, base_of_adapter, read_record
 from jittor_lora.formats.bases import Sources, resolve_base
 from jittor_lora.formats.peft import save_adapter
-from jittor_lora.loading import load
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.session import load
 
 RANK_2 = LoraConfig(r=2, target_modules=("c_attn",))
 
@@ -50,8 +50,8 @@ def change(base, name="transformer.ln_f.bias"):
 
 def found(adapter):
     wanted = base_of_adapter(adapter)
-    loaded = load(wanted, adapter)
-    return loaded.base.path.resolve(), loaded.base.name
+    session = load(wanted, adapter)
+    return session.base.path.resolve(), session.base.name
 
 
 def test_peft_files_are_as_before_and_hold_the_name_that_was_given(project):

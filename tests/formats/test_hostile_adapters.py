@@ -20,10 +20,10 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.peft import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from jittor_lora.formats.reference_npz import read_reference_npz
-from jittor_lora.loading import Loaded
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
+from jittor_lora.session import Session
 
 FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
 SECONDS = 1.0
@@ -314,11 +314,11 @@ def test_links_within_the_folder_and_into_the_hubs_cache_are_followed(folder, mo
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/a", "a\0", "a\n", "a b"])
 def test_names_of_adapters_that_are_no_folder(name, tmp_path):
-    loaded = Loaded(network(), None, None, None)
+    session = Session(network(), None, None, None)
 
     def save():
-        loaded.add_adapter(LoraConfig(r=2, target_modules=("c_fc",)), name)
-        loaded.save_adapters(tmp_path / "saved")
+        session.add_adapter(LoraConfig(r=2, target_modules=("c_fc",)), name)
+        session.save_adapters(tmp_path / "saved")
 
     with pytest.raises(UserError, match="(?s)adapter .*expected a name"):
         save()

@@ -8,13 +8,13 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 from jittor_lora.errors import UserError
+from jittor_lora.files.patterns import wrong_amount
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_folder
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import leaves
-from jittor_lora.patterns import wrong_amount
 
 
 def network(family="gpt2", **changes):

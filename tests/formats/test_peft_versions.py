@@ -9,14 +9,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.peft import load_adapter, read_adapter_config
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 V03 = {"base_model_name_or_path": "gpt2", "bias": "none", "fan_in_fan_out": True, "inference_mode": True,
        "init_lora_weights": True, "lora_alpha": 16, "lora_dropout": 0.05, "modules_to_save": None, "peft_type": "LORA",

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.peft import load_adapter
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combine import Factors
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from jittor_lora.tasks.adapter import folder_to_npz, npz_to_folder
 
 RANK, ALPHA, WIDTH, HEADS, BLOCKS = 3, 12.0, 24, 3, 2

@@ -14,8 +14,6 @@ import numpy as np
 import tiny
 from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
 from jittor_lora.cli.generate import read_records
-from jittor_lora.config import RunConfig
-from jittor_lora.curve_config import CurveConfig
 from jittor_lora.data.examples import training_groups
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
@@ -32,7 +30,9 @@ from jittor_lora.formats.byte_level import gpt2_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.formats.training_state import newest_state
 from jittor_lora.lora.combination import Combination
-from jittor_lora.runtime import jittor_home
+from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jittor_home
 from jittor_lora.tasks.adapter import (
     combine_folders,
     compare,

@@ -16,10 +16,10 @@ import model_files
 import small_run
 import tiny
 from fuzz.case import Files
-from jittor_lora.config import RunConfig
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.training_state import TrainingState, write_state
+from jittor_lora.settings.run import RunConfig
 
 TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
 NO_EXAMPLES = hashlib.sha256().hexdigest()

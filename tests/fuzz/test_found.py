@@ -13,14 +13,14 @@ import pytest
 from fuzz.case import Odd, lay
 from fuzz.readers import READERS
 from fuzz.seeds import SETTINGS, seeds, with_sum
-from jittor_lora.config import RunConfig
-from jittor_lora.curve_config import CurveConfig
 from jittor_lora.data.sources import load_data
 from jittor_lora.errors import LONGEST_MESSAGE, UserError
 from jittor_lora.evaluation.loss_logs import read_loss_files
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.bases import resolve_base
 from jittor_lora.formats.training_state import write_state
+from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.run_folder import refuse_a_run, refuse_links
 
 SECONDS = 3.0
@@ -358,7 +358,7 @@ def test_a_run_writes_through_no_link(tmp_path, name):
 
 
 def test_a_lock_is_taken_through_no_link(tmp_path):
-    from jittor_lora.locks import LOCK_FILE, locked
+    from jittor_lora.system.locks import LOCK_FILE, locked
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "outside")

@@ -66,7 +66,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warnings.simplefilter("ignore")
     from fuzz.readers import READERS
-    from jittor_lora.runtime import jittor_home
+    from jittor_lora.system.runtime import jittor_home
 
     watch, caches = Watch(), (str(jittor_home() / ".cache" / "jittor"), os.environ["MPLCONFIGDIR"])
     signal.signal(signal.SIGPROF, _stop)

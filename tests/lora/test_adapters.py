@@ -7,20 +7,20 @@ import pytest
 
 import tiny
 from jittor_lora import ops
+from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.errors import UserError
-from jittor_lora.generation import Decoding, Generator
+from jittor_lora.inference.adapter_reader import readers_of
+from jittor_lora.inference.beam_settings import Beams
+from jittor_lora.inference.cpu_reader import Decoder
+from jittor_lora.inference.generate import generate_groups
+from jittor_lora.inference.generator import Decoding, Generator
+from jittor_lora.inference.reader import PortableReader, Turn
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
-from jittor_lora.lora.reading import readers_of
-from jittor_lora.model.beam_settings import Beams
-from jittor_lora.model.decoder import Decoder
-from jittor_lora.model.generate import generate_groups
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Embedding, Linear, leaves
-from jittor_lora.model.reading import PortableReader, Turn
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.loop import gradients_of, stream_loss
 from needs import HAS_KERNELS, needs_bf16, needs_kernels
 

@@ -13,7 +13,7 @@ from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 IN, OUT, ROWS = 7, 12, 5
 NAME = "h.0.attn.c_attn"

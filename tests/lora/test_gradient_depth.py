@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.lora.layer import LoraLinear
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Linear, leaves
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 def layers_with_gradient(monkeypatch, variant, targets, **more):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject, trained_shapes
 from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.config import ModelConfig, tensor_shapes
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Linear, leaves
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 NAMES = [f"transformer.h.{i}.{name}" for i in range(12)
          for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]

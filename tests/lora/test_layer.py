@@ -5,11 +5,11 @@ import pytest
 
 from jittor_lora.lora.adapted import Choice
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.init import initial_pair
 from jittor_lora.lora.layer import LoraLinear, Update
-from jittor_lora.lora.start import start
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 IN, OUT, R = 6, 12, 3
 CONFIG = LoraConfig(r=R, alpha=2.0, target_modules=("c_attn",))
@@ -129,7 +129,7 @@ def test_qv_only_is_about_the_fused_projection_alone():
 
 
 def initial_a(config, columns, name, seed):
-    a, b = start(config, name, seed, (5, columns), lambda: None)
+    a, b = initial_pair(config, name, seed, (5, columns), lambda: None)
     assert not b.any() and b.shape == (5, config.r)
     return a
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import tiny
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
+from jittor_lora.inference.generate import generate
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
-from jittor_lora.model.generate import generate
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.loop import batch_gradients, streams_of
 
 

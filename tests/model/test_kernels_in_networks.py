@@ -9,11 +9,11 @@ import pytest
 
 import tiny
 from jittor_lora import ops
+from jittor_lora.data.layout import Layout
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import set_threads, threads
+from jittor_lora.system.runtime import set_threads, threads
 from jittor_lora.training.loop import gradients_of
 from needs import PRECISIONS, needs_bf16, needs_kernels
 

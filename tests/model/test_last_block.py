@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from jittor_lora.data.layout import Group, Layout, Segment
 from jittor_lora.lora.config import ALL_LINEAR, LoraConfig
 from jittor_lora.lora.inject import inject
-from jittor_lora.model.layout import Group, Layout, Segment
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 4), max_size=3)), min_size=1, max_size=3)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "networks.npz"  # made by tests/parity/make_golden.py
 

@@ -12,7 +12,7 @@ from jittor_lora.data.stream import build_stream
 from jittor_lora.lora.config import ALL_LINEAR, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.loop import gradients_of, mean_loss, stream_loss
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jittor_lora.model.layout import Layout
+from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, portable
 from jittor_lora.ops.cpu import functions
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 ROWS, WIDTH, INNER, HEADS, VOCABULARY = 2048, 768, 3072, 12, 50257  # GPT-2 124M, 8 texts of 256 tokens
 LLAMA_HEADS, LLAMA_KEY_HEADS, HEAD = 9, 3, 64  # SmolLM2-135M

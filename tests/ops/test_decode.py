@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import tiny
-from jittor_lora import ops, runtime
+from jittor_lora import ops
 from jittor_lora.errors import UserError
+from jittor_lora.inference.cpu_reader import Decoder
+from jittor_lora.inference.reader import PortableReader, Turn
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
-from jittor_lora.model.decoder import Decoder
 from jittor_lora.model.load import build_model
-from jittor_lora.model.reading import PortableReader, Turn
+from jittor_lora.system import runtime
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels

@@ -11,7 +11,7 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.ops.cpu import interface, library
-from jittor_lora.runtime import kernel_tools
+from jittor_lora.system.runtime import kernel_tools
 from needs import needs_kernels
 
 pytestmark = needs_kernels

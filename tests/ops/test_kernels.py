@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jittor_lora.model.layout import Layout
+from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
-from jittor_lora.runtime import jt, set_threads, threads
+from jittor_lora.system.runtime import jt, set_threads, threads
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels

@@ -9,8 +9,8 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.ops import backend
-from jittor_lora.ops.cpu import library, operator
-from jittor_lora.runtime import KernelTools, kernel_tools
+from jittor_lora.ops.cpu import custom_op, library
+from jittor_lora.system.runtime import KernelTools, kernel_tools
 from needs import HAS_BF16, needs_kernels
 
 pytestmark = needs_kernels
@@ -26,7 +26,7 @@ def test_denormals_are_flushed_in_every_thread():
     check = """
 import ctypes
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.runtime import jt, set_threads
+from jittor_lora.system.runtime import jt, set_threads
 set_threads(2)
 numbers = (ctypes.c_float * 10**6)()
 library().jl_gelu_forward(numbers, numbers, ctypes.c_int64(10**6))
@@ -113,9 +113,9 @@ def test_without_them_it_goes_on_in_stock_jittor(monkeypatch, capsys):
 
 def test_without_their_operator_it_goes_on_in_stock_jittor(tmp_path, monkeypatch, capsys):
     for name in ("kernel_op.h", "kernel_op.cc"):
-        (tmp_path / name).write_text((operator.OPERATOR / name).read_text().replace("override;", "override; missing"))
-    monkeypatch.setattr(operator, "OPERATOR", tmp_path)
-    monkeypatch.setattr(operator, "operator", operator.operator.__wrapped__)
+        (tmp_path / name).write_text((custom_op.OPERATOR / name).read_text().replace("override;", "override; missing"))
+    monkeypatch.setattr(custom_op, "OPERATOR", tmp_path)
+    monkeypatch.setattr(custom_op, "operator", custom_op.operator.__wrapped__)
     assert not backend.kernels_work.__wrapped__()
     assert re.search("The operator of the CPU kernels could not be compiled(?s:.*)Going on without them",
                      capsys.readouterr().err)

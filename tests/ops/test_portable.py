@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from jittor_lora.model.layout import Layout
+from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, portable
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 EPS = 1e-5
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jittor_lora import machine
 from jittor_lora.ops.cpu import library
-from jittor_lora.runtime import kernel_tools
+from jittor_lora.system import machine
+from jittor_lora.system.runtime import kernel_tools
 from needs import needs_kernels
 
 pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="needs an x86 processor"),

@@ -14,13 +14,13 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import tiny  # noqa: E402
-from jittor_lora.model.decoder import Decoder  # noqa: E402
-from jittor_lora.model.layout import Layout  # noqa: E402
+from jittor_lora.data.layout import Layout  # noqa: E402
+from jittor_lora.inference.cpu_reader import Decoder  # noqa: E402
+from jittor_lora.inference.reader import Turn  # noqa: E402
 from jittor_lora.model.load import build_model  # noqa: E402
-from jittor_lora.model.reading import Turn  # noqa: E402
 from jittor_lora.ops import AttentionPlan, Matrix  # noqa: E402
 from jittor_lora.ops.cpu import functions, library, packing  # noqa: E402
-from jittor_lora.runtime import jt, set_threads  # noqa: E402
+from jittor_lora.system.runtime import jt, set_threads  # noqa: E402
 
 KINDS = ("buffers", "objects", "products")
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ import torch
 import transformers
 
 import tiny
-from jittor_lora.config import RunConfig
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.load import build_model
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Progress, steps_from, train
 from jittor_lora.training.optimizer import AdamW

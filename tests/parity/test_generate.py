@@ -19,11 +19,11 @@ import tiny
 from jittor_lora.data.sources import load_data
 from jittor_lora.errors import UserError
 from jittor_lora.formats.bases import load_base, resolve_base
-from jittor_lora.model.beam import search_groups
-from jittor_lora.model.beam_settings import Beams
-from jittor_lora.model.generate import generate, generate_groups
+from jittor_lora.inference.beam import search_groups
+from jittor_lora.inference.beam_settings import Beams
+from jittor_lora.inference.generate import generate, generate_groups
+from jittor_lora.inference.sampling import Sampler, Sampling, probabilities
 from jittor_lora.model.load import build_model
-from jittor_lora.model.sampling import Sampler, Sampling, probabilities
 from parity import reference
 
 pytestmark = pytest.mark.parity

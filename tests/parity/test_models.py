@@ -8,12 +8,12 @@ import torch
 import transformers
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.bases import load_base, resolve_base
 from jittor_lora.formats.hugging_face import read_checkpoint
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from parity import reference
 
 pytestmark = pytest.mark.parity

@@ -15,17 +15,17 @@ from peft.utils.other import get_pattern_key
 from safetensors.numpy import load_file
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import WEIGHTS_FILE
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
+from jittor_lora.lora.init import initial_pair
 from jittor_lora.lora.inject import inject
 from jittor_lora.lora.merge import MergedTensors
-from jittor_lora.lora.start import start
 from jittor_lora.lora.targets import match_targets
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from parity import reference
 
 pytestmark = pytest.mark.parity
@@ -161,7 +161,7 @@ def test_starts_have_the_distribution_of_pefts(init):
     wrapped = peft.get_peft_model(linear, peft.LoraConfig(
         r=8, target_modules=["c_fc"], init_lora_weights="gaussian" if init == "gaussian" else True))
     (a,) = [p.detach().numpy() for name, p in wrapped.named_parameters() if "lora_A" in name]
-    mine, _ = start(config, "c_fc", 0, (8, 4096), lambda: None)
+    mine, _ = initial_pair(config, "c_fc", 0, (8, 4096), lambda: None)
     assert mine.std() == pytest.approx(a.std(), rel=0.03)
     for quantile in (0.01, 0.1, 0.25, 0.75, 0.9, 0.99):
         assert np.quantile(mine, quantile) == pytest.approx(np.quantile(a, quantile), abs=0.05 * a.std())

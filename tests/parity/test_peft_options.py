@@ -12,7 +12,7 @@ from peft.optimizers import create_loraplus_optimizer
 
 import tiny
 from jittor_lora import ops
-from jittor_lora.config import RunConfig
+from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.formats.peft import load_adapter, peft_settings, save_adapter
 from jittor_lora.lora.adapted import Choice
@@ -20,11 +20,11 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.lora.merge import MergedTensors, merge_error, unties_head
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt
 from jittor_lora.tasks.train import optimizer_of
 from jittor_lora.training.loop import gradients_of, stream_loss
 from jittor_lora.training.optimizer import AdamW

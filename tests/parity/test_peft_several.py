@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.formats.peft import load_adapter, peft_settings
-from jittor_lora.loading import Loaded
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.session import Session
+from jittor_lora.system.runtime import jt
 from parity import reference
 
 pytestmark = pytest.mark.parity
@@ -99,16 +99,16 @@ def test_named_adapters_in_folders(tmp_path, family):
     ours, theirs = pair(family, adapters)
     theirs.save_pretrained(tmp_path / "theirs")
     source, tokens = tiny.VARIANTS[family], tiny.tokens(9)
-    loaded = Loaded(build_model(tiny.config(source), tiny.tensors(source)), None, None, Named())
-    assert [adapter.name for adapter in loaded.load_adapters(tmp_path / "theirs")] == ["default", "second"]
-    loaded.save_adapters(tmp_path / "ours")
+    session = Session(build_model(tiny.config(source), tiny.tensors(source)), None, None, Named())
+    assert [adapter.name for adapter in session.load_adapters(tmp_path / "theirs")] == ["default", "second"]
+    session.save_adapters(tmp_path / "ours")
     again = peft.PeftModel.from_pretrained(reference.network(source, tiny.tensors(source)), tmp_path / "ours")
     again.load_adapter(tmp_path / "ours" / "second", "second")
     for name in adapters:
-        loaded.set_adapter(name)
+        session.set_adapter(name)
         for model in (theirs, again):
             model.set_adapter(name)
-            np.testing.assert_allclose(logits(loaded.model, tokens, Layout.plain(9)),
+            np.testing.assert_allclose(logits(session.model, tokens, Layout.plain(9)),
                                        reference.logits(model.eval(), tokens), atol=1e-4)
 
 

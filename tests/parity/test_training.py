@@ -11,10 +11,10 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 import tiny
-from jittor_lora.config import RunConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import Progress, steps_from, stream_loss, streams_of, train
 from jittor_lora.training.optimizer import AdamW

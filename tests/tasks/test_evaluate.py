@@ -7,8 +7,8 @@ import pytest
 import small_run
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
-from jittor_lora.generation import Decoding, Generator
-from jittor_lora.loading import load
+from jittor_lora.inference.generator import Decoding, Generator
+from jittor_lora.session import load
 from jittor_lora.tasks.evaluate import Questions, answer
 
 
@@ -16,9 +16,9 @@ from jittor_lora.tasks.evaluate import Questions, answer
 def asked(tmp_path_factory):
     """A generator, and the questions of seven contexts."""
     folder = tmp_path_factory.mktemp("evaluate")
-    loaded = load(str(small_run.make_base(folder / "base")))
+    session = load(str(small_run.make_base(folder / "base")))
     data = load_data(str(small_run.make_squad(folder / "dev.json", 7)), "dev", "evaluation")
-    return Generator(loaded.model, loaded.tokenizer), Questions.of(data, loaded.tokenizer, Template(), 256, 12)
+    return Generator(session.model, session.tokenizer), Questions.of(data, session.tokenizer, Template(), 256, 12)
 
 
 def test_answers_are_those_to_each_question_alone(asked):

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import small_run
-from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import Branch, TokenGroup, training_groups
 from jittor_lora.data.squad import read_squad
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import read_state, write_state
-from jittor_lora.loading import load
+from jittor_lora.session import load
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.train import identity_of_data, is_identity_of_data, train
 
 TOKENS = st.lists(st.integers(0, 2), max_size=2)

@@ -14,9 +14,9 @@ from jittor_lora.data.examples import training_groups
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.stream import build_stream
 from jittor_lora.data.template import Template
-from jittor_lora.generation import Decoding, Generator
-from jittor_lora.loading import load
-from jittor_lora.model.beam_settings import Beams
+from jittor_lora.inference.beam_settings import Beams
+from jittor_lora.inference.generator import Decoding, Generator
+from jittor_lora.session import load
 from tokenizer_kinds import make, save
 
 LLAMA = {**model_files.LLAMA, "vocab_size": 400, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
@@ -34,10 +34,10 @@ def base(tmp_path_factory):
 
 def written(folder):
     tokens = []
-    loaded = load(str(folder), precision="fp32")
-    generator = Generator(loaded.model, loaded.tokenizer)
-    decode, loaded.tokenizer.end_ids = loaded.tokenizer.decode, frozenset()
-    loaded.tokenizer.decode = lambda ids: tokens.append(list(ids)) or decode(ids)
+    session = load(str(folder), precision="fp32")
+    generator = Generator(session.model, session.tokenizer)
+    decode, session.tokenizer.end_ids = session.tokenizer.decode, frozenset()
+    session.tokenizer.decode = lambda ids: tokens.append(list(ids)) or decode(ids)
     generator.continue_text(PROMPT, Decoding(6))
     longest = max(tokens, key=len)
     return longest[-6:]
@@ -54,12 +54,12 @@ def test_every_end_of_text_ends_it(base, tmp_path, where, beams):
     save(copy, make("llama", "begin"))
     if where == "generation_config.json":
         (copy / where).write_text(json.dumps(ends))
-    loaded = load(str(copy), precision="fp32")
-    assert loaded.tokenizer.eos_id == 2
-    found = Generator(loaded.model, loaded.tokenizer).continue_text(PROMPT, Decoding(6, beams=beams))
-    prompt = loaded.tokenizer.encode(PROMPT)
-    whole = loaded.tokenizer.decode([*prompt, *tokens[:at]])
-    assert found == whole[len(loaded.tokenizer.decode(prompt)) :]
+    session = load(str(copy), precision="fp32")
+    assert session.tokenizer.eos_id == 2
+    found = Generator(session.model, session.tokenizer).continue_text(PROMPT, Decoding(6, beams=beams))
+    prompt = session.tokenizer.encode(PROMPT)
+    whole = session.tokenizer.decode([*prompt, *tokens[:at]])
+    assert found == whole[len(session.tokenizer.decode(prompt)) :]
 
 
 def test_what_is_trained_on_is_one_text(base, tmp_path):

@@ -12,13 +12,13 @@ import small_run
 WORK = """
 import sys, threading
 from pathlib import Path
-from jittor_lora.config import RunConfig
+from jittor_lora.settings.run import RunConfig
 
 folder = Path(sys.argv[1])
 
 def work(name):
-    from jittor_lora.generation import Decoding, Generator
-    from jittor_lora.loading import load
+    from jittor_lora.inference.generator import Decoding, Generator
+    from jittor_lora.session import load
     from jittor_lora.tasks.evaluate import evaluate
     from jittor_lora.tasks.train import train
     output = folder / name

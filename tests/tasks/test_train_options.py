@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 import small_run
 import tiny
 from jittor_lora.cli.main import main
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
-from jittor_lora.loading import load
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.session import load
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.merge import merge
 from jittor_lora.tasks.train import train
 
@@ -69,10 +69,10 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
     model.add_adapter(LoraConfig(r=3, target_modules=("c_attn",), use_dora=True), name="town")
     before = {name: p.numpy().copy() for name, p in model.adapter.parameters().items()}
     with pytest.raises(UserError, match=r"lora_r: 2 \(given\), and the adapter has 3"):
-        train(settings(made, tmp_path / "run"), loaded=model)
+        train(settings(made, tmp_path / "run"), session=model)
     config = RunConfig(**{name: value for name, value in settings(made, tmp_path / "run").model_dump().items()
                           if name in ("base", "data", "output", "max_steps", "precision", "learning_rate", "epochs")})
-    train(config, loaded=model)
+    train(config, session=model)
     assert list(model.adapters) == ["town"]
     after = load(str(made / "base"), tmp_path / "run/adapter").adapter
     assert (after.config.r, after.config.use_dora) == (3, True)

@@ -17,13 +17,13 @@ pytestmark = needs_kernels
 RUN = """
 import sys
 import tiny
-from jittor_lora.config import RunConfig
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
-from jittor_lora.model.generate import generate_groups
+from jittor_lora.inference.generate import generate_groups
 from jittor_lora.model.load import build_model
-from jittor_lora.ops.cpu.operator import call
-from jittor_lora.runtime import jt
+from jittor_lora.ops.cpu.custom_op import call
+from jittor_lora.system.runtime import jt
 from jittor_lora.training import loop
 from jittor_lora.training.optimizer import AdamW, gradient_norm
 

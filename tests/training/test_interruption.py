@@ -18,11 +18,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import small_run
-from jittor_lora import runtime
 from jittor_lora.cli.main import main
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import TrainingState, read_state, write_state
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system import runtime
 from jittor_lora.tasks.train import train
 
 STEPS, SAVE_EVERY = 60, 3

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jittor_lora.errors import UserError
-from jittor_lora.training import progress
+from jittor_lora.training import progress_bar
 from jittor_lora.training.log import RunLog
 
 LOGS = ("train_loss.txt", "val_loss.txt", "metrics.jsonl")
@@ -177,7 +177,7 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_come_rarely_and_at_the_end(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     screen = io.StringIO()
     with RunLog(tmp_path, 100, stream=screen) as log:
         for step in range(1, 101):
@@ -205,7 +205,7 @@ def test_resumed_progress_counts_from_the_checkpoint(tmp_path, monkeypatch):
     with RunLog(tmp_path, 100, quiet=True) as log:
         log_steps(log, 1, 90)
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     screen = io.StringIO()
     with RunLog(tmp_path, 100, stream=screen) as log:
         log.truncate_to(90)
@@ -219,7 +219,7 @@ def test_resumed_progress_counts_from_the_checkpoint(tmp_path, monkeypatch):
 
 def test_the_time_left_is_estimated_by_tokens(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     screen = Terminal()
     with RunLog(tmp_path, 103, stream=screen, tokens_per_step=1000.0) as log:
         for step, (tokens, seconds) in enumerate([(1000, 60.0), (500, 1.0), (2500, 5.0)], 1):  # 2 ms per token

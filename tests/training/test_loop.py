@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import tiny
-from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import TrainingState, read_state, write_state
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import leaves
-from jittor_lora.ranks import Ranks
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.ranks import Ranks
+from jittor_lora.system.runtime import jt
 from jittor_lora.training import loop
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import (

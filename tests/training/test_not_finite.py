@@ -17,14 +17,14 @@ import small_run
 import tiny
 from jittor_lora import ops
 from jittor_lora.cli.main import main
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.formats.training_state import checkpoints, read_state
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt
 from jittor_lora.tasks import train as task
 from jittor_lora.training import loop
 from jittor_lora.training.log import RunLog

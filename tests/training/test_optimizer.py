@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 
 SHAPES = {"a": (3, 4), "b": (5,)}

@@ -6,7 +6,7 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings import PATH, Settings, checked_list, names, setting
+from jittor_lora.settings.base import PATH, Settings, checked_list, names, setting
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
 PRECISIONS = ("fp32", "bf16")

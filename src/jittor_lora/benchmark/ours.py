@@ -12,17 +12,17 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.benchmark import workloads
 from jittor_lora.benchmark.worker import Job, memory
-from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import LengthReport, TokenGroup
+from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import Stream
-from jittor_lora.generation import Generator
-from jittor_lora.loading import load
+from jittor_lora.inference.generate import generate
+from jittor_lora.inference.generator import Generator
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
-from jittor_lora.model.generate import generate
-from jittor_lora.model.layout import Layout
 from jittor_lora.ops.backend import OPERATIONS
-from jittor_lora.runtime import jt, set_threads
+from jittor_lora.session import load
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt, set_threads
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.training.loop import batch_gradients, mean_loss, steps_from, steps_per_epoch, streams_of
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
@@ -48,11 +48,11 @@ class Contender:
         self.operations = contextlib.ExitStack()
         if kernels is not None:
             self.operations.enter_context(ops.portable_operations(*(set(OPERATIONS) - set(kernels))))
-        self.loaded = load(base, precision=precision)
-        self.precision = self.loaded.model.precision
+        self.session = load(base, precision=precision)
+        self.precision = self.session.model.precision
         if self.precision != precision:
             raise ValueError(f"no {precision} on this machine")
-        self.checkpoint, self.tokenizer = self.loaded.checkpoint, self.loaded.tokenizer
+        self.checkpoint, self.tokenizer = self.session.checkpoint, self.session.tokenizer
 
     def step(self, spec: dict[str, Any]) -> Job:
         """A training step on random tokens, in one stream.
@@ -60,7 +60,7 @@ class Contender:
         Args:
             spec: shape: (sequences, length); rows: "all" or "answer".
         """
-        stream, training, results = self._stream(spec), Training(self.loaded), []
+        stream, training, results = self._stream(spec), Training(self.session), []
         return Job(lambda: results.append(training.step([stream])),
                    lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
 
@@ -70,7 +70,7 @@ class Contender:
         Args:
             spec: as of `step`, and lora: arguments of `LoraConfig` besides rank, alpha and the usual target modules.
         """
-        stream, training = self._stream(spec), Training(self.loaded, **spec["lora"])
+        stream, training = self._stream(spec), Training(self.session, **spec["lora"])
         return Job(lambda: training.step([stream]), training.adapter.count)
 
     def _stream(self, spec: dict[str, Any]) -> Stream:
@@ -88,7 +88,7 @@ class Contender:
             spec: questions; share: compute a paragraph once for its questions; logits: of "labels" or of "all" rows.
         """
         training, batches, groups, config = self._squad(spec)
-        check = {"loss": mean_loss(self.loaded.model, streams_of(workloads.first_questions(groups), config))}
+        check = {"loss": mean_loss(self.session.model, streams_of(workloads.first_questions(groups), config))}
         steps = steps_per_epoch(groups, config)
 
         def run() -> None:
@@ -118,7 +118,7 @@ class Contender:
         config = RunConfig(batch_size=workloads.BATCH_SIZE, lora_dropout=0.0, share_prefixes=spec.get("share", True),
                            prompt_loss_weight=NO_WEIGHT if spec.get("logits") == "all" else 0.0)
         batches = (streams_of(batch, config) for _, batch in steps_from(0, 2**31, groups, config))
-        return Training(self.loaded), batches, groups, config
+        return Training(self.session), batches, groups, config
 
     def decode(self, spec: dict[str, Any]) -> Job:
         """Greedy continuation of random prompts.
@@ -128,7 +128,7 @@ class Contender:
         """
         prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
         results = []
-        return Job(lambda: results.append(generate(self.loaded.model, [], prompts.tolist(), spec["new"])),
+        return Job(lambda: results.append(generate(self.session.model, [], prompts.tolist(), spec["new"])),
                    lambda: {"tokens": results[0]})
 
     def evaluate(self, spec: dict[str, Any]) -> Job:
@@ -139,7 +139,7 @@ class Contender:
         """
         groups = workloads.prompts(self.checkpoint, self.tokenizer, spec["questions"], spec["new"])
         questions = Questions(groups, {}, LengthReport(self.checkpoint.config.max_positions), spec["new"])
-        generator, results = Generator(self.loaded.model, self.tokenizer), []
+        generator, results = Generator(self.session.model, self.tokenizer), []
         return Job(lambda: results.append(answer(generator, questions)),
                    lambda: {"answers": [results[0][branch.id] for group in groups for branch in group.branches]})
 
@@ -168,8 +168,8 @@ class Training:
         lora: arguments of `LoraConfig` besides, or instead of, rank, alpha and the usual target modules.
     """
 
-    def __init__(self, loaded, **lora: Any):
-        self.model = loaded.model
+    def __init__(self, session, **lora: Any):
+        self.model = session.model
         usual = {"r": workloads.RANK, "alpha": workloads.ALPHA,
                  "target_modules": DEFAULT_TARGETS[self.model.config.family]}
         config = LoraConfig(**{**usual, **lora})

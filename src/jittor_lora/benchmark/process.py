@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.runtime import environment
+from jittor_lora.system.runtime import environment
 
 
 class WorkerError(Exception):

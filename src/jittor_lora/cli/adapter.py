@@ -13,7 +13,7 @@ from jittor_lora.cli.options import find_adapter, new_folder, path_argument
 from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
-from jittor_lora.settings import home_expanded
+from jittor_lora.settings.base import home_expanded
 
 ACTIONS = ("list", "info", "diff", "combine", "convert")
 QUANTITIES = {"frobenius": "Frobenius norm of ΔW", "spectral": "spectral norm of ΔW",

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     require(config, "output")
     from jittor_lora.benchmark.report import markdown
     from jittor_lora.benchmark.suite import measure, missing_peers
-    from jittor_lora.files import atomic_write
+    from jittor_lora.files.atomic import atomic_write
 
     missing = missing_peers()
     if missing and config.peers:

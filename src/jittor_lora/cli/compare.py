@@ -10,11 +10,11 @@ from typing import Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.cli.options import add_flags, find_adapter, from_flags, named_path_argument, require
-from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.locks import locked
-from jittor_lora.settings import PATH, TEXT, Problem, Settings, checked_list, names, setting
+from jittor_lora.settings.base import PATH, TEXT, Problem, Settings, checked_list, names, setting
+from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
+from jittor_lora.system.locks import locked
 
 ANSWERING = "Answering now"
 PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
                                 options.max_tokens, options.max_new_tokens, options.batch_size,
                                 options.special_tokens)
         if options.threads:
-            from jittor_lora.runtime import set_threads
+            from jittor_lora.system.runtime import set_threads
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from jittor_lora import recipe
 from jittor_lora.cli.options import add_flags, given, require, resumable
-from jittor_lora.curve_config import CurveConfig
-from jittor_lora.locks import locked
-from jittor_lora.settings import home_expanded
+from jittor_lora.settings import recipe
+from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.system.locks import locked
 
 
 def add_parser(subparsers) -> None:

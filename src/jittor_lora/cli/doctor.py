@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Sequence
 
-from jittor_lora import diagnostics, runtime
 from jittor_lora.cli.output import json_text
-from jittor_lora.diagnostics import Check
+from jittor_lora.system import diagnostics, runtime
+from jittor_lora.system.diagnostics import Check
 
 SHOWN = {diagnostics.OK: "OK", diagnostics.WARNING: "warning", diagnostics.MISSING: "MISSING"}
 WIDTH = 120

@@ -10,12 +10,12 @@ from typing import Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
-from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.locks import locked
-from jittor_lora.settings import PATH, TEXT, Problem, setting
+from jittor_lora.inference.span_tree import MAX_WORDS
+from jittor_lora.settings.base import PATH, TEXT, Problem, setting
+from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
+from jittor_lora.system.locks import locked
 
 DECODING = "Decoding"
 

@@ -8,7 +8,7 @@ from typing import Literal, Optional
 
 from jittor_lora.cli.options import ModelOptions, ThreadOptions, add_flags, from_flags, new_folder, require
 from jittor_lora.errors import UserError
-from jittor_lora.settings import PATH, setting
+from jittor_lora.settings.base import PATH, setting
 
 
 class ExportOptions(ThreadOptions, ModelOptions):

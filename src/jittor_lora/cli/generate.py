@@ -12,17 +12,17 @@ from pydantic import field_validator
 
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
 from jittor_lora.cli.output import json_text
-from jittor_lora.config import LINE_BREAKS, SPECIAL_TOKENS, checked_template, flag
-from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
 from jittor_lora.data.records import records
 from jittor_lora.data.special_tokens import special_token_lines
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.data.text_file import MISSING, Offenders, is_text, read_text
 from jittor_lora.errors import UserError
-from jittor_lora.settings import PATH, TEXT, VERBATIM, Problem, setting
-from jittor_lora.waiting import silence_explained
+from jittor_lora.settings.base import PATH, TEXT, VERBATIM, Problem, setting
+from jittor_lora.settings.run import LINE_BREAKS, SPECIAL_TOKENS, checked_template, flag
+from jittor_lora.system.waiting import silence_explained
 
 if TYPE_CHECKING:
-    from jittor_lora.generation import Decoding, Generator
+    from jittor_lora.inference.generator import Decoding, Generator
 
 PROMPT, GENERATION = "Prompt (one of --prompt, --context with --question, --file, --interactive)", "Generation"
 RECORDS_AT_A_TIME = 64
@@ -95,13 +95,13 @@ def run(args: argparse.Namespace) -> int:
     asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
     from jittor_lora.formats.hugging_face import sampling_lines
-    from jittor_lora.generation import Generator
-    from jittor_lora.loading import load
+    from jittor_lora.inference.generator import Generator
+    from jittor_lora.session import load
     options.set_threads()
-    loaded = load(base, None if args.no_adapter else adapter, options.precision)
-    loaded.tokenizer.special_tokens = options.special_tokens
-    generator = Generator(loaded.model, loaded.tokenizer, Template(options.template))
-    for line in (*_special_tokens(loaded.tokenizer.special, options, asked), *sampling_lines(loaded.checkpoint)):
+    session = load(base, None if args.no_adapter else adapter, options.precision)
+    session.tokenizer.special_tokens = options.special_tokens
+    generator = Generator(session.model, session.tokenizer, Template(options.template))
+    for line in (*_special_tokens(session.tokenizer.special, options, asked), *sampling_lines(session.checkpoint)):
         print(line, file=sys.stderr)
     if options.file:
         _continue_records(generator, options, asked)

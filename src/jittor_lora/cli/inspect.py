@@ -7,10 +7,10 @@ import sys
 from typing import Literal, Optional
 
 from jittor_lora.cli.options import add_flags, from_flags, require
-from jittor_lora.config import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS
 from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings import PATH, TEXT, Settings, setting
+from jittor_lora.settings.base import PATH, TEXT, Settings, setting
+from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS
 
 
 class InspectOptions(Settings):

@@ -21,8 +21,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from jittor_lora import __version__, job, runtime
+from jittor_lora import __version__
 from jittor_lora.errors import Stopped, UserError
+from jittor_lora.system import job, runtime
 
 # Each is a module of this package with `add_parser(subparsers)` and `run(args) -> int`.
 VERBS = ("quickstart", "train", "evaluate", "generate", "plot", "compare", "curve", "merge", "export", "adapter",
@@ -156,7 +157,7 @@ def _run(argv: list[str]) -> int:
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB [flags]")
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only
+        from jittor_lora.settings.base import did_you_mean, nearest  # needed after a mistake only
         raise UserError(f"there is no verb {verb!r}{did_you_mean(nearest(verb, VERBS))}\nVerbs: {', '.join(VERBS)}.")
     if job.current().several and verb is not None and verb not in IN_RANKS:
         raise UserError(f"under mpirun there are {' and '.join(IN_RANKS)}; run {verb} without it.")
@@ -186,7 +187,7 @@ def _innermost(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Arg
 
 
 def _unknown(arguments: list[str], parser: argparse.ArgumentParser) -> str:
-    from jittor_lora.settings import did_you_mean, nearest  # needed after a mistake only
+    from jittor_lora.settings.base import did_you_mean, nearest  # needed after a mistake only
     flags = {flag.lstrip("-"): flag for action in parser._actions for flag in action.option_strings}
     lines = []
     for before, argument in zip(["", *arguments], arguments):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from jittor_lora.cli.options import ModelOptions, ThreadOptions, add_flags, from_flags, new_folder, require
-from jittor_lora.settings import PATH, setting
+from jittor_lora.settings.base import PATH, setting
 
 
 class MergeOptions(ThreadOptions, ModelOptions):

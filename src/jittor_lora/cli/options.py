@@ -12,10 +12,10 @@ from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from jittor_lora.config import LARGEST_SEED, flag
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.formats.adapter_files import CONFIG_FILE
-from jittor_lora.settings import PATH, Problem, Settings, home_expanded, setting
+from jittor_lora.settings.base import PATH, Problem, Settings, home_expanded, setting
+from jittor_lora.settings.run import LARGEST_SEED, flag
 
 METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "font": "FILE",
             "output": "DIR", "train_data": "FILE"}
@@ -60,7 +60,7 @@ class ThreadOptions(Settings):
 
     def set_threads(self) -> None:
         if self.threads:
-            from jittor_lora.runtime import set_threads
+            from jittor_lora.system.runtime import set_threads
             set_threads(self.threads)
 
 
@@ -93,9 +93,9 @@ class DecodingOptions(Settings):
 
     def decoding(self, max_new_tokens: int, stop: Optional[str]):
         """The settings as a `Decoding`."""
-        from jittor_lora.generation import Decoding
-        from jittor_lora.model.beam_settings import Beams
-        from jittor_lora.model.sampling import Sampling
+        from jittor_lora.inference.beam_settings import Beams
+        from jittor_lora.inference.generator import Decoding
+        from jittor_lora.inference.sampling import Sampling
         names = {field.name for field in dataclasses.fields(Sampling)} & set(type(self).model_fields)
         beams = None
         if self.beams > 1:

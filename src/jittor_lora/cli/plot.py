@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jittor_lora.cli.options import named_path_argument, path_argument
 from jittor_lora.errors import UserError
-from jittor_lora.settings import home_expanded
+from jittor_lora.settings.base import home_expanded
 from jittor_lora.tasks.run_folder import refuse_links
 
 _FORMATS = ("png", "svg")

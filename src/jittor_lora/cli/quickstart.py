@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jittor_lora.cli.options import add_flags, given, resumable
-from jittor_lora.config import RunConfig
+from jittor_lora.settings.run import RunConfig
 
 RECIPE = "quickstart"
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from jittor_lora import job, recipe
 from jittor_lora.cli.options import add_flags, exit_code, given, require
-from jittor_lora.config import RunConfig, flag
 from jittor_lora.errors import UserError
-from jittor_lora.locks import locked
-from jittor_lora.settings import home_expanded
+from jittor_lora.settings import recipe
+from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.run import RunConfig, flag
+from jittor_lora.system import job
+from jittor_lora.system.locks import locked
 from jittor_lora.tasks.run_folder import SETTINGS_FILE, refuse_a_run, remove_run, run_files
 
 
@@ -55,7 +56,7 @@ def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
     if job.current().rank == 0:
         config, resume = _begin(args)
         own = [config.model_dump(), {name: config.origin(name) for name in RunConfig.model_fields}, resume]
-    from jittor_lora.ranks import join
+    from jittor_lora.system.ranks import join
     values, origins, resume = join().of_first(own)
     return RunConfig.resolve(None, values, origins), resume
 

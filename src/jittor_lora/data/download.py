@@ -16,8 +16,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import make_folder, sha256_of, sync
-from jittor_lora.locks import alone
+from jittor_lora.files.atomic import make_folder, sha256_of, sync
+from jittor_lora.system.locks import alone
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 3

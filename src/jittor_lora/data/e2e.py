@@ -6,7 +6,7 @@ import os
 import re
 
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
-from jittor_lora.data.reading import Offenders
+from jittor_lora.data.text_file import Offenders
 from jittor_lora.errors import UserError
 
 BARS = "||"

@@ -7,9 +7,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from jittor_lora.data.reading import MISSING, Offenders, is_text, read_text
 from jittor_lora.data.records import advice, number_in, records
 from jittor_lora.data.subset import choose
+from jittor_lora.data.text_file import MISSING, Offenders, is_text, read_text
 from jittor_lora.errors import UserError
 
 

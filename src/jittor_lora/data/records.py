@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jittor_lora.data.reading import Offenders, parse_json
+from jittor_lora.data.text_file import Offenders, parse_json
 
 _BLANKS = re.compile(r"\s*")
 _CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and all "

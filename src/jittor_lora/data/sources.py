@@ -11,9 +11,9 @@ from jittor_lora.data.download import RemoteFile, fetch
 from jittor_lora.data.e2e import is_e2e, parse_e2e
 from jittor_lora.data.examples import Data
 from jittor_lora.data.jsonl import parse_jsonl
-from jittor_lora.data.reading import Offenders, read_text
 from jittor_lora.data.records import first_value, records
 from jittor_lora.data.squad import is_flat, parse_flat, parse_squad
+from jittor_lora.data.text_file import Offenders, read_text
 from jittor_lora.errors import UserError
 
 SAMPLE = Path(__file__).parent / "sample"

@@ -9,9 +9,9 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jittor_lora.data.reading import MISSING, Offenders, is_text, parse_json, read_text
 from jittor_lora.data.records import number_in, records
 from jittor_lora.data.subset import choose
+from jittor_lora.data.text_file import MISSING, Offenders, is_text, parse_json, read_text
 from jittor_lora.errors import UserError
 
 PURPOSES = ("training", "evaluation", "prompts")

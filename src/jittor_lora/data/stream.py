@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jittor_lora.data.examples import Branch, TokenGroup, separate
+from jittor_lora.data.layout import Layout
 from jittor_lora.data.subset import shuffled
-from jittor_lora.model.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from jittor_lora.evaluation.compare import display_width
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
-from jittor_lora.files import atomic_write
+from jittor_lora.files.atomic import atomic_write
 
 _LABELS = {
     "en": {

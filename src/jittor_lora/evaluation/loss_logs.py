@@ -13,7 +13,7 @@ from jittor_lora.evaluation.logs.axis import ORDER
 from jittor_lora.evaluation.logs.curves import Log, read_log
 from jittor_lora.evaluation.logs.names import TRAIN, VALIDATION
 from jittor_lora.evaluation.logs.series import LossCurves, LossSeries
-from jittor_lora.inputs import load_json, read_input
+from jittor_lora.files.untrusted import load_json, read_input
 
 _SHOWN_OFFENDERS = 10
 

@@ -12,7 +12,7 @@ from jittor_lora.evaluation.bootstrap import CONFIDENCE, METHOD, RESAMPLES, mean
 from jittor_lora.evaluation.predictions import read_json
 from jittor_lora.evaluation.squad import SquadScore
 from jittor_lora.evaluation.units import UNITS, sample_shown
-from jittor_lora.files import write_json
+from jittor_lora.files.atomic import write_json
 
 
 @dataclass(frozen=True)

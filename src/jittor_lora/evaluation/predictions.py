@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import SquadScore
-from jittor_lora.files import atomic_write, write_json
-from jittor_lora.inputs import load_json, read_input
+from jittor_lora.files.atomic import atomic_write, write_json
+from jittor_lora.files.untrusted import load_json, read_input
 
 _SHOWN_OFFENDERS = 10
 

@@ -19,7 +19,7 @@ from jittor_lora.evaluation.items import Item
 from jittor_lora.evaluation.standings import Standing, interval, p_value
 from jittor_lora.evaluation.systems import System
 from jittor_lora.evaluation.text import TextScore
-from jittor_lora.files import atomic_write
+from jittor_lora.files.atomic import atomic_write
 
 _PAGE = Path(__file__).parent / "page"
 _SHOWN_DUPLICATES = 20

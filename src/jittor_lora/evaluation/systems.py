@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jittor_lora import recipe
 from jittor_lora.data.examples import Data
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.predictions import read_json, read_predictions
 from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.settings import recipe
 
 PREDICTIONS, METRICS, SETTINGS = "predictions.json", "metrics.json", "config.yaml"
 _RUN_LOGS = ("metrics.jsonl", "train_loss.txt")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from jittor_lora.errors import UserError
-from jittor_lora.finite import not_finite
+from jittor_lora.files.finite import not_finite
+from jittor_lora.files.patterns import wrong_amount, wrong_pattern
+from jittor_lora.files.untrusted import open_input, unique_keys
 from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
 from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
-from jittor_lora.inputs import open_input, unique_keys
 from jittor_lora.lora.config import MAX_RANK
-from jittor_lora.patterns import wrong_amount, wrong_pattern
 
 # Far above any adapter in use: the largest published ones have some thousand tensors.
 LARGEST_CONFIG = 2 << 20  # bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_folder, atomic_write, write_json
+from jittor_lora.files.atomic import atomic_folder, atomic_write, write_json
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config, show
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.hugging_face import shorten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from jittor_lora.inputs import open_input
+from jittor_lora.files.untrusted import open_input
 
 GGUF = b"GGUF"
 _KINDS = {

@@ -18,8 +18,8 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.files.untrusted import open_input
 from jittor_lora.formats.first_bytes import GGUF, described
-from jittor_lora.inputs import open_input
 
 # Metadata types by their number: struct codes, 8 is a string, 9 an array
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import sha256_of
+from jittor_lora.files.atomic import sha256_of
 from jittor_lora.formats.hugging_face import read_json
 
 FILES = (

@@ -17,11 +17,11 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.files import atomic_write, written_together
+from jittor_lora.files.atomic import atomic_write, written_together
+from jittor_lora.files.untrusted import load_json, read_input
 from jittor_lora.formats.first_bytes import described, first_bytes
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
-from jittor_lora.inputs import load_json, read_input
 from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}

@@ -11,19 +11,19 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json, written_together
+from jittor_lora.files.atomic import atomic_write, write_json, written_together
+from jittor_lora.files.patterns import wrong_amount
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from jittor_lora.formats.base_record import BaseRecord
 from jittor_lora.formats.safetensors_file import write_safetensors
-from jittor_lora.lora.adapted import Adapted, Copied
+from jittor_lora.lora.adapted import Adapted, TrainableCopy
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
 from jittor_lora.lora.inject import DEFAULT, Adapter, check_fit, inject, listing, trained_shapes
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import leaves
-from jittor_lora.patterns import wrong_amount
 
 # Settings of PEFT's LoraConfig that are read, or say nothing about what an adapter computes.
 READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora",
@@ -68,7 +68,7 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
             why = "draws at random" if drawn else "takes GPT-2's weights the wrong way round"
             raise UserError(f"{folder}: PEFT's {config.init} {why}, so that it cannot be computed again from the base. "
                             "Save the adapter converted.")
-    updated = {name for name, version in adapter.versions.items() if not isinstance(version, Copied)}
+    updated = {name for name, version in adapter.versions.items() if not isinstance(version, TrainableCopy)}
     keyed = {_peft_key(name, updated): array for name, array in arrays.items()}
     with written_together(folder, CONFIG_FILE) as stage:
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
@@ -230,7 +230,7 @@ def _arrays(adapter: Adapter) -> dict[str, np.ndarray]:
         arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()
                        if isinstance(update, Update)})
     return _turned(arrays, {name: version.module for name, version in adapter.versions.items()
-                            if isinstance(version, Copied)})
+                            if isinstance(version, TrainableCopy)})
 
 
 def _turned(arrays: Mapping[str, np.ndarray], modules: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -32,10 +32,10 @@ from typing import IO, Mapping
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write
+from jittor_lora.files.atomic import atomic_write
+from jittor_lora.files.untrusted import open_input
 from jittor_lora.formats.adapter_check import regular_file, show
 from jittor_lora.formats.hugging_face import shorten
-from jittor_lora.inputs import open_input
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import MAX_RANK
 

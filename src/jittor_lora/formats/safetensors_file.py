@@ -16,9 +16,9 @@ from typing import IO, Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.finite import all_finite, kinds
+from jittor_lora.files.finite import all_finite, kinds
+from jittor_lora.files.untrusted import load_json, open_input, unique_keys
 from jittor_lora.formats.first_bytes import described
-from jittor_lora.inputs import load_json, open_input, unique_keys
 
 # The reference implementation takes 100 MB, of which Python's objects would fill gigabytes; a tensor needs 150 bytes.
 _LONGEST_HEADER = 32 << 20

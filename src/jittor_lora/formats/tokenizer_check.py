@@ -11,8 +11,8 @@ import re
 from typing import Any, Iterator
 
 from jittor_lora.errors import UserError
+from jittor_lora.files.patterns import wrong_pattern
 from jittor_lora.formats.hugging_face import shorten
-from jittor_lora.patterns import wrong_pattern
 
 LONGEST_INSERT = 64  # characters that a step puts in the place of others, or before a text
 MOST_GROWTH = 1_000  # times

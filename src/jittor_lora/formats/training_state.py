@@ -15,10 +15,10 @@ from typing import IO, Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write
-from jittor_lora.finite import not_finite
+from jittor_lora.files.atomic import atomic_write
+from jittor_lora.files.finite import not_finite
+from jittor_lora.files.untrusted import load_json, open_input
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
-from jittor_lora.inputs import load_json, open_input
 
 VERSION = 3
 FILE_NAME = re.compile(r"step-(\d{8})\.safetensors")

@@ -10,7 +10,7 @@ import numpy as np
 
 from jittor_lora.model.modules import RowLabels, in_order
 from jittor_lora.ops import Matrix, TrainedMatrix
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class Choice:
@@ -43,7 +43,7 @@ class Choice:
             self.active, self.labels = before
 
 
-class Copied(jt.Module):
+class TrainableCopy(jt.Module):
     """A module with parameters of its own in place of the base's (`modules_to_save`), or with a bias of its own.
 
     Attributes:
@@ -73,7 +73,7 @@ class Adapted(jt.Module):
         name: the module's.
 
     Attributes:
-        versions: name of an adapter → what it has here: a `Copied`, or an update of a subclass's kind.
+        versions: name of an adapter → what it has here: a `TrainableCopy`, or an update of a subclass's kind.
     """
 
     def __init__(self, base: jt.Module, choice: Choice, name: str):
@@ -97,7 +97,7 @@ class Adapted(jt.Module):
 
     def module(self, names: Sequence[str] | None = None) -> jt.Module:
         """The copy that one of the adapters has in place of the base, or the base; by default of those that act."""
-        return next((v.module for v in self.acting_versions(names) if isinstance(v, Copied)), self.base)
+        return next((v.module for v in self.acting_versions(names) if isinstance(v, TrainableCopy)), self.base)
 
     def acting_versions(self, names: Sequence[str] | None = None) -> list[jt.Module]:
         names = self.choice.active if names is None else names

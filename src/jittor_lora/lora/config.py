@@ -18,7 +18,7 @@ DEFAULT_TARGETS = {
 ALL_LINEAR = "all-linear"
 MAX_RANK = 4096
 BIASES = ("none", "all", "lora_only")
-STARTS = ("gaussian", "kaiming", "pissa", "olora")
+INITS = ("gaussian", "kaiming", "pissa", "olora")
 FAST_PISSA = re.compile(r"pissa_niter_([1-9]\d?)")
 
 
@@ -38,7 +38,7 @@ class LoraConfig:
         init: how A and B begin. "gaussian": A normal with standard deviation 1/r, B zero; "kaiming": A uniform in
             ±1/√in, B zero; "pissa": from the largest singular values of W (Meng et al. 2024, eq. 2 and 3), with
             "pissa_niter_N" computed by N power iterations from a random start (Halko et al. 2011, algorithm 4.4);
-            "olora": from the QR decomposition of W (Büyükakyüz 2024). See `lora.start`.
+            "olora": from the QR decomposition of W (Büyükakyüz 2024). See `lora.init`.
         qv_only: on GPT-2's fused `c_attn`, the rows of the keys get no update.
         use_rslora: the scaling is alpha / √r (Kalajdzievski 2023, theorem 3.2).
         use_dora: the rows of the updated weight have trained lengths (Liu et al. 2024, eq. 5), see `lora.layer`.
@@ -83,8 +83,8 @@ class LoraConfig:
             yield f"alpha: expected a number above 0, found {self.alpha}"
         if not 0 <= self.dropout < 1:
             yield f"dropout: expected a number from 0 to below 1, found {self.dropout}"
-        if self.init not in STARTS and not FAST_PISSA.fullmatch(self.init):
-            yield f"init: expected {', '.join(STARTS)} or pissa_niter_N with N from 1 to 99, found {self.init}"
+        if self.init not in INITS and not FAST_PISSA.fullmatch(self.init):
+            yield f"init: expected {', '.join(INITS)} or pissa_niter_N with N from 1 to 99, found {self.init}"
         if not self.target_modules:
             yield "target_modules: expected at least one name, found none"
         if self.bias not in BIASES:

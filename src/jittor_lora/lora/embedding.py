@@ -8,10 +8,10 @@ import numpy as np
 
 from jittor_lora.lora.adapted import Adapted, Choice
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.start import embedding_start
+from jittor_lora.lora.init import initial_embedding_pair
 from jittor_lora.model.modules import Embedding
 from jittor_lora.ops import Matrix
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class EmbeddingUpdate(jt.Module):
@@ -28,7 +28,7 @@ class EmbeddingUpdate(jt.Module):
     def __init__(self, base: Embedding, config: LoraConfig, name: str, seed: int = 0):
         super().__init__()
         self.scaling = config.scaling_of(name)
-        a, b = embedding_start(config, name, seed, *base.weight.shape)
+        a, b = initial_embedding_pair(config, name, seed, *base.weight.shape)
         self.lora_A, self.lora_B = jt.array(a), jt.array(b)
         self.magnitude = jt.array(np.linalg.norm(base.weight.numpy(), axis=0)) if config.use_dora else None
 

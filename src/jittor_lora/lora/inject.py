@@ -10,14 +10,14 @@ from typing import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.lora.adapted import Adapted, Choice, Copied
+from jittor_lora.lora.adapted import Adapted, Choice, TrainableCopy
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
 from jittor_lora.lora.layer import LoraLinear, Update, is_fused_qkv
 from jittor_lora.lora.targets import match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import Embedding, Leaf, Linear, RowLabels, leaves
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 DEFAULT = "default"
 
@@ -31,13 +31,13 @@ class Adapter:
         versions: name of a module → what it has there: an update, or a copy; in the network's order.
     """
 
-    def __init__(self, name: str, config: LoraConfig, versions: dict[str, Update | EmbeddingUpdate | Copied]):
+    def __init__(self, name: str, config: LoraConfig, versions: dict[str, Update | EmbeddingUpdate | TrainableCopy]):
         self.name, self.config, self.versions = name, config, versions
 
     @property
     def updates(self) -> dict[str, Update | EmbeddingUpdate]:
         """Name of a module → this adapter's update in it."""
-        return {name: version for name, version in self.versions.items() if not isinstance(version, Copied)}
+        return {name: version for name, version in self.versions.items() if not isinstance(version, TrainableCopy)}
 
     def parameters(self) -> dict[str, jt.Var]:
         """The trained arrays in the order of the network: "<module>.lora_A" (r, in), ".lora_B" (out, r),
@@ -122,13 +122,13 @@ class Adapters(Mapping[str, Adapter]):
             raise UserError(f"adapter {name}: there is one of this name already; delete it first, or name another.")
         places = {leaf.name: leaf for leaf in leaves(self._model)}
         saved, targets, biased = _chosen(places, config)
-        versions: dict[str, Update | EmbeddingUpdate | Copied] = {}
+        versions: dict[str, Update | EmbeddingUpdate | TrainableCopy] = {}
         for module, place in places.items():
             base = place.module.base if isinstance(place.module, Adapted) else place.module
             if module in targets:
                 versions[module] = _update(base, config, module, seed, module in biased)
             elif module in saved or module in biased:
-                versions[module] = Copied(base, module in saved)
+                versions[module] = TrainableCopy(base, module in saved)
         for module, version in versions.items():
             self._adapted(places[module]).versions[name] = version
         self._adapters[name] = Adapter(name, config, versions)

@@ -10,10 +10,10 @@ from jittor_lora import ops
 from jittor_lora.errors import UserError
 from jittor_lora.lora.adapted import Adapted, Choice, names_of
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.start import start
+from jittor_lora.lora.init import initial_pair
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, TrainedMatrix, frozen
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class Update(jt.Module):
@@ -46,7 +46,7 @@ class Update(jt.Module):
     def __init__(self, base: Linear, config: LoraConfig, name: str, seed: int = 0, with_bias: bool = False):
         super().__init__()
         self.scaling, self.dropout = config.scaling_of(name), config.dropout
-        a, b = start(config, name, seed, base.weight.shape, lambda: base.weight.numpy())
+        a, b = initial_pair(config, name, seed, base.weight.shape, lambda: base.weight.numpy())
         self.lora_A, self.lora_B = jt.array(a), jt.array(b)
         self.magnitude = jt.array(np.linalg.norm(base.weight.numpy(), axis=1)) if config.use_dora else None
         self.bias = jt.array(base.bias.numpy().copy()) if with_bias and base.bias is not None else None

@@ -6,13 +6,13 @@ from typing import Iterator, Mapping
 
 import numpy as np
 
+from jittor_lora.data.layout import Layout
 from jittor_lora.lora.adapted import Adapted
 from jittor_lora.lora.inject import adapters_of
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.modules import leaves
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 PROBE_TOKENS = 64
 TABLES = ("transformer.wte", "model.embed_tokens")

@@ -8,13 +8,13 @@ from typing import Iterator, Mapping
 
 import numpy as np
 
-from jittor_lora.lora.adapted import Copied
+from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.inject import set_arrays
 from jittor_lora.lora.merge import TABLES
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import leaves
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class WholeModel:
@@ -36,7 +36,7 @@ class WholeModel:
                 module = copy.copy(leaf.module)
                 module.weight = table
             else:
-                made = Copied(leaf.module, whole=True)
+                made = TrainableCopy(leaf.module, whole=True)
                 module = made.module
                 self._parameters.update((f"{leaf.name}.{part}", array) for part, array in made.trained.items())
             if leaf.name in TABLES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class KeyValueCache:

@@ -7,14 +7,14 @@ from typing import Callable, Hashable, Iterator
 import numpy as np
 
 from jittor_lora import ops
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.model.cache import KeyValueCache
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.model.layout import Layout
 from jittor_lora.model.modules import Pass, RowLabels, in_order
 from jittor_lora.model.recompute import recomputed
 from jittor_lora.ops import Matrix, as_var
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class CausalLM(jt.Module):

@@ -10,7 +10,7 @@ from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.modules import Linear, Pass, Weights
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class RMSNorm(jt.Module):

@@ -7,10 +7,10 @@ from typing import Any, Hashable, Iterator, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from jittor_lora import ops
+from jittor_lora.data.layout import Layout
 from jittor_lora.model.cache import KeyValueCache
-from jittor_lora.model.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, frozen
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 class Weights:

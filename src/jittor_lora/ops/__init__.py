@@ -13,7 +13,7 @@ from jittor_lora.ops.backend import has_kernel, portable_operations
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, relu, rotary_tables, silu
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 def _kernels():

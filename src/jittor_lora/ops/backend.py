@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Iterator
 
 from jittor_lora.errors import UserError
-from jittor_lora.runtime import jt, uses_onednn
+from jittor_lora.system.runtime import jt, uses_onednn
 
 OPERATIONS = ("linear", "attention", "norms", "activations", "cross_entropy", "arrays", "optimizer", "decoding")
 
@@ -25,8 +25,8 @@ def kernels_work() -> bool:
     """Are there kernels for this machine? Compiles them at the first call."""
     if not uses_onednn():
         return False
+    from jittor_lora.ops.cpu.custom_op import operator
     from jittor_lora.ops.cpu.library import library
-    from jittor_lora.ops.cpu.operator import operator
     try:
         library()
         operator()

@@ -8,7 +8,7 @@ from typing import Callable
 import numpy as np
 
 from jittor_lora.ops.cpu import decode, packing
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
-    from jittor_lora.model.layout import Layout
+    from jittor_lora.data.layout import Layout
 
 
 class AttentionPlan:

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from jittor_lora.ops.plan import AttentionPlan
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 # Logits of this many rows are held at a time by `token_cross_entropy`.
 CROSS_ENTROPY_ROWS = 256

@@ -24,7 +24,7 @@ from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import INTERVAL, text_scores
-from jittor_lora.files import make_writable, write_json
+from jittor_lora.files.atomic import make_writable, write_json
 
 BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
 MODES = (GREEDY, EXTRACTIVE)
@@ -165,36 +165,36 @@ def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | Non
 def _answered(evaluation: Evaluation, data: Data, folder: Path,
               seed: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     """(name, folder, settings) of each system, once it has answered."""
-    from jittor_lora.generation import Generator
-    from jittor_lora.loading import load
+    from jittor_lora.inference.generator import Generator
+    from jittor_lora.session import load
     from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
     template = Template(evaluation.template) if evaluation.template else Template()
     for precision in evaluation.precisions:
-        loaded = load(evaluation.base, precision=precision)
-        loaded.tokenizer.special_tokens = evaluation.special_tokens
-        limit = min(loaded.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
-        questions = Questions.of(data, loaded.tokenizer, template, limit, evaluation.max_new_tokens)
-        say(f"Base: {loaded.base.description}, {precision}")
-        for line in special_token_lines(texts_of(data), loaded.tokenizer.special, evaluation.special_tokens):
+        session = load(evaluation.base, precision=precision)
+        session.tokenizer.special_tokens = evaluation.special_tokens
+        limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
+        questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens)
+        say(f"Base: {session.base.description}, {precision}")
+        for line in special_token_lines(texts_of(data), session.tokenizer.special, evaluation.special_tokens):
             say(line)
         for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:
             facts = {}
             if path is not None:
-                adapter = loaded.load_adapter(path)
+                adapter = session.load_adapter(path)
                 targets = adapter.config.target_modules
                 facts = {"rank": adapter.config.r, "alpha": adapter.config.alpha,
                          "targets": targets if isinstance(targets, str) else ", ".join(targets)}
             for mode in evaluation.modes:
                 system = evaluation.name(name, precision, mode)
                 target = folder / system.replace("/", "-")
-                score_and_write(Generator(loaded.model, loaded.tokenizer, template), questions, target, system, seed,
+                score_and_write(Generator(session.model, session.tokenizer, template), questions, target, system, seed,
                                 evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
                 yield system, target, {
-                    "base": loaded.base.description, "adapter": str(path) if path else "", **facts,
+                    "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,
                     "longest prompt and answer": limit, "longest answer": evaluation.max_new_tokens}
             if path is not None:
-                loaded.delete_adapter(adapter.name)
+                session.delete_adapter(adapter.name)
 
 
 def _predictions(system: System) -> dict[str, str]:

@@ -7,8 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.config import RunConfig
-from jittor_lora.curve_config import CurveConfig
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import Stopped, UserError
@@ -17,11 +15,13 @@ from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
-from jittor_lora.files import atomic_write, make_writable, write_json
+from jittor_lora.files.atomic import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
-from jittor_lora.generation import Generator
-from jittor_lora.loading import Loaded, load
-from jittor_lora.runtime import free_memory, set_threads
+from jittor_lora.inference.generator import Generator
+from jittor_lora.session import Session, load
+from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import free_memory, set_threads
 from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
 from jittor_lora.tasks.run_folder import PRODUCTS, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
@@ -53,16 +53,16 @@ def curve(config: CurveConfig) -> None:
                              value if config.over == "examples" else examples) for value in config.values(examples)}
     _refuse_others(runs)
 
-    def scored(loaded: Loaded, where: Path, name: str) -> Metrics:
-        limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
-        loaded.tokenizer.special_tokens = config.special_tokens
-        questions = Questions.of(questions_data, loaded.tokenizer, Template(config.template), limit)
+    def scored(session: Session, where: Path, name: str) -> Metrics:
+        limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
+        session.tokenizer.special_tokens = config.special_tokens
+        questions = Questions.of(questions_data, session.tokenizer, Template(config.template), limit)
         where = where / ("extractive" if config.extractive else "generated")
         if (where / "predictions.json").is_file():
             predictions = read_predictions(where / "predictions.json")
             if predictions.keys() == set(questions.ids):
                 return summarize(questions.score(predictions), config.seed)
-        generator = Generator(loaded.model, loaded.tokenizer, Template(config.template))
+        generator = Generator(session.model, session.tokenizer, Template(config.template))
         return summarize(score_and_write(generator, questions, where, name, config.seed,
                                          how=Answering(extractive=config.extractive)), config.seed)
 
@@ -99,7 +99,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     return {name: values.get(name) for name in (*_COUNTS, "seconds", "train_loss")}
 
 
-def trained(run: RunConfig) -> Loaded:
+def trained(run: RunConfig) -> Session:
     """The base with what the run made of it, trained now if it is not there yet.
 
     Raises:
@@ -109,14 +109,14 @@ def trained(run: RunConfig) -> Loaded:
     done = (folder / SUMMARY_FILE).is_file()
     if done and run.method == "full":
         return load(str(folder / PRODUCTS["full"]), precision=run.precision)
-    loaded = load(run.base, precision=run.precision)
+    session = load(run.base, precision=run.precision)
     if done:
-        loaded.load_adapter(folder / PRODUCTS["lora"])
+        session.load_adapter(folder / PRODUCTS["lora"])
     else:
-        ended = train(run, (folder / SETTINGS_FILE).is_file(), loaded)
+        ended = train(run, (folder / SETTINGS_FILE).is_file(), session)
         if ended["ended"] == "interrupted":
             raise Stopped(ended["signal"])
-    return loaded
+    return session
 
 
 def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[dict[str, Any]]) -> None:

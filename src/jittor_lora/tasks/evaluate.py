@@ -19,7 +19,6 @@ from jittor_lora import __version__
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
-from jittor_lora.data.spans import MAX_WORDS
 from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.stream import micro_batches
@@ -30,15 +29,16 @@ from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.evaluation.text import INTERVAL, text_scores
-from jittor_lora.extraction import Extract, Extractor
-from jittor_lora.files import atomic_write, make_writable, written_together
+from jittor_lora.files.atomic import atomic_write, make_writable, written_together
 from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
-from jittor_lora.generation import Decoding, Generator
-from jittor_lora.loading import load
-from jittor_lora.pace import Pace
-from jittor_lora.ranks import ALONE, Ranks, join
-from jittor_lora.waiting import silence_explained
+from jittor_lora.inference.extraction import Extract, Extractor
+from jittor_lora.inference.generator import Decoding, Generator
+from jittor_lora.inference.span_tree import MAX_WORDS
+from jittor_lora.session import load
+from jittor_lora.system.pace import Pace
+from jittor_lora.system.ranks import ALONE, Ranks, join
+from jittor_lora.system.waiting import silence_explained
 
 MAX_NEW_TOKENS = 32
 BATCH_SIZE = 64
@@ -102,7 +102,7 @@ class Answering:
 
     Args:
         decoding: of answers that are generated; by default the likeliest tokens to the end of the line.
-        extractive: answers are spans of the context instead, see `extraction.py`.
+        extractive: answers are spans of the context instead, see `inference/extraction.py`.
         max_span_words: of these.
         perplexity: measure how likely the reference answers are too.
     """
@@ -216,30 +216,30 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     questions_data = load_data(data, "dev", "evaluation")
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
-    loaded = load(base, adapter, precision)
-    loaded.tokenizer.special_tokens = special_tokens
-    longest = min(loaded.model.config.max_positions, max_tokens or sys.maxsize)
+    session = load(base, adapter, precision)
+    session.tokenizer.special_tokens = special_tokens
+    longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)
     text = Template(template) if template else Template()
-    questions = Questions.of(questions_data, loaded.tokenizer, text, longest,
+    questions = Questions.of(questions_data, session.tokenizer, text, longest,
                              how.decoding.max_new_tokens if how.decoding else MAX_NEW_TOKENS)
-    truths = training_groups(questions_data, loaded.tokenizer, text, longest)[0] if how.perplexity else ()
+    truths = training_groups(questions_data, session.tokenizer, text, longest)[0] if how.perplexity else ()
     if ranks.size > 1:
-        ranks.check_same({"version": __version__, "precision": loaded.model.precision, "questions": questions.ids})
+        ranks.check_same({"version": __version__, "precision": session.model.precision, "questions": questions.ids})
     if ranks.first:
         make_writable(output)
     say(f"{questions_data.path}: {describe_data(questions_data)}")
-    say(f"Base: {loaded.base.description}")
+    say(f"Base: {session.base.description}")
     if adapter:
         say(f"Adapter: {adapter}")
-    for line in (*questions.report.lines(), *sampling_lines(loaded.checkpoint),
-                 *special_token_lines(texts_of(questions_data), loaded.tokenizer.special, special_tokens)):
+    for line in (*questions.report.lines(), *sampling_lines(session.checkpoint),
+                 *special_token_lines(texts_of(questions_data), session.tokenizer.special, special_tokens)):
         say(line)
-    generator, scores = Generator(loaded.model, loaded.tokenizer, text), {}
-    if loaded.adapter and with_base:
-        with loaded.adapters_off():
+    generator, scores = Generator(session.model, session.tokenizer, text), {}
+    if session.adapter and with_base:
+        with session.adapters_off():
             scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,
                                              truths, ranks)
-    name = "adapter" if loaded.adapter else "base"
+    name = "adapter" if session.adapter else "base"
     scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths,
                                    ranks)
     if len(scores) == 2:

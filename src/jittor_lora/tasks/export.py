@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Iterator
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_folder, atomic_write
+from jittor_lora.files.atomic import atomic_folder, atomic_write
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.tokenizer import Tokenizer
-from jittor_lora.loading import load
 from jittor_lora.model.config import ModelConfig
+from jittor_lora.session import load
 from jittor_lora.tasks.merge import merged_checkpoint
 
 # config.json's names of what convert_hf_to_gguf.py reads without a default of its own.
@@ -38,10 +38,10 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
         UserError: base and adapter do not fit, differ by more than `tolerance`, or make a model that the other program
             computes differently or cannot read; nothing is written then.
     """
-    loaded = load(base, adapter)
-    difference = loaded.check_merge(tolerance) if adapter is not None else None
-    checkpoint = merged_checkpoint(loaded)
-    problems = list((_gguf_problems if form == "gguf-ready" else _npz_problems)(checkpoint.config, loaded.tokenizer))
+    session = load(base, adapter)
+    difference = session.check_merge(tolerance) if adapter is not None else None
+    checkpoint = merged_checkpoint(session)
+    problems = list((_gguf_problems if form == "gguf-ready" else _npz_problems)(checkpoint.config, session.tokenizer))
     if problems:
         raise UserError(f"The model cannot be exported as {form}:\n  " + "\n  ".join(problems))
     if form == "npz":
@@ -50,7 +50,7 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
     else:
         with atomic_folder(output) as folder:
             write_checkpoint(folder, _gguf_ready(checkpoint))
-            loaded.tokenizer.save(folder)
+            session.tokenizer.save(folder)
     return difference
 
 

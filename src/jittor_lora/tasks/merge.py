@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from jittor_lora.files import atomic_folder
+from jittor_lora.files.atomic import atomic_folder
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
-from jittor_lora.loading import Loaded, load
 from jittor_lora.lora.merge import MergedTensors, unties_head
+from jittor_lora.session import Session, load
 
 
 def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> float:
@@ -22,22 +22,22 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
     Raises:
         UserError: the two do not fit, or differ by more than `tolerance`; nothing is written then.
     """
-    loaded = load(base, adapter)
-    difference = loaded.check_merge(tolerance)
+    session = load(base, adapter)
+    difference = session.check_merge(tolerance)
     with atomic_folder(output) as folder:
-        write_checkpoint(folder, merged_checkpoint(loaded))
-        loaded.tokenizer.save(folder)
+        write_checkpoint(folder, merged_checkpoint(session))
+        session.tokenizer.save(folder)
     return difference
 
 
-def merged_checkpoint(loaded: Loaded) -> Checkpoint:
+def merged_checkpoint(session: Session) -> Checkpoint:
     """The base's checkpoint with the adapters that act folded in.
 
     Where they change the embedding or the head of a model that ties the two, the merged one has a head of its own.
     """
-    checkpoint, untied = loaded.checkpoint, unties_head(loaded.model)
+    checkpoint, untied = session.checkpoint, unties_head(session.model)
     config = checkpoint.config
     if untied:
         config = replace(config, tied_head=False, source={**config.source, "tie_word_embeddings": False})
-    tensors = MergedTensors(checkpoint.tensors, loaded.model, untied)
+    tensors = MergedTensors(checkpoint.tensors, session.model, untied)
     return Checkpoint(config, tensors, checkpoint.generation_config)

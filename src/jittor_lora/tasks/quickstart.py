@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jittor_lora.config import RunConfig
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.template import Template
@@ -18,10 +17,11 @@ from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.metrics import summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.squad import SquadScore
-from jittor_lora.generation import Generator
-from jittor_lora.loading import Loaded, load
-from jittor_lora.locks import LOCK_FILE, locked
-from jittor_lora.runtime import set_threads
+from jittor_lora.inference.generator import Generator
+from jittor_lora.session import Session, load
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.locks import LOCK_FILE, locked
+from jittor_lora.system.runtime import set_threads
 from jittor_lora.tasks.evaluate import Questions, say, score_and_write
 from jittor_lora.tasks.run_folder import SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
@@ -56,20 +56,20 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
         raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD v1.1 JSON.")
     if config.threads:
         set_threads(config.threads)
-    loaded = load(config.base, precision=config.precision)
-    say(f"Base: {loaded.base.description}")
-    limit = min(loaded.model.config.max_positions, config.max_tokens or loaded.model.config.max_positions)
-    loaded.tokenizer.special_tokens = config.special_tokens
-    questions = Questions.of(data, loaded.tokenizer, Template(config.template), limit)
+    session = load(config.base, precision=config.precision)
+    say(f"Base: {session.base.description}")
+    limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
+    session.tokenizer.special_tokens = config.special_tokens
+    questions = Questions.of(data, session.tokenizer, Template(config.template), limit)
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")
-    before = scored(loaded, questions, folder / EVALUATION / "base", config.seed)
+    before = scored(session, questions, folder / EVALUATION / "base", config.seed)
     say(f"2/4  Training in {folder}")
-    ended = train(config, resume, loaded)
+    ended = train(config, resume, session)
     if ended["ended"] == "interrupted":
         raise Stopped(ended["signal"])
     say("3/4  Answering the same questions with the adapter")
-    after = score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder / EVALUATION / "adapter",
+    after = score_and_write(Generator(session.model, session.tokenizer), questions, folder / EVALUATION / "adapter",
                             "adapter", config.seed)
     say("4/4  Drawing")
     pictures = save_chart(loss_chart(read_run_losses(folder)), folder / "plots" / "loss")
@@ -80,7 +80,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     print(comparison_table(before, after, seed=config.seed))
     print(f"\nAdapter:      {folder / 'adapter'}\nPlots:        {', '.join(map(str, pictures))}\n"
           f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
-          f"  jittor-lora generate --base {loaded.base.name} --adapter {folder / 'adapter'} \\\n"
+          f"  jittor-lora generate --base {session.base.name} --adapter {folder / 'adapter'} \\\n"
           f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"")
 
 
@@ -105,14 +105,14 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
     return folder, False
 
 
-def scored(loaded: Loaded, questions: Questions, folder: Path, seed: int) -> SquadScore:
+def scored(session: Session, questions: Questions, folder: Path, seed: int) -> SquadScore:
     """The scores of the base, from the predictions of an interrupted run if there are any for these questions."""
     path = folder / "predictions.json"
     if path.is_file():
         predictions = read_predictions(path)
         if predictions.keys() == {branch.id for group in questions.groups for branch in group.branches}:
             return questions.score(predictions)
-    return score_and_write(Generator(loaded.model, loaded.tokenizer), questions, folder, "base", seed)
+    return score_and_write(Generator(session.model, session.tokenizer), questions, folder, "base", seed)
 
 
 def answers_shown(data: SquadData, before: SquadScore, after: SquadScore, seed: int) -> str:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping
 
-from jittor_lora.config import RunConfig
 from jittor_lora.errors import UserError
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.training.loop import Progress
 
 _COUNTS = ("step", "best_step", "validations_since_best", "skipped", "skipped_in_a_row")

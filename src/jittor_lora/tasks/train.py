@@ -17,22 +17,19 @@ from typing import Any, Mapping, Sequence, Union
 import numpy as np
 
 from jittor_lora import __version__
-from jittor_lora.config import RunConfig, flag
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
-from jittor_lora.files import remove_leftovers
+from jittor_lora.files.atomic import remove_leftovers
 from jittor_lora.formats.base_record import find_base
 from jittor_lora.formats.bases import WantedBase
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import Copies, TrainingState, newest_state, write_state
-from jittor_lora.generation import Generator
-from jittor_lora.loading import Loaded, load
-from jittor_lora.locks import locked
+from jittor_lora.inference.generator import Generator
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
 from jittor_lora.lora.layer import Update
@@ -40,8 +37,11 @@ from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
 from jittor_lora.ops.backend import OPERATIONS, has_kernel
-from jittor_lora.ranks import Ranks, join
-from jittor_lora.runtime import set_threads, system_info, threads
+from jittor_lora.session import Session, load
+from jittor_lora.settings.run import RunConfig, flag
+from jittor_lora.system.locks import locked
+from jittor_lora.system.ranks import Ranks, join
+from jittor_lora.system.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_values import check_values, progress_of, settings_of, state_of
@@ -54,7 +54,7 @@ ARRAYS = "arrays-"  # begins a fingerprint made of arrays
 SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of `system_info`: who computes
 
 
-def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None) -> dict[str, Any]:
+def train(config: RunConfig, resume: bool = False, session: Session | None = None) -> dict[str, Any]:
     """Train an adapter, or all weights, and leave in `config.output` adapter or model, checkpoints, logs and a summary.
 
     Under mpirun all ranks call this alike and share each step; the first alone reads and writes `config.output`.
@@ -78,27 +78,27 @@ def train(config: RunConfig, resume: bool = False, loaded: Loaded | None = None)
                 refuse_a_run(folder)
             refuse_links(folder)
             remove_leftovers(folder, *(folder / name for name in (CHECKPOINTS, BEST, *PRODUCTS.values())))
-        return _train(config, folder, resume, ranks, loaded)
+        return _train(config, folder, resume, ranks, session)
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: Loaded | None) -> dict[str, Any]:
+def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session: Session | None) -> dict[str, Any]:
     started = time.perf_counter()
     if config.threads:
         set_threads(config.threads)
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
-    loaded = loaded or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
-    loaded.tokenizer.special_tokens = config.special_tokens
-    limit = min(loaded.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
+    session = session or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
+    session.tokenizer.special_tokens = config.special_tokens
+    limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
-    groups, report = training_groups(train_data, loaded.tokenizer, template, limit)
-    dev_groups, dev_report = training_groups(dev_data, loaded.tokenizer, template, limit) if dev_data else ([], None)
+    groups, report = training_groups(train_data, session.tokenizer, template, limit)
+    dev_groups, dev_report = training_groups(dev_data, session.tokenizer, template, limit) if dev_data else ([], None)
 
-    config, adapter = trained_part(config, loaded)
+    config, adapter = trained_part(config, session)
     optimizer = optimizer_of(config, adapter)
-    loaded.model.activation_checkpointing = config.activation_checkpointing
+    session.model.activation_checkpointing = config.activation_checkpointing
     identities = {"data": identity_of_data(groups), "dev": identity_of_data(dev_groups),
-                  "base": identity_of_base(loaded.checkpoint), "precision": loaded.model.precision}
+                  "base": identity_of_base(session.checkpoint), "precision": session.model.precision}
     if ranks.size > 1:
         ranks.check_same({"version": __version__, **identities, **config.model_dump(exclude={"threads"})})
     system = system_info()
@@ -122,11 +122,11 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
 
     def save_best(progress: Progress) -> None:
         if ranks.first:
-            write_product(folder / BEST, adapter, loaded)
+            write_product(folder / BEST, adapter, session)
 
     answer_dev = None
     if config.eval_questions:
-        answer_dev = validation_scores(loaded, subset(dev_data, config.eval_questions, config.seed), template, limit,
+        answer_dev = validation_scores(session, subset(dev_data, config.eval_questions, config.seed), template, limit,
                                        ranks)
 
     total = total_steps(groups, config)
@@ -136,21 +136,21 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, loaded: 
             log.truncate_to(progress.step)
         log.config(config.recipe())
         log.system(system)
-        record = loaded.record(folder)
+        record = session.record(folder)
         if record and ranks.first:
             record.write(folder)
         read = [data for data in (train_data, dev_data) if data]
         for line in (*(f"{data.path}: {describe_data(data)}" for data in read),
-                     *introduction(loaded, adapter, report, dev_report, total),
+                     *introduction(session, adapter, report, dev_report, total),
                      *(line for data in read for line in
-                       special_token_lines(texts_of(data), loaded.tokenizer.special, config.special_tokens)),
+                       special_token_lines(texts_of(data), session.tokenizer.special, config.special_tokens)),
                      *notes, *ranks_line(ranks)):
             log.message(line)
-        outcome = train_loop(loaded.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
+        outcome = train_loop(session.model, adapter, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev, ranks)
         if ranks.first:
-            write_product(folder / PRODUCTS[config.method], adapter, loaded)
-        summary = summarize(outcome, loaded, adapter, report, time.perf_counter() - started)
+            write_product(folder / PRODUCTS[config.method], adapter, session)
+        summary = summarize(outcome, session, adapter, report, time.perf_counter() - started)
         if outcome.reason == "interrupted":
             summary["signal"] = outcome.signal
         else:
@@ -217,21 +217,21 @@ def ranks_line(ranks: Ranks) -> list[str]:
                                   f"{'' if set(counts) == {1} else 's'} each" for host, counts in hosts.items())]
 
 
-def trained_part(config: RunConfig, loaded: Loaded) -> tuple[RunConfig, Union[Adapter, WholeModel]]:
+def trained_part(config: RunConfig, session: Session) -> tuple[RunConfig, Union[Adapter, WholeModel]]:
     """What is trained, and the settings as they then are.
 
     Raises:
         UserError: settings do not fit the base, or an adapter that is active in it.
     """
-    adapter = loaded.adapter
+    adapter = session.adapter
     if config.method == "full":
         if adapter is not None:
             raise UserError("method: full trains the base's own weights, and an adapter is active; train without one.")
-        return config, WholeModel(loaded.model)
+        return config, WholeModel(session.model)
     if adapter is None:
-        adapter = loaded.add_adapter(lora_config(config, loaded.model.config.family), seed=config.seed)
+        adapter = session.add_adapter(lora_config(config, session.model.config.family), seed=config.seed)
     else:
-        config = described(config, loaded, adapter.config)
+        config = described(config, session, adapter.config)
     if OUTPUT_HEAD in adapter.updates and config.lora_dropout:
         raise UserError(f"lora_dropout: expected 0 where the output head, {OUTPUT_HEAD}, is adapted, as its logits are "
                         f"computed from one matrix; found {config.lora_dropout:g}.")
@@ -251,7 +251,7 @@ def lora_config(config: RunConfig, family: str) -> LoraConfig:
         modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
 
 
-def described(config: RunConfig, loaded: Loaded, adapter: LoraConfig) -> RunConfig:
+def described(config: RunConfig, session: Session, adapter: LoraConfig) -> RunConfig:
     """The settings with those of a base and an adapter that are there already.
 
     Raises:
@@ -270,7 +270,7 @@ def described(config: RunConfig, loaded: Loaded, adapter: LoraConfig) -> RunConf
              for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
     if wrong:
         raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
-    return config.model_copy(update={**own, "base": loaded.base.name, "precision": loaded.model.precision})
+    return config.model_copy(update={**own, "base": session.base.name, "precision": session.model.precision})
 
 
 def _listed(names: str | tuple | None) -> str | list | None:
@@ -404,32 +404,32 @@ def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name[len(prefix):]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def write_product(folder: Path, adapter: Union[Adapter, WholeModel], loaded: Loaded) -> None:
+def write_product(folder: Path, adapter: Union[Adapter, WholeModel], session: Session) -> None:
     """An adapter in PEFT's layout, or a whole model as a Hugging Face directory."""
     if isinstance(adapter, WholeModel):
-        base = loaded.checkpoint
-        tensors = TrainedTensors(base.tensors, loaded.model)
-        loaded.tokenizer.save(folder)  # config.json, which makes the folder a model, comes last
+        base = session.checkpoint
+        tensors = TrainedTensors(base.tensors, session.model)
+        session.tokenizer.save(folder)  # config.json, which makes the folder a model, comes last
         write_checkpoint(folder, Checkpoint(base.config, tensors, base.generation_config), overwrite=True)
     else:
-        save_adapter(folder, adapter, loaded.record(folder) or loaded.base.name, loaded.model.config.family)
+        save_adapter(folder, adapter, session.record(folder) or session.base.name, session.model.config.family)
 
 
-def validation_scores(loaded: Loaded, data: Data, template: Template, limit: int, ranks: Ranks):
+def validation_scores(session: Session, data: Data, template: Template, limit: int, ranks: Ranks):
     """A function that answers the questions of `data` with the model as it is then, and gives EM and F1 in percent."""
-    questions = Questions.of(data, loaded.tokenizer, template, limit)
+    questions = Questions.of(data, session.tokenizer, template, limit)
 
     def scores() -> dict[str, float]:
-        found = questions.score(answer(Generator(loaded.model, loaded.tokenizer), questions, ranks=ranks))
+        found = questions.score(answer(Generator(session.model, session.tokenizer), questions, ranks=ranks))
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
 
 
-def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport,
+def introduction(session: Session, adapter: Union[Adapter, WholeModel], report: LengthReport,
                  dev_report: LengthReport | None, total: int) -> list[str]:
-    lines = [f"Base: {loaded.base.description}", f"Tokenizer: {loaded.tokenizer.origin}",
-             *trained_lines(loaded, adapter)]
+    lines = [f"Base: {session.base.description}", f"Tokenizer: {session.tokenizer.origin}",
+             *trained_lines(session, adapter)]
     lines += [f"Training data: {line}" for line in report.lines()]
     if dev_report:
         lines += [f"Validation data: {line}" for line in dev_report.lines()]
@@ -437,13 +437,13 @@ def introduction(loaded: Loaded, adapter: Union[Adapter, WholeModel], report: Le
                                             if depends_on_threads(adapter) else "")]
 
 
-def trained_lines(loaded: Loaded, adapter: Union[Adapter, WholeModel]) -> list[str]:
+def trained_lines(session: Session, adapter: Union[Adapter, WholeModel]) -> list[str]:
     if isinstance(adapter, WholeModel):
         size = 4 * adapter.count() / 2**30
         return [f"Trainable: all {adapter.count():,} parameters, in float32",
                 f"Memory: {4 * size:.1f} GiB for weights, gradients and AdamW's two moments, besides activations; a "
                 f"checkpoint takes {3 * size:.1f} GiB of disk, the model {size:.1f} GiB"]
-    whole = adapter.count() + sum(math.prod(shape) for shape in tensor_shapes(loaded.model.config).values())
+    whole = adapter.count() + sum(math.prod(shape) for shape in tensor_shapes(session.model.config).values())
     return [f"Trainable: {adapter.count():,} of {whole:,} parameters ({100 * adapter.count() / whole:.2f} %) in "
             f"{len(adapter.versions)} modules", f"Adapter: {adapter_line(adapter.config)}"]
 
@@ -461,13 +461,13 @@ def adapter_line(config: LoraConfig) -> str:
     return "; ".join(parts)
 
 
-def summarize(outcome: Outcome, loaded: Loaded, adapter: Union[Adapter, WholeModel], report: LengthReport,
+def summarize(outcome: Outcome, session: Session, adapter: Union[Adapter, WholeModel], report: LengthReport,
               seconds: float) -> dict:
     progress = outcome.progress
     validated = math.isfinite(progress.best_loss)
     return {
         "ended": outcome.reason,
-        "base": loaded.base.name,
+        "base": session.base.name,
         "steps": progress.step,
         "total_steps": outcome.total_steps,
         "train_loss": progress.train_loss,

@@ -27,9 +27,9 @@ from typing import Any, BinaryIO, TextIO
 import yaml
 
 from jittor_lora.errors import UserError
-from jittor_lora.files import atomic_write, sync, write_json
-from jittor_lora.inputs import load_json, read_input
-from jittor_lora.training.progress import Progress
+from jittor_lora.files.atomic import atomic_write, sync, write_json
+from jittor_lora.files.untrusted import load_json, read_input
+from jittor_lora.training.progress_bar import ProgressBar
 from jittor_lora.training.tensorboard import EventWriter
 
 
@@ -57,7 +57,7 @@ class RunLog:
                  tokens_per_step: float | None = None):
         self.folder = Path(folder)
         self._tensorboard = tensorboard
-        self._progress = Progress(total_steps, None if quiet else stream or sys.stderr, tokens_per_step)
+        self._progress = ProgressBar(total_steps, None if quiet else stream or sys.stderr, tokens_per_step)
         self._files: dict[str, BinaryIO] = {}
         self._events: EventWriter | None = None
         self._last_step: int | None = None  # None: nothing written or cut yet

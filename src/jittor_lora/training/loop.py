@@ -14,15 +14,15 @@ from typing import Callable, Iterator, Mapping, Protocol, Sequence
 import numpy as np
 
 from jittor_lora import ops
-from jittor_lora.config import RunConfig
 from jittor_lora.data.examples import TokenGroup, separate
 from jittor_lora.data.parts import Part, parts
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.errors import Stopped
 from jittor_lora.model.causal_lm import CausalLM, check_range
 from jittor_lora.ops import frozen
-from jittor_lora.ranks import ALONE, Ranks
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.ranks import ALONE, Ranks
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.not_finite import MOST_IN_A_ROW, examine
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm

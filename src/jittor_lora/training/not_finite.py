@@ -8,13 +8,13 @@ from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from jittor_lora.config import RunConfig
 from jittor_lora.data.stream import Stream
 from jittor_lora.errors import UserError
-from jittor_lora.finite import all_finite, not_finite
+from jittor_lora.files.finite import all_finite, not_finite
 from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.ranks import ALONE, Ranks
-from jittor_lora.runtime import jt
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.ranks import ALONE, Ranks
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.optimizer import gradient_norm
 
 MOST_IN_A_ROW = 10  # steps that are not finite; the last of them stops the run

@@ -10,7 +10,7 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.errors import UserError
 from jittor_lora.ops import frozen
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 
 @dataclass

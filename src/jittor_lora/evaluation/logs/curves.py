@@ -14,7 +14,7 @@ from jittor_lora.evaluation.logs.encoding import decode
 from jittor_lora.evaluation.logs.entries import ALONE, Entry, entries_of
 from jittor_lora.evaluation.logs.names import SUMMARY, TEST, TRAIN, VALIDATION, is_plain
 from jittor_lora.evaluation.logs.series import LossSeries
-from jittor_lora.inputs import read_input
+from jittor_lora.files.untrusted import read_input
 
 _SHOWN = 10
 FORMS = ("Known forms: one number per line; columns with a heading that names the loss; lines such as `Step 10, Loss: "

@@ -18,7 +18,7 @@ from jittor_lora.evaluation.logs.names import (
     place_name,
 )
 from jittor_lora.evaluation.logs.pairs import NUMBER, Pair, pairs_of_line, pairs_of_object
-from jittor_lora.inputs import load_json
+from jittor_lora.files.untrusted import load_json
 
 ALONE = "numbers without a name"  # the name of losses in a file of numbers
 # Trainer's last dictionary has the mean of the whole run as train_loss.

@@ -12,7 +12,7 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.ops.cpu.interface import ENUMERATIONS, STRUCTURES
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
 ROWS = 512  # read at a time: the states of many more do not stay in the cache

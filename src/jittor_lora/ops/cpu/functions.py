@@ -12,11 +12,11 @@ from typing import Sequence
 import numpy as np
 
 from jittor_lora.ops import portable
+from jittor_lora.ops.cpu.custom_op import call
 from jittor_lora.ops.cpu.interface import CONSTANTS
-from jittor_lora.ops.cpu.operator import call
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
-from jittor_lora.runtime import jt
+from jittor_lora.system.runtime import jt
 
 RANKS_AT_A_TIME = CONSTANTS["RANKS_AT_A_TIME"]
 

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
-from jittor_lora import machine
 from jittor_lora.errors import UserError
-from jittor_lora.files import sync
-from jittor_lora.locks import alone
+from jittor_lora.files.atomic import sync
 from jittor_lora.ops.cpu.interface import declare
-from jittor_lora.runtime import KernelTools, kernel_tools
+from jittor_lora.system import machine
+from jittor_lora.system.locks import alone
+from jittor_lora.system.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
 # Not -Ofast: it would hide NaN. Contraction to fused multiply-adds is on.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jittor_lora import machine
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.runtime import jt
+from jittor_lora.system import machine
+from jittor_lora.system.runtime import jt
 
 
 def has_bf16() -> bool:

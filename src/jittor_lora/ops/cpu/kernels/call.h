@@ -40,5 +40,5 @@ using Kernel = void (*)(const Call&);
 
 }  // namespace jl
 
-// Defines the kernel that ops/cpu/operator.py knows by this name.
+// Defines the kernel that ops/cpu/custom_op.py knows by this name.
 #define JL_OPERATOR(name) extern "C" __attribute__((visibility("default"))) void jl_operator_##name(const jl::Call& c)

@@ -1,0 +1,51 @@
+"""The spans of a context that can be answers, as a tree of tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from jittor_lora.inference.token_tree import Node
+
+MAX_WORDS = 16
+
+# Scripts without spaces between words: each character is a word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"(?P<word>[{_UNSPACED}]|[^\W{_UNSPACED}]+)|[^\w\s]")
+
+
+def spans_of(context: str, max_words: int = MAX_WORDS) -> list[tuple[int, int]]:
+    """(start, end) in characters of every span that begins and ends at the border of a word or a sign.
+
+    A word is a run of letters and digits, or one Chinese or Japanese character; a sign is any other visible character.
+    A span holds from one to `max_words` words and any signs beside and between them.
+    """
+    pieces = [(m.start(), m.end(), m.lastgroup == "word") for m in _PIECE.finditer(context)]
+    found = []
+    for first, (start, _, _) in enumerate(pieces):
+        words = 0
+        for _, end, is_word in pieces[first:]:
+            words += is_word
+            if words > max_words:
+                break
+            if words:
+                found.append((start, end))
+    return found
+
+
+def span_tree(context: str, encode: Callable[[list[str]], list[list[int]]], max_tokens: int,
+              max_words: int = MAX_WORDS) -> Node:
+    """The root of the tree of all spans of `context`.
+
+    Each span is tokenised as the answer that it would be, so a span's score in the tree is that of the answer. Spans
+    that begin alike share nodes; where a longer span is cut into other tokens than a shorter one, they part.
+
+    Args:
+        encode: texts of answers → their tokens, without end of text.
+        max_tokens: longer spans are left out.
+    """
+    root, spans = Node(), spans_of(context, max_words)
+    for span, tokens in zip(spans, encode([context[start:end] for start, end in spans])):
+        if len(tokens) <= max_tokens:
+            root.add(tokens, span)
+    return root

@@ -1,0 +1,49 @@
+"""The operator through which Jittor calls the kernels.
+
+Jittor compiles an operator for each combination of source, number of inputs, axes and types, for one to two seconds
+each at first use. This one is compiled once, whatever it calls. It costs less at each call, too: Jittor has no key to
+make for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Sequence
+
+from jittor_lora.errors import UserError
+from jittor_lora.ops.cpu.library import SOURCES, library
+from jittor_lora.system.locks import alone
+from jittor_lora.system.runtime import jt, kernel_tools
+
+OPERATOR = Path(__file__).parent / "operator"
+
+
+def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
+    """The outputs, float32 of these shapes, of `JL_OPERATOR(kernel)`."""
+    library()  # sets a mode of this thread
+    return operator()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
+
+
+@functools.lru_cache(maxsize=None)
+def _address(kernel: str) -> int:
+    return ctypes.cast(getattr(library(), f"jl_operator_{kernel}"), ctypes.c_void_p).value
+
+
+@functools.lru_cache(maxsize=None)
+def operator():
+    """The operator, compiled into Jittor's cache at the first call on a machine.
+
+    Raises:
+        UserError: it cannot be compiled.
+    """
+    header = (OPERATOR / "kernel_op.h").read_text(encoding="utf-8")
+    source = (OPERATOR / "kernel_op.cc").read_text(encoding="utf-8")
+    source = source.replace('#include "call.h"\n', (SOURCES / "call.h").read_text(encoding="utf-8"))
+    with alone(kernel_tools().cache / "kernel_op.lock", "Compiling the operator of the CPU kernels"):
+        try:
+            return jt.compile_custom_op(header, source, "kernel", warp=False)
+        except RuntimeError as error:
+            raise UserError(f"The operator of the CPU kernels could not be compiled: {error}\n"
+                            "`jittor-lora doctor` checks the compiler.") from error

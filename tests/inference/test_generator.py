@@ -1,0 +1,104 @@
+"""The text of a continuation as its tokens come."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jittor_lora.inference.generator import Continuation, Generator
+
+EOS = 256
+
+
+def decode(tokens: list[int]) -> str:
+    """One byte per token, as the coarsest byte-level BPE."""
+    return bytes(tokens).decode("utf-8", "replace")
+
+
+def pieces(text: str | bytes, stop: str | None = None, trim: bool = False, end: bool = True) -> tuple[list[str], str]:
+    """(what was given out at each token and at the end, the whole text)."""
+    continuation = Continuation(decode, {EOS}, stop, trim)
+    given_out = [continuation.add(token) for token in (text.encode() if isinstance(text, str) else text)]
+    if end:
+        given_out.append(continuation.add(EOS))
+    given_out.append(continuation.finish())
+    assert continuation.done and "".join(given_out) == continuation.text
+    return given_out, continuation.text
+
+
+def test_text_comes_at_once():
+    assert pieces("ab") == (["a", "b", "", ""], "ab")
+
+
+def test_a_character_comes_whole():
+    assert pieces("é水")[0] == ["", "é", "", "", "水", "", ""]
+
+
+def test_a_character_cut_off_by_the_end_is_shown_as_such():
+    assert pieces(b"a\xe6", end=False) == (["a", "", "\ufffd"], "a\ufffd")
+
+
+def test_bytes_that_are_no_text_come_with_what_follows():
+    assert pieces(b"\xffa")[0] == ["", "\ufffda", "", ""]
+
+
+def test_stop_text_is_held_back_and_cut():
+    assert pieces("abEN ENDx", stop="END") == (["a", "b", "", "", "EN ", "", "", "", "", "", ""], "abEN ")
+
+
+def test_beginning_of_the_stop_text_at_the_end_is_given_out():
+    assert pieces("abEN", stop="END") == (["a", "b", "", "", "EN", ""], "abEN")
+
+
+def test_nothing_is_taken_after_the_stop():
+    continuation = Continuation(decode, {EOS}, "\n")
+    assert [continuation.add(ord(c)) for c in "a\nb"] == ["a", "", ""]
+    assert (continuation.text, continuation.done) == ("a", True)
+
+
+def test_trim():
+    assert pieces(" a b", trim=True) == (["", "a", " ", "b", "", ""], "a b")
+    assert pieces(" \n a", stop="\n", trim=True)[1] == ""
+
+
+@given(text=st.text(), stop=st.none() | st.text(min_size=1, max_size=3), trim=st.booleans())
+def test_pieces_make_up_the_text_before_the_stop(text, stop, trim):
+    expected = text.split(stop)[0] if stop else text
+    assert pieces(text, stop, trim)[1] == (expected.lstrip() if trim else expected)
+
+
+@given(st.binary(max_size=12))
+def test_any_bytes(content):
+    assert pieces(content)[1] == content.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("stop", ["aab", "aaab"])
+def test_stop_text_that_overlaps_itself(stop):
+    assert pieces("xaaaab", stop)[1] == "x" + "aaaab".split(stop)[0]
+
+
+class Encodes:
+    """Texts as they are: a context, and a question about it."""
+
+    def __init__(self, shares):
+        self.template = type("T", (), {"shares_context": shares})
+
+    def plain_prompt(self, text):
+        return "", text
+
+    def prompts(self, context, questions):
+        shares = self.template.shares_context
+        return (context, list(questions)) if shares else ("", [context + question for question in questions])
+
+
+@pytest.mark.parametrize("shares, expected", [
+    (True, [("", ["p"]), ("c", ["q", "r"]), ("d", ["s"]), ("c", ["t"])]),
+    (False, [("", ["p"]), ("", ["cq"]), ("", ["cr"]), ("", ["ds"]), ("", ["ct"])]),
+])
+def test_questions_about_a_context_share_it_where_they_may(shares, expected):
+    generator = Generator(None, types.SimpleNamespace(encode=list))
+    generator.encoder = Encodes(shares)
+    assert generator.groups([(None, "p"), ("c", "q"), ("c", "r"), ("d", "s"), ("c", "t")]) == expected

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tiny
+from jittor_lora import ops
+from jittor_lora.data.layout import Layout
+from jittor_lora.errors import UserError
+from jittor_lora.inference import span_search as spans_module
+from jittor_lora.inference.span_search import SpanGroup, best_spans
+from jittor_lora.inference.token_tree import Node
+from jittor_lora.model.load import build_model
+from jittor_lora.system.runtime import jt
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def model(request):
+    source = tiny.VARIANTS[request.param]
+    return build_model(tiny.config(source), tiny.tensors(source))
+
+
+def log_probabilities(model, tokens):
+    """(N, V): of the next token after each."""
+    with jt.no_grad():
+        hidden = model.hidden(np.asarray(tokens, np.int32), np.arange(len(tokens), dtype=np.int32),
+                              Layout.plain(len(tokens)))
+        logits = model.logits(hidden).numpy().astype(np.float64)
+    return logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+
+
+def brute_force(model, prompt, spans, ends):
+    """The score of every span: the definition."""
+    scores = {}
+    for span, tokens in spans.items():
+        logs = log_probabilities(model, [*prompt, *tokens])
+        at = len(prompt) - 1
+        scores[span] = sum(logs[at + i, token] for i, token in enumerate(tokens))
+        scores[span] += np.logaddexp.reduce(logs[at + len(tokens), list(ends)])
+    return scores
+
+
+def tree_of(spans):
+    root = Node()
+    for span, tokens in spans.items():
+        root.add(tokens, span)
+    return root
+
+
+def some_spans(seed, words=12, longest=6):
+    text = tiny.tokens(words, seed, vocab_size=9).tolist()  # few tokens: many spans begin alike
+    spans, seen = {}, set()
+    for start in range(words):
+        for end in range(start + 1, min(words, start + longest) + 1):
+            if tuple(text[start:end]) not in seen:
+                seen.add(tuple(text[start:end]))
+                spans[start, end] = text[start:end]
+    return spans
+
+
+def check(model, rows):
+    groups, expected = [], []
+    for number, prompts in enumerate([(1, 4, 2), (3,), (2, 2)]):
+        prefix = tiny.tokens(5 * (number % 2), 10 + number).tolist()
+        prompts = [tiny.tokens(length, 20 + 7 * number + i).tolist() for i, length in enumerate(prompts)]
+        spans = some_spans(30 + number)
+        groups.append(SpanGroup(prefix, prompts, tree_of(spans)))
+        expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7)) for prompt in prompts]
+    ended = []
+    found = best_spans(model, groups, [7, 3], rows, ended.append)
+    assert sorted(ended) == list(range(6))
+    for one, scores in zip(found, expected):
+        assert one.span == max(scores, key=scores.get)
+        assert one.score == pytest.approx(max(scores.values()), abs=1e-4)
+    assert len({one.span for one in found}) > 2
+
+
+@pytest.mark.parametrize("rows", [1, 6, 64])
+def test_the_best_of_all_spans(model, rows):
+    check(model, rows)
+
+
+def test_the_best_of_all_spans_on_any_device(model):
+    with ops.portable_operations():
+        check(model, 8)
+
+
+def test_little_is_read_of_a_text_that_the_model_is_sure_of(model, monkeypatch):
+    """Beginnings whose bound is below the best whole score are not read."""
+    spans, read, judge = some_spans(31), [], spans_module._Search.judge
+
+    def noted(self, bound, node, *rest):
+        read.append(bound)
+        judge(self, bound, node, *rest)
+
+    monkeypatch.setattr(spans_module._Search, "judge", noted)
+    found = best_spans(model, [SpanGroup([1, 2], [[3]], tree_of(spans))], [7], rows=1)
+    nodes = len({tuple(tokens[:n]) for tokens in spans.values() for n in range(1, len(tokens) + 1)})
+    assert len(read) < nodes
+    assert all(bound >= found[0].score for bound in read[:-2])
+
+
+def test_no_span_and_no_room(model):
+    assert best_spans(model, [SpanGroup([1], [[2], [3]], Node())], [7]) == [(None, -np.inf)] * 2
+    with pytest.raises(UserError, match=r"42 tokens, and 7 may follow: .* 48"):
+        best_spans(model, [SpanGroup([1] * 40, [[2, 3]], tree_of({(0, 7): [1, 2, 3, 4, 5, 6, 7]}))], [7])
+    with pytest.raises(UserError, match="prompt is empty"):
+        best_spans(model, [SpanGroup([1], [[]], Node())], [7])

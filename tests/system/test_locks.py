@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jittor_lora.errors import UserError
+from jittor_lora.system.locks import locked
+
+HOLD = ("import sys\nfrom jittor_lora.system.locks import locked\n"
+        "with locked(sys.argv[1]):\n    print('in', flush=True)\n    sys.stdin.read()")
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of a folder until its standard input ends."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE,
+                               stdin=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_refused_until_the_first_ends(holder, tmp_path):
+    with pytest.raises(UserError, match=rf"run: another process is at work in this folder \(process {holder.pid} on .*"
+                                        "since 2"):
+        with locked(tmp_path / "run"):
+            pass
+    holder.communicate("")
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "run"):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_the_lock_goes_with_a_process_that_is_killed(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / ".lock").exists()
+    with locked(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_child_that_goes_on_does_not_keep_it(tmp_path):
+    with locked(tmp_path):
+        child = subprocess.Popen(["sleep", "60"])
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_what_was_made_for_the_lock_goes_with_it(tmp_path):
+    with pytest.raises(KeyError):
+        with locked(tmp_path / "a" / "b"):
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").write_text("")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_the_lock_is_never_one_on_a_file_that_is_gone(tmp_path, monkeypatch):
+    """Between opening and locking the file the process before removes it, and a third makes a new one."""
+    real, times = fcntl.flock, []
+
+    def flock(descriptor, how):
+        if not times:
+            os.unlink(tmp_path / ".lock")
+            (tmp_path / ".lock").write_text("")
+        times.append(descriptor)
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert len(times) == 2
+        with pytest.raises(UserError, match="another process"):
+            with locked(tmp_path):
+                pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def flock(descriptor, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert "this file system has no locks" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/run: cannot be written .Not a directory"):
+        with locked(tmp_path / "file" / "run"):
+            pass
