@@ -60,7 +60,7 @@ def test_company_changes_nothing(model):
              for prefix, prompts in groups for prompt in prompts]
     for rows in (1, 8, 64):
         ended = []
-        together = search_groups(model, groups, 9, beams, ENDS, rows=rows, on_end=ended.append)
+        together = search_groups(model, groups, 9, beams, ENDS, batch_size=rows, on_end=ended.append)
         assert [[h.tokens for h in found] for found in together] == [[h.tokens for h in found] for found in alone]
         assert sorted(ended) == list(range(5))
     with ops.portable_operations():

@@ -94,7 +94,7 @@ def test_a_limit_far_beyond_the_models_positions_costs_nothing(model):
 
 
 def test_a_prompt_that_is_too_long(model):
-    with pytest.raises(UserError, match="49 tokens, more than the model's longest text of 48"):
+    with pytest.raises(UserError, match="49 tokens; the model takes at most 48"):
         generate(model, ids(20), [ids(3), ids(29)], 4)
 
 
@@ -129,15 +129,15 @@ SAMPLED = Sampling(temperature=1.1, top_k=30, seed=7)
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED])
 def test_groups_are_as_if_alone(model, rows, sampling):
     """Greedy and sampled, whichever branches advance together; each draws from a stream of its own."""
-    found = generate_groups(model, GROUPS, 10, sampling, rows=rows)
+    found = generate_groups(model, GROUPS, 10, sampling, batch_size=rows)
     prompts = [prefix + branch for prefix, branches in GROUPS for branch in branches]
     assert found == [without_cache(model, prompt, 10, sampling, number) for number, prompt in enumerate(prompts)]
 
 
 def test_the_portable_reader_gives_the_same(model):
     with ops.portable_operations():
-        expected = generate_groups(model, GROUPS, 10, SAMPLED, rows=4)
-    assert generate_groups(model, GROUPS, 10, SAMPLED, rows=4) == expected
+        expected = generate_groups(model, GROUPS, 10, SAMPLED, batch_size=4)
+    assert generate_groups(model, GROUPS, 10, SAMPLED, batch_size=4) == expected
 
 
 def test_branches_end_and_others_take_their_place(model):
@@ -153,7 +153,7 @@ def test_branches_end_and_others_take_their_place(model):
         ended.append(branch)
 
     found = generate_groups(model, GROUPS, 9, finished=lambda branch, new: len(new) == ends[branch], on_token=on_token,
-                            on_end=on_end, rows=5)
+                            on_end=on_end, batch_size=5)
     assert found == [tokens[:end] for tokens, end in zip(full, ends)]
     assert sorted(ended) == list(range(9)) and ended != sorted(ended)
     assert 3 < most[0] <= 5

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.inference.generator import Continuation, Generator
+from jittor_lora.inference.continuation import Continuation
+from jittor_lora.inference.generator import Generator
+from tokenizer_kinds import KINDS, TEXTS, make
 
 EOS = 256
 
@@ -78,6 +80,27 @@ def test_any_bytes(content):
 @pytest.mark.parametrize("stop", ["aab", "aaab"])
 def test_stop_text_that_overlaps_itself(stop):
     assert pieces("xaaaab", stop)[1] == "x" + "aaaab".split(stop)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_make_up_the_decoded_text_of_any_tokenizer(kind):
+    tokenizer = make(kind)
+    for text in TEXTS:
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        continuation = Continuation(tokenizer.decode, {-1})
+        for token in tokens:
+            continuation.add(token)
+        continuation.finish()
+        assert continuation.text == tokenizer.decode(tokens)
+
+
+def test_a_token_costs_the_decoding_of_few_tokens():
+    decoded = []
+    continuation = Continuation(lambda tokens: decoded.append(len(tokens)) or decode(tokens), {EOS})
+    for token in "é水a🎉b".encode() * 50:
+        continuation.add(token)
+    assert continuation.text == "é水a🎉b" * 50
+    assert max(decoded) <= 8
 
 
 class Encodes:

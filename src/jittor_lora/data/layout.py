@@ -1,13 +1,12 @@
-"""Which earlier rows each row of a token stream may see.
+"""The attention mask of a token stream, as intervals.
 
-A stream is a flat list of N tokens. A layout cuts it into *groups*; a group is a shared prefix followed by its
-branches. Rows of the prefix are causal among themselves; a row of a branch sees the whole of its prefix and
-the earlier rows (and itself) of its own branch, never another branch, never another group. Plain text is a prefix
-without branches.
+A stream is a flat list of N tokens. A layout divides it into *groups*: a shared prefix followed by its branches. Prefix
+rows attend causally within the prefix; a branch row attends to the whole prefix and, causally, to its own branch, never
+to another branch or group. Plain text is a prefix without branches.
 
-The keys of an attention may come from elsewhere than its queries (a key-value cache), so a layout is kept in its
-general form, as segments: a run of query rows, the span of key rows all of them see (the prefix), and the span of
-key rows they see causally (their own), aligned at the end.
+Keys may also come from a key-value cache, so a layout is stored in general form, as segments: an interval of query
+rows, the interval of key rows that all of them see (the prefix), and the interval they see causally (their own),
+aligned at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 
 
 class Segment(NamedTuple):
-    """Query rows [q0, q1) see key rows [p0, p1), and of key rows [k0, k1) row `q1 - 1 - i` sees all but the last i."""
+    """Query rows [q0, q1) see all key rows [p0, p1); of [k0, k1), query `q1 - 1 - i` sees all but the last i."""
 
     q0: int
     q1: int
@@ -31,7 +30,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Segments that share keys: query rows [q0, q1), which may be none, see key rows within [k0, k1) only."""
+    """Segments that share keys: query rows [q0, q1), possibly empty, see only key rows within [k0, k1)."""
 
     q0: int
     q1: int
@@ -40,7 +39,7 @@ class Group:
     segments: tuple[Segment, ...]
 
     def mask(self) -> np.ndarray:
-        """(q1 - q0, k1 - k0) bool: may this query row see that key row?"""
+        """(q1 - q0, k1 - k0) bool, true where a query row sees a key row."""
         seen = np.zeros((self.q1 - self.q0, self.k1 - self.k0), bool)
         for s in self.segments:
             rows = slice(s.q0 - self.q0, s.q1 - self.q0)
@@ -54,7 +53,7 @@ class Layout:
     """The groups of one stream.
 
     Args:
-        groups: in the order of their query rows, which they cover without a gap.
+        groups: in the order of their query rows, without gaps.
     """
 
     def __init__(self, groups: Iterable[Group]):
@@ -63,11 +62,11 @@ class Layout:
 
     @classmethod
     def of_lengths(cls, groups: Sequence[tuple[int, Sequence[int]]]) -> Layout:
-        """The layout of a stream that is its own keys (training, or a prompt read at once).
+        """The layout of a stream that attends to itself (training, or a prompt read in one pass).
 
         Args:
-            groups: for each group the length of its prefix (0 if none) and the lengths of its branches, in the
-                order of the rows: prefix, first branch, second branch, …
+            groups: the length of each group's prefix (0 for none) and of its branches, in row order: prefix, first
+                branch, second branch, …
 
         Raises:
             ValueError: a negative length, or an empty branch.
@@ -75,7 +74,8 @@ class Layout:
         made, row = [], 0
         for prefix, branches in groups:
             if prefix < 0 or any(length < 1 for length in branches):
-                raise ValueError(f"a prefix has 0 or more rows and a branch 1 or more, not {prefix} and {branches}")
+                raise ValueError("expected a prefix of 0 or more rows and branches of 1 or more, found "
+                                 f"{prefix} and {branches}")
             start, p1, segments = row, row + prefix, []
             if prefix:
                 segments.append(Segment(start, p1, start, start, start, p1))
@@ -89,23 +89,23 @@ class Layout:
 
     @classmethod
     def plain(cls, *lengths: int) -> Layout:
-        """Separate texts of these lengths, one after the other."""
+        """Independent texts of these lengths, one after the other."""
         return cls.of_lengths([(length, ()) for length in lengths])
 
     def restricted(self, rows: np.ndarray) -> Layout:
-        """The same keys for these query rows alone, which become rows 0 to len(rows) - 1.
+        """The layout of these query rows only, renumbered from 0; the keys stay.
 
-        Every group is still there, also one without a row: its keys get a gradient, of zero.
+        A group without any of the rows stays too, as its keys get a zero gradient.
 
         Args:
-            rows: ascending, none twice.
+            rows: strictly ascending.
 
         Raises:
-            ValueError: rows that are not ascending, or that this layout does not have.
+            ValueError: rows out of order or out of range.
         """
         rows = np.asarray(rows, np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= self.rows or (np.diff(rows) < 1).any()):
-            raise ValueError(f"rows must be ascending and within 0 to {self.rows - 1}, not {rows.tolist()}")
+            raise ValueError(f"expected ascending rows from 0 to {self.rows - 1}, found {rows.tolist()}")
         made = []
         for group in self.groups:
             segments = [part for segment in group.segments for part in _runs(segment, rows)]
@@ -119,10 +119,10 @@ class Layout:
 
 
 def _runs(segment: Segment, rows: np.ndarray) -> Iterator[Segment]:
-    """The runs of consecutive rows among `rows` (ascending) that are of this segment, renumbered."""
+    """The runs of consecutive rows (ascending) that lie in this segment, renumbered."""
     first, end = np.searchsorted(rows, (segment.q0, segment.q1)).tolist()
     for run in np.split(np.arange(first, end), np.flatnonzero(np.diff(rows[first:end]) > 1) + 1):
         if len(run):
-            dropped = segment.q1 - 1 - int(rows[run[-1]])  # its last row sees that many keys less than the segment's
+            dropped = segment.q1 - 1 - int(rows[run[-1]])  # keys that the run's last row does not see
             yield Segment(int(run[0]), int(run[-1]) + 1, segment.p0, segment.p1, segment.k0,
                           max(segment.k1 - dropped, segment.k0))

@@ -1,4 +1,4 @@
-"""Beam search, as transformers 5 does it (`GenerationMixin._beam_search`)."""
+"""Beam search with the results of transformers 5 (`GenerationMixin._beam_search`)."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ import numpy as np
 from jittor_lora.inference.beam_settings import Beams
 from jittor_lora.inference.cpu_reader import reader_of
 from jittor_lora.inference.reader import Turn
-from jittor_lora.inference.sampling import Sampling, constrained
+from jittor_lora.inference.sampling import GREEDY, Sampling, constrained
 from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.model.causal_lm import CausalLM
 
-GREEDY = Sampling()
-ROWS = 64  # beams that advance at a time
+BATCH_SIZE = 64  # beams that advance together
 
 
 class Hypothesis(NamedTuple):
-    """A finished text: its tokens, the one that ended it included, and its score."""
+    """A finished text: its tokens, including the one that ended it, and its score."""
 
     tokens: list[int]
     score: float
 
 
 def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], max_new_tokens: int,
-                  beams: Beams, ends: Sequence[int], sampling: Sampling = GREEDY, rows: int = ROWS,
-                  on_end: Callable[[int], None] = lambda index: None,
+                  beams: Beams, ends: Sequence[int], sampling: Sampling = GREEDY,
+                  batch_size: int = BATCH_SIZE, on_end: Callable[[int], None] = lambda index: None,
                   reader: Any | None = None) -> list[list[Hypothesis]]:
     """The best finished texts after each prompt, at most `beams.count`, best first.
 
     Args:
-        groups: (prefix, prompts) each: token ids that the prompts start with, and how each of them goes on.
+        groups: (prefix, prompts) pairs of token ids: the prompts' common prefix, and the rest of each.
         ends: tokens, each of which ends a text.
-        sampling: its constraints are kept (see `constrained`); nothing is drawn.
-        rows: most beams that advance at a time; one prompt's always do.
+        sampling: only its constraints apply (see `constrained`); nothing is sampled.
+        batch_size: most beams that advance together; the beams of one prompt always do.
         on_end: called with the number of a prompt when its search has ended.
-        reader: see `reader_of`, which makes one by default.
+        reader: see `reader_of`, the default.
 
     Raises:
-        UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
-            not have, or weights that are damaged.
+        UserError: an empty prompt or one that exceeds the model's positions, a token outside the vocabulary, or
+            damaged weights.
     """
     reader = reader or reader_of(model)
     given = (Prompts(prefix, prompts, _room(model, prefix, prompts, max_new_tokens)) for prefix, prompts in groups)
-    queue, most = Queue(model, reader, given, beams.count), max(1, rows // beams.count)
+    queue, most = Queue(model, reader, given, beams.count), max(1, batch_size // beams.count)
     results: dict[int, list[Hypothesis]] = {}
     active: list[_Search] = []
     while True:
@@ -65,21 +64,21 @@ def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequenc
 
 
 def _room(model: CausalLM, prefix: Sequence[int], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-    """Tokens that may be read after the longest of the prompts: the last one of a text never is."""
+    """Cache rows needed after the longest prompt; the last token of a text is never read."""
     longest = len(prefix) + max(map(len, prompts), default=0)
     return max(0, min(max_new_tokens - 1, model.config.max_positions - longest))
 
 
 @dataclass
 class _Beam:
-    tokens: list[int]  # new ones
+    tokens: list[int]  # after the prompt
     score: float
     slot: int
     unread: list[int]
 
 
 class _Search:
-    """The search after one prompt."""
+    """The search for one prompt."""
 
     def __init__(self, opened: Opened, max_new_tokens: int, positions: int, beams: Beams, ends: Sequence[int],
                  sampling: Sampling):
@@ -92,7 +91,7 @@ class _Search:
         self.done = False
 
     def turn(self, reader: Any) -> Turn:
-        """What is read next. A beam that several go on from is copied for all but one of them."""
+        """What to read next. A beam with several continuations is copied for all but one of them."""
         held, free = set(), []
         for beam in self._running:
             if beam.slot in held:
@@ -107,7 +106,7 @@ class _Search:
         return turn
 
     def advance(self, logits: np.ndarray) -> None:
-        """Take the logits (beams, V) after each running beam."""
+        """Extend the running beams, given the logits (beams, V) after each."""
         count, length = self._beams.count, len(self._running[0].tokens) + 1
         scores = _log_softmax(logits)
         for row, beam in zip(scores, self._running):
@@ -145,7 +144,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Where the largest finite values are, largest first, of equal ones the first."""
+    """Indices of the largest finite values in descending order; ties go to the lower index."""
     if count < len(values):
         least = np.partition(values, len(values) - count)[len(values) - count]
         where = np.flatnonzero(values >= least)

@@ -1,4 +1,4 @@
-"""Settings of a beam search."""
+"""Settings of beam search."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ EARLY_STOPPING = (False, True, "never")
 
 @dataclass(frozen=True)
 class Beams:
-    """Settings of a search.
+    """Settings of beam search; the names and meanings are those of transformers.
 
     Args:
-        count: beams that are kept.
-        length_penalty: a finished text's score is its log-probability divided by its length to this power: above 0
-            prefers longer texts, below 0 shorter ones.
-        early_stopping: False ends when no open beam would be better than the worst finished one if it ended now, True
-            when there are `count` finished ones, "never" when no open one can ever be better.
+        count: number of beams.
+        length_penalty: a finished text scores its log-probability divided by its length to this power: positive
+            values favour longer texts, negative ones shorter texts.
+        early_stopping: False stops when no running beam would beat the worst finished one if it ended now, True as
+            soon as `count` are finished, "never" when no running beam can ever beat it.
 
     Raises:
-        UserError: values out of range; all are listed.
+        UserError: values out of range, all listed.
     """
 
     count: int
@@ -38,4 +38,4 @@ class Beams:
         )
         wrong = [f"{name}: expected {expected}, found {value}" for name, value, right, expected in checks if not right]
         if wrong:
-            raise UserError("Settings of the beam search:\n  " + "\n  ".join(wrong))
+            raise UserError("Beam search settings:\n  " + "\n  ".join(wrong))

@@ -1,4 +1,4 @@
-"""From a question about a context to the span of the context that the model holds likeliest as its answer."""
+"""Extractive answers: the span of the context that the model finds likeliest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
 
 
 class Extract(NamedTuple):
-    """A span of a context, `context[start:end]`, and the log-probability in nats of it with its end as the answer.
+    """The span `context[start:end]`, and its log-probability as the complete answer, in nats.
 
-    Where a context has no span, text "" from 0 to 0 with -inf.
+    A context without spans gives "" at (0, 0) with -inf.
     """
 
     text: str
@@ -26,10 +26,10 @@ class Extract(NamedTuple):
 
 
 class Extractor:
-    """A model with its tokenizer, as one that marks answers in contexts: it cannot write what is not there.
+    """Extracts answers with a model and its tokenizer: every answer is a span of the context.
 
-    An answer ends at end of text or at the end of the line: the end's probability is that of all tokens together that
-    end it, see `ending_tokens`.
+    An answer ends at end of text or at the end of the line; the probability of the end is the sum over the tokens that
+    end it (see `ending_tokens`).
 
     Args:
         model: a `CausalLM`, with or without an adapter.
@@ -43,29 +43,30 @@ class Extractor:
 
     def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
                max_words: int = MAX_WORDS) -> list[Extract]:
-        """The likeliest spans as answers to questions about one context.
+        """The likeliest answers to questions about one context.
 
         Raises:
-            UserError: the prompt is too long for the model, or tokens reach from it into answers.
+            UserError: the prompt is too long for the model, or a token spans the end of the prompt and the start of an
+                answer.
         """
         prompts = [self.encoder.prompt(context, question) for question in questions]
         return self.extract([(prefix, [branch], context) for prefix, branch in prompts], max_tokens, max_words)
 
     def extract(self, groups: Iterable[Group], max_tokens: int = 32, max_words: int = MAX_WORDS,
-                rows: int | None = None, on_end: Callable[[int], None] = lambda index: None) -> list[Extract]:
-        """The likeliest span after each prompt.
+                batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None) -> list[Extract]:
+        """The likeliest span for each prompt.
 
         Args:
-            groups: (prefix, prompts, context) each: token ids that the prompts start with, how each of them goes on,
-                and the context that they ask about.
-            max_tokens, max_words: longer spans are left out.
-            rows: most beginnings of spans that are read at a time; 64 if None.
+            groups: (prefix, prompts, context): the prompts' common prefix and the rest of each, as token ids, and the
+                context they ask about.
+            max_tokens, max_words: longer spans are skipped.
+            batch_size: most tree nodes read together; 64 if None.
             on_end: called with the number of a prompt when its span is found.
 
         Raises:
             UserError: a prompt is empty or too long for the model.
         """
-        from jittor_lora.inference.span_search import ROWS, SpanGroup, best_spans  # brings Jittor
+        from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans  # imports Jittor
         contexts: list[str] = []
 
         def trees() -> Iterator[SpanGroup]:
@@ -73,7 +74,7 @@ class Extractor:
                 contexts.extend([context] * len(prompts))
                 yield SpanGroup(prefix, prompts, span_tree(context, self._completions, max_tokens, max_words))
 
-        found = best_spans(self.model, trees(), self._ends, rows or ROWS, on_end)
+        found = best_spans(self.model, trees(), self._ends, batch_size or BATCH_SIZE, on_end)
         spans = [(span or (0, 0), score) for span, score in found]
         return [Extract(context[start:end], start, end, score)
                 for context, ((start, end), score) in zip(contexts, spans)]
@@ -81,26 +82,26 @@ class Extractor:
     def _completions(self, answers: list[str]) -> list[list[int]]:
         found = self.encoder.answers(answers)
         if None in found:
-            raise UserError(f"{self.tokenizer.origin}: a token reaches from the template's last words into the answer "
-                            f"{answers[found.index(None)]!r}, so answers cannot be compared. Let the template end with "
-                            "a space or a line break before {answer}.")
+            raise UserError(f"{self.tokenizer.origin}: a token spans the end of the template and the start of the "
+                            f"answer {answers[found.index(None)]!r}, so answers cannot be compared. End the template "
+                            "with a space or a line break before {answer}.")
         return found
 
 
 def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
-    """The tokens at which a text ends that goes to `stop`: end of text, and those that begin with the stop text.
+    """The tokens that end a text: end of text, and those that start with the stop text.
 
     Args:
-        vocab_size: of the model; tokens beyond it are left out.
+        vocab_size: of the model; tokens beyond it are ignored.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such token.
     """
     ends = {token for token in tokenizer.end_ids if token < vocab_size}
     if stop:
         count = min(tokenizer.vocab_size, vocab_size)
         ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(stop))
     if not ends:
-        raise UserError(f"{tokenizer.origin}: no token for the end of text, and none that begins with {stop!r}; "
-                        "nothing could end a text.")
+        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with {stop!r}; nothing could "
+                        "end a text.")
     return sorted(ends)

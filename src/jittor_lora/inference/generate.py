@@ -1,4 +1,4 @@
-"""Continuing prompts: each is read once, then a token costs a row."""
+"""Token-by-token generation for many prompts at once: a prompt is read once, then each new token costs one row."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.inference.cpu_reader import reader_of
 from jittor_lora.inference.reader import Turn
-from jittor_lora.inference.sampling import Sampler, Sampling
+from jittor_lora.inference.sampling import GREEDY, Sampler, Sampling
 from jittor_lora.model.causal_lm import CausalLM, check_range
 
-GREEDY = Sampling()
-ROWS = 64  # branches that are continued at a time
-TOKENS = 1024  # of prompts that are read at a time
+BATCH_SIZE = 64  # branches that advance together
+MAX_PROMPT_TOKENS = 1024  # read in one step
 
 
 def generate(
@@ -29,7 +28,7 @@ def generate(
     on_token: Callable[[int, int], None] = lambda branch, token: None,
     ends: Sequence[int] = (),
 ) -> list[list[int]]:
-    """`generate_groups` for one group: the new tokens of each of its branches."""
+    """`generate_groups` for one group; returns the new tokens of each branch."""
     return generate_groups(model, [(prefix, branches)], max_new_tokens, sampling, finished, on_token, ends=ends)
 
 
@@ -41,34 +40,34 @@ def generate_groups(
     finished: Callable[[int, list[int]], bool] = lambda branch, new: False,
     on_token: Callable[[int, int], None] = lambda branch, token: None,
     on_end: Callable[[int], None] = lambda branch: None,
-    rows: int = ROWS,
+    batch_size: int = BATCH_SIZE,
     readers: Sequence[Any] | None = None,
     ends: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
+    """Continue prompts. The prompts of a group share a prefix, which is read and cached once.
 
-    Branches of several groups advance together, and where some have finished, the next groups take their place. What
-    a branch becomes does not depend on its company: with a temperature each draws from a stream of its own.
+    Branches of several groups advance together; as some finish, the next groups take their place. The result for a
+    branch is independent of the rest of the batch: when sampling, each branch has its own random stream.
 
     Args:
-        groups: (prefix, branches) each: token ids that the prompts of the group start with, which may be none, and
-            the rest of each prompt, one token or more. Branches are numbered through all groups.
-        max_new_tokens: most tokens to add to each. Fewer are added where the model has no position for more.
-        finished: is branch number `branch` done after these new tokens? Then it takes no further step.
-        on_token: called with each new token as it is chosen.
-        on_end: called when a branch takes no further step.
-        rows: most branches that advance at a time.
-        readers: who reads each group, see `reader_of`; by default one for all.
-        ends: tokens that end a text, which the sampling's `min_new_tokens` keeps off; `finished` ends it.
+        groups: (prefix, branches) pairs of token ids: the common prefix of the group's prompts, possibly empty, and the
+            rest of each prompt, at least one token. Branches are numbered across all groups.
+        max_new_tokens: per branch; fewer where the model runs out of positions.
+        finished: called as finished(branch, new tokens) after each token; True ends the branch.
+        on_token: called as on_token(branch, token) for each new token.
+        on_end: called with the number of a branch that has ended.
+        batch_size: most branches that advance together.
+        readers: the reader of each group (see `reader_of`); by default one for all.
+        ends: end tokens, which `sampling.min_new_tokens` holds off; ending the branch is up to `finished`.
 
     Returns: the new tokens of each branch, including the one it finished with.
 
     Raises:
-        UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
-            not have, or weights that are damaged.
+        UserError: an empty prompt or one that exceeds the model's positions, a token outside the vocabulary, or
+            damaged weights.
     """
     readers = list(readers) if readers is not None else [reader_of(model)] * len(groups)
-    waiting = deque(_parts(model, groups, readers, max_new_tokens, sampling, rows, ends))
+    waiting = deque(_parts(model, groups, readers, max_new_tokens, sampling, batch_size, ends))
     everything = [branch for part in waiting for branch in part.branches]
     if max_new_tokens < 1 or not waiting:
         return [[] for _ in everything]
@@ -77,7 +76,8 @@ def generate_groups(
     while waiting or live:
         turns = [(part.reader, Turn(part.opened, (), [(b.slot, b.new[-1:]) for b in part.live])) for part in live]
         advancing, tokens = sum(len(part.live) for part in live), 0
-        while waiting and (not turns or (advancing + len(waiting[0].branches) <= rows and tokens < TOKENS)):
+        while waiting and (not turns or (advancing + len(waiting[0].branches) <= batch_size
+                                         and tokens < MAX_PROMPT_TOKENS)):
             part = waiting.popleft()
             part.opened = part.reader.open(len(part.prefix), [branch.room for branch in part.branches])
             turns.append((part.reader, Turn(part.opened, part.prefix, [(b.slot, b.prompt) for b in part.branches])))
@@ -99,7 +99,7 @@ def generate_groups(
 
 
 def _read(turns: Sequence[tuple[Any, Turn]], greedy: bool) -> Iterator:
-    """The token with the largest logit, or the logits, after each branch of each turn; a reader's turns together."""
+    """The argmax token, or the logits, after each branch of each turn; each reader takes all its turns in one call."""
     found: dict[int, Iterator] = {}
     for reader, _ in turns:
         if id(reader) not in found:
@@ -111,12 +111,12 @@ def _read(turns: Sequence[tuple[Any, Turn]], greedy: bool) -> Iterator:
 
 @dataclass
 class _Branch:
-    """A prompt's own part and what was added to it.
+    """A prompt after the shared prefix, and its new tokens.
 
     Attributes:
-        index, slot: its number among all branches, and among those of its part.
+        index, slot: its number among all branches, and within its part.
         limit: most new tokens.
-        room: rows that are read of it; the token chosen last never is.
+        room: rows it occupies in the cache; the last new token is never read.
     """
 
     index: int
@@ -137,7 +137,7 @@ class _Branch:
 
 @dataclass
 class _Part:
-    """Branches with the same prefix that are read together."""
+    """Branches of one prefix that are read together."""
 
     reader: Any
     prefix: Sequence[int]
@@ -150,25 +150,24 @@ class _Part:
         return len(self.prefix) + sum(len(branch.prompt) for branch in self.branches)
 
 
-def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Sampling, rows: int,
+def _parts(model: CausalLM, groups, readers, max_new_tokens: int, sampling: Sampling, batch_size: int,
            ends: Sequence[int]) -> list[_Part]:
-    """The groups, checked, those of more than `rows` branches in several parts."""
+    """Check the groups, and split those of more than `batch_size` branches into several parts."""
     parts, index, longest = [], 0, model.config.max_positions
     for (prefix, prompts), reader in zip(groups, readers):
         branches = []
         for prompt in prompts:
             length = len(prefix) + len(prompt)
             if not len(prompt):
-                raise UserError("The prompt is empty; at least one token is needed.")
+                raise UserError("The prompt is empty; it needs at least one token.")
             if length > longest:
-                raise UserError(f"The prompt has {length} tokens, more than the model's longest text of {longest}. "
-                                "Shorten it.")
+                raise UserError(f"The prompt has {length} tokens; the model takes at most {longest}. Shorten it.")
             check_range("token id", np.asarray([*prefix, *prompt]), model.config.vocab_size)
             limit = min(max_new_tokens, longest - length + 1)
-            branches.append(_Branch(index, len(branches) % rows, prompt, limit,
+            branches.append(_Branch(index, len(branches) % batch_size, prompt, limit,
                                     Sampler(sampling, index, ends)))
             index += 1
-        for first in range(0, len(branches), rows):
-            some = branches[first : first + rows]
+        for first in range(0, len(branches), batch_size):
+            some = branches[first : first + batch_size]
             parts.append(_Part(reader, prefix, some, list(some)))
     return parts

@@ -1,9 +1,9 @@
-"""From a prompt's text to the text that continues it."""
+"""Text in, text out: prompts, questions and their continuations."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Tuple
@@ -11,24 +11,22 @@ from typing import Tuple
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.inference.beam_settings import Beams
+from jittor_lora.inference.continuation import CONTEXT_TOKENS, Continuation
 from jittor_lora.inference.extraction import ending_tokens
 from jittor_lora.inference.sampling import Sampling
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]]]
-FEW = 8  # tokens: more than the bytes of a character
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a continuation is made.
+    """Decoding settings.
 
     Args:
-        max_new_tokens: its longest length in tokens.
-        sampling: how a token is chosen.
-        stop: text at which it ends, not part of it; end of text always ends it.
-        beams: search for the likeliest text with so many beams; None for token by token. A beam ends with a token that
-            begins with the stop text.
+        max_new_tokens: most tokens per continuation.
+        sampling: how each token is chosen.
+        stop: text that ends a continuation and is not part of it; end of text always ends it.
+        beams: beam search instead of one token at a time; a beam ends with a token that starts with the stop text.
     """
 
     max_new_tokens: int
@@ -37,64 +35,8 @@ class Decoding:
     beams: Beams | None = None
 
 
-class Continuation:
-    """The text of a continuation while its tokens come.
-
-    Text is given out once it is certain: whole characters only (a character may take several tokens), and nothing
-    that may yet turn out to be the beginning of the stop text.
-
-    Args:
-        decode: token ids to text.
-        ends: tokens at which a text ends.
-        before: the tokens that are continued, or the last of them: how one is spelled may depend on what it follows.
-        trim: leave out whitespace at the beginning (an answer follows its prompt after a space).
-
-    Attributes:
-        text: what was given out so far.
-        done: end of text or the stop text was met.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str], ends: Collection[int], stop: str | None = None,
-                 trim: bool = False, before: Sequence[int] = ()):
-        self._decode, self._ends, self._stop, self._trim = decode, ends, stop, trim
-        self._tokens = _whole_characters(decode, before)
-        self._before = len(decode(self._tokens))
-        self.text = ""
-        self.done = False
-
-    def add(self, token: int) -> str:
-        """Take a token; the text that has become certain."""
-        if self.done:
-            return ""
-        if token in self._ends:
-            return self.finish()
-        self._tokens.append(token)
-        text = self._decoded()
-        at = text.find(self._stop) if self._stop else -1
-        if at >= 0:
-            self.done = True
-            return self._give_out(text[:at])
-        text = text.rstrip(REPLACEMENT)
-        return self._give_out(text[: len(text) - _overlap(text, self._stop or "")])
-
-    def finish(self) -> str:
-        """No token comes any more; the text that was held back."""
-        if self.done:
-            return ""
-        self.done = True
-        return self._give_out(self._decoded())
-
-    def _decoded(self) -> str:
-        return self._decode(self._tokens)[self._before :]
-
-    def _give_out(self, text: str) -> str:
-        new = (text.lstrip() if self._trim else text)[len(self.text) :]
-        self.text += new
-        return new
-
-
 class Generator:
-    """A model with its tokenizer, as a writer of texts.
+    """Generates text with a model and its tokenizer.
 
     Args:
         model: a `CausalLM`, with or without an adapter.
@@ -107,7 +49,7 @@ class Generator:
 
     def continue_text(self, prompt: str, decoding: Decoding,
                       on_text: Callable[[str], None] = lambda text: None) -> str:
-        """The continuation of `prompt`; its pieces go to `on_text` as they become certain.
+        """The continuation of `prompt`; `on_text` gets each piece as it becomes certain.
 
         Raises:
             UserError: the prompt is empty or too long for the model.
@@ -116,7 +58,7 @@ class Generator:
 
     def answer(self, context: str, questions: Sequence[str], decoding: Decoding,
                on_text: Callable[[int, str], None] = lambda index, text: None) -> list[str]:
-        """The answers to questions about one context, which is read once; no whitespace at their beginnings.
+        """The answers to questions about one context, which is read once; leading whitespace is dropped.
 
         Raises:
             UserError: the prompt is too long for the model.
@@ -124,9 +66,9 @@ class Generator:
         return self.continue_groups(self.groups([(context, q) for q in questions]), decoding, True, on_text)
 
     def groups(self, texts: Sequence[tuple[str | None, str]]) -> list[Group]:
-        """Prompts, without a context, and questions about one, in token ids.
+        """Token ids of (None, prompt) or (context, question) pairs.
 
-        Questions about the same context that follow each other share it, if the template lets them.
+        Consecutive questions about the same context share it where the template allows.
         """
         found: list[Group] = []
         for context, same in itertools.groupby(texts, lambda pair: pair[0]):
@@ -140,30 +82,30 @@ class Generator:
 
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
                         on_text: Callable[[int, str], None] = lambda index, text: None,
-                        on_end: Callable[[int], None] = lambda index: None, rows: int | None = None,
+                        on_end: Callable[[int], None] = lambda index: None, batch_size: int | None = None,
                         adapters: Sequence[str | None] | None = None) -> list[str]:
-        """The continuations of prompts in token ids.
+        """The continuations of prompts given as token ids.
 
         Args:
-            groups: (prefix, branches) each: what prompts start with, and how each of them goes on. Prompts are numbered
-                through all groups.
-            trim: leave out whitespace at the beginning of each continuation.
-            on_text: called with the pieces of a continuation as they become certain.
-            on_end: called when a continuation is whole.
-            rows: most prompts that are continued at a time; 64 if None.
-            adapters: of each group the name of its adapter, None for the base alone; by default those that are active.
+            groups: (prefix, branches) pairs: the prompts' common prefix, and the rest of each. Prompts are numbered
+                across all groups.
+            trim: drop leading whitespace from each continuation.
+            on_text: called as on_text(prompt number, piece) when a piece becomes certain.
+            on_end: called with the number of a prompt whose continuation is complete.
+            batch_size: most prompts that advance together; 64 if None.
+            adapters: the adapter name of each group, None for the base alone; by default the active adapters.
 
         Raises:
-            UserError: a prompt is empty or too long for the model; or there is no such adapter.
+            UserError: a prompt is empty or too long for the model, or there is no such adapter.
         """
         if decoding.beams is not None:
-            found = self.search(groups, decoding, trim, rows, adapters, on_end)
+            found = self.search(groups, decoding, trim, batch_size, adapters, on_end)
             for index, several in enumerate(found):
                 on_text(index, several[0])
             return [several[0] for several in found]
-        from jittor_lora.inference.adapter_reader import readers_of  # these bring Jittor
-        from jittor_lora.inference.generate import ROWS, generate_groups
-        texts = [self._continuation(decoding, trim, [*prefix[-FEW:], *branch])
+        from jittor_lora.inference.adapter_reader import readers_of  # these import Jittor
+        from jittor_lora.inference.generate import BATCH_SIZE, generate_groups
+        texts = [self._continuation(decoding, trim, [*prefix[-CONTEXT_TOKENS:], *branch])
                  for prefix, branches in groups for branch in branches]
 
         def end(index: int) -> None:
@@ -173,14 +115,14 @@ class Generator:
         generate_groups(self.model, groups, decoding.max_new_tokens, decoding.sampling,
                         finished=lambda index, _: texts[index].done,
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
-                        on_end=end, rows=rows or ROWS,
+                        on_end=end, batch_size=batch_size or BATCH_SIZE,
                         readers=None if adapters is None else readers_of(self.model, adapters),
                         ends=self._ends(decoding) if decoding.sampling.min_new_tokens else ())
         return [text.text for text in texts]
 
     def continuations(self, groups: Sequence[Group], decoding: Decoding, count: int,
                       trim: bool = False) -> list[list[str]]:
-        """`count` continuations of each prompt: the best that beam search finds, else each drawn for itself.
+        """`count` continuations of each prompt: the best ones of beam search, or independent samples.
 
         Raises:
             UserError: as `continue_groups`.
@@ -191,16 +133,16 @@ class Generator:
         texts = self.continue_groups(repeated, decoding, trim)
         return [texts[i : i + count] for i in range(0, len(texts), count)]
 
-    def search(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False, rows: int | None = None,
+    def search(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False, batch_size: int | None = None,
                adapters: Sequence[str | None] | None = None,
                on_end: Callable[[int], None] = lambda index: None) -> list[list[str]]:
-        """The texts that beam search finds for each prompt, best first; arguments as in `continue_groups`.
+        """The texts found by beam search for each prompt, best first; arguments as for `continue_groups`.
 
         Raises:
-            UserError: as there, or the tokenizer has no token that ends a text.
+            UserError: as there, or the tokenizer has no end-of-text token.
         """
-        from jittor_lora.inference.adapter_reader import readers_of  # these bring Jittor
-        from jittor_lora.inference.beam import ROWS, search_groups
+        from jittor_lora.inference.adapter_reader import readers_of  # these import Jittor
+        from jittor_lora.inference.beam import BATCH_SIZE, search_groups
         readers = [None] * len(groups) if adapters is None else readers_of(self.model, adapters)
         starts = [0, *accumulate(len(prompts) for _, prompts in groups)]
         found: dict[int, list[str]] = {}
@@ -208,9 +150,9 @@ class Generator:
             chosen = [i for i, other in enumerate(readers) if other is reader]
             numbers = [n for i in chosen for n in range(starts[i], starts[i + 1])]
             texts = search_groups(self.model, [groups[i] for i in chosen], decoding.max_new_tokens, decoding.beams,
-                                  self._ends(decoding), decoding.sampling, rows or ROWS,
+                                  self._ends(decoding), decoding.sampling, batch_size or BATCH_SIZE,
                                   lambda index, numbers=numbers: on_end(numbers[index]), reader)
-            prompts = [[*groups[i][0][-FEW:], *branch] for i in chosen for branch in groups[i][1]]
+            prompts = [[*groups[i][0][-CONTEXT_TOKENS:], *branch] for i in chosen for branch in groups[i][1]]
             found.update((n, [self._text(hypothesis.tokens, decoding, trim, prompt) for hypothesis in several])
                          for n, prompt, several in zip(numbers, prompts, texts))
         return [found[n] for n in range(starts[-1])]
@@ -227,16 +169,3 @@ class Generator:
             text.add(token)
         text.finish()
         return text.text
-
-
-def _whole_characters(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
-    """The fewest last tokens that begin with a whole character."""
-    for count in range(1, min(len(tokens), FEW) + 1):
-        if REPLACEMENT not in decode(list(tokens[-count:])):
-            return list(tokens[-count:])
-    return []
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""How the next token is chosen from the logits."""
+"""Choosing the next token from the logits."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jittor_lora.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of the choice.
+    """Sampling settings.
 
     Args:
-        temperature: logits are divided by it; 0 takes the likeliest token (greedy).
-        top_k: only so many likeliest tokens can be drawn; 0 for all.
-        top_p: only the fewest likeliest tokens whose probabilities sum to at least this (Holtzman et al. 2020).
-        repetition_penalty: logits of tokens seen before are divided by it if positive, else multiplied
+        temperature: divides the logits; 0 is greedy decoding.
+        top_k: sample from the k likeliest tokens only; 0 for all.
+        top_p: sample from the smallest set of likeliest tokens whose probabilities sum to at least this
+            (Holtzman et al. 2020).
+        repetition_penalty: divides the logits of earlier tokens if positive, multiplies them if negative
             (Keskar et al. 2019, section 4.1).
-        min_p: only tokens whose probability is at least this share of the likeliest one's (Nguyen et al. 2024); 0 for
-            all.
-        no_repeat_ngram: so many tokens in a row never occur twice, those of the prompt counted; 0 for no limit.
-        min_new_tokens: the text does not end before so many tokens.
-        seed: of the draws.
+        min_p: drop tokens less likely than this fraction of the likeliest one (Nguyen et al. 2024); 0 keeps all.
+        no_repeat_ngram: no n-gram of this length occurs twice, prompt included; 0 for no limit.
+        min_new_tokens: end tokens are suppressed until the text has this many.
+        seed: of the random streams.
 
     Raises:
-        UserError: values out of range; all are listed.
+        UserError: values out of range, all listed.
     """
 
     temperature: float = 0.0
@@ -57,21 +57,24 @@ class Sampling:
 
     @property
     def constrains(self) -> bool:
-        """Is any token made more or less likely for what was before it?"""
+        """Do the scores depend on earlier tokens?"""
         return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0 or self.min_new_tokens > 0
 
     @property
     def plain(self) -> bool:
-        """Is it always the token with the largest logit?"""
+        """Is the choice always the argmax of the unchanged logits?"""
         return self.temperature == 0 and not self.constrains
 
 
+GREEDY = Sampling()
+
+
 class Sampler:
-    """Chooses the tokens of one text, drawing from a stream of random numbers of its own.
+    """Chooses the tokens of one text, with its own random stream.
 
     Args:
-        number: of the text; it decides the stream together with the seed.
-        ends: tokens that end a text, which `min_new_tokens` is about.
+        number: of the text; it selects the random stream together with the seed.
+        ends: the end tokens that `min_new_tokens` suppresses.
     """
 
     def __init__(self, settings: Sampling, number: int = 0, ends: Sequence[int] = ()):
@@ -79,7 +82,7 @@ class Sampler:
         self._draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, number])))
 
     def choose(self, logits: np.ndarray, prompt: Sequence[int], new: Sequence[int] = ()) -> int:
-        """A token from logits (V,), given the prompt and the tokens after it; they are looked at if `constrains`."""
+        """A token from logits (V,); prompt and new tokens matter only if the settings `constrain`."""
         s = self.settings
         if s.constrains:
             logits = logits.copy()
@@ -92,12 +95,12 @@ class Sampler:
 
 def constrained(scores: np.ndarray, settings: Sampling, prompt: Sequence[int], new: Sequence[int],
                 ends: np.ndarray) -> None:
-    """Change scores (V,), logits or log-probabilities, as the constraints want it: repetition penalty, then no n-gram
-    twice, then no end too early, in the order and the way of transformers.
+    """Apply the constraints in place to scores (V,), logits or log-probabilities, in transformers' order: repetition
+    penalty, no repeated n-gram, minimum length.
 
     Args:
         prompt, new: the tokens so far.
-        ends: (E,) tokens that end a text.
+        ends: (E,) end tokens.
     """
     if settings.repetition_penalty != 1.0:
         tokens = np.unique(np.asarray([*prompt, *new], np.int64))
@@ -110,16 +113,16 @@ def constrained(scores: np.ndarray, settings: Sampling, prompt: Sequence[int], n
 
 
 def _repeating(tokens: list[int], n: int) -> np.ndarray:
-    """The tokens with which the last n - 1 would be an n-gram that is there already."""
+    """The tokens that would complete an n-gram which has occurred before."""
     before = tokens[len(tokens) - (n - 1) :] if n <= len(tokens) + 1 else None
     found = {tokens[i + n - 1] for i in range(len(tokens) - n + 1) if tokens[i : i + n - 1] == before}
     return np.fromiter(found, np.int64, len(found))
 
 
 def probabilities(logits: np.ndarray, settings: Sampling) -> np.ndarray:
-    """(V,) → the distribution that is drawn from, float64: temperature, top-k, top-p, min-p, as transformers does.
+    """The distribution to sample from, (V,) float64: temperature, top-k, top-p and min-p, in transformers' order.
 
-    Every token whose logit equals the k-th is kept.
+    All tokens tied with the k-th are kept.
     """
     scores = logits.astype(np.float64)
     scores = (scores - scores.max()) / settings.temperature  # at most 0: nothing overflows

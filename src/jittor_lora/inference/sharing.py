@@ -1,4 +1,4 @@
-"""Prompts that are searched each in a reader's group of its own; what they begin with alike is read once and copied."""
+"""Searches (beam, span) need one group of the reader per prompt; a common prefix is read once and copied."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from jittor_lora.model.causal_lm import CausalLM, check_range
 
 
 class Prompts(NamedTuple):
-    """Prompts that start with the same tokens.
+    """Prompts with a common prefix.
 
     Args:
-        prefix: token ids, may be none.
-        prompts: the rest of each prompt, one token or more.
-        room: tokens that are read after a prompt, at most.
-        about: what the searches are given besides.
+        prefix: token ids, may be empty.
+        prompts: the rest of each prompt, at least one token.
+        room: most tokens read after a prompt.
+        payload: handed through to the searches.
     """
 
     prefix: Sequence[int]
     prompts: Sequence[Sequence[int]]
     room: int
-    about: Any = None
+    payload: Any = None
 
 
 class Opened(NamedTuple):
-    """A prompt whose search begins.
+    """A prompt that is ready to be searched.
 
     Args:
-        index: its number among all.
-        group: a reader's, with slots for what follows the prompt but for its last token.
-        unread: tokens that are still to be read into the group's prefix.
-        prompt: all its tokens. The last one is to be read first in each slot.
-        about: of its `Prompts`.
+        index: its number among all prompts.
+        group: of the reader; each slot continues the prompt from its last token on.
+        unread: tokens still to be read into the group's prefix.
+        prompt: all its tokens; the last one is read first in each slot.
+        payload: of its `Prompts`.
     """
 
     index: int
     group: Any
     unread: Sequence[int]
     prompt: list[int]
-    about: Any
+    payload: Any
 
 
 class Queue:
-    """Opens prompts, as many as there is room for, in the order of their groups as far as possible.
+    """Opens prompts as room becomes free, in the order of their groups as far as possible.
 
     Args:
-        groups: taken as they are needed.
-        slots: of each prompt.
+        groups: consumed lazily.
+        slots: per prompt.
     """
 
     def __init__(self, model: CausalLM, reader, groups: Iterable[Prompts], slots: int):
@@ -58,7 +58,7 @@ class Queue:
         self._sources, self._waiting = _sources(model, groups), deque()
 
     def take(self, most: int) -> list[Opened]:
-        """At most so many prompts. What those returned hold unread is read before the next call."""
+        """Up to `most` prompts. Their unread tokens must be read before the next call."""
         made: list[Opened] = []
         for source in self._waiting:
             made += source.open(self._reader, self._slots, most - len(made))
@@ -74,10 +74,10 @@ class Queue:
 
 class _Source:
     def __init__(self, given: Prompts, first: int):
-        self.prefix, self.room, self.about = list(given.prefix), given.room, given.about
+        self.prefix, self.room, self.payload = list(given.prefix), given.room, given.payload
         self.prompts = deque(enumerate(given.prompts, first))
         self._longest = len(self.prefix) + max(map(len, given.prompts)) - 1
-        self._group: Any = None  # the first one, which has read the prefix
+        self._group: Any = None  # the first prompt's, which has read the prefix
 
     def open(self, reader, slots: int, most: int) -> list[Opened]:
         made = []
@@ -86,10 +86,10 @@ class _Source:
             rooms, whole = [1 + self.room] * slots, [*self.prefix, *prompt]
             if self._group is None:
                 group = self._group = reader.open(self._longest, rooms)
-                made.append(Opened(index, group, whole[:-1], whole, self.about))
-                break  # the others copy what is not read yet
+                made.append(Opened(index, group, whole[:-1], whole, self.payload))
+                break  # the others copy the prefix once it has been read
             group = reader.fork(self._group, len(self.prefix), rooms)
-            made.append(Opened(index, group, prompt[:-1], whole, self.about))
+            made.append(Opened(index, group, prompt[:-1], whole, self.payload))
         return made
 
 
@@ -99,10 +99,10 @@ def _sources(model: CausalLM, groups: Iterable[Prompts]) -> Iterator[_Source]:
         for prompt in given.prompts:
             length = len(given.prefix) + len(prompt)
             if not len(prompt):
-                raise UserError("The prompt is empty; at least one token is needed.")
+                raise UserError("The prompt is empty; it needs at least one token.")
             if length + given.room > longest:
-                raise UserError(f"The prompt has {length} tokens, and {given.room} may follow: more than the model's "
-                                f"longest text of {longest}. Shorten it.")
+                raise UserError(f"The prompt has {length} tokens and up to {given.room} may follow; the model takes "
+                                f"at most {longest}. Shorten it.")
             check_range("token id", np.asarray([*given.prefix, *prompt]), model.config.vocab_size)
         if given.prompts:
             yield _Source(given, first)

@@ -1,8 +1,9 @@
-"""The likeliest of many possible continuations of a prompt, exactly.
+"""Exact search for the likeliest of many possible answers.
 
-A continuation's score is the sum of the log-probabilities of its tokens and of the end after them. A beginning's sum
-bounds the scores of all continuations that begin so, as log-probabilities are not above zero. Beginnings are read best
-first (Hart et al. 1968) until none is left whose bound is above the best whole score: that one is the largest of all.
+An answer scores the log-probability of its tokens and of the end after them. Log-probabilities are never positive, so
+the sum over the first tokens of an answer is an upper bound for all answers that start with them. Nodes of the token
+tree are read best-first (A* with a zero heuristic, Hart et al. 1968) until no bound exceeds the best complete score,
+which is then the maximum.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.causal_lm import CausalLM
 
-ROWS = 64  # beginnings read at a time
-AT_A_TIME = 2  # of one prompt
-SLOTS = 4  # beginnings of one prompt whose keys and values are kept
+BATCH_SIZE = 64  # nodes read together
+NODES_PER_PROMPT = 2  # of those
+SLOTS = 4  # paths per prompt whose keys and values stay cached
 
 
 class Found(NamedTuple):
-    """The span, (start, end) in the context, and its score in nats; None and -inf where there is no span."""
+    """The best span as (start, end) in the context, and its score in nats; None and -inf if there is no span."""
 
     span: Optional[tuple[int, int]]
     score: float
 
 
 class SpanGroup(NamedTuple):
-    """Prompts that start with the same tokens, and the tree of what may follow any of them.
+    """Prompts with a common prefix, and the tree of their possible answers.
 
     Args:
-        prefix: token ids, may be none.
-        prompts: the rest of each prompt, one token or more.
-        tree: its root.
+        prefix: token ids, may be empty.
+        prompts: the rest of each prompt, at least one token.
+        tree: the root.
     """
 
     prefix: Sequence[int]
@@ -45,23 +46,23 @@ class SpanGroup(NamedTuple):
     tree: Node
 
 
-def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], rows: int = ROWS,
+def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], batch_size: int = BATCH_SIZE,
                on_end: Callable[[int], None] = lambda index: None) -> list[Found]:
-    """The span with the highest score after each prompt.
+    """The span with the highest score for each prompt.
 
     Args:
-        groups: taken as they are needed, since trees are large.
-        ends: tokens, any of which ends an answer: the end's probability is the sum of theirs.
-        rows: most beginnings that are read at a time.
-        on_end: called with the number of a prompt, counted through all groups, when its span is found.
+        groups: consumed lazily, since trees are large.
+        ends: end tokens; the probability of the end is the sum of theirs.
+        batch_size: most nodes read together.
+        on_end: called with the number of a prompt, counted across all groups, when its span is found.
 
     Raises:
-        UserError: a prompt that leaves no room for its spans within the model's positions, a token that the model does
-            not have, or weights that are damaged.
+        UserError: a prompt that leaves no room for its spans within the model's positions, a token outside the
+            vocabulary, or damaged weights.
     """
     reader = reader_of(model)
     given = (Prompts(group.prefix, group.prompts, group.tree.deepest(), group.tree) for group in groups)
-    queue, most = Queue(model, reader, given, SLOTS), max(1, rows // AT_A_TIME)
+    queue, most = Queue(model, reader, given, SLOTS), max(1, batch_size // NODES_PER_PROMPT)
     ends, results = np.asarray(sorted(ends), np.int64), {}
     active: list[_Search] = []
     while True:
@@ -76,7 +77,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
         logits = iter(reader.logits(turns))
         for search, nodes in zip(active, read):
             for bound, node in nodes:
-                search.judge(bound, node, next(logits), ends)
+                search.expand(bound, node, next(logits), ends)
         for search in active:
             if search.done:
                 results[search.index] = Found(search.span, search.best)
@@ -85,31 +86,31 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
 
 
 class _Search:
-    """What is known of the spans after one prompt: a heap of (-bound, number, node), beginnings that are not read yet;
-    the tokens that each slot has read; and the best whole span so far."""
+    """The search for one prompt: a heap of unread nodes as (-bound, counter, node), the tokens each slot has read, and
+    the best complete span so far."""
 
     def __init__(self, opened: Opened):
         self.index, self._group, self._unread = opened.index, opened.group, opened.unread
         self._last = opened.prompt[-1]
         self._slots: list[list[int]] = [[] for _ in range(SLOTS)]
         self._heap: list[tuple[float, int, Node]] = []
-        self._number = itertools.count()
+        self._counter = itertools.count()
         self.span: Optional[tuple[int, int]] = None
         self.best = -np.inf
-        self._push(0.0, opened.about)
+        self._push(0.0, opened.payload)
 
     @property
     def done(self) -> bool:
         return not (self._heap and -self._heap[0][0] > self.best)
 
     def turn(self, reader) -> tuple[Turn, list[tuple[float, Node]]]:
-        """What is read next, and the nodes whose logits that gives, with their bounds."""
+        """What to read next, and the nodes, with their bounds, whose logits that yields."""
         nodes, branches, free = [], [], list(range(SLOTS))
-        while not self.done and len(nodes) < AT_A_TIME:
+        while not self.done and len(nodes) < NODES_PER_PROMPT:
             bound, _, node = heapq.heappop(self._heap)
             nodes.append((-bound, node))
             path = [self._last, *node.path()]
-            # The slot that has read most of it; of equal ones the one with the least to lose.
+            # The slot with the longest common prefix; ties go to the one that loses least.
             slot = max(free, key=lambda i: (_common(self._slots[i], path), -len(self._slots[i])))
             free.remove(slot)
             kept = min(_common(self._slots[slot], path), len(path) - 1)
@@ -119,8 +120,8 @@ class _Search:
         turn, self._unread = Turn(self._group, self._unread, branches), ()
         return turn, nodes
 
-    def judge(self, bound: float, node: Node, logits: np.ndarray, ends: np.ndarray) -> None:
-        """Take the logits (V,) after a node."""
+    def expand(self, bound: float, node: Node, logits: np.ndarray, ends: np.ndarray) -> None:
+        """Score the span that ends at a node and push the node's children, given the logits (V,) after it."""
         top = logits.max()
         total = np.log(np.exp(logits - top).sum(dtype=np.float64)) + top
         if node.span is not None:
@@ -134,9 +135,9 @@ class _Search:
                 self._push(below, node.children[token])
 
     def _push(self, bound: float, node: Node) -> None:
-        heapq.heappush(self._heap, (-bound, next(self._number), node))
+        heapq.heappush(self._heap, (-bound, next(self._counter), node))
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens they begin with alike."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""The spans of a context that can be answers, as a tree of tokens."""
+"""The candidate answers of a context: its spans, as a tree of tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PIECE = re.compile(rf"(?P<word>[{_UNSPACED}]|[^\W{_UNSPACED}]+)|[^\w\s]")
 
 
 def spans_of(context: str, max_words: int = MAX_WORDS) -> list[tuple[int, int]]:
-    """(start, end) in characters of every span that begins and ends at the border of a word or a sign.
+    """(start, end) in characters of every span that starts and ends at a word or punctuation boundary.
 
-    A word is a run of letters and digits, or one Chinese or Japanese character; a sign is any other visible character.
-    A span holds from one to `max_words` words and any signs beside and between them.
+    A word is a run of letters and digits, or one Chinese or Japanese character; any other visible character is
+    punctuation. A span holds one to `max_words` words and any punctuation next to and between them.
     """
     pieces = [(m.start(), m.end(), m.lastgroup == "word") for m in _PIECE.finditer(context)]
     found = []
@@ -37,12 +37,12 @@ def span_tree(context: str, encode: Callable[[list[str]], list[list[int]]], max_
               max_words: int = MAX_WORDS) -> Node:
     """The root of the tree of all spans of `context`.
 
-    Each span is tokenised as the answer that it would be, so a span's score in the tree is that of the answer. Spans
-    that begin alike share nodes; where a longer span is cut into other tokens than a shorter one, they part.
+    Each span is tokenised as an answer, so its score in the tree is that of the answer. Spans share the nodes of their
+    common prefix of tokens.
 
     Args:
-        encode: texts of answers → their tokens, without end of text.
-        max_tokens: longer spans are left out.
+        encode: answer texts → token ids, without end of text.
+        max_tokens: longer spans are skipped.
     """
     root, spans = Node(), spans_of(context, max_words)
     for span, tokens in zip(spans, encode([context[start:end] for start, end in spans])):

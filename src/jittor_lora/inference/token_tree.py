@@ -1,4 +1,4 @@
-"""Several possible continuations as a tree of tokens."""
+"""A trie of token sequences."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Optional
 
 
 class Node:
-    """Tokens from the root of a tree to here, with which spans begin.
+    """A node stands for the tokens on the path from the root.
 
     Attributes:
-        token, parent: the last of them, and the node of those before it; None at the root.
-        depth: how many they are.
-        children: token → the node that it leads to.
-        span: the first span of the context that consists of these very tokens, None if none does.
+        token, parent: the last token of the path, and the node before it; None at the root.
+        depth: length of the path.
+        children: token → node.
+        span: the first span of the context with exactly these tokens, or None.
     """
 
     __slots__ = ("token", "parent", "depth", "children", "span")
@@ -33,7 +33,7 @@ class Node:
         return tokens[::-1]
 
     def deepest(self) -> int:
-        """The depth of the deepest node from here on."""
+        """The depth of the deepest node of this subtree."""
         most, below = self.depth, [self]
         while below:
             node = below.pop()
@@ -42,7 +42,7 @@ class Node:
         return most
 
     def add(self, tokens: Sequence[int], span: tuple[int, int]) -> None:
-        """Put a span below this node, which is the root."""
+        """Insert a span; called on the root."""
         node = self
         for token in tokens:
             below = node.children.get(token)

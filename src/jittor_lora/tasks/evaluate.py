@@ -126,7 +126,7 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     with counting(len(questions.ids), progress, batch_size) as answered:
         texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
-                                          rows=batch_size) if questions.groups else []
+                                          batch_size=batch_size) if questions.groups else []
     return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
 
 
