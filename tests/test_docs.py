@@ -18,7 +18,7 @@ from jittor_lora.settings.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jittor_lora"
-READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+IMAGES = ROOT / "docs" / "images"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
@@ -27,6 +27,10 @@ OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"\w+=\S*")
 SHELL_OPERATORS = {"|", ">", ">>", "<", "&&", "||", ";", "&"}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def text(page: Path) -> str:
@@ -65,7 +69,7 @@ def arguments(line: str) -> list[str] | None:
     return words[1:end] if words[:1] == ["jittor-lora"] else None
 
 
-COMMANDS = [pytest.param(found, id=f"{page.name}: {' '.join(found)[:60]}")
+COMMANDS = [pytest.param(found, id=f"{name(page)}: {' '.join(found)[:60]}")
             for page in PAGES for line in [*shell_lines(page), *transcripts(page)]
             for found in [arguments(line)] if found is not None]
 
@@ -95,7 +99,7 @@ def checked(verb: str, args) -> int:
     return 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_verbs_flags_and_targets_in_prose_exist(page):
     code = re.findall(r"`([^`\n]+)`", prose(page))
     verbs = {words[1] for words in map(str.split, code) if words[0] == "jittor-lora" and len(words) > 1}
@@ -116,39 +120,82 @@ def test_flags_in_prose_exist(capsys):
         assert named <= known | {"--help"}, page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_and_pictures_lead_to_files(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if target and not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_nothing_is_left_to_fill_in(page):
     assert re.findall(r"@@.*", text(page)) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_path_of_one_machine(page):
     assert re.findall(r"(?<![\w.~])/(?:home|root|Users|work|tmp|mnt|data|opt|var)/\S*", text(page)) == []
 
 
-def test_the_readmes_have_the_same_parts():
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_to_headings_lead_to_one(page):
+    for file, heading in re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", prose(page)):
+        assert heading in anchors((page.parent / file) if file else page), f"{file}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page in links."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def english(target: Path) -> str:
+    """The English counterpart of a Chinese page or picture, as a path from the root; anything else is its own."""
+    path = target.resolve().relative_to(ROOT).as_posix()
+    return re.sub(r"^docs/zh/", "docs/", path).replace(".zh-CN.", ".").replace("-zh.", ".")
+
+
+TWINS = [(ROOT / english(page), page) for page in PAGES if english(page) != name(page)]
+
+
+@pytest.mark.parametrize(("one", "other"), TWINS, ids=name)
+def test_a_chinese_page_has_the_parts_of_its_english_one(one, other):
     def shape(page):
-        return [line.split()[0] for line in prose(page).splitlines() if line.startswith("#")]
+        return [line.split()[0] for line in prose(page).splitlines() if re.match(r"#+ |[-*] |\d+\. ", line)]
 
     def tables(page):
-        return [line.count("|") for line in prose(page).splitlines() if line.startswith("|")]
+        return [line for line in prose(page).splitlines() if line.startswith("|")]
+
+    def figures(line):
+        return sorted(re.findall(r"\d+(?:[.,]\d+)*", line))
 
     def links(page):
-        return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page))
-                if not link.startswith(("README", "docs/images/"))]
+        targets = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", prose(page))]
+        return sorted(link if re.match(r"[a-z]+:", link) else english(page.parent / link)
+                      for link in targets if link)
 
-    one, other = READMES
     assert shape(one) == shape(other)
-    assert tables(one) == tables(other)
-    assert sorted(links(one)) == sorted(links(other))
-    assert blocks(one) == blocks(other)  # commands, code, transcript and figure
+    assert [line.count("|") for line in tables(one)] == [line.count("|") for line in tables(other)]
+    assert [figures(line) for line in tables(one)] == [figures(line) for line in tables(other)]
+    assert links(one) == links(other)
+    assert blocks(one) == blocks(other)  # commands, code, transcripts
+
+
+@pytest.mark.parametrize("index", [ROOT / "docs" / "README.md", ROOT / "docs" / "zh" / "README.md"], ids=name)
+def test_the_index_lists_every_page(index):
+    listed = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", text(index))}
+    twins = dict(TWINS)
+    pages = [page for page in PAGES if page not in twins.values() and not page.name.startswith("README")]
+    if index in twins.values():
+        pages = [twins.get(page, page) for page in pages]
+    assert [name(page) for page in pages if page not in listed] == []
+
+
+def test_the_badges_are_true():
+    project = text(ROOT / "pyproject.toml")
+    versions = re.findall(r"Python :: (3\.\d+)", project)
+    assert f">{' | '.join(versions)}<" in text(IMAGES / "badge-python.svg")
+    assert 'license = "Apache-2.0"' in project and ">Apache 2.0<" in text(IMAGES / "badge-licence.svg")
 
 
 def test_the_architecture_names_every_module_and_no_other():
