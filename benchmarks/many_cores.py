@@ -4,8 +4,8 @@
 
 Steps are timed with one thread and with two. Then the kernels are compiled so that each parallel loop reports its tasks
 and its time with one thread. In the model of a step on T threads, a loop of n equal tasks takes ceil(n / T) / n of its
-time, and everything else as long as before. That is what dividing the work allows; memory bandwidth, caches and the clock
-rates of a busy processor are ignored.
+time, and everything else as long as before. That is what dividing the work allows; memory bandwidth, caches and the
+clock rates of a busy processor are ignored.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def report(name: str, one: float, two: float, traced: float, found: dict) -> str
 
     lines += ["", f"| threads | {' | '.join(map(str, MODELLED))} |", f"| --- |{' --- |' * len(MODELLED)}",
               "| speed-up of the whole step | " + " | ".join(f"{traced / modelled(t):.1f}" for t in MODELLED) + " |",
-              "| of the parallel loops alone | " + " | ".join(f"{inside / modelled(t, 0):.1f}" for t in MODELLED) + " |",
-              ""]
+              "| of the parallel loops alone | "
+              + " | ".join(f"{inside / modelled(t, 0):.1f}" for t in MODELLED) + " |", ""]
     return "\n".join(lines)
 
 
