@@ -16,7 +16,7 @@ BAD = {"name": "pyyaml", "version": "5.3", "vulns": [{"id": "PYSEC-2021-142", "f
 @pytest.mark.parametrize("packages, code, told", [
     ([GOOD], 0, "1 packages audited, 0 vulnerabilities known"),
     ([GOOD, SKIPPED], 0, "NOT audited: rich.\nlock.txt: 1 packages audited"),
-    ([GOOD, BAD], 1, "pyyaml 5.3: PYSEC-2021-142, mended in 5.4"),
+    ([GOOD, BAD], 1, "pyyaml 5.3: PYSEC-2021-142, fixed in 5.4"),
 ])
 def test_what_is_known_decides(capsys, packages, code, told):
     assert audit.report("lock.txt", code, json.dumps({"dependencies": packages}), "") == code
