@@ -43,19 +43,19 @@ def prose(page: Path) -> str:
 
 
 def shell_lines(page: Path) -> list[str]:
-    """The lines of the shell blocks, those that go on after a backslash joined."""
+    """The lines of the shell blocks, with continued lines joined."""
     content = "\n".join(block for language, block in blocks(page) if language == "bash")
     return [line for line in content.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def transcripts(page: Path) -> list[str]:
-    """Commands that programs print."""
+    """Commands in the output of programs."""
     content = "\n".join(block for language, block in blocks(page) if language != "bash").replace("\\\n", " ")
     return [line for line in content.splitlines() if line.lstrip(" $").startswith("jittor-lora ")]
 
 
 def arguments(line: str) -> list[str] | None:
-    """The arguments of `jittor-lora` in a line of the shell, None if another program is called."""
+    """The arguments of `jittor-lora` in a shell line, None if another program is called."""
     words = shlex.split(line.lstrip(" $"), comments=True)
     while words and ASSIGNMENT.fullmatch(words[0]):
         words.pop(0)
@@ -72,7 +72,7 @@ COMMANDS = [pytest.param(found, id=f"{page.name}: {' '.join(found)[:60]}")
 
 @pytest.mark.parametrize("argv", COMMANDS)
 def test_commands_are_accepted(argv, monkeypatch, capsys):
-    """Flags and their values; nothing is run, so files need not exist."""
+    """Checks flags and their values; nothing is run, so files need not exist."""
     taken = []
     for verb in VERBS:
         monkeypatch.setattr(importlib.import_module(f"jittor_lora.cli.{verb}"), "run",
@@ -83,7 +83,7 @@ def test_commands_are_accepted(argv, monkeypatch, capsys):
 
 
 def checked(verb: str, args) -> int:
-    """The settings of a verb made from its flags, as the verb makes them."""
+    """Build the settings of a verb from its flags, as the verb does."""
     if verb in ("train", "quickstart"):
         recipe = {"train": getattr(args, "config", None), "quickstart": "quickstart"}[verb]
         shipped = recipe if recipe and (PACKAGE / "recipes" / f"{recipe}.yaml").is_file() else None
@@ -117,7 +117,7 @@ def test_flags_in_prose_exist(capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_lead_to_files(page):
+def test_links_and_pictures_point_to_files(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if target and not (page.parent / target).exists()] == []
@@ -151,7 +151,7 @@ def test_the_readmes_have_the_same_parts():
     assert blocks(one) == blocks(other)  # commands, code, transcript and figure
 
 
-def test_the_architecture_names_every_module_and_no_other():
+def test_the_architecture_names_every_module_and_no_others():
     code = re.findall(r"`([^`\n]+)`", prose(ARCHITECTURE))
     named = {name for name in code if re.fullmatch(r"[\w/]+\.py", name)}
     modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stat().st_size}
@@ -163,7 +163,7 @@ def test_the_architecture_names_every_module_and_no_other():
 
 
 def test_imports_go_down():
-    """The order is the block below "Imports" in the architecture."""
+    """The order is the block under "Imports" in the architecture."""
     section = text(ARCHITECTURE).split("\n## Imports\n")[1]
     lines = FENCE.search(section).group(2).splitlines()
     level = {name: number for number, line in enumerate(lines) for name in line.split()}
