@@ -1,7 +1,7 @@
-# make quickstart   install into .venv and fine-tune a small model, start to end
-# make test         the tests, without torch          make parity   against torch, transformers and PEFT
+# make quickstart   install into .venv and fine-tune a small model, start to finish
+# make test         the tests, without torch          make parity   comparison with torch, transformers and PEFT
 # make slow         the tests that take minutes       make lint     ruff
-# make audit        known vulnerabilities in what requirements/lock.txt names
+# make audit        known vulnerabilities in the packages of requirements/lock.txt
 # Another interpreter: make PYTHON=/path/to/python3.12 ...; more pytest options: make test PYTEST="-x --durations 20"
 
 SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-# An environment whose interpreter is gone is made anew.
+# An environment whose interpreter is gone is recreated.
 $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 
 .PHONY: quickstart test parity slow lint audit clean
@@ -20,7 +20,7 @@ $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 quickstart: $(VENV)/installed
 	$(RUN) -m jittor_lora quickstart $(QUICKSTART)
 
-# The doctor compiles Jittor if that was not done yet, and shows its progress.
+# The doctor compiles Jittor if needed, and shows progress.
 test: $(VENV)/installed-test
 	$(RUN) -m jittor_lora doctor --deep
 	$(RUN) -m pytest -q -n auto --dist worksteal -m "not parity and not slow" $(PYTEST)
@@ -41,7 +41,7 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
-# A stamp is written last: what was interrupted is done again.
+# A stamp is written last: an interrupted step is repeated.
 $(VENV)/made:
 	@test -n "$(PYTHON)" || { echo "No Python 3.9 to 3.12 with venv found (3.13 is not supported: Jittor needs numpy<2)."; \
 		echo "Debian, Ubuntu: sudo apt-get install python3 python3-venv python3-dev; or make PYTHON=/path/to/python3"; exit 1; }
@@ -61,7 +61,7 @@ $(VENV)/installed-parity: $(VENV)/installed-test requirements/parity.txt
 	$(PIP) install -q -e ".[test,parity]" -c requirements/parity.txt
 	touch $@
 
-# In an environment of its own: what it brings is no part of what is tested.
+# In a separate environment: its dependencies are not part of what is tested.
 $(VENV)/installed-audit: $(VENV)/made
 	$(RUN) -m venv --clear $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip --disable-pip-version-check install -q "pip-audit>=2.7"

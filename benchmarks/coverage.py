@@ -1,8 +1,8 @@
 """How often 95 % intervals cover the true score, and how often the test finds a difference between equal systems.
 
-Articles and their paragraphs have difficulties of their own. Questions are drawn as `--limit` and `--max-dev` draw
-them, from simulated files whose articles are as large as those of the shipped sample. The intervals and tests of this
-package stand beside those that treat questions as independent.
+Articles and their paragraphs differ in difficulty. Questions are drawn as `--limit` and `--max-dev` draw them, from
+simulated files whose articles are as large as those of the shipped sample. This package's intervals and tests are
+compared with those that treat questions as independent.
 
     python benchmarks/coverage.py --trials 1000
 """
@@ -23,7 +23,7 @@ from jittor_lora.evaluation.bootstrap import mean_interval, paired_difference
 from jittor_lora.evaluation.units import Units
 
 # Standard deviations of logits: (of articles, of paragraphs within them).
-SHARED, OWN = (0.35, 0.6), (0.15, 0.4)  # common to both systems; of each system
+SHARED, OWN = (0.35, 0.6), (0.15, 0.4)  # shared by both systems; specific to each
 RESAMPLES = 1000
 CASES = (  # articles in the file, questions drawn (None: all), score in percent
     (16, 200, 60), (16, 1000, 60), (16, None, 60), (16, 200, 10), (16, 200, 90), (48, 200, 60), (48, 1000, 60),
@@ -34,7 +34,7 @@ NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 500) for i in range(500)])
 
 @dataclass(frozen=True)
 class Sample:
-    """Answers (n,), 1 right and 0 wrong, of two equally good systems, and the values that the first score estimates."""
+    """Answers (n,) of two equally good systems, 1 if right, and the values that the first one's score estimates."""
 
     answers: tuple[np.ndarray, np.ndarray]
     units: Units
@@ -43,13 +43,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Found:
-    """What the intervals and tests of a case are worth.
+    """How good the intervals and tests of a case are.
 
     Attributes:
         unit: what was resampled.
-        covered: shares of the intervals that cover each of `TRUTHS`.
+        covered: fraction of the intervals that cover each of `TRUTHS`.
         width: their mean width.
-        alarms: share of the tests with a p-value of at most 0.05.
+        alarms: fraction of the tests with a p-value of at most 0.05.
     """
 
     unit: str
@@ -59,7 +59,7 @@ class Found:
 
 
 def shipped_sizes() -> list[list[int]]:
-    """For each article of the shipped sample, the number of questions of each paragraph."""
+    """Questions per paragraph, for each article of the shipped sample."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for name in ("sample-dev", "sample-train"):
         for paragraph in load_data(name).paragraphs:

@@ -2,10 +2,10 @@
 
     python benchmarks/many_cores.py [--base smollm2-135m]
 
-Steps are timed with one thread and with two. Then the kernels are compiled so that each parallel loop reports how many
-tasks it has and how long it takes with one thread. From these follows a step's time on T threads, if every loop with n
-equal tasks takes ceil(n / T) / n of its time and all else as long as before. That is what dividing the work allows; it
-leaves out memory bandwidth, caches and the clock rates of a busy processor.
+Steps are timed with one thread and with two. Then the kernels are compiled so that each parallel loop reports its tasks
+and its time with one thread. In the model of a step on T threads, a loop of n equal tasks takes ceil(n / T) / n of its
+time, and everything else as long as before. That is what dividing the work allows; memory bandwidth, caches and the
+clock rates of a busy processor are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPEATS = 4
 
 
 def measure(base: str, kind: str, spec: dict, trace: bool) -> None:
-    """Run in a process of its own: print the seconds of each step as JSON and, with `trace`, its loops to stderr."""
+    """Runs in a separate process: prints the seconds of each step as JSON and, with `trace`, its loops to stderr."""
     if trace:
         from jittor_lora.ops.cpu import library
         library.FLAGS += ("-DJL_TRACE_TASKS",)
@@ -65,7 +65,7 @@ def in_process(base: str, name: str, threads: int, trace: bool = False) -> tuple
 
 
 def loops(trace: str) -> dict[str, list[tuple[int, float]]]:
-    """The tasks and seconds of each run of each loop, by its place in the source."""
+    """(tasks, seconds) of each run of each loop, by position in the source."""
     found = defaultdict(list)
     for where, tasks, seconds in re.findall(r"^TASKS (\S+) (\d+) (\S+)$", trace, re.MULTILINE):
         found[where].append((int(tasks), float(seconds)))
@@ -78,7 +78,7 @@ def report(name: str, one: float, two: float, traced: float, found: dict) -> str
     lines = [f"### {name}", "",
              f"Step: {one:.2f} s with one thread, {two:.2f} s with two ({one / two:.2f} times as fast). Outside "
              f"parallel loops: {serial:.3f} s, {100 * serial / traced:.1f} % of the traced step.", "",
-             "| loop | runs | tasks, least and median | share of the step |", "| --- | --- | --- | --- |"]
+             "| loop | runs | tasks, minimum and median | share of the step |", "| --- | --- | --- | --- |"]
     for where, runs in sorted(found.items(), key=lambda item: -sum(s for _, s in item[1])):
         share = sum(seconds for _, seconds in runs) / traced
         if share >= 0.002:
@@ -90,14 +90,15 @@ def report(name: str, one: float, two: float, traced: float, found: dict) -> str
                             for runs in found.values() for count, seconds in runs)
 
     lines += ["", f"| threads | {' | '.join(map(str, MODELLED))} |", f"| --- |{' --- |' * len(MODELLED)}",
-              "| times as fast | " + " | ".join(f"{traced / modelled(t):.1f}" for t in MODELLED) + " |",
-              "| parallel loops alone | " + " | ".join(f"{inside / modelled(t, 0):.1f}" for t in MODELLED) + " |", ""]
+              "| speed-up of the whole step | " + " | ".join(f"{traced / modelled(t):.1f}" for t in MODELLED) + " |",
+              "| of the parallel loops alone | "
+              + " | ".join(f"{inside / modelled(t, 0):.1f}" for t in MODELLED) + " |", ""]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Counts the tasks of the kernels' parallel loops.")
-    parser.add_argument("--base", help="a base; by default a GPT-2 of 124M parameters with random weights")
+    parser = argparse.ArgumentParser(description="Count the tasks of the kernels' parallel loops.")
+    parser.add_argument("--base", help="a base; by default a GPT-2 with 124M parameters and random weights")
     parser.add_argument("--steps", nargs="*", default=list(STEPS), help="which of: " + "; ".join(STEPS))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()

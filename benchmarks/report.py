@@ -1,12 +1,12 @@
-"""Puts the tables of a benchmark, or of several that measured different parts, into a page.
+"""Writes the tables of a benchmark, or of several that measured different parts, into a page.
 
     python benchmarks/report.py docs/performance.md benchmarks/results/bench.json
     python benchmarks/report.py docs/performance.md --machine avx2 benchmarks/avx2/bench.json
 
-What stands between `<!-- bench: NAME -->` and `<!-- /bench -->` is replaced by the table of that name (see
-`jittor_lora.benchmark.report.TITLES`), or by the sentences about machine and settings for the name `setting`.
-`--machine` fills the marks that have its value after the name, `<!-- bench: NAME avx2 -->`, and no others.
-A table that the files do not have is left as it is, and named.
+The text between `<!-- bench: NAME -->` and `<!-- /bench -->` is replaced by the table of that name (see
+`jittor_lora.benchmark.report.TITLES`) or, for the name `setting`, by the sentences about machine and settings.
+`--machine` fills only the marks with its value after the name, `<!-- bench: NAME avx2 -->`.
+A table that the files do not contain is left unchanged, and its name printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARKED = re.compile(r"(<!-- bench: (\w+)(?: (\w+))? -->\n).*?(<!-- /bench -->)",
 
 
 def filled(page: str, texts: dict[str, str], machine: str | None = None) -> tuple[str, list[str]]:
-    """The page with the texts at the machine's places, and the names for which there is no text."""
+    """The page with the texts filled in at the machine's marks, and the names without a text."""
     absent = []
 
     def text(found: re.Match) -> str:

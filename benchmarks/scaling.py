@@ -1,11 +1,11 @@
-"""How training scales over MPI ranks: measured with few, and a model of many.
+"""How training scales over MPI ranks: measured for a few, modelled for many.
 
     python benchmarks/scaling.py --output benchmarks/results --page docs/data-parallel.md
 
-Measured: training steps of one rank and of several, one thread each, in turns; and sums over the ranks (all-reduce) of
-several sizes, through shared memory and through TCP. From these and from how batches divide, the model says what more
-ranks would reach. The tables go into the page, between `<!-- scaling -->` and `<!-- /scaling -->`, and every single
-time into scaling.json. Open MPI has to be there, and as many free cores as ranks.
+Measured: training steps with one rank and with several, one thread each, in turns; and all-reduces of several sizes,
+through shared memory and through TCP. From these, and from how evenly batches divide, the model predicts more ranks.
+The tables go into the page, between `<!-- scaling -->` and `<!-- /scaling -->`, and every single time into
+scaling.json. Needs Open MPI and as many free cores as ranks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def environment() -> dict[str, str]:
 
 
 def measure_sums(repeats: int) -> None:
-    """What each rank runs: prints the seconds of each sum as JSON, a list for each size."""
+    """Runs in each rank; prints the seconds of each all-reduce as JSON, one list per size."""
     from jittor_lora.system.ranks import join
     ranks, found = join(), {}
     for size in SIZES:
@@ -74,7 +74,7 @@ def sums(ranks: int, repeats: int) -> dict[str, dict[int, list[float]]]:
 
 
 def train(ranks: int, args: argparse.Namespace) -> dict:
-    """Tokens per second over the steps after the first two, and the trained parameters."""
+    """Tokens and seconds of the steps after the first two, their losses, and the number of trained parameters."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "jittor_lora", "train", "--base", args.base, "--data", "sample-train", "--max-steps",
                    str(args.steps + 2), "--batch-size", str(args.batch_size), "--precision", args.precision,
@@ -88,7 +88,7 @@ def train(ranks: int, args: argparse.Namespace) -> dict:
 
 
 def steps(args: argparse.Namespace) -> dict[int, list[dict]]:
-    """Runs of one rank and of several, in turns, every other round the other way round."""
+    """Runs with one rank and with several, in turns, in reverse order in every other round."""
     found: dict[int, list[dict]] = {1: [], args.ranks: []}
     for number in range(args.rounds):
         for ranks in (1, args.ranks) if number % 2 == 0 else (args.ranks, 1):
@@ -106,7 +106,7 @@ def groups_of_sample(base: str) -> list:
 
 
 def divided(groups: list, batch_size: int, ranks: int) -> float:
-    """The share of their time that ranks would compute, were there nothing but uneven parts: mean over longest."""
+    """The efficiency that uneven parts alone would leave: mean part over largest part."""
     whole = longest = 0
     for batch in (batch for epoch in range(3) for batch in batches(groups, batch_size, 0, epoch)):
         sizes = [rows(group.prefix, group.branches) for stream in cut(batch, TOKENS_PER_STREAM) for group in stream]
@@ -116,7 +116,7 @@ def divided(groups: list, batch_size: int, ranks: int) -> float:
 
 
 def fitted(times: dict[int, list[float]], ranks: int) -> tuple[float, float]:
-    """Latency in seconds and bytes per second of one message, from the least time of the smallest and the largest sum,
+    """Latency in seconds and bytes per second of a message, from the minimum times of the smallest and the largest sum,
     if a sum goes around a ring: 2 (N - 1) messages, together 2 (N - 1) / N of all bytes."""
     small, large = min(times), max(times)
     latency = min(times[small]) / (2 * (ranks - 1))
@@ -130,7 +130,7 @@ def ring(ranks: int, size: int, latency: float, bandwidth: float) -> float:
 def page(report: dict, groups: list) -> str:
     """All tables in Markdown."""
     ranks, speeds = report["ranks"], {}
-    lines = [report["setting"], "", "| ranks | median tokens per second | best | of one rank, by medians | by bests | "
+    lines = [report["setting"], "", "| ranks | tokens per second, median | best | speed-up, by medians | by bests | "
              "difference of losses |", "| --- | --- | --- | --- | --- | --- |"]
     for count, found in report["steps"].items():
         speeds[count] = [run["tokens"] / run["seconds"] for run in found]
@@ -140,8 +140,8 @@ def page(report: dict, groups: list) -> str:
                      f"{statistics.median(speeds[count]) / statistics.median(speeds[1]):.2f} | "
                      f"{max(speeds[count]) / max(speeds[1]):.2f} | {apart:.0e} |")
     share = divided(groups, report["batch_size"], ranks)
-    lines += ["", f"Of {ranks} ranks, uneven parts of these batches alone leave {share:.2f} of the time.", "",
-              f"Sums over {ranks} ranks, least and median of {report['repeats']}, in milliseconds:", "",
+    lines += ["", f"With {ranks} ranks, uneven parts of these batches alone limit efficiency to {share:.2f}.", "",
+              f"All-reduces over {ranks} ranks, minimum and median of {report['repeats']}, in milliseconds:", "",
               f"| numbers | bytes | {' | '.join(report['sums'])} |", f"| --- | --- |{' --- |' * len(report['sums'])}"]
     for size in SIZES:
         cells = [f"{1e3 * min(times[size]):.3f}, {1e3 * statistics.median(times[size]):.3f}"
@@ -149,12 +149,13 @@ def page(report: dict, groups: list) -> str:
         lines.append(f"| {size:,} | {4 * size:,} | {' | '.join(cells)} |")
     networks = {**{name: fitted(times, ranks) for name, times in report["sums"].items()}, **NETWORKS}
     speed, size = max(speeds[1]), 4 * report["steps"][1][0]["parameters"]
-    lines += ["", "The model's latency and bandwidth, of the measured ones by the least times: " + "; ".join(
+    lines += ["", "Latency and bandwidth in the model, the measured ones from the minimum times: " + "; ".join(
         f"{name}: {1e6 * latency:.1f} µs, {bandwidth / 1e9:.2f} GB/s" for name, (latency, bandwidth) in
         networks.items()) + ".", "",
         f"Modelled speed-up over one rank, for {size / 4:,.0f} parameters ({size / 2**20:.1f} MiB) at "
-        f"{speed:.0f} tokens per second and rank:", "",
-        f"| batch | ranks | parts alone | {' | '.join(networks)} |", f"| --- | --- | --- |{' --- |' * len(networks)}"]
+        f"{speed:.0f} tokens per second per rank:", "",
+        f"| batch | ranks | uneven parts alone | {' | '.join(networks)} |",
+        f"| --- | --- | --- |{' --- |' * len(networks)}"]
     for batch_size in MODELLED_BATCHES:
         mean = np.mean([sum(rows(g.prefix, g.branches) for g in batch) for batch in batches(groups, batch_size, 0, 0)])
         alone = mean / speed
@@ -166,16 +167,16 @@ def page(report: dict, groups: list) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures how training scales over MPI ranks.")
+    parser = argparse.ArgumentParser(description="Measure how training scales over MPI ranks.")
     parser.add_argument("--output", type=Path, required="--measure-sums" not in sys.argv)
-    parser.add_argument("--page", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--page", type=Path, help="page whose tables to replace")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=4, help="measured steps of a run, after two others")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps per run, after two unmeasured ones")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=50, help="sums of each size")
+    parser.add_argument("--repeats", type=int, default=50, help="all-reduces per size")
     parser.add_argument("--measure-sums", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure_sums:
@@ -188,7 +189,7 @@ def main() -> None:
               "steps": steps(args), "sums": sums(args.ranks, args.repeats)}
     load = os.getloadavg()[1]
     report["setting"] = (
-        f"Base: {args.base}, {args.precision}, batches of {args.batch_size} questions of sample-train, one thread a "
+        f"Base: {args.base}, {args.precision}, batches of {args.batch_size} questions of sample-train, one thread per "
         f"rank, {args.rounds} rounds of {args.steps} steps. {machine['cpu']}, {machine['cores']} cores; load average "
         f"over 5 minutes at the end {load:.1f}.")
     text = page(report, groups_of_sample(args.base))

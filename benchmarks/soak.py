@@ -1,11 +1,11 @@
-"""A long training run through the command, watched from outside: does it take more and more of the machine?
+"""A long training run through the command line, watched from outside: does its use of the machine grow?
 
     python benchmarks/soak.py --output benchmarks/results --picture docs/images/soak.png
 
 A small GPT-2 with random weights is trained on the SQuAD sample, with validation, answers and checkpoints on the way.
-Every second its resident memory, open files, threads, steps and processor time are noted, into soak.json, with a
-verdict: in the second half of the run memory, files and threads must not grow, nor from its beginning to its end the
-processor time for a token. The exit code is 1 where one does.
+Once per second its resident memory, open files, threads, steps and CPU time are recorded in soak.json, with a verdict:
+memory, files and threads must not grow in the second half of the run, nor CPU time per token from start to end. The
+exit code is 1 if one does.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.system.machine import available_cores, cpu_model
 
 BASE = {**GPT2, "n_embd": 192, "n_layer": 4, "n_head": 6}
-MOST_MEMORY = 0.02  # growth over the second half, of the mean; in the first buffers find their size
-MOST_TIME = 0.10  # growth of the processor time for a token
-BEGINNING, END = (0.1, 0.3), (0.8, 1.0)  # parts of the run whose speeds are compared
+MOST_MEMORY = 0.02  # growth over the second half, relative to its mean; buffers reach their size in the first
+MOST_TIME = 0.10  # growth of CPU time per token
+BEGINNING, END = (0.1, 0.3), (0.8, 1.0)  # parts of the run whose speed is compared
 FAINT, GRID, BLUE, VERMILION, GREEN = "#777777", "#E3E3E3", "#0072B2", "#D55E00", "#009E73"
 
 
 def watched(command: list[str], folder: Path, every: float) -> list[dict]:
-    """Run a training whose run folder is `folder`, and look at its process `every` so many seconds."""
+    """Run a training command with run folder `folder`, and sample its process every `every` seconds."""
     samples, started = [], time.monotonic()
     with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -49,12 +49,12 @@ def watched(command: list[str], folder: Path, every: float) -> list[dict]:
         time.sleep(every)
     if process.returncode:
         said = folder.with_suffix(".log").read_text(encoding="utf-8")
-        sys.exit(f"{' '.join(command)}: ended with code {process.returncode}:\n{said}")
+        sys.exit(f"{' '.join(command)}: exited with code {process.returncode}:\n{said}")
     return samples
 
 
 def look(process: int, folder: Path) -> dict | None:
-    """What a process takes now, and how many steps it has done; None if it has just ended."""
+    """What a process uses now, and the number of steps done; None if it has just ended."""
     place, losses = Path("/proc", str(process)), folder / "train_loss.txt"
     try:
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
@@ -83,7 +83,7 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
     read, spent = so_far(samples, rows)
 
     def speeds(part: tuple[float, float]) -> tuple[float, float]:
-        """Tokens per second and milliseconds of the processor for a token."""
+        """Tokens per second, and CPU milliseconds per token."""
         a, b = (round(share * total) for share in part)
         tokens = read[b] - read[a]
         return tokens / sum(row["seconds"] for row in rows[a:b]), 1000 * (spent[b] - spent[a]) / tokens
@@ -104,8 +104,8 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
 
 
 def so_far(samples: list[dict], rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens read, and seconds that the processor had spent, after each number of steps from 0 on."""
-    known = np.searchsorted([sample["step"] for sample in samples], np.arange(len(rows) + 1))  # the sample that saw it
+    """Tokens read and CPU seconds spent after each step, from 0 on."""
+    known = np.searchsorted([sample["step"] for sample in samples], np.arange(len(rows) + 1))  # first sample after it
     times = np.array([sample["cpu_seconds"] for sample in samples])
     return np.cumsum([0, *(row["tokens"] for row in rows)]), times[np.minimum(known, len(times) - 1)]
 
@@ -118,15 +118,15 @@ def lines(found: dict) -> list[str]:
                   f"{memory['mib_at_most']:.0f} at most; {memory['mib_per_1000_steps']:+.1f} MiB per 1,000 steps",
         **{name: f"usually {found[name]['usual_in_the_first_half']:.0f} in the first half, "
                  f"{found[name]['usual_in_the_second']:.0f} in the second" for name in ("files", "threads")},
-        "speed": "{:.0f} tokens per second at the beginning, {:.0f} at the end; ".format(*speed["tokens_per_second"])
-                 + "processor time {:.3f} and {:.3f} ms a token".format(*speed["processor_ms_per_token"]),
+        "speed": "{:.0f} tokens per second at the start, {:.0f} at the end; ".format(*speed["tokens_per_second"])
+                 + "CPU time {:.3f} and {:.3f} ms per token".format(*speed["processor_ms_per_token"]),
     }
     return [f"{name}: {'flat' if found[name]['flat'] else 'GROWS'}: {text}" for name, text in said.items()]
 
 
 @matplotlib_defaults()
 def picture(samples: list[dict], rows: list[dict], title: str) -> Figure:
-    """Memory, files and threads, and processor time for a token, over the steps."""
+    """Memory, files and threads, and CPU time per token, by step."""
     figure = Figure(figsize=(8.0, 6.5), dpi=DPI, layout="constrained")
     memory, counts, speed = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.2, 2))
     at = [sample["step"] for sample in samples]
@@ -139,9 +139,9 @@ def picture(samples: list[dict], rows: list[dict], title: str) -> Figure:
     read, spent = so_far(samples, rows)
     ends = np.arange(0, len(rows) + 1, max(1, len(rows) // 40))
     speed.plot(ends[1:], 1000 * np.diff(spent[ends]) / np.diff(read[ends]), color=BLUE, linewidth=1.8)
-    speed.set_ylabel("Processor (ms a token)")
+    speed.set_ylabel("CPU time (ms per token)")
     speed.xaxis.set_major_formatter("{x:,.0f}")
-    speed.set_xlabel(f"Optimizer step (processor time: means of {ends[1]} steps, with validation and checkpoints)")
+    speed.set_xlabel(f"Optimizer step (CPU time: means of {ends[1]} steps, with validation and checkpoints)")
     for axes in (memory, counts, speed):
         axes.set_ylim(bottom=0, top=1.15 * max(line.get_ydata().max() for line in axes.lines))
         axes.spines[["top", "right"]].set_visible(False)
@@ -151,7 +151,7 @@ def picture(samples: list[dict], rows: list[dict], title: str) -> Figure:
     speed.set_xlim(0, rows[-1]["step"])
     memory.set_title(title, loc="left")
     figure.align_ylabels()
-    figure.draw_without_rendering()  # makes all tick labels
+    figure.draw_without_rendering()  # creates all tick labels
     set_fonts(figure.axes)
     return figure
 
@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for soak.json")
     parser.add_argument("--picture", type=Path, help="a .png file")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=1.0, help="between two looks")
+    parser.add_argument("--seconds", type=float, default=1.0, help="between samples")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base, what = provide(None, Path(folder, "base"), BASE)

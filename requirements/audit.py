@@ -1,7 +1,7 @@
-"""Asks pip-audit about the locked packages: `python requirements/audit.py LOCK`, in an environment that has it.
+"""Runs pip-audit on the locked packages: `python requirements/audit.py LOCK`, in an environment that has it.
 
-Known vulnerabilities are printed and end in exit code 1. Where the advisories cannot be reached nothing is known, which
-is said and is no failure.
+Known vulnerabilities are printed and give exit code 1. If the advisories cannot be reached, a message says so, which is
+not a failure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(lock: str) -> int:
 
 
 def report(lock: str, code: int, out: str, err: str) -> int:
-    """Print what pip-audit found; packages that it found no advisories about, not even none, it skips."""
+    """Print what pip-audit found; the packages it skips are those for which it got no answer."""
     try:
         packages = json.loads(out)["dependencies"]
     except (ValueError, KeyError, TypeError):
@@ -32,7 +32,7 @@ def report(lock: str, code: int, out: str, err: str) -> int:
         return unknown(lock)
     found = [(package, advisory) for package in packages for advisory in package.get("vulns", ())]
     for package, advisory in found:
-        print(f"{package['name']} {package['version']}: {advisory['id']}, mended in "
+        print(f"{package['name']} {package['version']}: {advisory['id']}, fixed in "
               f"{', '.join(advisory.get('fix_versions', ())) or 'no version yet'}")
     if skipped:
         print(f"{lock}: NOT audited: {', '.join(skipped)}.")

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Shared by all tests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hypothesis import settings
 import needs
 from jittor_lora.system import machine
 
-WORKER_BYTES = 2 << 30  # memory of a worker and the processes that it starts
+WORKER_BYTES = 2 << 30  # memory of a worker and the processes it starts
 
-# The first call of a new operator compiles it for seconds.
+# The first call of a new operator takes seconds to compile it.
 settings.register_profile("jittor_lora", deadline=None)
 settings.load_profile("jittor_lora")
 
-# Workers that run tests side by side compute on one thread each.
+# Parallel workers compute on one thread each.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts background jobs with Ctrl-C ignored, and so would every process that the tests start.
+# A shell starts background jobs with Ctrl-C ignored, which every process started by the tests would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -70,7 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many tests were skipped, by reason."""
+    """Number of skipped tests by reason."""
     skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())
                       if isinstance(report.longrepr, tuple))
     for reason, count in skipped.most_common():

@@ -1,6 +1,6 @@
-"""Training runs that are killed or get faults from the system, and what has to hold of what they leave.
+"""Training runs that are killed or meet system faults, and what must hold for the files they leave.
 
-A run takes a second: a server that has imported everything forks a process for each. By hand, any number of kills:
+A run takes a second: a server that has imported everything forks a process for each. For any number of kills:
 
     PYTHONPATH=src:tests python tests/crash.py --kills 200 --seed 1
 """
@@ -32,7 +32,7 @@ from jittor_lora.formats.training_state import checkpoints, read_state
 
 STEPS = 12
 FIXED = ["--max-steps", str(STEPS), "--learning-rate", "0.01", "--precision", "fp32"]
-# Five steps are an epoch; what a run does differs in all that a resumed one has to do alike.
+# An epoch is five steps. The variants cover everything that a resumed run has to do like an uninterrupted one.
 VARIANTS = {
     "accumulation": ["--batch-size", "3", "--gradient-accumulation", "2", "--lora-dropout", "0.1", "--eval-every", "3"],
     "streams": ["--batch-size", "6", "--max-tokens-per-stream", "128", "--max-tokens", "100", "--lora-dropout", "0.2",
@@ -42,17 +42,17 @@ VARIANTS = {
     "whole-model": ["--batch-size", "6", "--method", "full", "--eval-every", "3", "--activation-checkpointing"],
     "early-stop": ["--batch-size", "6", "--eval-every", "1", "--patience", "2", "--learning-rate", "0.3"],
 }
-ANY_THREADS = ("accumulation", "early-stop")  # the others take the number that they began with
+ANY_THREADS = ("accumulation", "early-stop")  # the others keep the number they started with
 RESULTS = ("train_loss.txt", "val_loss.txt", "adapter/adapter_model.safetensors", "model/model.safetensors",
            "best/adapter_model.safetensors", "best/model.safetensors")
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 
 
-# --- the server, and the processes that it forks ---------------------------------------------------------------------
+# --- the server, and the processes it forks --------------------------------------------------------------------------
 
 
 def serve() -> None:
-    """Read one request per line; answer with the id of a process and, when it has ended, its exit code."""
+    """Read one request per line; answer with the process id and, once the process has ended, its exit code."""
     import jittor_lora.tasks.evaluate
     import jittor_lora.tasks.merge
     import jittor_lora.tasks.train  # noqa: F401
@@ -68,7 +68,7 @@ def serve() -> None:
 
 
 def run(request: dict) -> None:
-    """The command line in this process, which ends with it."""
+    """Run the command line in this process, and exit."""
     from jittor_lora.cli.main import main
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -90,11 +90,11 @@ def run(request: dict) -> None:
 
 
 def count_files(folder: str, at: int, fault: str, report: str) -> None:
-    """Count what is done with files in `folder`, and instead of number `at` let `fault` happen.
+    """Count the operations on files in `folder`, and replace number `at` by `fault`.
 
     Args:
-        fault: "kill", "MemoryError", or the name of a system's error, such as "ENOSPC".
-        report: a file that the count is left in.
+        fault: "kill", "MemoryError", or the name of a system error, such as "ENOSPC".
+        report: a file for the count.
     """
     seen = 0
     descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -170,12 +170,12 @@ class Server:
 
     def start(self, arguments: list[str], log: Path, folder: Path | None = None, at: int = 0, fault: str = "",
               memory: int = 0) -> int:
-        """The id of a process that runs the command line; see `count_files` for the rest.
+        """Start a process that runs the command line, and return its id; see `count_files` for the rest.
 
         Args:
-            memory: MiB that it may take beside what it has at its start; 0 for no limit.
+            memory: MiB it may allocate beyond what it has at the start; 0 for no limit.
         """
-        if self._running:  # a test that failed has left it
+        if self._running:  # left by a failed test
             self.end()
         request = {"arguments": arguments, "log": str(log), "folder": folder and str(folder), "at": at, "fault": fault,
                    "memory": memory, "count": str(log) + ".count"}
@@ -185,7 +185,7 @@ class Server:
         return int(self._process.stdout.readline())
 
     def end(self) -> int:
-        """The exit code of the process once it has ended; that of one that was killed is negative."""
+        """Wait for the process and return its exit code, negative if it was killed."""
         self._running = False
         return int(self._process.stdout.readline())
 
@@ -204,12 +204,12 @@ def server() -> Iterator[Server]:
         one.close()
 
 
-# --- what has to hold ------------------------------------------------------------------------------------------------
+# --- what must hold -------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Whole:
-    """An uninterrupted run: its arguments without output, what it left, and its state after each step."""
+    """An uninterrupted run: its arguments without output, its files, and its state after each step."""
 
     name: str
     arguments: list[str]
@@ -242,9 +242,9 @@ def state_in(path: Path) -> tuple[dict[str, bytes], dict]:
 
 
 def check(folder: Path, whole: Whole) -> int:
-    """Hold what a run has left, wherever it was stopped, to the uninterrupted one; the step of its newest checkpoint.
+    """Compare the files of a run stopped anywhere with the uninterrupted one; return the step of its newest checkpoint.
 
-    Every checkpoint is readable and equal, bit for bit, to the uninterrupted run's after that step; the logs hold the
+    Every checkpoint is readable and equal, bit for bit, to the uninterrupted run's after that step; the logs have the
     same numbers at least up to there; an adapter or model that can be found is one that the run has had.
     """
     newest = 0
@@ -262,9 +262,9 @@ def check(folder: Path, whole: Whole) -> int:
         if (folder / part / "adapter_config.json").exists():
             json.loads((folder / part / "adapter_config.json").read_text())
             weights = SafetensorsFile(folder / part / "adapter_model.safetensors")
-            if "pissa" not in whole.arguments:  # which is saved in another form
+            if "pissa" not in whole.arguments:  # saved in another form
                 found = Counter(array.tobytes() for array in weights.values())
-                assert found in known or newest == 0, f"{part} is no state of the run"
+                assert found in known or newest == 0, f"{part} is not a state of the run"
     for part in ("model", "best"):
         if (folder / part / "config.json").exists():
             json.loads((folder / part / "config.json").read_text())
@@ -276,7 +276,7 @@ def check(folder: Path, whole: Whole) -> int:
 
 
 def check_end(folder: Path, whole: Whole) -> None:
-    """Hold a run that went on to its end to the uninterrupted one; nothing half-written is left."""
+    """Compare a run continued to its end with the uninterrupted one; nothing half-written is left."""
     assert check(folder, whole) == max(whole.states)
     found = results(folder)
     assert found.keys() == whole.results.keys()
@@ -291,16 +291,16 @@ def check_end(folder: Path, whole: Whole) -> None:
 
 @dataclass
 class Report:
-    kills: Counter = field(default_factory=Counter)  # by how they were timed
-    runs: Counter = field(default_factory=Counter)  # finished ones, by variant
-    kept_steps: int = 0  # of which a resumed run did not have to begin again
+    kills: Counter = field(default_factory=Counter)  # by the way they were timed
+    runs: Counter = field(default_factory=Counter)  # finished, by variant
+    kept_steps: int = 0  # that resumed runs did not have to repeat
 
 
 def storm(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(VARIANTS),
           say: Callable[[str], None] = lambda line: None) -> Report:
-    """Kill runs at random moments, and at random ones of what they do with files, until `kills` have hit one.
+    """Kill runs at random moments, and at random file operations, until `kills` have hit one.
 
-    Each run is gone on with after each kill, also with another number of threads, up to its end.
+    Each run is resumed after each kill, sometimes with another number of threads, until it ends.
 
     Raises:
         AssertionError: a state was lost or is damaged, or a run did not end like the uninterrupted one.
@@ -308,7 +308,7 @@ def storm(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(VARI
     draw, report = random.Random(seed), Report()
     files = small_run.make_files(folder, 14, 4)
     with server() as one:
-        wholes = [make_whole(one, files, name) for name in names for _ in range(2)][1::2]  # the first compiles
+        wholes = [make_whole(one, files, name) for name in names for _ in range(2)][1::2]  # the first one compiles
         while sum(report.kills.values()) < kills:
             whole = draw.choice(wholes)
             number = sum(report.runs.values())
@@ -318,7 +318,7 @@ def storm(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(VARI
             newest, code = 0, -signal.SIGKILL
             while code != 0:
                 threads = ["--threads", str(draw.randint(1, 3))] if whole.name in ANY_THREADS else \
-                    ["--threads", "2"] if newest == 0 else []  # by itself as many as before
+                    ["--threads", "2"] if newest == 0 else []  # without the option, as many as before
                 enough = sum(report.kills.values()) >= kills
                 how = "end" if enough else draw.choice(("time", "files"))
                 at = draw.randint(1, whole.events) if how == "files" else 0

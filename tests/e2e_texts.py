@@ -1,4 +1,4 @@
-"""Restaurant descriptions with references, the same on every machine: of the shipped part of E2E's development set."""
+"""Restaurant descriptions with references, the same everywhere, from the shipped part of E2E's development set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jittor_lora.data.sources import load_data
 
 
 def e2e_texts(count: int) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """(references, predictions): of `count` meanings, the first reference is the prediction, each fifth cut short."""
+    """(references, predictions) of `count` meanings; predictions are first references, every fifth one truncated."""
     references, predictions = {}, {}
     for name, texts in load_data("e2e-dev", "dev", "evaluation").references().items():
         if len(texts) > 1 and len(references) < count:

@@ -1,4 +1,4 @@
-"""Small models in files: a folder like Hugging Face's, a GGUF file, a tokenizer."""
+"""Small models in files: a Hugging Face folder, a GGUF file, a tokenizer."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def make_gguf(path: Path, config: dict, tensors: dict[str, np.ndarray], kind: st
     """Write the model as llama.cpp's conversion does, matrices quantised to `kind`.
 
     Args:
-        changed: metadata to write instead of or besides the usual ones; None leaves a key out.
+        changed: metadata to write instead of, or in addition to, the usual; None leaves a key out.
         extra: more tensors under llama.cpp's names.
 
     Returns: the tensors as they are after quantisation, under their canonical names.

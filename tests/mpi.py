@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 ENVIRONMENT = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",  # as in a container
+    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",  # in a container
     "OMPI_MCA_rmaps_base_oversubscribe": "1",  # more ranks than cores
-    "use_mpi": "1",  # a process that has imported Jittor without MPI has set it to 0
+    "use_mpi": "1",  # set to 0 by a process that imported Jittor without MPI
 }
 
 
 def command(ranks: int, *arguments: object, program: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
-    """The command, or a program, on so many ranks.
+    """The command, or a program, on `ranks` ranks.
 
     Args:
         options: of mpirun.

@@ -18,7 +18,7 @@ from matplotlib.ft2font import FT2Font
 
 from jittor_lora.system import machine, onednn
 
-# Where the fused kernels have to work, not whether they do: a kernel that does not compile must fail its tests.
+# Where the fused kernels must work, not whether they do: a kernel that does not compile must fail its tests.
 HAS_KERNELS = onednn.is_served()
 HAS_BF16 = HAS_KERNELS and machine.multiplies_bf16(machine.cpu_flags())
 

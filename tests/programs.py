@@ -13,6 +13,6 @@ def load_program(path: str) -> ModuleType:
     place = Path(__file__).parents[1] / path
     spec = importlib.util.spec_from_file_location(f"program_{place.stem}", place)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look here
     spec.loader.exec_module(module)
     return module

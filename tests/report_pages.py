@@ -27,8 +27,8 @@ def squad_file(path: Path, questions: int) -> Path:
 
 
 def make_report(folder: Path, questions: int = 60) -> Path:
-    """A report of three systems: "base" right in every tenth question, "A & <b>" in every second, "odd" in the others
-    of these, with an answer that is hostile, one that is empty, and one that is missing."""
+    """A report of three systems: "base" right on every tenth question, "A & <b>" on every second, "odd" on the other
+    half, with one hostile answer, one empty and one missing."""
     data = squad_file(folder / "dev.json", questions)
     rights = {"base": lambda i: i % 10 == 0, "A & <b>": lambda i: i % 2 == 0, "odd": lambda i: i % 2}
     arguments = []

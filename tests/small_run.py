@@ -1,4 +1,4 @@
-"""A base of 50,000 parameters and a few questions in files, and the command line on them as a process of its own."""
+"""A base of 50,000 parameters and a few questions in files, and the command line on them in a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_base(folder: Path, config: dict = GPT2) -> Path:
 
 
 def make_squad(path: Path, paragraphs: int, first: int = 0) -> Path:
-    """SQuAD JSON of paragraphs with two questions each."""
+    """SQuAD JSON with two questions per paragraph."""
     articles = []
     for number in range(first, first + paragraphs):
         context = f"Town {number} has {7 * number + 3} houses. Its river is the R{number}."
@@ -35,7 +35,7 @@ def make_squad(path: Path, paragraphs: int, first: int = 0) -> Path:
 
 
 def make_files(folder: Path, train: int, dev: int) -> Path:
-    """`base`, and `train.json` and `dev.json` of so many paragraphs, in `folder`."""
+    """Write `base`, and `train.json` and `dev.json` with these numbers of paragraphs, to `folder`."""
     make_base(folder / "base")
     make_squad(folder / "train.json", train)
     make_squad(folder / "dev.json", dev, first=train)
@@ -43,10 +43,10 @@ def make_files(folder: Path, train: int, dev: int) -> Path:
 
 
 def start(*arguments: object, stdin: bool = False) -> subprocess.Popen:
-    """The command in a session of its own, so that a signal can be sent to all its processes, as a terminal does.
+    """The command in its own session, so that a signal can be sent to all its processes, as a terminal does.
 
     Args:
-        stdin: connect its standard input to a pipe that stays open.
+        stdin: connect standard input to a pipe that stays open.
     """
     return subprocess.Popen([sys.executable, "-m", "jittor_lora", *map(str, arguments)], text=True,
                             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE,

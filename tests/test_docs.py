@@ -47,19 +47,19 @@ def prose(page: Path) -> str:
 
 
 def shell_lines(page: Path) -> list[str]:
-    """The lines of the shell blocks, those that go on after a backslash joined."""
+    """The lines of the shell blocks, with continued lines joined."""
     content = "\n".join(block for language, block in blocks(page) if language == "bash")
     return [line for line in content.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def transcripts(page: Path) -> list[str]:
-    """Commands that programs print."""
+    """Commands in the output of programs."""
     content = "\n".join(block for language, block in blocks(page) if language != "bash").replace("\\\n", " ")
     return [line for line in content.splitlines() if line.lstrip(" $").startswith("jittor-lora ")]
 
 
 def arguments(line: str) -> list[str] | None:
-    """The arguments of `jittor-lora` in a line of the shell, None if another program is called."""
+    """The arguments of `jittor-lora` in a shell line, None if another program is called."""
     words = shlex.split(line.lstrip(" $"), comments=True)
     while words and ASSIGNMENT.fullmatch(words[0]):
         words.pop(0)
@@ -76,7 +76,7 @@ COMMANDS = [pytest.param(found, id=f"{name(page)}: {' '.join(found)[:60]}")
 
 @pytest.mark.parametrize("argv", COMMANDS)
 def test_commands_are_accepted(argv, monkeypatch, capsys):
-    """Flags and their values; nothing is run, so files need not exist."""
+    """Checks flags and their values; nothing is run, so files need not exist."""
     taken = []
     for verb in VERBS:
         monkeypatch.setattr(importlib.import_module(f"jittor_lora.cli.{verb}"), "run",
@@ -87,10 +87,10 @@ def test_commands_are_accepted(argv, monkeypatch, capsys):
 
 
 def checked(verb: str, args) -> int:
-    """The settings of a verb made from its flags, as the verb makes them."""
+    """Build the settings of a verb from its flags, as the verb does."""
     if verb in ("train", "quickstart"):
         recipe = {"train": getattr(args, "config", None), "quickstart": "quickstart"}[verb]
-        shipped = recipe if recipe and (PACKAGE / "recipes" / f"{recipe}.yaml").is_file() else None
+        shipped = recipe if recipe and (PACKAGE / "settings" / "recipes" / f"{recipe}.yaml").is_file() else None
         RunConfig.resolve(shipped, given(args, RunConfig))
     elif verb == "curve":
         CurveConfig.resolve(None, given(args, CurveConfig))
@@ -121,7 +121,7 @@ def test_flags_in_prose_exist(capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_and_pictures_lead_to_files(page):
+def test_links_and_pictures_point_to_files(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if target and not (page.parent / target).exists()] == []
@@ -198,20 +198,18 @@ def test_the_badges_are_true():
     assert 'license = "Apache-2.0"' in project and ">Apache 2.0<" in text(IMAGES / "badge-licence.svg")
 
 
-def test_the_architecture_names_every_module_and_no_other():
+def test_the_architecture_names_every_room_and_what_exists():
     code = re.findall(r"`([^`\n]+)`", prose(ARCHITECTURE))
-    named = {name for name in code if re.fullmatch(r"[\w/]+\.py", name)}
-    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stat().st_size}
-    absent = {name for name in named - modules if not (ROOT / name).is_file()}
-    assert absent == set()
-    assert modules - named == set()
-    assert [name for name in code if re.fullmatch(r"[\w/]+/", name) and not (PACKAGE / name).is_dir()
-            and not (ROOT / name).is_dir()] == []
+    paths = {path for path in code if re.fullmatch(r"[\w/-]+(/|\.(py|cpp|h))", path)}
+    roots = (PACKAGE, PACKAGE / "ops" / "cpu" / "kernels", ROOT)
+    assert {path for path in paths if not any((root / path).exists() for root in roots)} == set()
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == {path.rstrip("/") for path in paths if re.fullmatch(r"\w+/", path) and (PACKAGE / path).is_dir()}
 
 
 def test_imports_go_down():
-    """The order is the block below "Imports" in the architecture."""
-    section = text(ARCHITECTURE).split("\n## Imports\n")[1]
+    """The order is the block under "Rooms" in the architecture."""
+    section = text(ARCHITECTURE).split("\n## Rooms\n")[1]
     lines = FENCE.search(section).group(2).splitlines()
     level = {name: number for number, line in enumerate(lines) for name in line.split()}
 
@@ -221,7 +219,7 @@ def test_imports_go_down():
     upward = []
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).with_suffix("").as_posix()
-        if module in ("__init__", "__main__"):
+        if module in ("__init__", "__main__", "_deprecated"):
             continue
         for target in imported(path):
             if place(target) < place(module):

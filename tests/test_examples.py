@@ -1,4 +1,4 @@
-"""The Python of the documentation, run in the order of each page beside a tiny base and a few questions."""
+"""The Python examples of each page of the documentation, run in order beside a tiny base and a few questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = [ROOT / "docs" / "adapters.md", ROOT / "README.md"]
 
 
 def examples(page: Path) -> list[str]:
-    """Its blocks of Python that use this package."""
+    """The page's Python blocks that use this package."""
     return [block for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
             if "from jittor_lora import" in block]
 

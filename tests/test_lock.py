@@ -20,7 +20,7 @@ def dependencies() -> list[Requirement]:
 
 
 def entries() -> list[tuple[Requirement, list[str]]]:
-    """(name with version and marker, sums) of each locked package."""
+    """(name with version and marker, hashes) of each locked package."""
     found = re.findall(r"^(\S.*?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", CONTENT, re.MULTILINE)
     return [(Requirement(text), re.findall(r"[0-9a-f]{64}", sums)) for text, sums in found]
 
@@ -33,7 +33,7 @@ def test_every_dependency_is_locked_within_its_range():
         assert versions and all(dependency.specifier.contains(version) for version in versions), dependency
 
 
-def test_every_line_is_a_version_or_a_sum_and_names_no_index():
+def test_every_line_is_a_version_or_a_hash_and_names_no_index():
     lines = [line for line in CONTENT.splitlines() if not line.startswith("    --hash=sha256:")]
     assert len(lines) == len(entries()) > 20
     assert all(re.match(r"[a-z0-9-]+==\S+( ;|( \\)?$)", line) for line in lines)

@@ -15,7 +15,7 @@ REASON = "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"
 
 @pytest.fixture
 def run(tmp_path):
-    """A test of MPI where no program is in the PATH: exit code and output."""
+    """Run a test that needs MPI with an empty PATH: exit code and output."""
     def run(*options: str) -> tuple[int, str]:
         done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "cannot_share", *options,
                                "tests/test_mpi.py"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)},
@@ -24,12 +24,12 @@ def run(tmp_path):
     return run
 
 
-def test_they_are_skipped_and_counted_by_reason(run):
+def test_absent_parts_are_skipped_and_counted_by_reason(run):
     code, said = run()
     assert code == 0 and f"    1 skipped: {REASON}\n" in said, said
 
 
-def test_they_fail_where_they_must_run(run):
+def test_absent_parts_fail_if_they_must_run(run):
     code, said = run("--must-run", "browser,mpi")
     assert code == 1 and REASON in said and "skipped: " not in said, said
 

@@ -19,7 +19,7 @@ def base(tmp_path_factory):
     return str(small_run.make_base(tmp_path_factory.mktemp("loading") / "base"))
 
 
-def test_the_active_adapter_is_the_one_that_is_saved(base, tmp_path):
+def test_the_active_adapter_is_saved(base, tmp_path):
     model = load(base)
     assert model.adapter is None
     with pytest.raises(UserError, match="no adapter is active"):

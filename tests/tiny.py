@@ -13,7 +13,7 @@ LLAMA = {"model_type": "llama", "vocab_size": 61, "hidden_size": 24, "num_hidden
          "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 40, "max_position_embeddings": 48,
          "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2}
 
-# Every path through the two networks: heads tied and not, activations, grouped queries, widths that differ.
+# Every path through the two networks: tied and untied heads, activations, grouped queries, different widths.
 VARIANTS = {
     "gpt2": GPT2,
     "gpt2-erf-untied": {**GPT2, "activation_function": "gelu", "tie_word_embeddings": False, "n_inner": 40,
@@ -30,8 +30,8 @@ def config(source: dict) -> ModelConfig:
 
 
 def tensors(source: dict, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights of no symmetry, biases and norms included, such that logits are of the order of 10."""
-    draw = np.random.RandomState(seed)  # its numbers are the same in every version of numpy
+    """Weights without symmetry, biases and norms included, that give logits of the order of 10."""
+    draw = np.random.RandomState(seed)  # gives the same numbers in every numpy version
     made = {}
     for name, shape in tensor_shapes(config(source)).items():
         values = draw.standard_normal(shape)
@@ -52,7 +52,7 @@ def tokens(count: int, seed: int = 0, vocab_size: int = 61) -> np.ndarray:
 
 
 def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 61, longer: int = 1) -> list[TokenGroup]:
-    """Paragraphs of 3 to 9 tokens with 1 to `branches` questions of 1 to 4 tokens and answers of 1 to 3; all lengths
+    """Paragraphs of 3 to 9 tokens with 1 to `branches` questions of 1 to 4 tokens and answers of 1 to 3, all lengths
     times `longer`."""
     draw = np.random.RandomState(seed)
 
@@ -64,13 +64,13 @@ def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 6
 
 
 def seen_rows(lengths: list[tuple[int, list[int]]]) -> np.ndarray:
-    """(N, N) bool, the rule of layouts in words: a row sees the rows of its group that come no later and are of the
-    prefix or of its own branch.
+    """(N, N) bool, the definition of a layout: a row sees the rows of its group that come no later and belong to the
+    prefix or to its own branch.
 
     Args:
         lengths: of each group's prefix and branches.
     """
-    owners = []  # of each row: (group, branch), branch -1 for the prefix
+    owners = []  # (group, branch) per row, branch -1 for the prefix
     for g, (prefix, branches) in enumerate(lengths):
         owners += [(g, -1)] * prefix
         for b, length in enumerate(branches):

@@ -54,7 +54,7 @@ def _unigram(words, before=None):
 
 
 def _llama():
-    """As Llama-2's: no words, a space before the text, bytes for what is unknown."""
+    """Like Llama-2's: no word splitting, a space before the text, byte fallback."""
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     letters = "abcdefghijklmnopqrstuvwxyz:?"
     merges = [("▁", "▁"), ("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("t", "e"), ("▁", "a"), (":", "▁"), ("te", "n")]

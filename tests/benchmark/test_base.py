@@ -1,4 +1,4 @@
-"""The base with random weights."""
+"""The random-weight base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_random_weights_make_a_folder_that_can_be_read(tmp_path):
     assert checkpoint.tensors["transformer.ln_f.bias"].any()
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path):
+def test_a_folder_is_used_unchanged(tmp_path):
     made, _ = base.provide(None, tmp_path / "base", {**tiny.GPT2, "vocab_size": 50257})
     assert base.provide(str(made), tmp_path / "other")[0] == made
     assert not (tmp_path / "other").exists()

@@ -12,7 +12,7 @@ import pytest
 from jittor_lora.benchmark.process import Worker, WorkerError, variables
 
 
-def test_failures_are_told(tmp_path):
+def test_failures_are_reported(tmp_path):
     options = {"base": str(tmp_path / "nothing"), "threads": 1, "precision": "fp32"}
     with Worker("ours", options, tmp_path / "log") as worker:
         with pytest.raises(WorkerError, match="UserError.*nothing"):
@@ -23,7 +23,7 @@ def test_failures_are_told(tmp_path):
     assert "Traceback" in (tmp_path / "log").read_text()
 
 
-def test_torch_waits_in_its_own_way(monkeypatch):
+def test_torch_keeps_its_own_wait_policy(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert "OMP_WAIT_POLICY" not in variables("peers", 2)
     assert variables("ours", 2)["OMP_WAIT_POLICY"] == "passive"
@@ -53,7 +53,7 @@ def test_a_worker_in_the_middle_of_a_run_ends_with_its_parent():
 
 
 def alive(stat: Path) -> bool:
-    """Is there a process, not only what is left of one until somebody asks how it ended?"""
+    """Whether a process runs, as opposed to a zombie that was not reaped."""
     try:
         return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

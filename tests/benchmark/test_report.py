@@ -44,7 +44,7 @@ def test_gains_over_the_line_above_and_the_first():
     assert rows[2]["same result"] == "broken" and rows[3]["same result"] == "loss ±5e-03"
 
 
-def test_what_failed_is_named():
+def test_failures_are_named():
     peer = record("peer", [], error="no | memory")
     made = report.comparison([result("step", [record("ours", [1.0], ours=True), peer])])
     assert cells(made)[1]["median s"] == report.MISSING
@@ -84,7 +84,7 @@ def test_runs_of_different_parts_are_one_report(tmp_path):
         report.read(one, file("elsewhere", "squad", system="that"))
 
 
-def test_what_others_took():
+def test_the_share_of_other_processes():
     one = record("ours", [3.0, 1.0])
     for run, others in zip(one["runs"], (1.0, 0.6)):
         run["others_cpu_seconds"] = others
@@ -95,7 +95,7 @@ def test_what_others_took():
 def test_share_of_the_peak():
     made = report.roofline({"results": [
         result("gemm", [record("ours", [2.0, 1.0]), record("torch", [0.5])], units=10.0),
-        result("gemm", [record("ours", [1.0])], units=10.0),  # the best of all products counts
+        result("gemm", [record("ours", [1.0])], units=10.0),  # the fastest of all products counts
         result("step", [record("ours", [3.0])], gflop=30.0),
         result("step", [record("ours", [3.0])], "bf16", gflop=30.0),  # no product was measured in bf16
     ]})

@@ -1,4 +1,4 @@
-"""benchmarks/soak.py: what it calls growth, and a short run of it."""
+"""benchmarks/soak.py: its definition of growth, and a short run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def soak():
 
 
 def run(memory=lambda step: 500.0, files=lambda step: 9, threads=lambda step: 5, cpu=lambda step: 0.2 * step):
-    """Samples and rows of 400 steps; memory, files, threads and processor time by step."""
+    """Samples and rows of 400 steps; memory, files, threads and CPU time by step."""
     samples = [{"seconds": 0.1 * step, "step": step, "rss_mib": memory(step), "files": files(step),
                 "threads": threads(step), "cpu_seconds": cpu(step)} for step in range(0, 401, 2)]
     return samples, [{"step": step, "tokens": 100 + step % 3, "seconds": 0.1} for step in range(1, 401)]
@@ -27,7 +27,7 @@ def growing(found):
 
 @pytest.mark.parametrize("grows, changes", [
     (set(), {}),
-    (set(), {"memory": lambda step: min(500.0, 50 + 10 * step)}),  # at its full size after 45 steps
+    (set(), {"memory": lambda step: min(500.0, 50 + 10 * step)}),  # full size after 45 steps
     (set(), {"memory": lambda step: 500 + 15 * (step % 20 == 0)}),
     (set(), {"files": lambda step: 9 + (step % 50 == 0)}),
     ({"memory"}, {"memory": lambda step: 500 + 0.1 * step}),
@@ -35,7 +35,7 @@ def growing(found):
     ({"threads"}, {"threads": lambda step: 5 + (step > 290)}),
     ({"speed"}, {"cpu": lambda step: 0.2 * step + 0.0001 * step**2}),
 ], ids=["flat", "warm", "peaks", "checkpoints", "memory", "files", "threads", "speed"])
-def test_what_grows(soak, grows, changes):
+def test_growth_is_found(soak, grows, changes):
     assert growing(soak.verdict(*run(**changes))) == grows
 
 
@@ -56,5 +56,5 @@ def test_a_short_run(soak, tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "soak.json").read_text())
     assert found["verdict"]["files"]["flat"] and found["verdict"]["threads"]["flat"]
     assert len(found["steps"]) == 100 and len({sample["step"] for sample in found["samples"]}) > 10
-    assert found["verdict"]["memory"]["growth"] < 0.2  # buffers of the longest texts may still find their size
+    assert found["verdict"]["memory"]["growth"] < 0.2  # buffers may still grow with the longest texts
     assert "files: flat" in capsys.readouterr().out and (tmp_path / "soak.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,4 @@
-"""Who is measured at what."""
+"""Which contenders are measured on which workloads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def suite(peers=True, **settings):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in ("additive", "adapters")])
-def test_ours_is_first_and_peers_are_there(part, precision):
+def test_ours_comes_first_and_peers_take_part(part, precision):
     made, _ = suite()
     for workload in made.workloads(part):
         contenders = made.contenders(part, workload, precision)
@@ -40,7 +40,7 @@ def test_ours_is_first_and_peers_are_there(part, precision):
         assert [c.name for c in suite(peers=False)[0].contenders(part, workload, precision)] == [OURS]
 
 
-def test_what_is_fastest_for_a_peer_is_tried_once():
+def test_the_fastest_setup_of_a_peer_is_chosen_once():
     made, tried = suite()
     [squad] = made.workloads("squad")
     for _ in range(2):

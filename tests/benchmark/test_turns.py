@@ -10,7 +10,7 @@ from jittor_lora.benchmark.turns import Contender
 
 
 class Scripted:
-    """In place of a worker: notes what it is asked, and fails where its options say so."""
+    """In place of a worker: records its requests, and fails where its options say so."""
 
     asked: list[tuple[str, str]]
 
@@ -55,7 +55,7 @@ def test_rounds_change_direction_and_warm_ups_do_not_count(asked):
 
 
 @pytest.mark.parametrize("fails_at, runs", [(("start", 1), 0), (("prepare", 1), 0), (("run", 1), 0), (("run", 3), 1)])
-def test_who_fails_is_left_out_and_the_others_go_on(asked, fails_at, runs):
+def test_a_failed_contender_is_dropped_and_the_others_continue(asked, fails_at, runs):
     a, b = take(contender("a", fails_at=fails_at), contender("b"))
     assert a["error"] == "no memory" and len(a["runs"]) == runs
     assert "error" not in b and len(b["runs"]) == 3

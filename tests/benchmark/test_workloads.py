@@ -1,4 +1,4 @@
-"""What contenders compute is the same: padded batches hold what streams hold."""
+"""Contenders compute the same: padded batches contain what streams contain."""
 
 from __future__ import annotations
 

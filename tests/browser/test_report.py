@@ -1,4 +1,4 @@
-"""The comparison report as a reader has it: in Chromium, without a network."""
+"""The comparison report as its reader sees it: in Chromium, without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def seen(browser, address):
-    """A page with the report; fails if it complains or asks for anything but itself."""
+    """A page with the report; fails if it logs an error or requests anything but itself."""
     complaints = []
     context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -43,7 +43,7 @@ def seen(browser, address):
 
 
 def filtered(page, **fields):
-    """The page with these fields of the form set: how many questions are found, and the ids shown first."""
+    """Set these fields of the form: the number of questions found, and the ids shown first."""
     page.click("button[type=reset]")
     for name, value in fields.items():
         if name == "text":
@@ -79,7 +79,7 @@ def test_filters(seen):
 
 def test_order(seen):
     gains = filtered(seen, order="gain", system="1")[1]
-    assert gains[:2] == ["q2", "q6"]  # from nothing to right
+    assert gains[:2] == ["q2", "q6"]  # from F1 0 to right
     assert filtered(seen, order="best", system="0")[1][:6] == ["q0", "q10", "q20", "q30", "q40", "q50"]
 
 
@@ -97,7 +97,7 @@ def test_pages_are_turned_and_the_answer_is_marked(seen):
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_screen_and_is_legible(browser, address, width, scheme, tmp_path):
+def test_the_page_fits_the_screen_and_is_legible(browser, address, width, scheme, tmp_path):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
     page = context.new_page()
     page.goto(address)
@@ -112,7 +112,7 @@ def test_it_fits_the_screen_and_is_legible(browser, address, width, scheme, tmp_
     context.close()
 
 
-# The least contrast of the texts' colours with what is behind them.
+# The lowest contrast of the texts with their background.
 CONTRAST = """() => {
   const light = (colour) => {
     const [r, g, b] = colour.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -150,6 +150,6 @@ def test_thousands_of_questions_are_filtered_at_once(browser, tmp_path):
       return new Promise((done) => new MutationObserver(() => done(performance.now() - start))
         .observe(document.getElementById("found"), { childList: true, characterData: true, subtree: true }));
     }""")
-    assert took < 2000  # 120 of them are waited for more keys
+    assert took < 2000  # 120 of them wait for more keys
     assert page.inner_text("#found") == "5 of 4,000 questions"
     context.close()

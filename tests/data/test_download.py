@@ -16,12 +16,12 @@ from jittor_lora.system.locks import alone
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
-CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of 127.0.0.1, with its key, for tests alone
+CERTIFICATE = Path(__file__).with_name("loopback.pem")  # for 127.0.0.1, with its key, for tests only
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `body` over TLS; `script` holds, for the next requests, a status to answer, an address to redirect to, or
-    the number of bytes to stop after."""
+    """Serves `body` over TLS; `script` has, for each of the next requests, a status to answer, an address to redirect
+    to, or the number of bytes to stop after."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -32,7 +32,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket = encrypted.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request, client_address):
-        pass  # of clients that do not trust the certificate
+        pass  # from clients that do not trust the certificate
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ def remote(server, **changes):
     return RemoteFile(**{"url": server.url, "size": len(BODY), "sha256": SHA256, **changes})
 
 
-def test_a_file_is_fetched_once_with_progress_on_standard_error(server, tmp_path, capsys):
+def test_a_file_is_downloaded_once_with_progress_on_stderr(server, tmp_path, capsys):
     path = tmp_path / "deep" / "file.json"
     for _ in range(2):
         assert fetch(remote(server), path, "").read_bytes() == BODY
@@ -90,7 +90,7 @@ def test_a_file_is_fetched_once_with_progress_on_standard_error(server, tmp_path
     assert captured.out == ""
 
 
-def test_a_broken_connection_is_gone_on_from(server, tmp_path):
+def test_a_broken_connection_is_resumed(server, tmp_path):
     server.script = [300_000, "503", 400_000]
     path = tmp_path / "file.json"
     with pytest.raises(UserError, match="700,000 of 1,024,000 bytes are kept"):
@@ -123,7 +123,7 @@ def test_a_larger_file_is_not_read_to_its_end(server, tmp_path):
     assert fetch(remote(server), tmp_path / "file.json", "").read_bytes() == BODY
 
 
-def test_an_answer_that_will_not_change_is_not_asked_for_again(server, tmp_path):
+def test_a_permanent_failure_is_not_retried(server, tmp_path):
     server.script = ["404", "404"]
     with pytest.raises(UserError, match=r"the server answered 404 Not Found\). Place it by hand"):
         fetch(remote(server), tmp_path / "file.json", "Place it by hand.")
@@ -137,7 +137,7 @@ def test_offline_is_a_message(server, tmp_path):
         fetch(remote(server), tmp_path / "file.json", "Place it by hand.")
 
 
-def test_a_folder_that_cannot_be_made_is_a_message(server, tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_message(server, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
         fetch(remote(server), tmp_path / "file" / "file.json", "")
@@ -150,28 +150,28 @@ def test_processes_that_want_the_same_wait_for_each_other(server, tmp_path, capf
         other.start()
         other.join(0.3)
         assert not done and not server.seen
-        path.write_bytes(BODY)  # the process before has finished
+        path.write_bytes(BODY)  # the first process has finished
     other.join()
     assert done == [path] and not server.seen and "waiting for another process" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_server_whose_certificate_nobody_vouches_for_is_refused(server, tmp_path, monkeypatch):
+def test_a_server_with_an_untrusted_certificate_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
         fetch(remote(server), tmp_path / "file.json", "")
     assert server.seen == [] and not (tmp_path / "file.json").exists()
 
 
-def test_certificates_are_checked_where_the_process_does_not(server, tmp_path, monkeypatch):
-    """Jittor puts such a default in place."""
+def test_certificates_are_checked_even_if_the_process_turned_checks_off(server, tmp_path, monkeypatch):
+    """Jittor sets such a default."""
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
     with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
         fetch(remote(server), tmp_path / "file.json", "")
 
 
-def test_redirections_are_followed_to_https_alone(server, tmp_path):
+def test_redirects_are_followed_to_https_only(server, tmp_path):
     server.script = [server.url]
     assert fetch(remote(server), tmp_path / "file.json", "").read_bytes() == BODY
     for number, other in enumerate(("http://127.0.0.1:9/file.json", "ftp://127.0.0.1/file.json")):

@@ -13,7 +13,7 @@ TEXT = ("\ufeffname : Ä | area : city||Ä is in the city . \r\n\nname : B||B ||
         "name : Ä | area : city||Go to Ä .")
 
 
-def test_references_of_one_meaning_are_together():
+def test_references_of_one_meaning_are_grouped():
     data = parse_e2e(TEXT, "e2e.txt")
     assert [(p.id, p.text) for p in data.prompts] == [("1", "name : Ä | area : city ||"), ("3", "name : B ||")]
     assert [(c.id, c.text) for c in data.prompts[0].completions] == [("1", " Ä is in the city ."),
@@ -40,7 +40,7 @@ def test_any_text_is_read_or_refused(text):
     is_e2e(text)
 
 
-def test_it_is_told_from_json():
+def test_e2e_is_told_from_json():
     assert is_e2e(TEXT)
     assert not is_e2e('{"prompt": "a||b", "completion": "c"}') and not is_e2e("")
 

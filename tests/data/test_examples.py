@@ -20,7 +20,7 @@ GPT2 = Tokenizer(gpt2_tokenizer(), {}, "GPT-2's", EOS)
 
 
 class Letters(TokenizerLike):
-    """Every character is a token; `decode` spells them out again."""
+    """Every character is a token; `decode` joins them again."""
 
     eos_id = 1
 
@@ -32,7 +32,7 @@ class Letters(TokenizerLike):
 
 
 class Greedy(Letters):
-    """Doubles count once, so that the tokens of words do not add up to those of their text."""
+    """Doubled characters count once, so the tokens of words do not add up to those of their text."""
 
     def encode(self, text):
         ids, i = [], 0
@@ -66,7 +66,7 @@ def test_questions_of_a_paragraph_share_its_prefix():
     assert (report.examples, report.kept, report.windowed, report.dropped) == (2, 2, [], {})
 
 
-def test_the_same_prompts_are_made_for_generation():
+def test_generation_gets_the_same_prompts():
     data = load_data("sample-dev").subset(60, seed=0)
     trained, _ = training_groups(data, GPT2, TEMPLATE, 1024)
     asked, _ = prompt_groups(data, GPT2, TEMPLATE, 1024)
@@ -95,7 +95,7 @@ def test_in_training_the_answer_stays_in_the_window(words, data, limit, tokenize
     except UserError as error:
         assert "none of its 1 examples fits" in str(error)
         prefix, branch = TEMPLATE.prompt_pieces(answer, "why")
-        # What was dropped does not fit by more than the rest of the answer's words (at most 15 letters each side).
+        # Dropped examples exceed the limit by more than the rest of the answer's words (at most 15 letters each side).
         assert sum(map(len, map(tokenizer.encode, (prefix, branch, answer)))) + 2 + 32 > limit
         return
     prompt, completion = examples(groups)["q"]
@@ -111,7 +111,7 @@ def test_in_training_the_answer_stays_in_the_window(words, data, limit, tokenize
     )
 
 
-def test_windows_stay_at_the_place_the_answer_was_given_at():
+def test_windows_stay_at_the_given_answer_position():
     years = (f"it was in year {i} ." for i in range(60))
     context = " ".join(years).replace("year 7 ", "Rome ").replace("year 50", "Rome")
     start = context.rindex("Rome")
@@ -128,7 +128,7 @@ def test_real_windows_fill_the_limit():
     lengths = [len(p) + len(c) for n, (p, c) in examples(groups).items() if n in set(report.windowed)]
     assert len(lengths) > 100
     assert max(lengths) <= 128
-    # Whole words are kept: what is left free is less than the longest of them.
+    # Whole words are kept: the free space is less than the longest of them.
     assert sum(lengths) / len(lengths) > 125
 
 
@@ -145,7 +145,7 @@ def test_in_evaluation_the_context_is_cut_from_its_end():
     assert report.cut == ["q0", "q1"]
 
 
-def test_questions_cut_alike_share_their_prefix():
+def test_questions_truncated_alike_share_their_prefix():
     context = " ".join(f"w{i}" for i in range(50))
     groups, _ = prompt_groups(squad(context, ("one?", "w1"), ("two?", "w1")), Letters(), TEMPLATE, 120)
     assert [len(g.branches) for g in groups] == [2]

@@ -42,7 +42,7 @@ def test_texts_come_back_as_they_were_written(pairs):
     assert [(p, c) for _, p, c in found] == pairs
 
 
-def test_windows_line_ends_and_byte_order_mark(tmp_path):
+def test_windows_line_endings_and_byte_order_mark(tmp_path):
     path = tmp_path / "f.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a\xe2\x80\xa8b", "completion": "c"}\r\n\r\n')
     assert read_jsonl(path).prompts[0].text == "a\u2028b"

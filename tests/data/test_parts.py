@@ -1,4 +1,4 @@
-"""How the streams of a step are dealt to ranks."""
+"""How the streams of a step are distributed over ranks."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def test_all_rows_and_labels_are_dealt_once(budget, ranks, share):
     assert weight == pytest.approx(sum(stream.total_weight for stream in whole), rel=1e-9)
 
 
-def test_a_rank_for_which_nothing_is_left_gets_nothing():
+def test_a_rank_with_nothing_left_gets_nothing():
     assert [len(parts(GROUPS[:2], 1024, rank=rank, ranks=4)) for rank in range(4)] == [1, 1, 0, 0]
 
 
-def test_one_rank_gets_the_streams_as_they_are():
+def test_a_single_rank_gets_the_streams_unchanged():
     made = parts(GROUPS, 60)
     assert [part.stream.ids for part in made] == [stream.ids for stream in micro_batches(GROUPS, 60)]
     assert all(set(part.mask_rows.values()) == {0} for part in made)
 
 
-def test_a_part_says_where_its_masks_begin():
-    """The rows that layers see, of all of a part and of those with labels."""
+def test_a_part_knows_where_its_masks_start():
+    """The rows that layers see: all of a part, and those with labels."""
     first, second = (parts(GROUPS, 1024, rank=rank, ranks=2)[0] for rank in range(2))
     rows, labelled = len(first.stream.tokens), len(np.unique(first.stream.label_rows))
     assert 0 < labelled < rows

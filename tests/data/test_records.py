@@ -1,4 +1,4 @@
-"""Records one per line, over several lines, in an array, and SQuAD as the datasets library writes it."""
+"""Records one per line, across lines, in an array, and SQuAD as the datasets library writes it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_prompts(tmp_path, form):
     assert read_records(data.path) == ROWS
 
 
-def test_places_are_named(tmp_path):
+def test_positions_are_named(tmp_path):
     broken = [ROWS[0], {"prompt": "c"}, 3]
     text = refused(tmp_path, json.dumps(broken))
     assert "item 2, completion: expected" in text and "item 3: expected an object" in text
@@ -72,7 +72,7 @@ def test_places_are_named(tmp_path):
     ({"q": "a"}, 'Each line is one object: {"prompt"'),
 ])
 @pytest.mark.parametrize("array", [False, True])
-def test_other_forms_are_named(tmp_path, row, message, array):
+def test_unsupported_forms_are_named(tmp_path, row, message, array):
     assert message in refused(tmp_path, json.dumps([row] if array else row))
 
 
@@ -99,11 +99,11 @@ def test_questions_without_an_id_get_the_number_of_their_line(tmp_path):
     (answer("Paris", 0), "line 1.answers[0].text: expected a text that occurs in the paragraph's context, found"),
     ({**answer("Rome", 11), "question": ""}, "line 1.question: expected"),
 ])
-def test_wrong_rows_of_squad(tmp_path, row, message):
+def test_invalid_squad_rows(tmp_path, row, message):
     assert message in refused(tmp_path, questions(row))
 
 
-def test_rows_of_squad_as_prompts(tmp_path):
+def test_squad_rows_as_prompts(tmp_path):
     assert len(load(tmp_path, questions({}, {}), purpose="prompts")) == 2
 
 

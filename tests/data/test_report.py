@@ -30,7 +30,7 @@ def test_scored_tokens_are_between_brackets():
     ]
 
 
-def test_weighted_prompts_are_marked_otherwise():
+def test_weighted_prompts_are_marked_differently():
     lines = list(batch_lines([group("It is so", (" far", " here"))], GPT2, 0.5, BRACKETS))
     assert lines[2] == "It(( is))(( so))"
     assert lines[4] == "(( far))[[ here]][[<|endoftext|>]]"
@@ -43,14 +43,14 @@ def test_tokens_that_make_up_one_character_are_shown_together():
     assert lines[2] == "A:[[𝄞]][[ x]][[<|endoftext|>]]"
 
 
-def test_a_text_cannot_steer_the_terminal():
+def test_a_text_cannot_control_the_terminal():
     lines = list(batch_lines([group("", ("\x1b[2J:", "\x07\u202e x\r"))], GPT2, 0.0, BRACKETS))
     assert "\x1b" not in "".join(lines) and "\\x1b[2J:" in lines[2]
     assert printable("a\tb\nc\x9b\u202eü中 ") == "a\tb\nc\\x9b\\u202eü中 "
     assert COLOURS.full[0] in "".join(batch_lines([group("", ("a", "b"))], GPT2, 0.0, COLOURS))
 
 
-def test_epoch_size_counts_what_the_streams_hold():
+def test_epoch_size_counts_the_tokens_of_the_streams():
     data = load_data("sample-train").subset(50, seed=0)
     groups, _ = training_groups(data, GPT2, Template(), 512)
     epoch = batches(groups, 8, seed=0, epoch=0)
@@ -73,7 +73,7 @@ def test_length_table_has_quantiles_of_the_parts():
     assert rows["completion"][0] == "2" and rows["completion"][-2] == "3"
 
 
-def test_data_are_described(tmp_path):
+def test_the_data_are_described(tmp_path):
     assert describe_data(load_data("sample-dev")) == "SQuAD, 16 articles, 825 paragraphs, 3,905 questions"
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "c"}\n')

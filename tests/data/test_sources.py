@@ -28,7 +28,7 @@ def test_official_files_are_fetched_to_the_cache(tmp_path, monkeypatch):
                           "--data sample-dev."
 
 
-def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+def test_a_file_takes_precedence_over_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").mkdir()
     assert resolve_data("sample") == sources.SHIPPED["sample-train"]
@@ -53,7 +53,7 @@ def test_the_nearest_name_is_suggested(tmp_path, name, suggestion):
     assert suggestion.format(folder=tmp_path) in str(caught.value)
 
 
-def test_a_folder_is_no_data(tmp_path):
+def test_a_folder_is_not_data(tmp_path):
     with pytest.raises(UserError, match="a folder, expected a file"):
         resolve_data(str(tmp_path))
 
@@ -76,7 +76,7 @@ ROW = {"prompt": 'say "data"', "completion": "b"}
         (json.dumps({"note": 1, **ROW}) + "\n" + json.dumps(ROW), PromptData),
     ],
 )
-def test_the_kind_is_told_by_the_content(tmp_path, text, kind):
+def test_the_format_is_told_by_the_content(tmp_path, text, kind):
     path = tmp_path / "file"
     path.write_text(text, encoding="utf-8")
     assert isinstance(load_data(str(path)), kind)

@@ -52,10 +52,10 @@ def test_the_sample_is_read_whole():
     assert not {p.title for p in train.paragraphs} & {p.title for p in dev.paragraphs}
 
 
-def test_what_is_read():
+def test_a_squad_file():
     data = parse(squad(paragraph(question("a"), question("b", question="Ü?")), paragraph(context="Nothing asked.")))
     assert [(q.id, q.text) for q in data.paragraphs[0].questions] == [("a", "Where?"), ("b", "Ü?")]
-    assert len(data.paragraphs) == 1  # one without questions is no use
+    assert len(data.paragraphs) == 1  # without questions it is useless
     assert len(data) == 2
     assert data.references() == {"a": ["Rome"], "b": ["Rome"]}
     assert parse({"data": [{"paragraphs": [paragraph(question())]}]}).paragraphs[0].title == ""
@@ -77,7 +77,7 @@ def test_an_answer_elsewhere_is_taken_from_the_nearest_place(start, found, moved
     assert data.moved_answers == moved
 
 
-def test_an_answer_that_is_nowhere_offends_in_training_only():
+def test_a_missing_answer_is_an_error_in_training_only():
     value = squad(paragraph(question(answers=[answer("Paris", 3)])))
     assert 'data[0].paragraphs[0].qas[0].answers[0].text: expected a text that occurs in' in refused(value)
     assert parse(value, "evaluation").paragraphs[0].questions[0].answers == (Answer("Paris", -1),)
@@ -199,7 +199,7 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_refused(tmp_path):
         assert words in str(caught.value)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_path_that_is_not_a_file_is_refused(tmp_path):
     for path, words in ((tmp_path / "none.json", "no such file"), (tmp_path, "a folder"), ("/dev/null", "ordinary")):
         with pytest.raises(UserError, match=words):
             read_squad(path)

@@ -29,7 +29,7 @@ def token_groups(draw, min_size=1, max_size=6):
 
 
 def visible(layout):
-    """(N, N) bool: may this row see that row?"""
+    """(N, N) bool: whether row i sees row j."""
     seen = np.zeros((layout.rows, layout.rows), bool)
     for group in layout.groups:
         seen[group.q0 : group.q1, group.k0 : group.k1] = group.mask()
@@ -85,7 +85,7 @@ def test_micro_batches_keep_labels_and_stay_within_the_budget(groups, budget, we
     assert sum(s.total_weight for s in streams) == pytest.approx(whole, rel=1e-6)
 
 
-def test_micro_batches_cut_a_group_only_when_it_exceeds_the_budget():
+def test_micro_batches_split_a_group_only_if_it_exceeds_the_budget():
     group = TokenGroup([1, 2, 3], [Branch(str(i), [4], [5]) for i in range(4)])
     assert [len(s.tokens) for s in micro_batches([group, group], 7)] == [7, 7]
     assert [len(s.tokens) for s in micro_batches([group, group], 14)] == [14]
@@ -97,7 +97,7 @@ def of_rows(*sizes):
 
 
 def cut_in_order(sizes, budget):
-    """How many streams there are if each is filled until the next group does not fit."""
+    """Number of streams if each is filled until the next group does not fit."""
     count, room = 0, 0
     for size in sizes:
         if not count or size > room:
@@ -143,7 +143,7 @@ def test_a_stream_keeps_the_order_of_the_batch():
 
 
 @given(token_groups(max_size=12), st.integers(1, 9), st.integers(0, 2**40), st.integers(0, 5))
-def test_an_epoch_has_every_example_once_in_batches_of_about_the_size_asked(groups, size, seed, epoch):
+def test_an_epoch_has_every_example_once_in_batches_of_about_the_requested_size(groups, size, seed, epoch):
     made = batches(groups, size, seed, epoch)
     counts = [sum(len(g.branches) for g in batch) for batch in made]
     assert len(counts) == math.ceil(sum(counts) / size) and all(0 < count < max(2 * size, 2) for count in counts)
@@ -185,12 +185,12 @@ def test_order_is_the_same_in_a_process_with_another_hash_seed():
 
 
 def test_order_is_pinned():
-    # Resuming a run needs the order of the version that started it: a change here breaks old checkpoints.
+    # Resuming needs the order of the version that started the run: a change here breaks old checkpoints.
     assert order(batches(numbered([2, 3, 1]), 3, 0, 0)) == ["2.0", "1.1", "1.0", "1.2", "0.0", "0.1"]
 
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=40), st.integers(0, 9))
-def test_groups_of_up_to_a_batch_stay_whole_but_for_the_last(sizes, seed):
+def test_groups_of_at_most_a_batch_stay_whole_except_the_last(sizes, seed):
     made = batches(numbered(sizes), 8, seed, 0)
     parts = [len(g.branches) for batch in made for g in batch]
     assert len(parts) <= len(sizes) + 1
@@ -200,17 +200,17 @@ def test_groups_of_up_to_a_batch_stay_whole_but_for_the_last(sizes, seed):
         assert [len(g.branches) for g in made[-1]] == parts[-1:] and len(made[-1]) == 1
 
 
-def test_examples_without_a_common_prefix_make_batches_of_the_very_size():
+def test_examples_without_a_common_prefix_make_batches_of_exact_size():
     made = batches(numbered([1] * 43), 8, 0, 0)
     assert [len(batch) for batch in made] == [8, 8, 8, 8, 8, 3]
 
 
-def test_a_group_larger_than_a_batch_is_cut():
+def test_a_group_larger_than_a_batch_is_split():
     assert sorted(len(g.branches) for batch in batches(numbered([20]), 8, 0, 0) for g in batch) == [4, 8, 8]
 
 
 def test_the_last_batch_is_never_empty():
-    # The last group lies across the border of the last two batches, most of it before the border.
+    # The last group straddles the last two batches, with most of it in the first of them.
     made = next(made for seed in range(99) if order(made := batches(numbered([3, 6]), 8, seed, 0))[0][0] == "0")
     assert [[len(g.branches) for g in batch] for batch in made] == [[3, 5], [1]]
 

@@ -11,7 +11,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.byte_level import CHARACTERS, byte_level_bpe, gpt2_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer
 
-# Whitespace of many kinds, letters, digits, marks and apostrophes, in the runs that GPT-2's word pattern tells apart.
+# Runs of whitespace of many kinds, letters, digits, marks and apostrophes, as told apart by GPT-2's word pattern.
 TEXT = st.text(st.sampled_from(" \n\t\r\u00a0\u3000aZé中0٣.,:'s?!(\"-\u0301😀"), max_size=12) | st.text(max_size=12)
 TEMPLATES = (
     DEFAULT_TEMPLATE,
@@ -33,7 +33,7 @@ GPT2 = tokenizer(gpt2_tokenizer())
 def words(request):
     if request.param == "gpt2":
         return GPT2
-    # SmolLM's way of cutting text, with merges over whitespace and marks that would cross a careless border.
+    # SmolLM's way of splitting text, with merges over whitespace and marks that would cross a careless boundary.
     merges = [("Ġ", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "Ċ"), (":", "Ġ"), (":", "Ċ"), ("Ġ", "a"), ("a", "Ġ"), (":", ":")]
     tokens = [*CHARACTERS.values(), *(a + b for a, b in merges)]
     return tokenizer(byte_level_bpe({t: i for i, t in enumerate(tokens)}, merges, single_digits=True))
@@ -59,7 +59,7 @@ def test_pieces_have_the_tokens_of_the_whole_text(words, text, context, question
 
 @pytest.mark.parametrize("text", TEMPLATES)
 @given(context=TEXT, question=TEXT.map(str.strip).filter(bool), answer=TEXT)
-def test_without_words_around_the_question_it_must_not_begin_with_space(text, context, question, answer):
+def test_without_words_around_the_question_it_must_not_start_with_a_space(text, context, question, answer):
     template = Template(text)
     assert pieces(Encoder(GPT2, template), context, question, answer) == GPT2.encode(
         template.whole(context, question, answer)

@@ -20,14 +20,14 @@ CONTEXT = st.text(st.sampled_from("ab中 \n\u3000."), min_size=1, max_size=80)
 
 
 @given(CONTEXT)
-def test_words_make_up_the_context(context):
+def test_the_words_add_up_to_the_context(context):
     assert "".join(WORD.findall(context)) == context
     words = Words(context, Letters())
     assert words.bounds[-1] == words.costs[-1] == len(context)
 
 
 @given(CONTEXT, st.data())
-def test_a_window_holds_its_middle_and_keeps_to_the_budget(context, data):
+def test_a_window_contains_its_middle_and_keeps_to_the_budget(context, data):
     start = data.draw(st.integers(0, len(context) - 1))
     end = data.draw(st.integers(start + 1, len(context)))
     words = Words(context, Letters())

@@ -7,7 +7,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 @pytest.fixture
 def make_font(tmp_path):
-    """make_font(characters, family, style) -> path of a TrueType font that has just these characters, as squares."""
+    """make_font(characters, family, style) -> path of a TrueType font with only these characters, as squares."""
     def make(characters, family="Test Sans", style="Regular"):
         pen = TTGlyphPen(None)
         for number, point in enumerate([(100, 0), (100, 700), (800, 700), (800, 0)]):

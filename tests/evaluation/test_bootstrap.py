@@ -17,7 +17,7 @@ from jittor_lora.evaluation.bootstrap import (
 from jittor_lora.evaluation.units import Units
 
 
-def test_interval_of_a_share_is_close_to_the_normal_one():
+def test_interval_of_a_proportion_is_close_to_the_normal_one():
     values = np.repeat([1.0, 0.0], [120, 280])
     estimate = mean_interval(values)
     half = 1.96 * np.sqrt(0.3 * 0.7 / 400)
@@ -56,7 +56,7 @@ def test_memory_is_bounded_for_many_questions():
     mean_interval(values, resamples=1000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 60e6  # drawn at once it would be 240 MB
+    assert peak < 60e6  # all at once would take 240 MB
 
 
 @pytest.mark.parametrize("values", [[0.1] * 7, [0.0] * 5, [1.0] * 30])
@@ -71,7 +71,7 @@ def test_equal_values_are_their_own_interval(values):
     ([0.1, 0.7, 0.3, 0.4], None),
     ([0.0, 1.0] * 20, Units("paragraph", ("a", "b", "c", "d") * 10)),
 ])
-def test_too_few_units_say_nothing(values, units):
+def test_too_few_units_give_the_whole_scale(values, units):
     assert mean_interval(values, units).mean == pytest.approx(np.mean(values))
     ends = mean_interval(values, units, scale=(0, 100)), paired_difference(np.zeros(len(values)), values, units)
     assert [(one.low, one.high) for one in ends] == [(0, 100), (-1, 1)]
@@ -79,7 +79,7 @@ def test_too_few_units_say_nothing(values, units):
 
 
 def test_questions_of_one_unit_count_as_one():
-    """Five answers that are always alike tell no more than one."""
+    """Five answers that are always alike count no more than one."""
     first, second = np.random.default_rng(2).random((2, 30))
     units = Units("paragraph", tuple(np.repeat(np.arange(30), 5)))
     one, five = mean_interval(first), mean_interval(np.repeat(first, 5), units)
@@ -90,17 +90,17 @@ def test_questions_of_one_unit_count_as_one():
 
 
 def test_a_large_unit_counts_for_its_questions():
-    """The mean is over questions, whatever the sizes of their units."""
+    """The mean is over questions, whatever the size of their units."""
     sizes = np.array([1, 2, 40, 3, 9, 5, 30, 4])
     units = Units("article", tuple(np.repeat(np.arange(8), sizes)))
     values = np.repeat([0.0, 0, 1, 0, 1, 0, 1, 0], sizes)
     estimate = mean_interval(values, units)
     assert estimate.mean == pytest.approx(values.mean())
-    assert estimate.low < 0.5 < 0.75 < mean_interval(values).low  # the large ones may not be drawn
+    assert estimate.low < 0.5 < 0.75 < mean_interval(values).low  # the large units may not be drawn
 
 
 def test_few_units_widen_the_interval():
-    """As Student's t and n − 1 in the variance do for a mean of normal values."""
+    """As Student's t, and n − 1 in the variance, do for the mean of normal values."""
     values = np.random.default_rng(1).normal(0.5, 0.1, 10)
     half = 2.262157 * values.std(ddof=1) / np.sqrt(10)
     estimate = mean_interval(values)
@@ -108,7 +108,7 @@ def test_few_units_widen_the_interval():
 
 
 @pytest.mark.parametrize("freedom, quantile", [(1, 12.7062), (2, 4.30265), (4, 2.77645), (15, 2.13145), (315, 1.96754)])
-def test_quantiles_of_student(freedom, quantile):
+def test_student_t_quantiles(freedom, quantile):
     assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=2e-4)
     assert student_quantile(0.025, freedom) == pytest.approx(-quantile, abs=2e-4)
 

@@ -37,7 +37,7 @@ def test_question_word(question, word):
 def test_items_of_questions_and_of_prompts():
     first, *_, last = items_of(DATA)
     assert (first.id, first.context, first.references, first.start) == ("a", CONTEXT, ("Rome",), 0)
-    assert last.start == -1  # the context does not hold it
+    assert last.start == -1  # not in the context
     lines = '{"prompt": "p", "completion": " x y"}\n{"prompt": "p", "completion": "z"}'
     prompts = parse_jsonl(lines, "f", "evaluation")
     assert items_of(prompts) == [Item("1", "p", "", ("x y", "z"), "x y")]
@@ -58,7 +58,7 @@ def test_groups_hold_every_question_once_with_its_scores():
     assert found["context length"][0].exact_match.low <= 25 <= found["context length"][0].exact_match.high
 
 
-def test_tables_show_all_groups():
+def test_the_tables_show_all_groups():
     found = breakdowns(items_of(DATA), score(DATA.references(), {"a": "Rome"}))
     lines = breakdown_table(found).splitlines()
     assert len(lines) == 1 + 4 + sum(map(len, found.values()))
@@ -87,7 +87,7 @@ def test_duplicates_need_the_same_words_in_question_and_context():
     found = duplicates(train, items_of(DATA))
     assert found.questions == [("t1", "a")]
     assert found.contexts == ["a", "b", "c", "d"]
-    assert duplicates(train, items_of(squad(("x", "Where?", "Rome")))).questions == []  # asked about another context
+    assert duplicates(train, items_of(squad(("x", "Where?", "Rome")))).questions == []  # about another context
     prompts = items_of(parse_jsonl('{"prompt": "p :", "completion": "x"}', "f", "evaluation"))
     assert duplicates(prompts, prompts).questions == [("1", "1")]
     assert duplicates(prompts, prompts).contexts == []

@@ -25,7 +25,7 @@ from jittor_lora.evaluation.charts import (
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
 
-pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of a missing glyph and of labels without room
+pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of missing glyphs and of labels without room
 
 STEPS = np.arange(1.0, 401.0)
 CURVES = LossCurves(LossSeries(STEPS, 1 + 2 * np.exp(-STEPS / 80) + 0.1 * np.sin(STEPS)),
@@ -60,7 +60,7 @@ def test_loss_chart_shows_both_losses_and_marks_the_lowest(tmp_path):
     assert star.get_xydata().tolist() == [[300, 1.21]]
 
 
-def test_png_is_1200_pixels_wide_and_both_lines_are_seen(tmp_path):
+def test_png_is_1200_pixels_wide_and_shows_both_lines(tmp_path):
     png = save_chart(loss_chart(CURVES), tmp_path / "loss", ["png"])[0]
     image = Image.open(png).convert("RGB")
     assert image.size == (1200, 675)
@@ -73,10 +73,10 @@ def test_all_text_is_inside_and_large_enough():
     for figure in (loss_chart(CURVES), score_chart(SYSTEMS)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        box = figure.axes[0].get_tightbbox(canvas.get_renderer())  # of all that is drawn, labels too
+        box = figure.axes[0].get_tightbbox(canvas.get_renderer())  # of everything drawn, labels too
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 1200 and box.y1 <= 675
         for text in figure.findobj(Text):
-            assert not text.get_text() or text.get_size() >= 10  # points at 150 dots an inch: 21 pixels
+            assert not text.get_text() or text.get_size() >= 10  # points at 150 dpi: 21 pixels
 
 
 def test_score_chart_has_values_names_and_whiskers(tmp_path):
@@ -136,15 +136,15 @@ def test_languages_have_the_same_labels():
     assert _LABELS["en"].keys() == _LABELS["zh"].keys()
 
 
-def test_dollars_and_underscores_in_names_are_no_formulas(tmp_path):
+def test_dollars_and_underscores_in_names_are_not_formulas(tmp_path):
     figure = score_chart([("$r_8$", BASE), ("a_b", ADAPTER)], title="$5 and $6")
     assert {"$r_8$", "a_b", "$5 and $6"} <= set(texts_of_svg(save_chart(figure, tmp_path / "s", ["svg"])[0]))
 
 
 @pytest.mark.parametrize("name", ["_lr1", "__", "$x", "$\\frac{$", "50 %", "%s {a} {}", "\\alpha^2_1", "#1",
                                   "legend: x", "-"])
-def test_any_name_is_in_the_legend_as_it_is(name, tmp_path):
-    """Matplotlib leaves out labels that begin with an underscore, and sets what is between dollars as a formula."""
+def test_any_name_is_in_the_legend_verbatim(name, tmp_path):
+    """Matplotlib leaves out labels that start with an underscore, and sets text between dollars as a formula."""
     difference = Difference(1.0, 0.5, 1.5, 0.1)
     for figure in (score_chart([(name, BASE), ("b", ADAPTER)], title=name),
                    improvement_chart(name, [(name, difference, difference)], BASE)):
@@ -162,7 +162,7 @@ def test_any_name_is_in_the_legend_as_it_is(name, tmp_path):
     ("epoch", "Epoch", "lowest: 1.5 at epoch 2"), ("batch", "Batch", "lowest: 1.5 at batch 2"),
     ("order", "Losses in the order of the log", "lowest: 1.5 at number 2"),
     ("count", "Count of the progress bar", "lowest: 1.5 at 2")])
-def test_the_axis_says_what_it_counts(unit, axis, place, tmp_path):
+def test_the_axis_label_names_its_unit(unit, axis, place, tmp_path):
     series = LossSeries(np.array([1.0, 2.0]), np.array([2.0, 1.5]))
     for language in ("en", "zh"):
         assert {unit, f"at {unit}"} <= _LABELS[language].keys()
@@ -219,7 +219,7 @@ def test_pyplot_is_never_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         save_chart(score_chart(SYSTEMS), tmp_path / "file" / "scores")

@@ -22,7 +22,7 @@ def test_table_holds_both_scores_their_difference_and_p_value():
 
 
 @pytest.mark.parametrize("names", [("base", "adapter"), ("\u57fa\u5ea7\u6a21\u578b", "\u52a0\u9002\u914d\u5668")])
-def test_columns_end_at_the_same_place_on_a_terminal(names):
+def test_columns_align_on_a_terminal(names):
     lines = comparison_table(BASE, ADAPTER, names).splitlines()[:3]
     assert len({display_width(line) for line in lines}) == 1
     ends = [display_width(lines[0][:lines[0].index(names[1]) + len(names[1])])]
@@ -41,14 +41,14 @@ def test_first_column_is_left_and_others_right():
     assert table([("a", "1", "22"), ("bbb", "333", "4")]) == "a      1  22\nbbb  333   4"
 
 
-def test_questions_of_a_paragraph_are_resampled_and_exchanged_together():
+def test_questions_of_a_paragraph_are_resampled_and_swapped_together():
     places = {name: ("article", f"paragraph {index // 40}") for index, name in enumerate(REFERENCES)}
     right = dict.fromkeys(list(REFERENCES)[:80], "x y")
     lines = comparison_table(score(REFERENCES, {}, places), score(REFERENCES, right, places)).splitlines()
     assert lines[3].startswith("200 questions of 5 paragraphs, ") and lines[3].endswith("for new paragraphs")
     low, high = map(float, lines[1].split("[")[2].split("]")[0].split(", "))
-    assert low == 0 and high > 90  # 33 to 47 if the questions stood alone
-    assert float(lines[1].split()[-1]) == pytest.approx(0.5, abs=0.02)  # of 32 exchanges, 16 are as extreme
+    assert low == 0 and high > 90  # 33 to 47 if questions were independent
+    assert float(lines[1].split()[-1]) == pytest.approx(0.5, abs=0.02)  # of 32 swaps, 16 are as extreme
 
 
 def test_other_questions_are_refused():

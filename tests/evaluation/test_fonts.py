@@ -12,11 +12,11 @@ CHINESE = "\u8bad\u7ec3\u635f\u5931"
 
 @pytest.fixture
 def system_fonts(monkeypatch):
-    """Make this machine have just the given font files."""
+    """Make the given font files this machine's only fonts."""
     return lambda *paths: monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(path) for path in paths])
 
 
-def test_english_needs_no_font_of_the_system(system_fonts):
+def test_english_needs_no_system_font(system_fonts):
     system_fonts()
     assert FT2Font(find_font(["Loss 1.5 \u2013 \u00e9"], "en").get_file()).family_name == "DejaVu Sans"
 
@@ -27,7 +27,7 @@ def test_english_with_chinese_in_the_title_looks_for_a_font_that_has_both(system
     assert find_font(["Loss", CHINESE], "en").get_file() == str(whole)
 
 
-def test_known_families_and_regular_styles_go_first(system_fonts, make_font):
+def test_known_families_and_regular_styles_come_first(system_fonts, make_font):
     other = make_font(CHINESE, "AAA")
     bold = make_font(CHINESE, "Noto Sans SC", "Bold")
     regular = make_font(CHINESE, "Noto Sans SC")
@@ -40,12 +40,12 @@ def test_known_families_and_regular_styles_go_first(system_fonts, make_font):
     assert find_font([CHINESE], "zh").get_file() == str(other)
 
 
-def test_a_family_with_the_right_name_but_without_the_glyphs_is_passed_over(system_fonts, make_font):
+def test_a_family_with_the_right_name_but_without_the_glyphs_is_skipped(system_fonts, make_font):
     system_fonts(make_font(CHINESE[:2], "Noto Sans SC"), make_font(CHINESE, "Test"))
     assert "Test" in find_font([CHINESE], "zh").get_file()
 
 
-def test_damaged_fonts_of_the_system_are_passed_over(system_fonts, make_font, tmp_path):
+def test_damaged_system_fonts_are_skipped(system_fonts, make_font, tmp_path):
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     system_fonts(tmp_path / "broken.ttf", tmp_path / "gone.ttf", make_font(CHINESE))
     assert find_font([CHINESE], "zh").get_file().endswith("TestSans-Regular-4.ttf")

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from jittor_lora.evaluation.charts import save_chart
 from jittor_lora.evaluation.heat_map import heat_map
 
-pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of a missing glyph and of labels without room
+pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of missing glyphs and of labels without room
 
 KINDS = ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj",
          "self_attn.v_proj")
@@ -25,7 +25,7 @@ def test_all_text_is_inside_and_no_two_touch(blocks, kinds, scale):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     for axes in figure.axes:
-        box = axes.get_tightbbox(canvas.get_renderer())  # of all that is drawn, labels too
+        box = axes.get_tightbbox(canvas.get_renderer())  # of everything drawn, labels too
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.get_width_height()[0]
         assert box.y1 <= canvas.get_width_height()[1]
     boxes = []
@@ -60,7 +60,7 @@ def test_the_same_picture_has_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["_a", "$x", "$\\frac{$", "50 %"])
-def test_names_are_shown_as_they_are(name):
+def test_names_are_shown_verbatim(name):
     figure = heat_map({("0", name): 1.0}, title=name, quantity=name)
     FigureCanvasAgg(figure).draw()
     assert [text.get_text() for text in figure.findobj(Text)].count(name) >= 3

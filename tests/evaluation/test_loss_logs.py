@@ -12,7 +12,7 @@ from jittor_lora.evaluation.loss_logs import read_loss_files, read_run_losses
 
 
 def read(tmp_path, text, validation=None):
-    """The curves of a log, or of one for training and one for validation."""
+    """The curves of one log, or of one for training and one for validation."""
     paths = [tmp_path / "loss.txt", *([] if validation is None else [tmp_path / "val.txt"])]
     for path, content in zip(paths, (text, validation)):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -60,7 +60,7 @@ def test_forms_of_a_line(tmp_path, line, unit, at, loss):
                                   "[3.2, 4.5]", "glossary 3", "3,2 4", "loss: [3.2, 4.5]", "loss scale: 65536",
                                   "Loss improved from 3.2 to 3.1", "2025-01-02 10:00:03 Epoch 1/3", "loss 1,234",
                                   "loss_weight = 0.5"])
-def test_a_line_without_a_loss_is_passed_over_and_counted(tmp_path, line):
+def test_a_line_without_a_loss_is_skipped_and_counted(tmp_path, line):
     curves = read(tmp_path, f"# a comment\n1.5\n\n{line}\n1.4\n")
     assert curves.train.losses.tolist() == [1.5, 1.4]
     assert any("1 of 3 lines hold no loss and were passed over" in note for note in curves.notes)
@@ -207,7 +207,7 @@ STEPS = (10, 20, 30)
 ])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_logs_of_other_programs(tmp_path, text, unit, places, encoding):
-    if encoding == "gb18030" and text is not GBK and text[0] not in "{e":  # JSON and CSV hold no other lines
+    if encoding == "gb18030" and text is not GBK and text[0] not in "{e":  # JSON and CSV have no other lines
         text = text.replace("\n", "\n这里是训练日志\n", 1)
     curves = read(tmp_path, text.encode(encoding))
     assert curves.unit == unit
@@ -238,21 +238,21 @@ def test_a_character_cut_off_at_the_end_does_no_harm(tmp_path, encoding):
     assert curves.train.losses.tolist() == [3.2, 2.9, 2.7]
 
 
-def test_bars_are_cut_at_carriage_returns(tmp_path):
+def test_progress_bars_are_split_at_carriage_returns(tmp_path):
     bar = "  3%|3         | 1/30 [00:01<00:30,  1.00s/it]"
     curves = read(tmp_path, f"{bar}\r   \r{{'loss': 3.0, 'epoch': 0.1}}\r    \r{bar}\r{{'loss': 2.0, 'epoch': 0.2}}\n"
                             f"{bar}{{'loss': 1.5, 'epoch': 0.3}}\n")
     assert points(curves.train) == [(0.1, 3.0), (0.2, 2.0), (0.3, 1.5)]
 
 
-def test_a_bar_that_is_drawn_again_counts_once(tmp_path):
+def test_a_redrawn_progress_bar_counts_once(tmp_path):
     bar = "steps:  22%|##   | {}/800 [00:46<02:44,  3.79it/s, avr_loss={}]\r"
     curves = read(tmp_path, "epoch 1/2\n" + bar.format(176, 0.5) + bar.format(176, 0.5) + bar.format(177, 0.4) + "\n")
     assert (curves.unit, points(curves.train)) == ("count", [(176, 0.5), (177, 0.4)])
     assert not any("later one" in note for note in curves.notes)
 
 
-def test_what_is_not_drawn_is_named_and_counted(tmp_path):
+def test_omitted_losses_are_named_and_counted(tmp_path):
     notes = " ".join(read(tmp_path, NANO_GPT).notes)
     assert "drawn: `loss` and `val loss`" in notes and "1 of `train loss`" in notes
     assert "1 of `train_loss` (of the whole run)" in " ".join(read(tmp_path, TRAINER).notes)
@@ -260,7 +260,7 @@ def test_what_is_not_drawn_is_named_and_counted(tmp_path):
     assert "1 of `loss_cls`" in notes and "1 of `best loss` (of the whole run)" in notes
 
 
-def test_losses_of_which_none_stands_out_are_refused(tmp_path):
+def test_losses_without_an_obvious_choice_are_refused(tmp_path):
     with pytest.raises(UserError, match="stands out, found 2 of `d loss`, 2 of `g loss`. Keep the lines of one"):
         read(tmp_path, "[Batch 0/9] [D loss: 0.69] [G loss: 0.70]\n[Batch 1/9] [D loss: 0.68] [G loss: 0.71]\n")
     both = "step 1 loss 3.2\neval_a_loss: 1\neval_b_loss: 2\n"
@@ -268,7 +268,7 @@ def test_losses_of_which_none_stands_out_are_refused(tmp_path):
     assert read(tmp_path, both + "eval_a_loss: 1.5\n").validation.losses.tolist() == [1, 1.5]
 
 
-def test_of_as_many_losses_of_one_name_those_said_to_be_of_training_are_drawn(tmp_path):
+def test_of_equally_frequent_losses_those_marked_as_training_are_drawn(tmp_path):
     curves = read(tmp_path, "step 1, loss: 3.2\ntrain: step 1, loss: 3.1\n")
     assert curves.train.losses.tolist() == [3.1] and "1 of `loss`" in " ".join(curves.notes)
 
@@ -285,19 +285,19 @@ def test_validation_is_never_drawn_as_training(tmp_path):
         read(tmp_path, "1\n", "step 1 train_loss 3.2\n")
 
 
-def test_a_program_called_test_says_nothing_of_its_losses(tmp_path):
+def test_a_program_called_test_does_not_make_its_losses_validation(tmp_path):
     line = "2025-01-02 10:00:03,000 - test - INFO - step {} loss {}\n"
     assert read(tmp_path, line.format(1, 3.2)).train.losses.tolist() == [3.2]
     curves = read(tmp_path, line.replace("test", "train").format(1, 3.2) + line.format(1, 9.9))
     assert (curves.train.losses.tolist(), curves.validation.losses.tolist()) == ([3.2], [9.9])
 
 
-def test_bare_numbers_in_a_text_are_no_losses(tmp_path):
+def test_bare_numbers_in_a_text_are_not_losses(tmp_path):
     curves = read(tmp_path, "3\n17\nstep 1 loss 3.2\nstep 2 loss 3.1\nhello\n")
     assert curves.train.losses.tolist() == [3.2, 3.1]
 
 
-def test_a_heading_tells_the_columns(tmp_path):
+def test_a_header_names_the_columns(tmp_path):
     curves = read(tmp_path, "epoch,step,lr,train_loss,val_loss\n1,10,0.1,2.5,3.5\n1,20,0.1,2.0,3.0\n")
     assert (points(curves.train), points(curves.validation)) == ([(10, 2.5), (20, 2)], [(10, 3.5), (20, 3)])
     assert points(read(tmp_path, "Wall time,Step,Value\n1700000000.1,10,2.5\n1700000001.1,20,2.4\n").train) == [
@@ -305,7 +305,7 @@ def test_a_heading_tells_the_columns(tmp_path):
     assert read(tmp_path, "loss\n3.5\n3.0\n").train.losses.tolist() == [3.5, 3.0]
 
 
-def test_documents_of_json(tmp_path):
+def test_json_documents(tmp_path):
     assert points(read(tmp_path, json.dumps(COLUMNS)).train) == [(10, 3.2), (20, 2.9), (30, 2.7)]
     rows = [{"epoch": 1, "train": {"loss": 3.2}, "val": {"loss": 9.9}}, {"epoch": 2, "train": {"loss": 2.9}}]
     curves = read(tmp_path, json.dumps(rows, indent=1))
@@ -315,7 +315,7 @@ def test_documents_of_json(tmp_path):
     assert (curves.unit, points(curves.validation)) == ("order", [(2, 9.9), (4, 9.8)])
 
 
-def test_an_epoch_in_a_line_of_its_own(tmp_path):
+def test_an_epoch_on_its_own_line(tmp_path):
     curves = read(tmp_path, "Epoch 0/1\n-----\ntrain Loss: 0.6 Acc: 0.7\nval Loss: 0.2 Acc: 0.9\n\n"
                             "Epoch 1/1\n-----\ntrain Loss: 0.4 Acc: 0.7\nval Loss: 0.1 Acc: 0.9\nBest val Acc: 0.9\n")
     assert curves.unit == "epoch"
@@ -331,7 +331,7 @@ def test_steps_that_restart_each_epoch_are_continued(tmp_path):
     assert read(tmp_path, text.replace("/{}", "")).train.steps.tolist() == [1, 2, 3, 4]
 
 
-def test_a_run_that_went_back_to_a_checkpoint_is_drawn_once(tmp_path):
+def test_a_run_that_returned_to_a_checkpoint_is_drawn_once(tmp_path):
     steps = (10, 20, 30, 40, 20, 30, 40, 50)
     text = "".join(f"step {step} loss {number}.5\nstep {step} val_loss {number}.25\n"
                    for number, step in enumerate(steps))
@@ -341,13 +341,13 @@ def test_a_run_that_went_back_to_a_checkpoint_is_drawn_once(tmp_path):
     assert any("6 losses are left out: the run went back to an earlier step" in note for note in curves.notes)
 
 
-def test_a_loss_without_a_place_among_others_with_one_is_left_out(tmp_path):
+def test_a_loss_without_a_step_among_others_with_one_is_left_out(tmp_path):
     curves = read(tmp_path, "step 1 loss 3.2\nstep 2 loss 3.1\nloss 9\n")
     assert points(curves.train) == [(1, 3.2), (2, 3.1)]
     assert any("1 loss is left out, with no step given" in note for note in curves.notes)
 
 
-def test_epochs_that_are_rounded_are_spread(tmp_path):
+def test_rounded_epochs_are_spread(tmp_path):
     curves = read(tmp_path, "".join(f"{{'loss': {loss}, 'epoch': {epoch}}}\n" for loss, epoch in
                                     ((5, 0.01), (4, 0.01), (3, 0.02), (2, 0.02), (1, 0.03))))
     np.testing.assert_allclose(curves.train.steps, [0.01, 0.015, 0.02, 0.025, 0.03])

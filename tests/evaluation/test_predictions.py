@@ -69,7 +69,7 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         read_predictions(tmp_path)
 
 
-def test_byte_order_mark_is_skipped(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "p.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": "\xe5\x8c\x97"}')
     assert read_predictions(path) == {"a": "\u5317"}

@@ -14,7 +14,7 @@ VOID = {"meta", "input", "img"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes and own texts; complains where end tags do not match."""
+    """Elements with their attributes and own texts; fails if end tags do not match."""
 
     def __init__(self, text):
         super().__init__()
@@ -48,7 +48,7 @@ def page(report):
     return Page(report.read_text(encoding="utf-8"))
 
 
-def test_it_is_whole_and_texts_stay_texts(page):
+def test_the_page_is_well_formed_and_texts_stay_texts(page):
     assert page.all("html")[0][0] == {"lang": "en"}
     assert page.all("title")[0][1] == page.all("h1")[0][1] == f"Title {HOSTILE}"
     assert [attributes.get("type") for attributes, _ in page.all("script")] == ["application/json", None]
@@ -65,7 +65,7 @@ def test_nothing_is_fetched(page):
     assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, *_ in page.elements}
 
 
-def test_the_policy_allows_its_own_parts_alone(page):
+def test_the_policy_allows_only_its_own_parts(page):
     policy = next(attributes["content"] for attributes, _ in page.all("meta")
                   if attributes.get("http-equiv") == "Content-Security-Policy")
     for kind, text in (("style", page.all("style")[0][1]), ("script", page.all("script")[1][1])):
@@ -74,7 +74,7 @@ def test_the_policy_allows_its_own_parts_alone(page):
     assert policy.startswith("default-src 'none'")
 
 
-def test_data_hold_every_prediction(page):
+def test_the_data_contain_every_prediction(page):
     text = page.all("script")[0][1]
     assert not re.search("[<>&]", text)
     data = json.loads(text)
@@ -89,14 +89,14 @@ def test_data_hold_every_prediction(page):
     assert utf16[2 * start:2 * (start + length)].decode("utf-16-le") == "answer 7"
 
 
-def test_every_picture_has_words_and_every_field_a_name(page):
+def test_every_picture_has_alt_text_and_every_field_a_label(page):
     assert len(page.all("img")) == 2
     assert all(attributes["alt"] for attributes, _ in page.all("img"))
     labels = [text for _, text in page.all("label")]
     assert len(labels) == len(page.all("input")) + len(page.all("select")) and all(map(str.strip, labels))
 
 
-def test_tables_and_sections_are_there(report, page):
+def test_tables_and_sections_exist(report, page):
     assert [attributes["id"] for attributes, _ in page.all("section")] == [
         "scores", "kinds", "duplicates", "settings", "predictions"]
     assert "60 questions are in the training data with the same context" in "".join(text for _, text in page.all("p"))

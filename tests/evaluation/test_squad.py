@@ -26,7 +26,7 @@ def test_total_equals_the_official_evaluation_with_missing_predictions():
     predictions = {f"q{index}": case["prediction"] for index, case in enumerate(GOLDEN["cases"])
                    if index not in GOLDEN["missing"]}
     result = score(references, predictions)
-    # Python 3.12 adds floats more exactly than the versions before.
+    # Python 3.12 sums floats more exactly than earlier versions.
     assert (result.exact_match, result.f1) == pytest.approx((GOLDEN["total"]["exact_match"], GOLDEN["total"]["f1"]),
                                                             rel=1e-12)
     assert (result.count, result.missing) == (len(GOLDEN["cases"]), len(GOLDEN["missing"]))

@@ -31,12 +31,12 @@ def test_each_is_compared_with_the_first():
     assert (base.metrics.exact_match, base.exact_match, base.f1) == (20, None, None)
     assert (r8.exact_match.mean, r8.f1.mean, r8.gained, r8.lost) == (60, 60, 70, 10)
     assert r8.exact_match.low < 60 < r8.exact_match.high
-    assert r8.exact_match.p_value == pytest.approx(2 / 10_001)  # the least possible, twice for two systems
+    assert r8.exact_match.p_value == pytest.approx(2 / 10_001)  # the lowest possible, doubled for two systems
     assert (same.f1.mean, same.f1.p_value, same.gained, same.lost) == (0, 1, 0, 0)
     assert json.loads(json.dumps(standings_json([base, r8, same])))[1]["gained"] == 70
 
 
-def test_table_names_all_and_ends_even():
+def test_the_table_names_all_systems_and_is_aligned():
     lines = standings_table(standings(SYSTEMS)).splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["EM", "base", "r8", "same"]
     assert "+60.00" in lines[2] and "< 0.001" in lines[2] and lines[2].split()[-2:] == ["70", "10"]
@@ -71,7 +71,7 @@ def run(tmp_path):
     return folder
 
 
-def test_what_a_name_stands_for(run, tmp_path):
+def test_resolving_a_name(run, tmp_path):
     base, adapter = (run / "evaluation" / name / "predictions.json" for name in ("base", "adapter"))
     assert named_folders(str(run)) == [("my run base", base), ("my run adapter", adapter)]
     assert named_folders(f"r={run}") == [("r base", base), ("r adapter", adapter)]
@@ -85,7 +85,7 @@ def test_what_a_name_stands_for(run, tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["nowhere", "name=nowhere", "."])
-def test_nothing_there_is_said(argument, tmp_path, monkeypatch):
+def test_nothing_found_is_reported(argument, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="expected a prediction file"):
         named_folders(argument)

@@ -23,7 +23,7 @@ from jittor_lora.evaluation.rouge_l import rouge_l
 from jittor_lora.evaluation.text import E2E_SCORES, text_scores
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
 
-# Of e2e_texts(120), by the parts that e2e-metrics' measure_scores.py --python runs: its pymteval, and pycocoevalcap
+# For e2e_texts(120), from the parts that e2e-metrics' measure_scores.py --python runs: its pymteval, and pycocoevalcap
 # with its own tokenizer.
 NEED_PACKAGES = ("BLEU-4", "METEOR")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "e2e_metrics.json").read_text())
@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_e2e_challenge(name, scores):
     assert scores[name].value == pytest.approx(GOLDEN[name], rel=1e-9)
 
 
-def test_what_is_not_installed_is_absent_and_says_how_to_get_it(monkeypatch):
+def test_a_missing_package_leaves_its_scores_out_and_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -52,7 +52,7 @@ def test_what_is_not_installed_is_absent_and_says_how_to_get_it(monkeypatch):
     assert all("pip install 'jittor-lora[" in scores[name].note for name in absent)
 
 
-def test_a_program_of_meteor_that_says_nothing_is_told(monkeypatch, tmp_path):
+def test_a_silent_meteor_program_is_reported(monkeypatch, tmp_path):
     program = tmp_path / "java"
     program.write_text("#!/bin/sh\nwhile read line; do echo; done\n")
     program.chmod(0o755)
@@ -71,8 +71,8 @@ def test_a_missing_prediction_is_an_empty_text(monkeypatch):
     assert 0 < scores["CIDEr"].value < 10
 
 
-def test_intervals_are_those_of_the_whole_score_over_texts_drawn_again(monkeypatch):
-    """By the definition: texts are drawn, copied, and scored as a corpus; what is known of references stays."""
+def test_intervals_are_those_of_the_corpus_score_over_resampled_texts(monkeypatch):
+    """By definition: texts are resampled, copied, and scored as a corpus; statistics of the references stay fixed."""
     references, predictions = e2e_texts(25)
     words, true_words = ([mteval_words(predictions[name]) for name in references],
                          [[mteval_words(text) for text in texts] for texts in references.values()])
@@ -96,8 +96,8 @@ def test_a_few_texts_have_no_interval():
 
 
 @pytest.mark.parity
-def test_intervals_of_scores_by_programs_of_others():
-    """A corpus of texts drawn again has the score that the program gives to their copies."""
+def test_intervals_of_scores_from_other_programs():
+    """A resampled corpus has the score that the program gives to copies of its texts."""
     references, predictions = e2e_texts(30)
     names, generator = list(references), np.random.default_rng(5)
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +128,7 @@ def test_nist_by_hand():
 
 
 def test_rouge_l_takes_precision_and_recall_from_different_references():
-    # LCS 2 with both: precision 2/3 at best, recall 2/2 of the second
+    # LCS 2 with both: best precision 2/3, recall 2/2 with the second
     assert rouge_l("a b c".split(), ["a x b y".split(), "a b".split()]) == pytest.approx(
         2.44 * (2 / 3) * 1.0 / (1.0 + 1.44 * (2 / 3)))
 
@@ -149,7 +149,7 @@ def test_cider_is_highest_for_the_references_themselves(corpus):
 
 
 def test_cider_by_hand():
-    # Two documents; every n-gram is in one alone, so each weighs log 2, and cosines are 1 for n up to 2.
+    # Two documents; every n-gram is in only one, so each weighs log 2, and cosines are 1 for n up to 2.
     assert cider([["a", "b"], ["z"]], [[["a", "b"]], [["c", "d"]]]) == pytest.approx([10 * 2 / 4, 0])
 
 
@@ -160,11 +160,11 @@ def test_cider_by_hand():
      "they can not o'neil 's and/or café u.s. at 3.5/5 1,000.50"),
     ("", ""),
 ])
-def test_words_of_the_treebank(text, words):
+def test_treebank_words(text, words):
     assert ptb_words(text) == words.split()
 
 
-def test_words_of_mteval():
+def test_mteval_words():
     assert mteval_words("It's £20-25, (1,000.5) &amp; A-B.\nx-\ny") == (
         "it's £20 - 25 , ( 1,000.5 ) & a-b . xy".split())
 

@@ -10,7 +10,7 @@ def places(articles, paragraphs=2, questions=3):
             for _ in range(questions)]
 
 
-def test_articles_where_there_are_enough_else_paragraphs():
+def test_articles_if_there_are_enough_otherwise_paragraphs():
     many, few = Units.choose(places(ENOUGH_ARTICLES)), Units.choose(places(ENOUGH_ARTICLES - 1))
     assert (many.name, len(many)) == ("article", ENOUGH_ARTICLES)
     assert (few.name, len(few)) == ("paragraph", 2 * (ENOUGH_ARTICLES - 1))
@@ -20,12 +20,12 @@ def test_a_context_in_two_articles_is_two_paragraphs():
     assert len(Units.choose([("a", "same"), ("b", "same"), ("b", "same")])) == 2
 
 
-def test_prompts_and_questions_of_unknown_place_stand_alone():
+def test_prompts_and_questions_of_unknown_origin_are_units_by_themselves():
     assert Units.choose([(), ()]) == Units("prompt", (0, 1))
     assert score({"a": ["x"], "b": ["x"]}, {}).units == Units("question", (0, 1))
 
 
-def test_part_keeps_the_units():
+def test_a_subset_keeps_the_units():
     units = Units("paragraph", ("a", "a", "b", "c"))
     assert units.part([1, 3]) == Units("paragraph", ("a", "c"))
 

@@ -20,7 +20,7 @@ class PowerCut(BaseException):
 
 @pytest.fixture
 def order(monkeypatch):
-    """What is done to the disk, in order: ("fsync", name), ("rename", name)."""
+    """The disk operations, in order: ("fsync", name), ("rename", name)."""
     done = []
     fsync, replace, rename = os.fsync, os.replace, os.rename
 
@@ -40,7 +40,7 @@ def order(monkeypatch):
     return done
 
 
-def test_a_file_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, order):
+def test_a_file_is_flushed_before_its_rename_and_the_folder_after(tmp_path, order):
     with atomic_write(tmp_path / "new" / "deep" / "file") as stream:
         stream.write("text")
     (first, made), (second, above), (third, temporary), *rest = order
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_files_written_together_get_their_names_at_the_end(tmp_path, order):
+def test_files_written_together_are_renamed_at_the_end(tmp_path, order):
     (tmp_path / "other").write_text("mine")
     write_pair(tmp_path, "1")
     assert contents(tmp_path) == {"other": "mine", "a": "a 1", "weights": "weights 1", "config": "config 1"}
@@ -77,8 +77,8 @@ def test_files_written_together_get_their_names_at_the_end(tmp_path, order):
 
 
 @pytest.mark.parametrize("same_config", [False, True])
-def test_whoever_finds_the_last_file_finds_the_others_as_they_were_with_it(same_config, tmp_path, monkeypatch):
-    """Stopped at any operation, there are the old files, the new ones, or none that are found."""
+def test_the_last_file_is_never_found_without_its_companions(same_config, tmp_path, monkeypatch):
+    """Stopped at any operation, the old files are found, the new ones, or none."""
     states = []
     for at in range(1, 40):
         folder = tmp_path / str(at)
@@ -104,7 +104,7 @@ def test_whoever_finds_the_last_file_finds_the_others_as_they_were_with_it(same_
 
 
 def stop_at(patch, at: int) -> None:
-    """Raise `PowerCut`, and again at all that follows, in place of operation `at` on the disk."""
+    """Raise `PowerCut` in place of disk operation `at`, and of every later one."""
     seen = 0
 
     def counted(function):
@@ -123,7 +123,7 @@ def stop_at(patch, at: int) -> None:
     patch.setattr(atomic.tempfile, "mkdtemp", counted(atomic.tempfile.mkdtemp))
 
 
-def test_what_cannot_be_written_leaves_the_old_files(tmp_path):
+def test_a_failed_write_leaves_the_old_files(tmp_path):
     write_pair(tmp_path, "1")
     before = contents(tmp_path)
     with pytest.raises(UserError, match=f"{tmp_path}/weights: cannot be written .No space left"):
@@ -133,7 +133,7 @@ def test_what_cannot_be_written_leaves_the_old_files(tmp_path):
     assert contents(tmp_path) == before and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_folder_is_there_whole_or_not_at_all(tmp_path, order):
+def test_a_folder_is_whole_or_absent(tmp_path, order):
     target = tmp_path / "made" / "model"
     with atomic_folder(target) as stage:
         (stage / "deep").mkdir()
@@ -144,7 +144,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path, order):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError(errno.ENOSPC, "full")])
-def test_a_folder_that_was_broken_off_is_not_there(error, tmp_path):
+def test_an_interrupted_folder_is_absent(error, tmp_path):
     with pytest.raises((KeyboardInterrupt, MemoryError, UserError)):
         with atomic_folder(tmp_path / "model") as stage:
             (stage / "file").write_text("1")
@@ -162,7 +162,7 @@ def test_an_empty_folder_is_replaced_and_a_full_one_is_not(tmp_path):
     assert contents(tmp_path) == {"empty/file": "1"}
 
 
-def test_what_a_killed_writer_of_a_folder_left_is_removed_by_the_next(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
     code = ("import os, signal, sys\nfrom jittor_lora.files.atomic import atomic_folder\n"
             "with atomic_folder(sys.argv[1]) as stage:\n"
             "    (stage / 'half').write_text('1')\n    print('in', flush=True)\n    sys.stdin.read()")
@@ -196,6 +196,6 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(others)
 
 
-def test_folders_that_are_there_are_not_flushed(tmp_path, order):
+def test_existing_folders_are_not_flushed(tmp_path, order):
     make_folder(tmp_path)
     assert order == []

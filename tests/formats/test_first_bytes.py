@@ -1,4 +1,4 @@
-"""Files that are not what their names say."""
+"""Files whose content does not match their names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_gguf_file_in_place_of_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_stands_in_place_of_a_model_is_named(tmp_path, what):
+def test_other_files_in_place_of_a_model_are_named(tmp_path, what):
     for name in ("model", "model.gguf"):
         (tmp_path / name).write_bytes(OTHERS[what])
         assert what in refused(load_base, resolve_base(str(tmp_path / name)))
@@ -53,7 +53,7 @@ def test_what_stands_in_place_of_a_model_is_named(tmp_path, what):
     assert what in refused(load_base, resolve_base(str(folder)))
 
 
-def test_safetensors_by_other_names(tmp_path):
+def test_safetensors_under_other_names(tmp_path):
     save_file({"a": np.ones(3, np.float32)}, tmp_path / "model.gguf")
     assert "a safetensors file. Name its folder" in refused(GgufFile, tmp_path / "model.gguf")
     (tmp_path / "model.gguf").rename(tmp_path / "weights.bin")

@@ -118,7 +118,7 @@ def test_all_wrong_tensors_come_in_one_error(path, config):
 @pytest.mark.parametrize("config", ["llama"], indirect=True)
 def test_models_that_compute_something_else_are_refused(path, config, changed, message):
     make_gguf(path, config, make_tensors(config), changed=changed)
-    if "general.architecture" in changed:  # the writer puts it in itself
+    if "general.architecture" in changed:  # the writer adds it itself
         path.write_bytes(path.read_bytes().replace(b"llama", b"mamba", 1))
     assert message in refused(path)
 
@@ -138,7 +138,7 @@ def text(value: bytes) -> bytes:
 
 
 HUGE = 1 << 62
-PLACED = text(b"x") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four float32 at the beginning of the data
+PLACED = text(b"x") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four float32 at the start of the data
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_malformed_files_are_refused(path, content, message):
     assert message in refused(path)
 
 
-def test_paths_that_are_no_file(tmp_path):
+def test_paths_that_are_not_files(tmp_path):
     assert "found nothing" in refused(tmp_path / "absent.gguf")
     assert "found a folder" in refused(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Adapter files made to harm: each is refused within a second, naming the file; nothing is written or run."""
+"""Malicious adapter files: each is refused within a second, naming the file; nothing is written or run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    """One for all refusals: they leave it as it was."""
+    """One for all refusals: they leave it unchanged."""
     return network()
 
 
@@ -75,7 +75,7 @@ def assert_refused(read, folder: Path, *words: str) -> None:
 
 
 def assert_both_refuse(folder: Path, model, *words: str) -> None:
-    """The reader of files alone, and the one that puts them into a network."""
+    """The reader of files only, and the one that loads them into a network."""
     assert_refused(lambda: read_adapter_folder(folder), folder, *words)
     assert_refused(lambda: load_adapter(folder, model), folder, *words)
 
@@ -223,7 +223,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_texts_that_are_no_settings(folder, model, name):
+def test_texts_that_are_not_settings(folder, model, name):
     (folder / CONFIG_FILE).write_bytes(TEXTS[name])
     assert_both_refuse(folder, model, CONFIG_FILE)
 
@@ -265,7 +265,7 @@ def test_all_wrong_fields_are_in_one_message(folder, model):
 
 
 def test_a_lie_about_fan_in_fan_out_changes_nothing(folder):
-    """What the base's layout is, is known from the base."""
+    """The layout is known from the base."""
     def arrays():
         return {name: p.numpy().tobytes() for name, p in load_adapter(folder, network()).parameters().items()}
 
@@ -289,7 +289,7 @@ def test_links_out_of_the_folder(folder, model, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
-def test_what_is_no_file(folder, model, name):
+def test_paths_that_are_not_files(folder, model, name):
     (folder / name).unlink()
     for make in (lambda: (folder / name).symlink_to("/dev/zero"), lambda: os.mkfifo(folder / name),
                  lambda: (folder / name).symlink_to(name), lambda: (folder / name).symlink_to("nowhere"),
@@ -313,7 +313,7 @@ def test_links_within_the_folder_and_into_the_hubs_cache_are_followed(folder, mo
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/a", "a\0", "a\n", "a b"])
-def test_names_of_adapters_that_are_no_folder(name, tmp_path):
+def test_adapter_names_that_cannot_be_folders(name, tmp_path):
     session = Session(network(), None, None, None)
 
     def save():

@@ -17,7 +17,7 @@ INDEX = json.dumps({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-
 
 @pytest.fixture
 def library(monkeypatch, tmp_path):
-    """Stands in for huggingface_hub: every download gives `tmp_path`; every request, `answer()`."""
+    """Stands in for huggingface_hub: every download returns `tmp_path`, every request `answer()`."""
     fake = SimpleNamespace(asked=[], answer=lambda: None)
 
     def snapshot_download(repository, **options):
@@ -69,7 +69,7 @@ def test_a_whole_model_in_the_cache_is_found_without_the_network(library, tmp_pa
           "model-1-of-2.safetensors": "", "model-2-of-2.safetensors": ""}, True),
     ],
 )
-def test_what_an_interrupted_download_left_is_not_taken_for_a_model(library, tmp_path, files, whole):
+def test_an_interrupted_download_is_not_taken_for_a_model(library, tmp_path, files, whole):
     fill(tmp_path, {name: text for name, text in files.items() if text is not None})
     assert (hub.cached("a/b") == tmp_path) is whole
     if not whole:
@@ -111,7 +111,7 @@ def test_a_hub_that_never_answers_is_not_waited_for(library):
     assert time.monotonic() - start < 2
 
 
-def test_modelscope(monkeypatch, tmp_path):
+def test_models_of_modelscope(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(hub.Unavailable, match="pip install modelscope"):
         hub.download_from_modelscope("a/b")
@@ -124,8 +124,8 @@ def test_modelscope(monkeypatch, tmp_path):
     assert hub.download_from_modelscope("a/b") == tmp_path
 
 
-def test_what_arrived_damaged_is_removed(library, tmp_path, monkeypatch):
-    """The Hub's cache: files under their sums, and a folder of links to them for each commit."""
+def test_a_damaged_download_is_removed(library, tmp_path, monkeypatch):
+    """The Hub's cache: files under their hashes, and a folder of links to them per commit."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "c0ffee"
     blobs.mkdir()
     snapshot.mkdir(parents=True)

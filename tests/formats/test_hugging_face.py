@@ -106,7 +106,7 @@ def test_a_tied_head_may_be_stored_too(tmp_path, config, tensors):
     assert "lm_head.weight: differs" in refused(tmp_path)
 
 
-def test_a_head_of_its_own(tmp_path, config):
+def test_an_untied_head(tmp_path, config):
     config["tie_word_embeddings"] = False
     tensors = make_tensors(config)
     assert "lm_head.weight" in tensors
@@ -128,7 +128,7 @@ def test_all_wrong_tensors_come_in_one_error(tmp_path, config, tensors):
     assert "new.weight: unexpected, of shape (2,)" in text
 
 
-def test_a_long_list_of_problems_is_cut(tmp_path, config, tensors):
+def test_a_long_list_of_problems_is_truncated(tmp_path, config, tensors):
     folder = make_folder(tmp_path, {**config, "n_layer": 50, "num_hidden_layers": 50}, tensors)
     text = refused(folder)
     assert text.count("missing") == 20 and text.count("\n") == 21 and text.endswith(" more")
@@ -179,7 +179,7 @@ def test_writing_and_reading_back_keeps_every_byte(tmp_path, config, tensors):
     assert list(load_file(tmp_path / "b" / "model.safetensors")) and len(list((tmp_path / "b").iterdir())) == 3
 
 
-def test_a_folder_with_a_model_is_overwritten_only_if_asked(folder, tensors, tmp_path):
+def test_a_folder_with_a_model_is_overwritten_only_on_request(folder, tensors, tmp_path):
     checkpoint = read_checkpoint(folder)
     with pytest.raises(UserError, match="already holds a model"):
         write_checkpoint(folder, checkpoint)
@@ -196,7 +196,7 @@ def test_a_folder_with_a_model_is_overwritten_only_if_asked(folder, tensors, tmp
         write_checkpoint(tmp_path / "adapter", checkpoint, overwrite=True)
 
 
-def test_a_failed_write_leaves_the_folder_as_it_was(folder, tensors):
+def test_a_failed_write_leaves_the_folder_unchanged(folder, tensors):
     checkpoint = read_checkpoint(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     checkpoint.tensors = {**tensors, next(iter(tensors)): np.ones(3, np.float32)}

@@ -30,7 +30,7 @@ def adapted(family="gpt2", **settings):
 
 @pytest.fixture
 def folder(tmp_path):
-    """An adapter as PEFT leaves it: its keys, and the settings that say something about the result."""
+    """An adapter as PEFT writes it: its keys, and the settings that affect the result."""
     arrays = {f"base_model.model.{name}.weight": p.numpy() for name, p in adapted().parameters().items()}
     save_file(arrays, tmp_path / WEIGHTS_FILE, {"format": "pt"})
     write_config(tmp_path)
@@ -81,7 +81,7 @@ def test_settings_as_peft_names_them(tmp_path):
 
 
 @pytest.mark.parametrize("targets", [ALL_LINEAR, r".*\.(attn|mlp)\.c_proj"])
-def test_targets_that_are_one_text_stay_so(tmp_path, targets):
+def test_targets_given_as_one_text_stay_one(tmp_path, targets):
     save_adapter(tmp_path, adapted(target_modules=targets), "base", "gpt2")
     assert json.loads((tmp_path / CONFIG_FILE).read_text())["target_modules"] == targets
     assert load_adapter(tmp_path, network()).config.target_modules == targets
@@ -96,7 +96,7 @@ def test_saving_what_was_loaded_gives_the_same_file(folder, tmp_path):
 
 
 def test_values_of_every_kind_survive(folder, tmp_path):
-    """Denormals, negative zero and the largest number too."""
+    """Including denormals, negative zero and the largest number."""
     arrays = load_file(folder / WEIGHTS_FILE)
     key = next(iter(arrays))
     odd = np.array([0x00000001, 0x80000000, 0x7F7FFFFF, 0x00800000, 0x80000001, 0xFF7FFFFF], np.uint32)
@@ -134,13 +134,13 @@ def test_a_target_that_peft_did_not_find_either_is_left_out(folder):
 
 
 @pytest.mark.parametrize("start", [True, False, None, "absent", "gaussian", "eva", "orthogonal"])
-def test_starts_that_leave_the_base_alone(folder, start):
+def test_inits_that_leave_the_base_unchanged(folder, start):
     write_config(folder, init_lora_weights=start)
     assert load_adapter(folder, network()).count() > 0
 
 
 @pytest.mark.parametrize("start", ["pissa_niter_4", "olora", "loftq", "corda", "lora_ga"])
-def test_starts_that_cannot_be_computed_again_are_refused(folder, start):
+def test_inits_that_cannot_be_recomputed_are_refused(folder, start):
     write_config(folder, init_lora_weights=start)
     assert f"init_lora_weights: {start!r} is not supported" in refusal(folder)
 
@@ -148,7 +148,7 @@ def test_starts_that_cannot_be_computed_again_are_refused(folder, start):
 @pytest.mark.parametrize("key", ["trainable_token_indices", "layer_replication", "lora_bias", "target_parameters",
                                  "megatron_config", "use_qalora", "alora_invocation_tokens", "use_bdlora",
                                  "arrow_config", "kasa_config", "monteclora_config", "a_setting_of_next_year"])
-def test_settings_that_are_not_read_are_refused_where_they_are_used(folder, key):
+def test_unsupported_settings_are_refused_if_in_use(folder, key):
     for value in ({"anything": 1}, True, [3]):
         write_config(folder, **{key: value})
         assert f"{key}: {value!r} is not supported" in refusal(folder)
@@ -256,14 +256,14 @@ def test_an_adapter_of_a_wider_model(folder):
     assert "Load it with the base model" in message
 
 
-# As Unsloth writes it: some 70 ways, each with four repetitions.
+# As Unsloth writes it: some 70 alternatives with four repetitions each.
 UNSLOTH = (r"(?:.*?(?:language|text).*?(?:self_attn|attention|mlp|feed_forward|ffn|dense).*?"
            r"(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*?)|"
            r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|mlp|feed_forward|ffn|dense)\."
            r"(?:(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)))")
 
 
-def test_tensor_names_stand_in_for_an_expression_that_takes_too_long(tmp_path):
+def test_tensor_names_replace_an_expression_that_takes_too_long(tmp_path):
     made = adapted("llama", target_modules=("q_proj", "down_proj"))
     save_adapter(tmp_path, made, "base", "llama")
     write_config(tmp_path, target_modules=UNSLOTH)

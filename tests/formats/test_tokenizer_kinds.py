@@ -34,7 +34,7 @@ def pair(request, tmp_path_factory):
 
 
 def ids(theirs, text: str, *, whole: bool) -> list[int]:
-    """The library's ids of a text, without what closes it unless it is whole."""
+    """The library's ids of a text, without the closing tokens unless it is whole."""
     found, plain = theirs.encode(text), theirs.encode(text, add_special_tokens=False).ids
     if whole:
         return found.ids if found.ids[-1:] == [2] else found.ids + [2]
@@ -42,7 +42,7 @@ def ids(theirs, text: str, *, whole: bool) -> list[int]:
 
 
 def _opening(theirs) -> int:
-    """How many ids the post-processor puts before a text."""
+    """Number of ids that the post-processor puts before a text."""
     word = theirs.encode("town", add_special_tokens=False).ids
     whole = theirs.encode("town").ids
     return next(i for i in range(len(whole)) if whole[i : i + len(word)] == word)
@@ -63,7 +63,7 @@ def test_texts(pair, text):
 def test_prompts_and_examples(pair, template, context, questions, answer):
     ours, theirs = pair
     encoder = Encoder(ours, template)
-    if ours.cuts_before_space:  # pieces alone: cut where words end, unless a text begins or ends in white space
+    if ours.cuts_before_space:  # pieces alone: split at word ends, unless a text starts or ends in whitespace
         questions, context = [f"q{question.strip()}" for question in questions], context.strip()
         if template.text != TEMPLATES[0].text:
             return
@@ -106,12 +106,12 @@ def test_spans_have_the_tokens_they_have_as_answers(kind, tmp_path):
     encoder, answers = Encoder(ours), ["ten", "the town", "R1.", "2 rooms)", "北京"]
     whole = [encoder.example("the old town", "how many?", answer) for answer in answers]
     assert encoder.answers(answers) == [None if found.within_token else found.completion[:-1] for found in whole]
-    # These two have tokens of several words.
+    # These two have multi-word tokens.
     assert kind in ("llama", "metaspace, first") or not any(found.within_token for found in whole)
 
 
-def test_the_file_says_what_stands_around_a_text(tmp_path):
-    """And not the configuration, which transformers ignores beside a tokenizer.json."""
+def test_the_tokenizer_file_says_which_tokens_surround_a_text(tmp_path):
+    """Not the configuration, which transformers ignores beside a tokenizer.json."""
     ours = read_tokenizer(save(tmp_path, make("llama", "begin and end"), add_bos_token=False, add_eos_token=True))
     assert (ours.opening, ours.ending) == ([1], [2])
     (note,) = ours.notes
@@ -136,7 +136,7 @@ def test_settings_on_which_versions_of_transformers_differ_are_refused(tmp_path,
     ],
 )
 @pytest.mark.parametrize("eos", [False, True])
-def test_without_such_a_file_the_configuration_says_it(tmp_path, config, opening, eos):
+def test_without_a_tokenizer_file_the_configuration_says_it(tmp_path, config, opening, eos):
     vocabulary(tmp_path, add_eos_token=eos, **config)
     ours = read_tokenizer(tmp_path)
     assert (ours.opening, ours.ending) == (opening, [2])
@@ -153,7 +153,7 @@ def vocabulary(folder, **config):
     (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["model"]["merges"]))
 
 
-def test_an_end_that_no_file_names_is_what_closes_texts(tmp_path):
+def test_an_unnamed_end_of_text_is_the_token_that_closes_texts(tmp_path):
     folder = save(tmp_path, make("WordPiece", "bert"), eos_token=None)
     ours = read_tokenizer(folder)
     assert (ours.eos_id, ours.ending, ours.end_ids) == (4, [4], {4})
@@ -166,7 +166,7 @@ def refused(folder, model=None) -> str:
 
 
 @pytest.mark.parametrize("token, why", [(None, "it names none"), ("<x>", "the vocabulary lacks '<x>'")])
-def test_a_token_around_texts_that_is_not_there_is_refused(tmp_path, token, why):
+def test_a_missing_token_around_texts_is_refused(tmp_path, token, why):
     vocabulary(tmp_path, add_bos_token=True, bos_token=token)
     assert "add_bos_token: true; expected a bos_token" in refused(tmp_path) and why in refused(tmp_path)
 
@@ -197,7 +197,7 @@ def test_a_space_before_the_text(tmp_path, kind, config, spaced):
         ("metaspace, never", {"tokenizer_class": "LlamaTokenizer"}),
     ],
 )
-def test_a_space_that_versions_of_transformers_differ_on_is_refused(tmp_path, kind, config):
+def test_a_leading_space_on_which_versions_of_transformers_differ_is_refused(tmp_path, kind, config):
     message = refused(save(tmp_path, make(kind), **config))
     assert "add_prefix_space" in message and "Versions of transformers differ" in message
 

@@ -34,7 +34,7 @@ def same(a, b):
     assert all(a.arrays[name].tobytes() == b.arrays[name].tobytes() for name in a.arrays)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_state_is_read_back(tmp_path):
     path = write_state(tmp_path, 12, state(12), keep=2)
     assert path == tmp_path / "step-00000012.safetensors"
     same(read_state(path), state(12))
@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path):
     same(newest, state(12))
 
 
-def test_arrays_read_are_the_readers_own(tmp_path):
+def test_arrays_read_belong_to_the_reader(tmp_path):
     path = write_state(tmp_path, 1, state(1), keep=1)
     arrays = read_state(path).arrays
     path.unlink()
@@ -53,7 +53,7 @@ def test_arrays_read_are_the_readers_own(tmp_path):
 
 def test_copies_are_written_one_at_a_time(tmp_path):
     class Tracked:
-        """An array of Jittor's, as far as it is asked for one; it knows how many copies there are."""
+        """Stands in for a Jittor array; counts its copies."""
         alive = most = 0
 
         def numpy(self):
@@ -69,7 +69,7 @@ def test_copies_are_written_one_at_a_time(tmp_path):
 
     arrays = {"initial.a": np.zeros(2, np.float32), **{f"first.{i}": Tracked() for i in range(9)}}
     path = write_state(tmp_path, 1, TrainingState(Copies(arrays), {}), keep=1)
-    assert Tracked.most <= 2  # one is let go when there is the next
+    assert Tracked.most <= 2  # one is freed once the next exists
     found = read_state(path).arrays
     assert list(found) == list(arrays)
     assert found["first.8"].tobytes() == np.ones((3, 7), np.float32).tobytes()
@@ -91,7 +91,7 @@ def test_other_files_are_left_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "step-00000007.safetensors"])
 
 
-def test_a_new_state_is_never_removed_for_a_damaged_later_one(tmp_path):
+def test_a_new_state_is_never_removed_in_favour_of_a_damaged_later_one(tmp_path):
     write_state(tmp_path, 100, state(100), keep=1)
     (tmp_path / "step-00000200.safetensors").write_bytes(b"damaged")
     write_state(tmp_path, 150, state(150), keep=1)
@@ -102,7 +102,7 @@ def test_a_new_state_is_never_removed_for_a_damaged_later_one(tmp_path):
 
 
 def refused(path, older):
-    """The damaged newest checkpoint is skipped for the one before, which is whole."""
+    """The damaged newest checkpoint is skipped in favour of the previous, intact one."""
     with pytest.raises(UserError, match="step-00000002"):
         read_state(path)
     found, whole, skipped = newest_state(path.parent)
@@ -126,8 +126,8 @@ def test_a_truncated_file_is_skipped_wherever_it_ends(newest):
         refused(newest, state(1))
 
 
-def test_a_file_that_got_its_name_before_its_content_is_skipped(newest):
-    """After a power cut a file may have its full length, and zeros in place of what was not written yet."""
+def test_a_file_renamed_before_its_content_was_flushed_is_skipped(newest):
+    """After a power cut a file may have its full length, with zeros for what was not written yet."""
     whole = newest.read_bytes()
     for start in range(len(whole) - 1):  # the last byte is a zero
         newest.write_bytes(whole[:start] + bytes(len(whole) - start))
@@ -147,7 +147,7 @@ def test_every_changed_byte_is_noticed(newest):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
+def test_values_that_are_not_finite_are_not_written(tmp_path, value):
     write_state(tmp_path, 1, state(1), keep=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     wrong = state(2)
@@ -158,7 +158,7 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_checkpoint_with_numbers_that_are_not_finite_is_skipped(tmp_path):
+def test_a_checkpoint_with_values_that_are_not_finite_is_skipped(tmp_path):
     write_state(tmp_path, 1, state(1), keep=9)
     path, (arrays, values) = tmp_path / "step-00000002.safetensors", state(2)
     arrays["first.h.0.lora_A"][0, 0] = np.nan
@@ -169,7 +169,7 @@ def test_a_checkpoint_with_numbers_that_are_not_finite_is_skipped(tmp_path):
         read_state(path)
 
 
-def test_when_none_can_be_read_all_are_named(tmp_path):
+def test_if_none_can_be_read_all_are_named(tmp_path):
     for step in (1, 2):
         (tmp_path / f"step-{step:08d}.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError) as caught:
@@ -177,13 +177,13 @@ def test_when_none_can_be_read_all_are_named(tmp_path):
     assert "step-00000001" in str(caught.value) and "step-00000002" in str(caught.value)
 
 
-def test_there_may_be_none(tmp_path):
+def test_there_may_be_no_checkpoint(tmp_path):
     assert newest_state(tmp_path) is None
     assert newest_state(tmp_path / "nowhere") is None
 
 
 def summed(path):
-    """The file with its right sum in the place of the zeros."""
+    """The file with its checksum in place of the zeros."""
     content = path.read_bytes()
     path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode()))
 
@@ -201,7 +201,7 @@ def summed(path):
     ({"jittor_lora_state": "3", "values": "{", "sha256": "0" * 64}, "not a readable checkpoint"),
     ({"jittor_lora_state": "3", "values": "[" * 100000, "sha256": "0" * 64}, "not a readable checkpoint"),
 ])
-def test_files_of_another_kind(tmp_path, metadata, found):
+def test_other_files(tmp_path, metadata, found):
     path = tmp_path / "step-00000001.safetensors"
     save_file({"adapter.x": np.ones(3, np.float32)}, path, metadata)
     summed(path)
@@ -209,7 +209,7 @@ def test_files_of_another_kind(tmp_path, metadata, found):
         read_state(path)
 
 
-def test_the_sum_is_that_of_the_file_with_zeros_in_its_place(tmp_path):
+def test_the_checksum_is_that_of_the_file_with_zeros_in_its_place(tmp_path):
     path = write_state(tmp_path, 1, state(1), keep=1)
     whole = path.read_bytes()
     stated = SafetensorsFile(path).metadata["sha256"]

@@ -1,4 +1,4 @@
-"""An input of a reader as files, ordinary ones and such as stand in their place."""
+"""A reader's input as files, or as other things in place of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Union
 
 @dataclass(frozen=True)
 class Odd:
-    """What is in the place of a file: "fifo", "folder", "link" (to `target`), or "sparse" (of `size` bytes)."""
+    """Something in place of a file: "fifo", "folder", "link" (to `target`), or "sparse" (of `size` bytes)."""
 
     kind: str
     target: str = ""
@@ -22,7 +22,7 @@ Files = dict[str, Union[bytes, Odd]]
 
 
 def lay(files: Files, folder: Path) -> None:
-    """Make `folder` anew, with these files in it."""
+    """Recreate `folder` with these files in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, content in files.items():
@@ -42,7 +42,7 @@ def lay(files: Files, folder: Path) -> None:
 
 
 def save(files: Files, folder: Path, told: str) -> None:
-    """Keep a case with what it led to; sparse files and pipes are only named."""
+    """Save a case with its outcome; sparse files and pipes are only named."""
     ordinary = {name: content for name, content in files.items() if isinstance(content, bytes)}
     lay(ordinary, folder)
     odd = [f"{name}: {content}" for name, content in files.items() if isinstance(content, Odd)]

@@ -1,7 +1,7 @@
 """Fuzz one reader guided by coverage, with atheris: `python tests/fuzz/guided.py READER -max_total_time=600`.
 
-Inputs are spoilt as in `run.py`; those that reach new lines are kept and spoilt further. The flags after the reader are
-libFuzzer's. Atheris is no dependency of the tests (`pip install atheris`).
+Inputs are mutated as in `run.py`; those that reach new lines are kept and mutated further. The flags after the reader
+are libFuzzer's. Atheris is not a dependency of the tests (`pip install atheris`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=4096", "-max_len=400000"]
 
 
 def pack(files: Files) -> bytes:
-    """The contents of the files, in the order of their names, as one input; what is no ordinary file is empty."""
+    """The contents of the files, in order of name, as one input; anything but an ordinary file is empty."""
     contents = [content if isinstance(content, bytes) else b"" for _, content in sorted(files.items())]
     return b"".join(struct.pack("<I", len(content)) + content for content in contents)
 

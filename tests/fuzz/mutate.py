@@ -1,4 +1,4 @@
-"""Inputs spoilt with a knowledge of their format. Every choice is drawn from the `random.Random` that is given."""
+"""Mutates inputs with knowledge of their format. Every choice is drawn from the given `random.Random`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 
 from fuzz.case import Files, Odd
 
-LONGEST = 500_000  # bytes that are put in at a time
+LONGEST = 500_000  # bytes inserted at a time
 NUMBERS = (0, 1, -1, 2, 7, 31, 32, 33, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
            2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 10**30)
 RAW = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e-999", "9" * 99, "9" * 400, "9" * 5000, "-0", "0.1e1",
@@ -108,11 +108,11 @@ def _encoded(random: Random, data: bytes) -> bytes:
 
 
 class Raw(str):
-    """JSON text as it stands, right or not."""
+    """Verbatim JSON text, valid or not."""
 
 
 class Pairs(list):
-    """An object's keys and values, a key perhaps twice."""
+    """An object's keys and values, possibly with duplicate keys."""
 
 
 def parsed(text: bytes | str) -> Any:
@@ -130,7 +130,7 @@ def dumped(value: Any) -> str:
 
 
 def spoil_json(random: Random, value: Any, raws: Sequence[str] = RAW) -> Any:
-    """A copy of what `parsed` gave, with one place changed."""
+    """A copy of the result of `parsed` with one change."""
     if not isinstance(value, list) or not value or _between(random, 0, 5) == 0:
         return _other(random, value, raws)
     changed = type(value)(value)
@@ -271,7 +271,7 @@ def npz_file(random: Random, data: bytes) -> bytes:
     method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that stand twice
+        warnings.simplefilter("ignore")  # of duplicate names
         for one, held in members:
             archive.writestr(zipfile.ZipInfo(one or "x"), held, method)
     return made.getvalue()
@@ -304,7 +304,7 @@ _BY_SUFFIX: dict[str, Callable[[Random, bytes], bytes]] = {
 
 
 def spoil(random: Random, files: Files, names: Sequence[str]) -> Files:
-    """The files with some of those called `names` changed; sometimes another thing is in the place of one."""
+    """The files with some of those called `names` changed; sometimes one is replaced by something else."""
     changed = dict(files)
     name = random.choice(names)
     if _between(random, 0, 24) == 0:
@@ -315,6 +315,6 @@ def spoil(random: Random, files: Files, names: Sequence[str]) -> Files:
         suffix = "." + name.rsplit(".", 1)[-1]
         try:
             changed[name] = _BY_SUFFIX.get(suffix, spoil_bytes)(random, content)
-        except Exception:  # it is spoilt already, beyond its format
+        except Exception:  # already mutated, beyond its format
             changed[name] = spoil_bytes(random, content)
     return changed

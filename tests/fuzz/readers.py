@@ -1,6 +1,6 @@
-"""Every reader of files that come from elsewhere, with what the program does next with what was read.
+"""Every reader of untrusted files, with what the program does next with the result.
 
-Each takes the folder of the case. What it raises besides `UserError` is a finding.
+Each takes the folder of the case. Any exception but `UserError` is a finding.
 """
 
 from __future__ import annotations
@@ -137,11 +137,11 @@ def log(folder: Path) -> None:
 
 
 def state(folder: Path) -> None:
-    """Checkpoints as they are, and with their checksum put right."""
+    """Checkpoints, unchanged and with their checksum corrected."""
     from jittor_lora.tasks.train import SAME_BITS, restore
 
-    for mended in (False, True):
-        if mended:
+    for corrected in (False, True):
+        if corrected:
             for path in folder.iterdir():
                 if path.is_file() and path.stat().st_size < 1 << 20:
                     path.write_bytes(with_sum(path.read_bytes()))
@@ -164,7 +164,7 @@ def hub_folder(folder: Path) -> None:
 
 
 def caches(folder: Path) -> None:
-    """Notes of this program and of Jittor in the user's own folders."""
+    """Files that this program and Jittor keep in the user's own folders."""
     jittor_home({}, folder)
     model = folder / smollm2.MEMBER.rsplit("/", 1)[1]
     if not model.exists():
@@ -212,7 +212,7 @@ def _network():
 
 @lru_cache
 def _trained():
-    """An adapter and its optimiser, as the checkpoints are of."""
+    """The adapter and optimiser that the checkpoints belong to."""
     from jittor_lora.lora.config import LoraConfig
     from jittor_lora.lora.inject import inject
     from jittor_lora.model.load import build_model

@@ -1,6 +1,6 @@
 """Fuzz every reader: `python tests/fuzz/run.py --minutes 60 --seed 1`.
 
-Prints a table of the readers, how many inputs each was given, and what came of them; keeps each finding in a folder.
+Prints a table of readers with the number of inputs and their outcomes; saves each finding in a folder.
 """
 
 from __future__ import annotations

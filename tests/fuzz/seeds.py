@@ -1,4 +1,4 @@
-"""What each reader takes, as the program itself and the libraries write it: the inputs that are spoilt."""
+"""Valid inputs of each reader, as written by the program itself and the libraries; these are mutated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _METRICS = {"exact_match": 50.0, "f1": 61.5, "count": 4, "missing": 1, "exact_ma
 
 
 def seeds() -> dict[str, Files]:
-    """Reader → files that it reads."""
+    """Reader → the files it reads."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = _folder(small_run.make_base(folder / "gpt2"))
@@ -186,7 +186,7 @@ def _state() -> TrainingState:
 
 
 def with_sum(data: bytes) -> bytes:
-    """A checkpoint with the SHA-256 sum that it should have in its header, as whoever spoils one can put it there."""
+    """A checkpoint with the correct SHA-256 in its header, which an attacker can compute too."""
     at = data.find(b'"sha256":"')
     if at < 0 or len(data) < at + 74:
         return data

@@ -1,4 +1,4 @@
-"""The worker from outside: cases go in, verdicts come out, also where the worker dies or hangs."""
+"""Drives the worker: cases go in, verdicts come out, even if the worker dies or hangs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from fuzz.case import Files, lay, save
 
-HANGS = 30.0  # seconds after which a reader is taken to wait for something; its processor time has its own limit
+HANGS = 30.0  # seconds after which a reader counts as hanging; CPU time has its own limit
 _TESTS = Path(__file__).parents[1]
 
 
 class Target:
-    """One worker after the other, and what came of the cases.
+    """One worker after another, and the outcomes of the cases.
 
     Attributes:
-        counts: reader → how many cases were "read", "refused" and "finding".
-        slowest: reader → seconds of processor time.
-        findings: "reader-what" → (files, what was told), the first case of each.
+        counts: reader → number of cases "read", "refused" and "finding".
+        slowest: reader → seconds of CPU time.
+        findings: "reader-what" → (files, message), the first case of each.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""What fuzzing, and looking for what it would find, has found: each is refused at once with a `UserError`."""
+"""Findings of fuzzing and of code review: each is refused at once with a `UserError`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def changed_json(reader: str, name: str, **values: object) -> dict[str, bytes]:
     return {name: json.dumps({**json.loads(SEEDS[reader][name]), **values}).encode()}
 
 
-# --- what is no ordinary file ----------------------------------------------------------------------------------------
+# --- not an ordinary file --------------------------------------------------------------------------------------------
 
 PLACES = [("recipe", "recipe.yaml"), ("predictions", "run/evaluation/adapter/predictions.json"),
           ("metrics", "metrics.json"), ("losses", "train.txt"), ("log", "metrics.jsonl"), ("log", "run.log"),
@@ -58,11 +58,11 @@ PLACES = [("recipe", "recipe.yaml"), ("predictions", "run/evaluation/adapter/pre
                          ids=["pipe", "device", "terabyte"])
 @pytest.mark.parametrize("reader, name", PLACES, ids=[f"{reader}-{name}" for reader, name in PLACES])
 def test_pipes_devices_and_endless_files(tmp_path, reader, name, odd):
-    """Pipes were waited for, /dev/zero and sparse files were read until memory ended."""
+    """Pipes were waited for, /dev/zero and sparse files read until out of memory."""
     refused(reader, tmp_path / "case", {name: odd})
 
 
-def test_a_folder_in_the_place_of_a_checkpoint_is_none(tmp_path):
+def test_a_folder_in_place_of_a_checkpoint_is_skipped(tmp_path):
     (tmp_path / "step-00000001.safetensors").mkdir()
     from fuzz.seeds import _state
 
@@ -99,19 +99,19 @@ def test_numbers_nesting_and_escapes(tmp_path, reader, name, text):
     refused(reader, tmp_path / "case", {name: text.encode("latin-1")})
 
 
-def test_notes_in_the_users_folders_that_are_none_are_passed_over(tmp_path):
+def test_invalid_notes_in_the_users_folders_are_ignored(tmp_path):
     lay({**SEEDS["caches"], "SmolLM2-135M-Instruct.Q4_1.gguf.json": b"[" * 100_000,
          ".cache/jittor/config.json": b"[" * 100_000}, tmp_path / "case")
     READERS["caches"](tmp_path / "case")
 
 
-def test_a_message_commands_no_terminal(tmp_path):
+def test_a_message_cannot_control_the_terminal(tmp_path):
     error = UserError("a: \x1b[2J\x00 \u202e \ud800 \ufefe \ue000 é 北\u3000\u00a0🎉\n\tb")
     assert str(error) == "a: \\x1b[2J\\x00 \\u202e \\ud800 \\ufefe \\ue000 é 北\u3000\u00a0🎉\n\tb"
     assert len(str(UserError("x" * 10**6))) < LONGEST_MESSAGE + 20
 
 
-def test_settings_whose_names_are_no_text_are_listed_with_the_others():
+def test_settings_with_non_text_names_are_listed_with_the_others():
     with pytest.raises(UserError) as caught:
         RunConfig(**{"\ud800": 1, "lora_r": "x", "unknown": 2})
     for text in ("3 settings", "\\ud800: there is no such", "lora_r: ", "unknown: "):
@@ -126,19 +126,19 @@ def test_a_point_of_a_curve_with_more_digits_than_an_int_has():
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/base", "a/" * 3000, "~\0/base", "~\ud800/base"])
-def test_a_base_of_a_name_that_no_file_system_has(tmp_path, name):
-    """An adapter may name its base anything."""
+def test_a_base_with_a_name_no_file_system_allows(tmp_path, name):
+    """An adapter can give its base any name."""
     with pytest.raises(UserError, match="no such"):
         resolve_base(name, cache=tmp_path)
 
 
 @pytest.mark.parametrize("name, message", [("~\0/base", "control character"), ("~\ud800/base", "text in UTF-8")])
-def test_a_home_folder_of_a_name_that_nobody_can_have(name, message):
+def test_the_home_folder_of_an_impossible_user_name(name, message):
     with pytest.raises(UserError, match=message):
         RunConfig(base=name)
 
 
-def test_adapters_whose_combination_overflows(tmp_path):
+def test_adapters_that_overflow_when_combined(tmp_path):
     from safetensors.numpy import load, save
 
     given = load(SEEDS["adapter"]["adapter_model.safetensors"])
@@ -149,20 +149,20 @@ def test_adapters_whose_combination_overflows(tmp_path):
 def test_a_quantised_tensor_without_dimensions(tmp_path):
     data = bytearray(SEEDS["gguf"]["model.gguf"])
     at = data.index(b"blk.0.attn_q.weight") + len("blk.0.attn_q.weight")
-    data[at : at + 20] = bytes(4)  # the number of dimensions, and two of them
+    data[at : at + 20] = bytes(4)  # number of dimensions, and two dimensions
     refused("gguf", tmp_path / "case", {"model.gguf": bytes(data)})
 
 
-# --- what took long --------------------------------------------------------------------------------------------------
+# --- too slow --------------------------------------------------------------------------------------------------------
 
 
-def test_dimensions_without_number(tmp_path):
+def test_countless_dimensions(tmp_path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [2**63 - 1] * 50_000, "data_offsets": [0, 4]}}).encode()
     data = len(header).to_bytes(8, "little") + header + bytes(4)
     assert "at most 32 dimensions" in refused("base", tmp_path / "case", {"model.safetensors": data})
 
 
-def test_a_key_twice_among_many(tmp_path):
+def test_a_duplicate_key_among_many(tmp_path):
     keys = ",".join(f'"{i}":1' for i in range(100_000))
     text = f'{{{keys},"99999":2}}'.encode()
     assert "'99999' occurs twice" in refused("adapter", tmp_path / "case", {"adapter_config.json": text})
@@ -195,18 +195,18 @@ def test_patterns_on_long_names(tmp_path):
 
 
 def test_many_names_are_looked_up_fast(tmp_path):
-    """As many as are allowed."""
+    """The largest number allowed."""
     pattern = {f"layer{i}.x": 4 for i in range(2000)}
     lay({**SEEDS["load_adapter"], **changed_json("load_adapter", "adapter_config.json", alpha_pattern=pattern,
                                                  modules_to_save=[f"m{i}" for i in range(1000)])}, tmp_path / "case")
-    READERS["load_adapter"](tmp_path / "case")  # what is made once
+    READERS["load_adapter"](tmp_path / "case")  # built once
     began = time.process_time()
     READERS["load_adapter"](tmp_path / "case")
     assert time.process_time() - began < SECONDS
 
 
 def test_a_group_in_the_pattern_of_layers(tmp_path):
-    """The number of the block was looked for in it."""
+    """It was searched for the block number."""
     lay({**SEEDS["load_adapter"], **changed_json("load_adapter", "adapter_config.json", layers_pattern="(h)")},
         tmp_path / "case")
     READERS["load_adapter"](tmp_path / "case")
@@ -215,7 +215,7 @@ def test_a_group_in_the_pattern_of_layers(tmp_path):
 @pytest.mark.parametrize("line", ["loss" * 20_000, "train" * 20_000, "(1" + ")" * 50_000, "1" * 50_000 + "x",
                                   "loss:" + " " * 50_000, "step" * 400 + "loss" * 90, "tensor(1" + " " * 1000 + "x"],
                          ids=lambda line: f"{line[:6]}-{len(line)}")
-def test_lines_of_a_log_that_took_a_power_of_their_length(tmp_path, line):
+def test_log_lines_that_took_polynomial_time(tmp_path, line):
     path = tmp_path / "loss.txt"
     path.write_text(f"{line}\n" * 20)
     began = time.process_time()
@@ -224,8 +224,8 @@ def test_lines_of_a_log_that_took_a_power_of_their_length(tmp_path, line):
     assert time.process_time() - began < SECONDS
 
 
-def test_records_one_after_the_other_take_time_of_their_length(tmp_path):
-    """The rest of the file was copied for each."""
+def test_consecutive_records_take_linear_time(tmp_path):
+    """Each record used to copy the rest of the file."""
     path = tmp_path / "data.jsonl"
     row = '{"prompt":\n"%d ' + "a" * 200 + '", "completion": "b"}\n'
     path.write_text("".join(row % number for number in range(40_000)))
@@ -257,10 +257,10 @@ def test_headers_of_arrays_that_the_library_cannot_parse(tmp_path, header):
     refused("npz", tmp_path / "case", {"weights.npz": stream.getvalue()})
 
 
-def test_a_zip_whose_directory_lies_before_its_beginning(tmp_path):
+def test_a_zip_whose_directory_lies_before_its_start(tmp_path):
     data = bytearray(SEEDS["npz"]["weights.npz"])
     at = data.rfind(b"PK\x01\x02")
-    data[at + 42 : at + 46] = b"\xfe\xff\xff\xff"  # where the member is
+    data[at + 42 : at + 46] = b"\xfe\xff\xff\xff"  # offset of the member
     refused("npz", tmp_path / "case", {"weights.npz": bytes(data)})
 
 
@@ -283,7 +283,7 @@ def test_steps_of_a_tokenizer(tmp_path, changed, told):
     assert told in refused("tokenizer", tmp_path / "case", changed)
 
 
-def test_the_steps_of_known_tokenizers_are_taken(tmp_path):
+def test_the_steps_of_known_tokenizers_are_accepted(tmp_path):
     """Llama 3's expression, Llama 2's normalizer."""
     expression = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                   r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -302,7 +302,7 @@ def test_the_steps_of_known_tokenizers_are_taken(tmp_path):
 
 
 def _checkpoint(**values: object) -> dict[str, bytes]:
-    """The seed's checkpoint with other values, its checksum right; None takes one out."""
+    """The seed's checkpoint with changed values and a correct checksum; None removes one."""
     name = "step-00000002.safetensors"
     data = SEEDS["state"][name]
     length = int.from_bytes(data[:8], "little")
@@ -324,7 +324,7 @@ def _checkpoint(**values: object) -> dict[str, bytes]:
     ({"progress": {"step": "2", "train_loss": [], "validation_loss": None, "best_loss": None, "best_step": -1,
                    "validations_since_best": 0}}, "best_step: expected a whole number"),
 ])
-def test_values_of_a_checkpoint_with_the_right_checksum(tmp_path, values, told):
+def test_invalid_values_in_a_checkpoint_with_the_right_checksum(tmp_path, values, told):
     assert told in refused("state", tmp_path / "case", _checkpoint(**values))
 
 
@@ -334,7 +334,7 @@ def test_a_checkpoint_without_the_optimisers_moments(tmp_path):
     assert message.count("second.") == 4 and "found nothing" in message
 
 
-def test_pictures_of_a_run_are_drawn_through_no_link(tmp_path, capsys):
+def test_pictures_of_a_run_are_not_written_through_links(tmp_path, capsys):
     from jittor_lora.cli.main import main
 
     lay(SEEDS["run"], tmp_path / "run")
@@ -345,8 +345,8 @@ def test_pictures_of_a_run_are_drawn_through_no_link(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["run.log", "checkpoints", "adapter", "config.yaml"])
-def test_a_run_writes_through_no_link(tmp_path, name):
-    """A link to what is not there yet was no file of a run, and one in a run that is resumed was followed."""
+def test_a_run_does_not_write_through_links(tmp_path, name):
+    """A dangling link did not count as a file of a run, and links in a resumed run were followed."""
     run = tmp_path / "run"
     run.mkdir()
     (run / name).symlink_to(tmp_path / "outside")
@@ -357,7 +357,7 @@ def test_a_run_writes_through_no_link(tmp_path, name):
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_lock_is_taken_through_no_link(tmp_path):
+def test_a_lock_is_not_taken_through_links(tmp_path):
     from jittor_lora.system.locks import LOCK_FILE, locked
 
     (tmp_path / "run").mkdir()

@@ -1,6 +1,6 @@
-"""Every reader on spoilt files, a few seconds each: they are read or refused with a `UserError` that names the file.
+"""Every reader on mutated files, a few seconds each: they are read, or refused with a `UserError` that names the file.
 
-`run.py` does the same for as long as one likes.
+`run.py` does the same for any length of time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def files():
 
 
 @pytest.mark.parametrize("reader", sorted(READERS))
-def test_what_is_spoilt_is_read_or_refused(reader, target, files):
+def test_mutated_files_are_read_or_refused(reader, target, files):
     assert target.read(reader, files[reader])["kind"] == "read"
 
     @settings(max_examples=INPUTS, derandomize=True, database=None, deadline=None,
@@ -40,5 +40,5 @@ def test_what_is_spoilt_is_read_or_refused(reader, target, files):
         assert verdict["kind"] in ("read", "refused"), verdict["told"]
 
     spoilt()
-    # A broken note in a cache is passed over.
+    # A damaged file in a cache is ignored.
     assert target.counts[reader]["refused"] > 0 or reader == "caches"

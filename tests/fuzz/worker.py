@@ -1,7 +1,7 @@
 """The process that reads: `python -m fuzz.worker`.
 
-A line of standard input names a reader and a folder; the answer is a line of JSON. What is written outside the folder,
-started or connected to is reported, as is what takes too long; memory has a limit.
+Each line of standard input names a reader and a folder; the answer is a line of JSON. Writes outside the folder,
+started processes, connections and slow cases are reported; memory has a limit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import traceback
 import warnings
 from pathlib import Path
 
-SECONDS = 5.0  # of processor time that a reader may take
-MEMORY = 1 << 30  # bytes that a reader may take beyond what the process has
+SECONDS = 5.0  # CPU time per case
+MEMORY = 1 << 30  # bytes a reader may allocate beyond what the process has
 LONGEST_MESSAGE = 20_100
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree",
             "os.chmod", "os.chown"}
-# Readers that put what they read into a network, for which Jittor may compile operators.
+# Readers that load into a network, for which Jittor may compile operators.
 _NETWORKS = {"load_adapter", "state", "summary"}
 _COMPILES = {"subprocess.Popen", "os.posix_spawn", "os.fork"}
 _NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect",
@@ -29,11 +29,11 @@ _NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork
 
 
 class TooSlow(BaseException):
-    """The processor time of a case is used up."""
+    """The CPU time of a case is used up."""
 
 
 class Watch:
-    """Notes what goes on outside `folder` while it is set."""
+    """Records what happens outside `folder` while it is set."""
 
     def __init__(self):
         self.folder: str | None = None
@@ -90,7 +90,7 @@ def _read(reader, folder: Path, watch: Watch) -> dict:
     try:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         reader(folder)
-    except BaseException as error:  # whatever it is, it is the result
+    except BaseException as error:  # any exception is the result
         signal.setitimer(signal.ITIMER_PROF, 0)
         verdict = _verdict(error, folder)
     finally:
@@ -124,7 +124,7 @@ def _verdict(error: BaseException, folder: Path) -> dict:
 
 
 def _size() -> int:
-    """Bytes of address space that the process has."""
+    """Bytes of address space of the process."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 

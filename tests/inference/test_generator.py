@@ -1,4 +1,4 @@
-"""The text of a continuation as its tokens come."""
+"""The text of a continuation, token by token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def decode(tokens: list[int]) -> str:
 
 
 def pieces(text: str | bytes, stop: str | None = None, trim: bool = False, end: bool = True) -> tuple[list[str], str]:
-    """(what was given out at each token and at the end, the whole text)."""
+    """(the pieces emitted at each token and at the end, the whole text)."""
     continuation = Continuation(decode, {EOS}, stop, trim)
     given_out = [continuation.add(token) for token in (text.encode() if isinstance(text, str) else text)]
     if end:
@@ -31,11 +31,11 @@ def pieces(text: str | bytes, stop: str | None = None, trim: bool = False, end: 
     return given_out, continuation.text
 
 
-def test_text_comes_at_once():
+def test_text_is_emitted_at_once():
     assert pieces("ab") == (["a", "b", "", ""], "ab")
 
 
-def test_a_character_comes_whole():
+def test_a_character_is_emitted_whole():
     assert pieces("é水")[0] == ["", "é", "", "", "水", "", ""]
 
 
@@ -43,7 +43,7 @@ def test_a_character_cut_off_by_the_end_is_shown_as_such():
     assert pieces(b"a\xe6", end=False) == (["a", "", "\ufffd"], "a\ufffd")
 
 
-def test_bytes_that_are_no_text_come_with_what_follows():
+def test_invalid_bytes_are_emitted_with_what_follows():
     assert pieces(b"\xffa")[0] == ["", "\ufffda", "", ""]
 
 
@@ -51,11 +51,11 @@ def test_stop_text_is_held_back_and_cut():
     assert pieces("abEN ENDx", stop="END") == (["a", "b", "", "", "EN ", "", "", "", "", "", ""], "abEN ")
 
 
-def test_beginning_of_the_stop_text_at_the_end_is_given_out():
+def test_a_partial_stop_text_at_the_end_is_emitted():
     assert pieces("abEN", stop="END") == (["a", "b", "", "", "EN", ""], "abEN")
 
 
-def test_nothing_is_taken_after_the_stop():
+def test_nothing_is_accepted_after_the_stop():
     continuation = Continuation(decode, {EOS}, "\n")
     assert [continuation.add(ord(c)) for c in "a\nb"] == ["a", "", ""]
     assert (continuation.text, continuation.done) == ("a", True)
@@ -67,7 +67,7 @@ def test_trim():
 
 
 @given(text=st.text(), stop=st.none() | st.text(min_size=1, max_size=3), trim=st.booleans())
-def test_pieces_make_up_the_text_before_the_stop(text, stop, trim):
+def test_pieces_add_up_to_the_text_before_the_stop(text, stop, trim):
     expected = text.split(stop)[0] if stop else text
     assert pieces(text, stop, trim)[1] == (expected.lstrip() if trim else expected)
 
@@ -104,7 +104,7 @@ def test_a_token_costs_the_decoding_of_few_tokens():
 
 
 class Encodes:
-    """Texts as they are: a context, and a question about it."""
+    """Plain texts: a context, and a question about it."""
 
     def __init__(self, shares):
         self.template = type("T", (), {"shares_context": shares})
@@ -121,7 +121,7 @@ class Encodes:
     (True, [("", ["p"]), ("c", ["q", "r"]), ("d", ["s"]), ("c", ["t"])]),
     (False, [("", ["p"]), ("", ["cq"]), ("", ["cr"]), ("", ["ds"]), ("", ["ct"])]),
 ])
-def test_questions_about_a_context_share_it_where_they_may(shares, expected):
+def test_questions_share_their_context_where_allowed(shares, expected):
     generator = Generator(None, types.SimpleNamespace(encode=list))
     generator.encoder = Encodes(shares)
     assert generator.groups([(None, "p"), ("c", "q"), ("c", "r"), ("d", "s"), ("c", "t")]) == expected

@@ -13,7 +13,7 @@ def texts(context, max_words=16):
     return [context[start:end] for start, end in spans_of(context, max_words)]
 
 
-def test_spans_begin_and_end_at_words_and_signs():
+def test_spans_start_and_end_at_words_and_punctuation():
     assert texts("In 1,200 (U.S.)", 1) == [
         "In", "1", "1,", ",200", ",200 (", "200", "200 (", "(U", "(U.", "U", "U.", ".S", ".S.", ".S.)", "S", "S.",
         "S.)"]
@@ -23,7 +23,7 @@ def test_spans_begin_and_end_at_words_and_signs():
 
 
 @given(st.text(alphabet="ab1 .,-\n北é", max_size=20), st.integers(1, 4))
-def test_spans_are_all_there_are(context, most):
+def test_all_spans_are_enumerated(context, most):
     borders = {b for m in re.finditer(r"北|[^\W北]+|[^\w\s]", context) for b in ((m.start(), 0), (m.end(), 1))}
     starts, ends = ({b for b, side in borders if side == which} for which in (0, 1))
     expected = [(s, e) for s, e in itertools.product(sorted(starts), sorted(ends))
@@ -32,7 +32,7 @@ def test_spans_are_all_there_are(context, most):
 
 
 def test_a_tree_holds_each_text_once_under_its_own_tokens():
-    def encode(found):  # two letters are one token where they can be: a longer span is cut otherwise than a shorter one
+    def encode(found):  # two letters are one token where possible: a longer span is split unlike a shorter one
         return [[*map(hash, re.findall(r" ?\w\w|.", text))] for text in found]
 
     context = "a b ab a"
@@ -50,4 +50,4 @@ def test_a_tree_holds_each_text_once_under_its_own_tokens():
         if len(tokens) <= 3:
             expected.setdefault(tokens, (start, end))
     assert held == expected
-    assert held[tuple(encode(["a"])[0])] == (0, 1)  # the first place
+    assert held[tuple(encode(["a"])[0])] == (0, 1)  # the first occurrence

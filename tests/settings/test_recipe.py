@@ -1,4 +1,4 @@
-"""Recipes are read with guards: whatever the bytes, settings or a `UserError` come of them."""
+"""Recipes are untrusted: any bytes give either settings or a `UserError`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_refused(tmp_path, content, expected):
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
-def test_values_are_text_lists_and_none(tmp_path):
+def test_values_are_text_lists_and_null(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes("\ufeffa: 1e-4\nb: [x, 'null', 010]\nc:\nd: ~\ne: null\nf: \"~\"\ng: 12:30\nh: ü\n".encode())
     values, origins = recipe.read(path)
@@ -49,7 +49,7 @@ def test_values_are_text_lists_and_none(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing yet\n"])
-def test_nothing_in_it(tmp_path, content):
+def test_an_empty_recipe(tmp_path, content):
     path = tmp_path / "r.yaml"
     path.write_bytes(content)
     assert recipe.read(path)[0] == {}

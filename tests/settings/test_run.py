@@ -1,4 +1,4 @@
-"""Settings: defaults, precedence, what is refused and how."""
+"""Settings: defaults, precedence, refusals and their messages."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_command_line_over_recipe_over_default(write):
     assert config.origin("seed") == "default"
 
 
-def test_text_is_read_by_the_fields_type(write):
+def test_text_is_parsed_by_the_fields_type(write):
     config = RunConfig.resolve(write("learning_rate: 1e-4\nshare_prefixes: no\ntensorboard: on\ndata: 2024\n"
                                      "dev: no\neval_every: 5\nlora_r: '4'\n"))
     assert (config.learning_rate, config.share_prefixes, config.tensorboard) == (1e-4, False, True)
     assert (config.data, config.dev, config.lora_r) == ("2024", "no", 4)
 
 
-def test_all_offenders_are_reported_with_where_they_stand(write):
+def test_all_offenders_are_reported_with_their_place(write):
     file = write("lora_r: 0\nschedule: liner\nlora_rank: 3\n")
     message = refused({"lora_dropout": "1", "epochs": "2", "max_steps": "3"}, file)
     assert message.splitlines()[0] == "5 settings cannot be used:"
@@ -107,12 +107,12 @@ def test_nearest_name(name, meant):
     assert f"did you mean {meant}?" in refused({name: "1"})
 
 
-def test_one_of_a_pair_puts_the_other_aside(write):
+def test_setting_one_of_a_pair_unsets_the_other(write):
     assert RunConfig(max_steps=5).epochs is None
     file = write("epochs: 3\nwarmup_ratio: 0.2\n")
     config = RunConfig.resolve(file, {"max_steps": "5", "warmup_steps": "7"})
     assert (config.epochs, config.max_steps, config.warmup_ratio, config.warmup(100)) == (None, 5, None, 7)
-    # Unsetting the one leaves the other as it is.
+    # Unsetting one leaves the other unchanged.
     assert RunConfig.resolve(file, {"max_steps": "none"}).epochs == 3.0
     assert RunConfig.resolve(write("max_steps: 9\n"), {"epochs": "2"}).max_steps is None
 

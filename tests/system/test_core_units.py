@@ -26,15 +26,15 @@ def test_every_source_file_is_in_one_unit():
 
 def test_units_keep_the_order_of_initialisation():
     files_of = {unit[0]: unit for unit in core_units.units(JITTOR)}
-    assert files_of["src/ops/op_register.cc"] == ["src/ops/op_register.cc"]  # before what is generated
-    assert files_of["src/ops/op_utils.cc"] == ["src/ops/op_utils.cc"]  # after it
+    assert files_of["src/ops/op_register.cc"] == ["src/ops/op_register.cc"]  # before generated code
+    assert files_of["src/ops/op_utils.cc"] == ["src/ops/op_utils.cc"]  # after generated code
     assert files_of["src/profiler/profiler.cc"][-1] == "src/executor.cc"
-    for first in files_of.keys() - {"src/init.cc", "src/profiler/profiler.cc"}:  # its fixed beginning and end
+    for first in files_of.keys() - {"src/init.cc", "src/profiler/profiler.cc"}:  # its fixed first and last files
         of_src_itself = {name.count("/") == 1 for name in files_of[first] if name.startswith("src/")}
-        assert len(of_src_itself) <= 1, "files of src/ come before those of its folders"
+        assert len(of_src_itself) <= 1, "files of src/ come before those of its subfolders"
 
 
-def test_names_that_two_files_share_are_told_apart(tmp_path):
+def test_names_shared_by_two_files_are_told_apart(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.cc").write_text("static auto make = 1;\nstatic int only_here(int x) {}\n")
     (tmp_path / "src" / "b.cc").write_text("static auto make = 2;\n")
@@ -45,7 +45,7 @@ def test_names_that_two_files_share_are_told_apart(tmp_path):
 
 @pytest.fixture
 def compiler(tmp_path):
-    """The program as Jittor calls it, in front of a compiler that prints its arguments."""
+    """The program as Jittor calls it, wrapping a compiler that prints its arguments."""
     real = tmp_path / "real" / "g++"
     for path, text in ((real, '#!/bin/sh\nprintf "%s|" "$@"\n[ "$FAIL" ] && exit 3\n'
                               'for output; do :; done; [ "$MAKE" ] && : > "$output"; exit 0\n'),
@@ -82,7 +82,7 @@ def test_a_file_of_the_core_becomes_its_unit(compiler, source, unit, level):
     ["/cache/jit/some op_op.cc", "-Ofast", "-o", "/cache/jit/some_op.so"],
     ["/cache/obj_files/a.o", "-shared", "-o", "/cache/jittor_core.so"],
 ])
-def test_all_else_is_compiled_as_it_is(compiler, arguments):
+def test_everything_else_is_compiled_unchanged(compiler, arguments):
     assert compiler(*arguments) == (0, arguments)
 
 
@@ -98,7 +98,7 @@ def test_the_helper_is_compiled_once_though_jittor_asks_twice(compiler, tmp_path
     assert compiler(*command)[1] != [""]
 
 
-def test_jittors_data_is_compiled_quickly(compiler):
+def test_jittors_data_is_compiled_at_o1(compiler):
     command = ["-Wall", "-O2", "-include", "/env/vdp", "/cache/data.cc", "-c", "-o", "/cache/data.o"]
     assert compiler(*command) == (0, [*command, "-O1"])
 
@@ -121,7 +121,7 @@ def test_units_compile(name, tmp_path):
     if not shutil.which(name):
         pytest.skip(f"needs {name}")
     tools = kernel_tools()
-    jittor = Path(sys.modules["jittor"].__file__).parent  # the copy, which generated files name
+    jittor = Path(sys.modules["jittor"].__file__).parent  # the copy that generated files refer to
     core_units.write(tmp_path, jittor)
     flags = ["-std=c++14", "-fPIC", "-w", "-fsyntax-only", f"-I{jittor}/src", f"-I{jittor}/extern",
              f"-I{sysconfig.get_path('include')}", f"-I{tools.cache}", f"-I{tools.onednn / 'include'}",

@@ -105,13 +105,13 @@ def test_import_result():
     assert diagnostics.check_import(1, "no g++").status == MISSING
 
 
-def test_hub_that_answers_and_one_that_does_not(monkeypatch):
+def test_a_hub_that_answers_and_one_that_does_not(monkeypatch):
     assert diagnostics.check_hub("https://hub", "").status == OK
     assert diagnostics.check_hub("https://hub", "refused").status == WARNING
     assert "refused" in diagnostics.hub_problem("http://127.0.0.1:9").lower()
 
 
-def test_hub_is_not_waited_for_longer_than_told(monkeypatch):
+def test_the_hub_is_not_waited_for_beyond_the_timeout(monkeypatch):
     asked = threading.Event()
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: asked.wait(60) and _refuse())
     start = time.monotonic()
@@ -125,7 +125,7 @@ def _refuse():
 
 
 @pytest.mark.parametrize("version, compiled", [("2.7.18", False), (platform.python_version(), True)])
-def test_cache_is_compiled_when_a_marker_for_this_python_is_there(tmp_path, version, compiled):
+def test_the_cache_counts_as_compiled_with_a_marker_for_this_python(tmp_path, version, compiled):
     assert not diagnostics.is_compiled(tmp_path)
     cache = tmp_path / "jt1.3.11" / "g++12.2.0" / f"py{version}" / "Linux" / "CPU" / "2017" / "jittor_lora"
     cache.mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_required_and_machine_checks_run_here(tmp_path):
     assert set(required) <= set(names)
 
 
-def test_a_mended_use_mkl_is_named(tmp_path):
+def test_a_fixed_use_mkl_is_named(tmp_path):
     checks = diagnostics.required({"PATH": str(tmp_path), "use_mkl": "0", "nvcc_path": ""}, tmp_path)
     assert next(check for check in checks if check.name == "oneDNN").mend == "unset use_mkl"
 

@@ -16,7 +16,7 @@ from jittor_lora.system.jittor_copy import Copy
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Puts a module `jittor` made of the given source before the real one, for child processes."""
+    """Shadows the real `jittor` with a module of the given source, for child processes."""
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
@@ -30,13 +30,13 @@ def fake(tmp_path, monkeypatch):
 WORKS = "open(CACHE + '/jittor_core.so', 'w').close()\n"
 
 
-def test_marker_depends_on_the_settings(tmp_path):
+def test_the_marker_depends_on_the_settings(tmp_path):
     one, other = (first_compile.marker(tmp_path, {"use_mkl": value}) for value in "01")
     assert one != other
     assert one == first_compile.marker(tmp_path, {"use_mkl": "0"})
 
 
-def test_warm_needs_the_marker_and_the_library(tmp_path):
+def test_a_warm_cache_needs_the_marker_and_the_library(tmp_path):
     mark = first_compile.marker(tmp_path, {})
     (tmp_path / "jittor_core.cpython.so").touch()
     assert not first_compile.is_warm(mark)
@@ -46,7 +46,7 @@ def test_warm_needs_the_marker_and_the_library(tmp_path):
     assert not first_compile.is_warm(mark)
 
 
-def test_a_quick_import_says_nothing(fake):
+def test_a_quick_import_prints_nothing(fake):
     mark, screen = fake(WORKS), io.StringIO()
     first_compile.compile_jittor(mark, os.environ, screen)
     assert first_compile.is_warm(mark)
@@ -62,7 +62,7 @@ def test_a_long_import_shows_elapsed_seconds(fake, monkeypatch):
     assert "\r" not in screen.getvalue()
 
 
-def test_an_exit_after_rebuilding_the_helper_is_tried_again(fake):
+def test_an_exit_after_rebuilding_the_helper_is_retried(fake):
     mark = fake("tried = CACHE + '/tried'\nif not os.path.exists(tried):\n    open(tried, 'w').close()\n"
                 "    sys.exit(0)\n" + WORKS)
     first_compile.compile_jittor(mark, os.environ, io.StringIO())
@@ -80,14 +80,14 @@ def test_a_failure_shows_the_end_of_the_output(fake):
 
 @pytest.fixture
 def grouped(tmp_path):
-    """A copy of Jittor whose compiler is a program that knows of large units."""
+    """A copy of Jittor whose compiler is the program for large units."""
     copy = Copy(tmp_path / "copy", str(tmp_path / "copy" / "bin" / "g++"), True)
     copy.plain.parent.mkdir(parents=True)
     (copy.site / "jittor").mkdir(parents=True)
     return copy
 
 
-# Fails in large units; works file by file, from an empty folder.
+# Fails with large units; works file by file, from an empty folder.
 PLAIN_ONLY = """
 PLAIN = {plain!r}
 if not os.path.exists(PLAIN):
@@ -107,7 +107,7 @@ def test_units_that_do_not_compile_are_compiled_file_by_file(fake, grouped, tmp_
     assert "no such unit" in Path(log).read_text()
 
 
-def test_what_compiles_neither_way_starts_over_the_next_time(fake, grouped, tmp_path):
+def test_a_failure_both_ways_starts_over_the_next_time(fake, grouped, tmp_path):
     (tmp_path / "cache" / "obj_files").mkdir()
     mark = fake("open(CACHE + '/obj_files/a.o', 'w').close(); sys.exit('cc1plus: out of memory')")
     with pytest.raises(UserError, match="out of memory"):
@@ -163,7 +163,7 @@ def _wait_for(get, seconds=20):
 def _group_alive(pid):
     """Whether a process of the group runs; one that ended but was not reaped does not count."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # ended, but not reaped
             state, _, group = stat.read_text().rsplit(")", 1)[1].split()[:3]
             if int(group) == pid and state != "Z":
                 return True

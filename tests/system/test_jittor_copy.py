@@ -20,7 +20,7 @@ print(jittor_copy.place(Path(home), "/usr/bin/g++", config, "1.3.11.0", grouped=
 
 
 class Environment:
-    """A virtual environment, as far as `place` sees it: two packages and a python3-config."""
+    """A virtual environment as `place` sees it: two packages and a python3-config."""
 
     def __init__(self, root):
         self.root, self.site, self.config = root, root / "site-packages", root / "bin" / "python3-config"
@@ -69,7 +69,7 @@ def test_environments_share_a_copy_that_outlives_them(environments, tmp_path):
 @pytest.mark.parametrize("path, text", [
     ("site-packages/jittor/src/op.h", "int pop;"), ("include/python3.11/Python.h", "int mython;"),
     ("site-packages/jittor_utils/new.py", "")])
-def test_what_differs_is_not_shared(environments, tmp_path, path, text):
+def test_different_contents_are_not_shared(environments, tmp_path, path, text):
     one, two = environments
     first = one.place(tmp_path / "home")
     (two.root / path).write_text(text)
@@ -91,31 +91,31 @@ def test_a_damaged_note_about_contents_is_ignored(environments, tmp_path):
     assert one.place(tmp_path / "home") == first
 
 
-def test_environments_that_begin_together_make_one_copy(environments, tmp_path):
+def test_environments_that_start_together_make_one_copy(environments, tmp_path):
     processes = [environment.start(tmp_path / "home") for environment in environments * 2]
     said = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert said == {str(path) for path in copies(tmp_path / "home")} and len(said) == 1
 
 
-def test_packages_that_cannot_be_written(environments, tmp_path):
+def test_read_only_packages(environments, tmp_path):
     one, _ = environments
     for path in (one.site / "jittor" / "src" / "op.h", one.site / "jittor" / "src", one.site / "jittor"):
         path.chmod(path.stat().st_mode & ~0o222)
     copy = one.place(tmp_path / "home")
     for path in (one.site / "jittor", one.site / "jittor" / "src"):
         path.chmod(0o755)
-    assert os.stat(f"{copy}/site/jittor").st_mode & stat.S_IWUSR  # Python keeps its bytecode there
+    assert os.stat(f"{copy}/site/jittor").st_mode & stat.S_IWUSR  # for Python's bytecode
     shutil.rmtree(copy)
 
 
-def test_what_a_killed_process_left_is_removed(environments, tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(environments, tmp_path):
     left = tmp_path / "home" / ".cache" / "jittor" / "jittor_lora" / ".copying-x"
     left.mkdir(parents=True)
     environments[0].place(tmp_path / "home")
     assert not left.exists()
 
 
-def test_a_path_that_jittors_commands_cannot_hold(tmp_path, capsys):
+def test_a_path_that_breaks_jittors_commands(tmp_path, capsys):
     assert jittor_copy.place(tmp_path / "my home", "g++", "none", "1.3.11.0", grouped=True) is None
     assert "my home" in capsys.readouterr().err
 
@@ -125,7 +125,7 @@ def test_a_config_that_does_not_run(tmp_path):
         jittor_copy.place(tmp_path, "g++", str(tmp_path / "none"), "1.3.11.0", grouped=True)
 
 
-def test_a_cache_that_cannot_be_written(tmp_path):
+def test_an_unwritable_cache(tmp_path):
     (tmp_path / ".cache").write_text("")
     with pytest.raises(UserError, match="JITTOR_HOME"):
         jittor_copy.place(tmp_path, "g++", "/bin/echo", "1.3.11.0", grouped=False)

@@ -16,7 +16,7 @@ def test_no_job(environ):
     assert Job.of(environ) == Job() and not Job.of(environ).several
 
 
-def test_one_process_alone_is_not_several():
+def test_a_single_process_is_not_a_job():
     assert not Job.of({**IN_A_JOB, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}).several
 
 
@@ -24,5 +24,5 @@ def test_one_process_alone_is_not_several():
     ("OMPI_MCA_hwloc_base_binding_policy", "none", True), ("OMPI_MCA_rmaps_base_mapping_policy", "slot:pe=4", True),
     ("OMPI_MCA_rmaps_base_mapping_policy", "ppr:1:node", False),
 ])
-def test_a_user_who_binds_the_ranks_is_heard(name, value, placed):
+def test_explicit_binding_is_respected(name, value, placed):
     assert Job.of({**IN_A_JOB, name: value}).placed == placed

@@ -18,7 +18,7 @@ HOLD = ("import sys\nfrom jittor_lora.system.locks import locked\n"
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of a folder until its standard input ends."""
+    """A process that holds a folder's lock until its standard input ends."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE,
                                stdin=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in\n"
@@ -38,7 +38,7 @@ def test_a_second_process_is_refused_until_the_first_ends(holder, tmp_path):
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_the_lock_goes_with_a_process_that_is_killed(holder, tmp_path):
+def test_the_lock_ends_with_a_killed_process(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / ".lock").exists()
@@ -47,7 +47,7 @@ def test_the_lock_goes_with_a_process_that_is_killed(holder, tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_child_that_goes_on_does_not_keep_it(tmp_path):
+def test_a_surviving_child_does_not_hold_the_lock(tmp_path):
     with locked(tmp_path):
         child = subprocess.Popen(["sleep", "60"])
     try:
@@ -58,7 +58,7 @@ def test_a_child_that_goes_on_does_not_keep_it(tmp_path):
         child.wait()
 
 
-def test_what_was_made_for_the_lock_goes_with_it(tmp_path):
+def test_files_created_for_the_lock_are_removed_with_it(tmp_path):
     with pytest.raises(KeyError):
         with locked(tmp_path / "a" / "b"):
             raise KeyError
@@ -68,8 +68,8 @@ def test_what_was_made_for_the_lock_goes_with_it(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
 
 
-def test_the_lock_is_never_one_on_a_file_that_is_gone(tmp_path, monkeypatch):
-    """Between opening and locking the file the process before removes it, and a third makes a new one."""
+def test_the_lock_is_never_on_a_removed_file(tmp_path, monkeypatch):
+    """Between opening and locking the file, its previous owner removes it and a third process creates a new one."""
     real, times = fcntl.flock, []
 
     def flock(descriptor, how):
@@ -87,7 +87,7 @@ def test_the_lock_is_never_one_on_a_file_that_is_gone(tmp_path, monkeypatch):
                 pass
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):
     def flock(descriptor, how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -96,7 +96,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
         assert "this file system has no locks" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/run: cannot be written .Not a directory"):
         with locked(tmp_path / "file" / "run"):

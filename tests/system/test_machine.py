@@ -41,13 +41,13 @@ def test_cpu_facts_where_nothing_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("text, most", [("100000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", None)])
-def test_cores_respect_a_quota_of_cgroup_2(tmp_path, text, most):
+def test_cores_respect_a_cgroup_2_quota(tmp_path, text, most):
     (tmp_path / "cpu.max").write_text(text)
     assert machine.available_cores(tmp_path) == (most or machine.available_cores(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("quota, most", [("100000", 1), ("-1", None)])
-def test_cores_respect_a_quota_of_cgroup_1(tmp_path, quota, most):
+def test_cores_respect_a_cgroup_1_quota(tmp_path, quota, most):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
@@ -61,7 +61,7 @@ def test_version_of_a_program(tmp_path):
     assert machine.version_of(str(tmp_path / "none")) == ""
 
 
-def test_compiler_is_the_users_or_gcc(tmp_path):
+def test_the_compiler_is_the_users_or_gcc(tmp_path):
     gcc = executable(tmp_path / "g++", "#!/bin/sh\n")
     mine = executable(tmp_path / "my-g++", "#!/bin/sh\n")
     assert machine.compiler({"PATH": str(tmp_path)}) == str(gcc)

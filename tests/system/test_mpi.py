@@ -1,4 +1,4 @@
-"""The command under mpirun: several ranks do what one does, and none is left behind when one fails."""
+"""The command under mpirun: several ranks give the results of one, and none is left behind when one fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from needs import needs_bf16, needs_mpi
 
 pytestmark = needs_mpi
 
-SAVED = 10  # step of the checkpoint that is gone on from
+SAVED = 10  # step of the checkpoint to resume from
 LOGS = ("train_loss.txt", "val_loss.txt")
 SAME = (*LOGS, "adapter/adapter_model.safetensors", "best/adapter_model.safetensors")
 
@@ -69,7 +69,7 @@ def alone(files):
 
 @pytest.fixture(scope="module")
 def two(files):
-    """The folder of a run on two ranks, with what it said."""
+    """The folder of a run on two ranks, and its output."""
     status, out, err = mpi.run(2, *command(files, files / "two"))
     assert (status, out) == (0, ""), err
     (files / "two" / "said").write_text(err)
@@ -78,7 +78,7 @@ def two(files):
 
 @pytest.fixture
 def broken_off(two, tmp_path):
-    """A copy of that folder as if the run had ended after its first checkpoint."""
+    """A copy of that folder, as if the run had ended after its first checkpoint."""
     folder = Path(shutil.copytree(two, tmp_path / "run"))
     (folder / "checkpoints" / "step-00000020.safetensors").unlink()
     return folder
@@ -106,7 +106,7 @@ def test_two_ranks_give_the_losses_of_one(alone, two):
 
 @needs_bf16
 def test_two_ranks_in_bf16(files, tmp_path):
-    """Sums in another order are rounded to other values, which a learning rate as high as this one makes larger."""
+    """Sums in another order round differently, which a learning rate this high amplifies."""
     bf16 = ["--precision", "bf16", "--max-steps", 10]
     assert small_run.run(*command(files, tmp_path / "one", *bf16))[0] == 0
     assert mpi.run(2, *command(files, tmp_path / "two", *bf16))[0] == 0
@@ -119,13 +119,13 @@ def test_three_ranks_give_the_losses_of_one(files, alone, tmp_path):
     assert_close(tmp_path / "three", alone)
 
 
-def test_going_on_with_as_many_ranks_gives_the_same_bits(files, two, broken_off):
+def test_resuming_on_the_same_number_of_ranks_gives_the_same_bits(files, two, broken_off):
     status, _, err = mpi.run(2, *command(files, broken_off, "--resume"))
     assert status == 0 and f"Going on from {broken_off}/checkpoints/step-00000010" in err, err
     assert not [name for name in SAME if (broken_off / name).read_bytes() != (two / name).read_bytes()]
 
 
-def test_going_on_with_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
+def test_resuming_on_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
     status, _, err = small_run.run(*command(files, broken_off, "--resume"))
     assert status == 0 and "Going on from" in err, err
     assert_close(broken_off, alone)
@@ -141,7 +141,7 @@ def test_full_fine_tuning(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_ranks_after_the_same_step_and_saves(files, tmp_path):
+def test_ctrl_c_stops_all_ranks_after_the_same_step_and_saves(files, tmp_path):
     process = mpi.start(2, *command(files, tmp_path / "run", "--max-steps", 5000),
                         options=("--mca", "odls_base_sigkill_timeout", "20"))
     wait_for_a_step(tmp_path / "run", process)
@@ -162,7 +162,7 @@ SLOW = pytest.mark.slow
     pytest.param("user", "jittor-lora: no room on this host", marks=SLOW),
     pytest.param("memory", "this machine does not have enough memory", marks=SLOW),
     pytest.param("SIGSEGV", "Fatal Python error: Segmentation fault", marks=SLOW),
-    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to one rank alone
+    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to one rank only
 ])
 def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path):
     program, folder = tmp_path / "failing.py", tmp_path / "run"
@@ -176,17 +176,17 @@ def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path)
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is there
+    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is loaded
     pytest.param(["--data", "none.json"], "none.json: no such file", marks=SLOW),
 ])
-def test_a_mistake_is_said_once(wrong, message, files, tmp_path):
+def test_a_mistake_is_reported_once(wrong, message, files, tmp_path):
     started = time.monotonic()
     status, out, err = mpi.run(2, *command(files, tmp_path / "run", *wrong))
     assert status == 2 and out == "" and err.count(message) == 1 and "Traceback" not in err
     assert time.monotonic() - started < 30
 
 
-def test_what_ranks_cannot_share_is_refused():
+def test_commands_that_cannot_run_on_ranks_are_refused():
     status, _, err = mpi.run(2, "plot", "run")
     assert status == 2 and err.count("under mpirun there are train and evaluate; run plot without it") == 1
 
@@ -199,7 +199,7 @@ ranks = join()
 """
 
 
-def test_what_ranks_tell_each_other(tmp_path):
+def test_communication_between_ranks(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(body="""
 from jittor_lora.system.runtime import jt
@@ -224,7 +224,7 @@ if here == 0:
 
 
 @pytest.mark.slow
-def test_ranks_that_work_on_different_data_are_refused(tmp_path):
+def test_ranks_with_different_data_are_refused(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(body="ranks.check_same({'data': ranks.rank, 'base': 'same'})"))
     status, _, err = mpi.run(2, program=program)
@@ -233,7 +233,7 @@ def test_ranks_that_work_on_different_data_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--extractive", "--perplexity")])
-def test_evaluation_on_three_ranks_is_that_of_one(more, files, two, tmp_path):
+def test_evaluation_on_three_ranks_equals_that_on_one(more, files, two, tmp_path):
     arguments = ["evaluate", "--base", files / "base", "--adapter", two / "adapter", "--data", files / "dev.json",
                  *more]
     assert small_run.run(*arguments, "--output", tmp_path / "one")[0] == 0

@@ -15,7 +15,7 @@ HEADERS = ["dnnl.h", "dnnl.hpp", "oneapi/dnnl/dnnl.h", "oneapi/dnnl/dnnl.hpp"]
 
 
 def packages(prefix: Path):
-    """A `metadata.distribution` for the two oneDNN packages, installed below `prefix` as pip installs them."""
+    """A `metadata.distribution` for the two oneDNN packages, installed below `prefix` as by pip."""
     site = prefix / "lib" / "python3" / "site-packages"
     contents = {onednn.HEADERS: [f"../../../include/{name}" for name in HEADERS],
                 onednn.LIBRARY: ["../../libdnnl.so.2", "../../libdnnl.so"]}
@@ -56,9 +56,9 @@ def test_only_one_folder_starts_with_dnnl(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_it_outlives_its_environment(tmp_path, links, monkeypatch):
+def test_the_placed_copy_outlives_its_environment(tmp_path, links, monkeypatch):
     find = packages(tmp_path / "venv")
-    if not links:  # another disk, or another user's files
+    if not links:  # another file system, or another user's files
         monkeypatch.setattr(os, "link", lambda *paths: os.stat(tmp_path / "none"))
     onednn.place(tmp_path / "home", find)
     shutil.rmtree(tmp_path / "venv")
@@ -124,7 +124,7 @@ def test_files_deleted_from_an_installed_package_are_an_error(tmp_path):
         onednn.place(tmp_path, find)
 
 
-def test_a_cache_that_cannot_be_made_is_an_error(tmp_path):
+def test_a_cache_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / ".cache").write_text("a file")
     with pytest.raises(UserError, match="JITTOR_HOME"):
         onednn.place(tmp_path, packages(tmp_path / "venv"))

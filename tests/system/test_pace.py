@@ -1,4 +1,4 @@
-"""The time left: the first steps give no estimate, and steps count by their size."""
+"""Time left: the first steps give no estimate, and steps count by their size."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_the_time_between_steps_counts():
     assert pace.seconds_for(1) == pytest.approx(3)
 
 
-def test_more_steps_may_be_left_out():
+def test_more_initial_steps_may_be_left_out():
     steps = [(1, 9.0)] * 4 + [(1, 1.0)] * 2
     assert paced(steps, apart=4, least=3).seconds_for(1) is None
     assert paced([*steps, (1, 1.0)], apart=4, least=3).seconds_for(5) == pytest.approx(5)

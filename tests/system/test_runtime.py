@@ -39,7 +39,7 @@ def test_switches_keep_what_the_user_set():
     assert runtime.switches(plain_environ(log_silent="0", cache_name="mine", use_mpi="1"))["cache_name"] == "mine"
 
 
-def test_the_allocator_without_which_numbers_are_wrong_cannot_be_turned_off():
+def test_the_allocator_needed_for_correct_results_cannot_be_turned_off():
     assert runtime.switches(plain_environ(nvcc_path="", use_sfrl_allocator="0"))["use_sfrl_allocator"] == "1"
 
 
@@ -54,7 +54,7 @@ def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
     assert runtime.switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
 
 
-def test_switches_name_a_config_where_jittor_would_find_none(monkeypatch, tmp_path):
+def test_switches_name_a_python_config_that_jittor_would_miss(monkeypatch, tmp_path):
     config = executable(tmp_path / "python3-config")
     monkeypatch.setattr(machine, "jittor_python_configs", lambda: [str(tmp_path / "none")])
     monkeypatch.setattr(machine, "_base_python_config", lambda: str(config))
@@ -77,7 +77,7 @@ def test_jittor_home_is_found_as_jittor_finds_it(tmp_path):
     assert runtime.jittor_home({"JITTOR_HOME": str(tmp_path / "set")}, tmp_path) == tmp_path / "set"
 
 
-def test_import_with_a_jittor_home_of_its_own_changes_no_other_process(tmp_path):
+def test_import_with_its_own_jittor_home_changes_no_other_process(tmp_path):
     done = python("""
 import os, sys
 from pathlib import Path
@@ -107,16 +107,16 @@ print(0 < x.item() < 1)
 """
 
 
-@pytest.mark.parametrize("edited", ["", "// @begin replace \"a\" \"a\"\n// @end\n"])  # by a helper of Jittor's
-def test_an_operator_compiled_in_a_jittor_home_of_its_own_changes_no_other_process(tmp_path, edited):
+@pytest.mark.parametrize("edited", ["", "// @begin replace \"a\" \"a\"\n// @end\n"])  # by one of Jittor's helpers
+def test_an_operator_compiled_in_its_own_jittor_home_changes_no_other_process(tmp_path, edited):
     done = python(OPERATOR % edited.replace("\n", "\\n").replace('"', '\\"'),
                   {"HOME": str(tmp_path), "JITTOR_HOME": str(runtime.jittor_home())})
     assert done.stdout == "True\n", done.stderr
     assert not list(tmp_path.glob("**/config.json"))
 
 
-def test_the_note_of_another_jittor_home_stays(tmp_path):
-    """Jittor would replace it with the JITTOR_HOME of this one process."""
+def test_a_recorded_jittor_home_is_kept(tmp_path):
+    """Jittor would overwrite it with the JITTOR_HOME of this one process."""
     note = tmp_path / ".cache" / "jittor" / "config.json"
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"JITTOR_HOME": str(tmp_path / "noted")}))
@@ -135,8 +135,8 @@ except Exception as error:
     assert note.read_bytes() == before
 
 
-def test_processes_that_begin_together_compile_once(tmp_path):
-    """As the ranks of a host do."""
+def test_processes_that_start_together_compile_once(tmp_path):
+    """As ranks on one host do."""
     program = """
 import importlib, sys, time
 from jittor_lora.system import first_compile, runtime
@@ -174,7 +174,7 @@ def test_ranks_of_a_host_share_its_cores(cores, local, threads, monkeypatch):
     assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(nvcc_path="", OMP_NUM_THREADS="3", **job))
 
 
-def test_more_ranks_than_jittor_can_count_are_refused_whatever_is_installed(tmp_path):
+def test_more_ranks_than_jittor_supports_are_refused_whatever_is_installed(tmp_path):
     done = python("from jittor_lora.system.runtime import jt", {
         "PATH": str(tmp_path), "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "129",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
@@ -233,7 +233,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
-def test_numpy_does_not_warn_of_its_limits_afterwards():
+def test_numpy_does_not_warn_about_its_limits_afterwards():
     done = python("""
 import warnings
 import numpy as np
@@ -245,7 +245,7 @@ np.finfo(np.float64), np.finfo(np.float32), np.finfo(np.float16)
     assert done.returncode == 0, done.stderr
 
 
-def test_https_checks_are_on_again_where_jittor_was_imported_first(tmp_path):
+def test_https_checks_are_restored_if_jittor_was_imported_first(tmp_path):
     done = python("""
 import ssl
 import jittor_utils
@@ -313,7 +313,7 @@ def test_threads_must_be_positive(count):
         runtime.set_threads(count)
 
 
-def test_matrix_products_are_right():
+def test_matrix_products_are_correct():
     a, b = np.random.RandomState(0).randn(2, 64, 64).astype(np.float32)
     np.testing.assert_allclose(runtime.jt.matmul(runtime.jt.array(a), runtime.jt.array(b)).numpy(), a @ b, atol=1e-4)
 

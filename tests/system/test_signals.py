@@ -37,7 +37,7 @@ def in_another_thread(work):
         return pool.submit(work).result()
 
 
-def test_a_run_in_another_thread_is_told_of_no_signal():
+def test_a_run_in_another_thread_gets_no_signals():
     def run():
         with interruption_noticed() as interrupted:
             return interrupted()
@@ -61,7 +61,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
-def test_handlers_of_c_code_are_undone_in_any_thread():
+def test_handlers_set_by_c_code_are_undone_in_any_thread():
     done = python("""
 import ctypes
 from jittor_lora.system.signals import handlers_kept
@@ -77,7 +77,7 @@ signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGTERM"])
-def test_a_default_is_set_in_any_thread(name):
+def test_a_default_handler_is_set_in_any_thread(name):
     done = python(f"""
 from jittor_lora.system.signals import handle_by_default
 signal.signal(signal.{name}, lambda *_: print("handled"))

@@ -1,4 +1,4 @@
-"""Two virtual environments with the same Jittor: compiled once, even if one is deleted. Takes minutes."""
+"""Two virtual environments with the same Jittor: it is compiled once, even if one is deleted. Takes minutes."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import jittor_lora
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")]
 
-# An operator of Jittor's own, a product by oneDNN, and a kernel of ours.
+# One of Jittor's own operators, a oneDNN product, and one of our kernels.
 PROGRAM = """
 import sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Training on two hosts, which are network namespaces with a name and an address each, joined by a virtual cable."""
+"""Training on two hosts: network namespaces, each with a name and an address, joined by a virtual cable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [needs_mpi, needs_hosts]
 
 HOSTS = {"10.213.7.1": "jl-one", "10.213.7.2": "jl-two"}
 
-# What mpirun calls in place of ssh: the address of a host, and a command for it. A folder is hidden from that host.
+# Called by mpirun in place of ssh with a host's address and a command. Hides a folder from that host.
 AGENT = """#!/bin/sh
 case $1 in 10.213.7.1) host=jl-one;; 10.213.7.2) host=jl-two;; *) exit 1;; esac
 shift
@@ -31,7 +31,7 @@ exec ip netns exec $host unshare --mount --uts sh -c '
 """
 
 
-# Jittor's cache is a host's own, by its name: here that which this machine has already.
+# Jittor's cache is per host name: both hosts use the existing one of this machine.
 PROGRAM = """
 import platform, sys
 platform.node = lambda: {node!r}
@@ -47,7 +47,7 @@ def ip(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def hosts():
     with open(Path(tempfile.gettempdir()) / "jittor-lora-hosts.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are global, and tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are global, and tests run in parallel
         yield from made_hosts()
 
 
@@ -72,7 +72,7 @@ def remove_hosts() -> None:
 
 
 def on_two_hosts(folder: Path, hidden: Path, *arguments: object) -> tuple[int, str, str]:
-    """The command on a rank of each host. The second host does not see the folder `hidden`."""
+    """The command with one rank per host. The second host does not see the folder `hidden`."""
     agent = folder / "agent.sh"
     agent.write_text(AGENT.format(hidden=hidden))
     agent.chmod(0o755)
@@ -103,7 +103,7 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
         np.testing.assert_allclose(np.loadtxt(two / name), np.loadtxt(files / "alone" / name), rtol=1e-5)
     (two / "checkpoints" / "step-00000020.safetensors").unlink()
     before = load_file(two / "adapter" / "adapter_model.safetensors")
-    # The folder of the run is on the first host alone.
+    # The run folder is on the first host only.
     status, out, err = on_two_hosts(tmp_path, files / "runs", *command, "--output", two, "--resume")
     assert status == 0 and "Going on from" in err, err
     after = load_file(two / "adapter" / "adapter_model.safetensors")
@@ -111,7 +111,7 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_one_host_alone_lacks_is_named_with_the_host(hosts, tmp_path):
+def test_a_file_missing_on_one_host_is_named_with_the_host(hosts, tmp_path):
     files = small_run.make_files(tmp_path, 4, 1)
     (files / "here").mkdir()
     (files / "train.json").rename(files / "here" / "train.json")

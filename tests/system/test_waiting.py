@@ -1,4 +1,4 @@
-"""A long silence is explained once, a short one never."""
+"""A slow step prints one status line, a quick one none."""
 
 import io
 import time
@@ -6,14 +6,14 @@ import time
 from jittor_lora.system.waiting import silence_explained
 
 
-def test_a_long_silence_is_explained():
+def test_a_slow_step_prints_a_status_line():
     screen = io.StringIO()
     with silence_explained("patience", 0.01, screen):
         time.sleep(0.2)
     assert screen.getvalue() == "patience\n"
 
 
-def test_what_comes_in_time_needs_no_word():
+def test_a_quick_step_prints_nothing():
     screen = io.StringIO()
     with silence_explained("patience", 0.05, screen) as came:
         came()
