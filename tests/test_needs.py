@@ -17,7 +17,7 @@ REASON = "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"
 def run(tmp_path):
     """Run a test that needs MPI with an empty PATH: exit code and output."""
     def run(*options: str) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "cannot_share", *options,
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "cannot_run_on_ranks", *options,
                                "tests/test_mpi.py"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)},
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.returncode, done.stdout
