@@ -1,4 +1,4 @@
-"""The one exception a user ever sees as a message, and the one by which a signal ends the program."""
+"""The exception that a user sees as a message, and the one by which a signal ends the program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PLAIN = "\n\t"
 
 
 class UserError(Exception):
-    """Something the user can mend: a wrong file, field, key or setting.
+    """Something the user can fix: a wrong file, field, key or setting.
 
-    The message names the file, field or key, what was expected, what was found and what to do next. The
-    command line prints it without a traceback and exits with code 2. As it quotes what is in files, what a terminal
-    could take for a command is spelled out, and very long ones are cut.
+    The message names the file, field or key, what was expected, what was found and what to do next. The command line
+    prints it without a traceback and exits with code 2. Since messages quote files, characters that a terminal could
+    interpret are escaped, and very long messages are cut.
     """
 
     def __init__(self, message: str):
@@ -35,7 +35,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def some_of_each(*kinds: Sequence[str], most: int = 20) -> list[str]:
-    """The first offenders of each list, about `most` in all, and how many more there are of each."""
+    """The first items of each list, about `most` in total, and the number of those left out of each."""
     kinds = [kind for kind in kinds if kind]
     shown = [min(len(kind), max(most // len(kinds), 1)) for kind in kinds]
     for i, kind in enumerate(kinds):
@@ -56,5 +56,5 @@ def _shown(match: re.Match) -> str:
     character = match.group()
     if character in _PLAIN or character.isprintable() or unicodedata.category(character) == "Zs":  # a kind of space
         return character
-    # It commands a terminal, turns the direction of writing, is half of another or none at all.
+    # A control character, a change of writing direction, a lone surrogate or an unassigned code point.
     return character.encode("unicode_escape").decode("ascii")

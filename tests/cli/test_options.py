@@ -15,7 +15,8 @@ from jittor_lora.cli.main import VERBS, Parser
 from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags, given, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, TEXT, VERBATIM, Settings
-from jittor_lora.settings.run import RunConfig, flag
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.settings.text import flag
 
 MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in VERBS}
 # Settings whose text is neither a path nor free: names, lists of names, and titles.

@@ -12,7 +12,8 @@ import tiny
 from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
-from jittor_lora.formats.peft import load_adapter, read_adapter_config
+from jittor_lora.formats.peft import load_adapter
+from jittor_lora.formats.peft_config import read_adapter_config
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model

@@ -114,7 +114,7 @@ def test_a_message_cannot_control_the_terminal(tmp_path):
 def test_settings_with_non_text_names_are_listed_with_the_others():
     with pytest.raises(UserError) as caught:
         RunConfig(**{"\ud800": 1, "lora_r": "x", "unknown": 2})
-    for text in ("3 settings", "\\ud800: there is no such", "lora_r: ", "unknown: "):
+    for text in ("3 settings", "\\ud800: no such", "lora_r: ", "unknown: "):
         assert text in str(caught.value)
 
 
@@ -315,7 +315,7 @@ def _checkpoint(**values: object) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("values, told", [
     ({"settings": None}, "settings: expected an object"),
-    ({"settings": {"unknown": 1}}, "there is no such setting"),
+    ({"settings": {"unknown": 1}}, "no such setting"),
     ({"threads": None, "progress": 3}, "threads: expected a whole number from 1"),
     ({"threads": "1"}, "threads: expected"),
     ({"base": 3}, "base: expected a text"),

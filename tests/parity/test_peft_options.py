@@ -14,7 +14,8 @@ import tiny
 from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
-from jittor_lora.formats.peft import load_adapter, peft_settings, save_adapter
+from jittor_lora.formats.peft import load_adapter, save_adapter
+from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.lora.adapted import Choice
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject

@@ -9,7 +9,8 @@ import torch
 
 import tiny
 from jittor_lora.data.layout import Layout
-from jittor_lora.formats.peft import load_adapter, peft_settings
+from jittor_lora.formats.peft import load_adapter
+from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model

@@ -55,10 +55,10 @@ def test_all_offenders_are_reported_with_their_place(write):
     file = write("lora_r: 0\nschedule: liner\nlora_rank: 3\n")
     message = refused({"lora_dropout": "1", "epochs": "2", "max_steps": "3"}, file)
     assert message.splitlines()[0] == "5 settings cannot be used:"
-    assert f'lora_r ({file}, line 1): expected a whole number, at least 1 and at most 4096, found "0"' in message
+    assert f'lora_r ({file}, line 1): expected a whole number from 1 to 4096, found 0' in message
     assert f'schedule ({file}, line 2): expected one of linear, cosine, constant, found "liner"' in message
-    assert f"lora_rank ({file}, line 3): there is no such setting; did you mean lora_r" in message
-    assert 'lora_dropout (--lora-dropout): expected a number, at least 0 and below 1, found "1"' in message
+    assert f"lora_rank ({file}, line 3): no such setting; did you mean lora_r" in message
+    assert 'lora_dropout (--lora-dropout): expected a number from 0 to below 1, found 1.0' in message
     assert "max_steps (--max-steps): cannot be given together with epochs" in message
 
 

@@ -68,7 +68,7 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
     model = load(str(made / "base"))
     model.add_adapter(LoraConfig(r=3, target_modules=("c_attn",), use_dora=True), name="town")
     before = {name: p.numpy().copy() for name, p in model.adapter.parameters().items()}
-    with pytest.raises(UserError, match=r"lora_r: 2 \(given\), and the adapter has 3"):
+    with pytest.raises(UserError, match=r"lora_r: 2 \(given\), but the adapter has 3"):
         train(settings(made, tmp_path / "run"), session=model)
     config = RunConfig(**{name: value for name, value in settings(made, tmp_path / "run").model_dump().items()
                           if name in ("base", "data", "output", "max_steps", "precision", "learning_rate", "epochs")})
@@ -108,7 +108,7 @@ def test_flags_and_what_a_resumed_run_reads_of_them(made, tmp_path, capsys):
              "--lora-use-dora", "--loraplus-lr-ratio", "4"]
     assert main(["train", *run, *flags]) == 0
     told = capsys.readouterr().err
-    for part in ("Adapter: rank 8; alpha 16; rsLoRA; DoRA; start pissa_niter_2; saved whole ln_f, h.0.ln_1; ",
+    for part in ("Adapter: rank 8; alpha 16; rsLoRA; DoRA; init pissa_niter_2; saved whole ln_f, h.0.ln_1; ",
                  "biases lora_only; without attn.c_proj; blocks 0, 1; ",
                  r"other ranks h\.1\.attn\.c_attn=3, c_fc=2; other alphas c_fc=5"):
         assert part in told

@@ -6,7 +6,8 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings.base import PATH, Settings, checked_list, names, setting
+from jittor_lora.settings.base import PATH, Settings, setting
+from jittor_lora.settings.text import checked_list, names
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
 PRECISIONS = ("fp32", "bf16")

@@ -1,4 +1,4 @@
-"""`jittor-lora adapter`: adapters as files, without their base: list, info, diff, combine, convert."""
+"""`jittor-lora adapter`: adapters as files, without a base: list, info, diff, combine, convert."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jittor_lora.cli.options import find_adapter, new_folder, path_argument
 from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
-from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.text import home_expanded
 
 ACTIONS = ("list", "info", "diff", "combine", "convert")
 QUANTITIES = {"frobenius": "Frobenius norm of ΔW", "spectral": "spectral norm of ΔW",
@@ -28,14 +28,14 @@ def add_parser(subparsers) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", prog="jittor-lora adapter")
 
     listing = actions.add_parser(
-        "list", help="the adapters in a folder", usage="jittor-lora adapter list [FOLDER] [--json]",
-        description="Find adapters in a folder and below it: base, rank, alpha, targets, trained parameters, size.")
+        "list", help="list the adapters in a folder", usage="jittor-lora adapter list [FOLDER] [--json]",
+        description="Find all adapters below a folder: base, rank, alpha, targets, trained parameters, size.")
     listing.add_argument("folder", metavar="FOLDER", nargs="?", type=path_argument, default=Path("."),
-                         help="where to look (default: here)")
+                         help="folder to search (default: the current one)")
     _add_json(listing)
 
     info = actions.add_parser(
-        "info", help="settings, and norms and effective rank of each update",
+        "info", help="show settings, and norm and effective rank of each update",
         usage="jittor-lora adapter info DIR [--json] [--heat-map FILE.png [--quantity NAME]]",
         description="Show an adapter's settings and, for each adapted module, the Frobenius and spectral norm of "
                     "ΔW = scaling · B A and its effective rank, exp(−Σ p ln p) with p the singular values divided by "
@@ -44,57 +44,59 @@ def add_parser(subparsers) -> None:
                       help="adapter folder in PEFT's layout, or a run folder")
     _add_json(info)
     info.add_argument("--heat-map", metavar="FILE", type=path_argument,
-                      help="also draw one of them, blocks by kinds of modules: a .png or .svg file")
+                      help="also plot one of them, blocks against kinds of modules: a .png or .svg file")
     info.add_argument("--quantity", choices=tuple(QUANTITIES), default="frobenius",
-                      help="what the heat map shows (default: frobenius)")
+                      help="quantity in the heat map (default: frobenius)")
 
     diff = actions.add_parser(
-        "diff", help="how two adapters differ", usage="jittor-lora adapter diff DIR DIR [--json]",
+        "diff", help="compare two adapters", usage="jittor-lora adapter diff DIR DIR [--json]",
         description="Show the settings in which two adapters differ and, for each module that both adapt, the norm of "
-                    "the difference of their updates relative to the first's, and the cosine between the two.")
+                    "the difference of their updates relative to that of the first, and the cosine between the two.")
     diff.add_argument("first", metavar="DIR", type=home_expanded,
                       help="adapter folder in PEFT's layout, or a run folder")
     diff.add_argument("second", metavar="DIR", type=home_expanded, help="the other one")
     _add_json(diff)
 
     combining = actions.add_parser(
-        "combine", help="one adapter of several",
+        "combine", help="combine several adapters into one",
         usage="jittor-lora adapter combine DIR DIR … --output DIR [any flag below]",
-        description="Make one adapter of several of the same base, as PEFT's add_weighted_adapter does. cat and svd "
+        description="Combine several adapters of one base into one, as PEFT's add_weighted_adapter does. cat and svd "
                     "are weighted sums of the updates; linear, ties (Yadav et al. 2023), dare_… (Yu et al. 2024) and "
-                    "magnitude_prune work on A and B by themselves; with _svd they work on the updates.")
+                    "magnitude_prune work on A and B separately; with _svd they work on the updates.")
     combining.add_argument("adapters", metavar="DIR", nargs="+", type=home_expanded,
                            help="adapter folders, or run folders")
-    combining.add_argument("--output", metavar="DIR", type=home_expanded, help="folder of the new adapter (required)")
-    combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="a weight for each adapter, also "
-                           "below 0 (default: 1 each)")
-    combining.add_argument("--method", choices=METHODS, default="svd", help="how (default: svd)")
-    combining.add_argument("--density", metavar="X", type=_number, help="share of the numbers that pruning keeps; for "
+    combining.add_argument("--output", metavar="DIR", type=home_expanded, help="folder for the new adapter (required)")
+    combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="one weight per adapter, possibly "
+                           "negative (default: 1 each)")
+    combining.add_argument("--method", choices=METHODS, default="svd", help="method (default: svd)")
+    combining.add_argument("--density", metavar="X", type=_number, help="share of the values that pruning keeps; for "
                            "ties…, dare_… and magnitude_prune…")
     combining.add_argument("--majority-sign", choices=MAJORITY, default="total", help="how ties… elects "
-                           "signs: by the sum or by the count (default: total)")
-    combining.add_argument("--svd-rank", metavar="N", type=_count, help="rank of …svd (default: the largest there is)")
+                           "signs: by sum (total) or by count (frequency) (default: total)")
+    combining.add_argument("--svd-rank", metavar="N", type=_count,
+                           help="rank of …svd (default: the largest of the adapters)")
     combining.add_argument("--svd-clamp", metavar="Q", type=_number, help="clamp the factors of …svd at this quantile")
-    combining.add_argument("--seed", metavar="N", type=_count, default=42, help="of dare_…'s choice (default: 42)")
+    combining.add_argument("--seed", metavar="N", type=_count, default=42,
+                           help="seed for the random choice of dare_… (default: 42)")
 
     converting = actions.add_parser(
-        "convert", help=".npz of GPT2_LoRA_Jittor to PEFT's folder, and back",
+        "convert", help="convert an .npz file of GPT2_LoRA_Jittor to PEFT's layout, and back",
         usage="jittor-lora adapter convert FILE.npz DIR [--alpha X] [--base B] | convert DIR FILE.npz",
-        description="Convert LoRA weights that the project GPT2_LoRA_Jittor saved into an adapter folder in PEFT's "
-                    "layout, or an adapter of GPT-2 into that project's file. Its separate updates of queries, keys "
-                    "and values become one of c_attn, of three times the rank.")
+        description="Convert LoRA weights saved by the project GPT2_LoRA_Jittor to an adapter folder in PEFT's layout, "
+                    "or an adapter of GPT-2 to that project's file. Its separate updates of queries, keys and values "
+                    "become one update of c_attn with three times the rank.")
     converting.add_argument("source", metavar="SOURCE", type=path_argument, help="an .npz file, or an adapter folder")
     converting.add_argument("target", metavar="TARGET", type=path_argument, help="a new folder, or a new .npz file")
-    converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the .npz, which does not say it "
-                            "(default: 16, that project's default)")
+    converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the .npz file, which does not "
+                            "contain it (default: 16, that project's default)")
     converting.add_argument("--base", metavar="B", type=home_expanded,
-                            help="base model that the folder names (default: gpt2)")
+                            help="base model to name in the folder (default: gpt2)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action is None:
         raise UserError(f"adapter: expected {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}.\n"
-                        "Run `jittor-lora adapter --help` for what they do.")
+                        "Run `jittor-lora adapter --help` for details.")
     run_action: Callable[[argparse.Namespace], int] = dict(zip(ACTIONS, (_list, _info, _diff, _combine, _convert)))[
         args.action]
     return run_action(args)
@@ -174,10 +176,10 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _combine(args: argparse.Namespace) -> int:
     if args.output is None:
-        raise UserError("still needed:\n  --output  folder of the new adapter")
+        raise UserError("required but missing:\n  --output  folder for the new adapter")
     weights = [1.0] * len(args.adapters) if args.weights is None else args.weights
     if len(weights) != len(args.adapters):
-        raise UserError(f"--weights: expected {len(args.adapters)}, one for each adapter, found {len(weights)}.")
+        raise UserError(f"--weights: expected {len(args.adapters)}, one per adapter, found {len(weights)}.")
     output = new_folder("--output", Path(args.output))
     from jittor_lora.tasks.adapter import combine_folders
     how = Combination(args.method, args.density, args.majority_sign, args.svd_rank, args.svd_clamp, args.seed)
@@ -192,8 +194,8 @@ def _combine(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     if args.source.suffix.lower() in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
-        raise UserError(f"{args.source}: a pickle, which is never loaded, because it can run any program. With PEFT, "
-                        "where it was made, save_pretrained(…, safe_serialization=True) writes safetensors.")
+        raise UserError(f"{args.source}: a pickle, which is never loaded, because it can run arbitrary code. Where it "
+                        "was created, PEFT's save_pretrained(…, safe_serialization=True) writes safetensors.")
     from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
     from jittor_lora.tasks.adapter import folder_to_npz, npz_to_folder
     if not args.source.is_dir():
@@ -203,16 +205,16 @@ def _convert(args: argparse.Namespace) -> int:
             raise UserError(f"--alpha: expected a number above 0, found {alpha:g}.")
         adapter = npz_to_folder(args.source, output, args.base or "gpt2", alpha)
         if args.alpha is None:
-            print(f"note: the file does not say its alpha; {alpha:g} was taken, the default of GPT2_LoRA_Jittor.",
+            print(f"note: the file does not contain alpha; using {alpha:g}, the default of GPT2_LoRA_Jittor.",
                   file=sys.stderr)
         print(f"{output}: rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
         return 0
-    wrong = [f"{name} belongs to an .npz file as SOURCE" for name, value in
+    wrong = [f"{name} needs an .npz file as SOURCE" for name, value in
              (("--alpha", args.alpha), ("--base", args.base)) if value is not None]
     if args.target.suffix.lower() != ".npz":
         wrong.append(f"TARGET {args.target}: expected a name that ends in .npz")
     elif args.target.exists():
-        wrong.append(f"TARGET {args.target}: there is such a file. Name another path")
+        wrong.append(f"TARGET {args.target}: the file exists. Name another path")
     if wrong:
         raise UserError("; ".join(wrong) + ".")
     rank, alpha = folder_to_npz(find_adapter(str(args.source)), args.target)
@@ -241,7 +243,7 @@ def _print_info(adapter: Any, modules: Sequence[Any]) -> None:
 
 def _note_others(adapter: Any) -> None:
     if adapter.others:
-        print(f"note: {adapter.folder}: {len(adapter.others)} tensors that are no low-rank update are not measured, "
+        print(f"note: {adapter.folder}: {len(adapter.others)} tensors without a low-rank update are not measured, "
               f"such as {next(iter(adapter.others))}.", file=sys.stderr)
 
 
@@ -255,7 +257,7 @@ def _draw(path: Path, quantity: str, folder: Path, modules: Sequence[Any]) -> Pa
 
 
 def _table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
-    """Lines of columns; those in `right` have their ends below each other."""
+    """Lines of a table; the columns in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(f"{cell:>{width}}" if i in right else f"{cell:{width}}"
                       for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
@@ -266,7 +268,7 @@ def _print_json(value: Any) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what cannot be measured is null."""
+    """`value` with null for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

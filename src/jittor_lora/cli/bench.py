@@ -1,4 +1,4 @@
-"""`jittor-lora bench`: how fast this machine trains and answers, here and with PEFT where that is installed."""
+"""`jittor-lora bench`: how fast this machine trains and answers, also with PEFT where it is installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jittor_lora.errors import UserError
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "bench", help="measure training, decoding and memory on this machine, also against PEFT",
+        "bench", help="measure training, decoding and memory on this machine, also with PEFT",
         usage="jittor-lora bench --output DIR [any flag below]",
-        description="Measure this machine: training steps, training on SQuAD, greedy decoding, answering, memory. "
-                    "Where torch, transformers and peft are installed, they take turns with jittor-lora. Every "
-                    "measurement goes to bench.json, tables to bench.md.")
+        description="Measure training steps, training on SQuAD, greedy decoding, answering and memory on this machine. "
+                    "If torch, transformers and peft are installed, they take turns with jittor-lora. All "
+                    "measurements go to bench.json, tables to bench.md.")
     add_flags(parser, BenchConfig, required=("output",))
 
 

@@ -1,4 +1,4 @@
-"""`jittor-lora compare`: several systems on the same questions, with one report to read."""
+"""`jittor-lora compare`: several systems on the same questions, with one report."""
 
 from __future__ import annotations
 
@@ -10,55 +10,58 @@ from typing import Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.cli.options import add_flags, find_adapter, from_flags, named_path_argument, require
-from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings.base import PATH, TEXT, Problem, Settings, checked_list, names, setting
-from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
+from jittor_lora.settings.base import PATH, Settings, setting
+from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.shared import (
+    DATA,
+    LARGEST_SEED,
+    SpecialTokens,
+    TemplateText,
+    special_tokens_setting,
+    template_setting,
+)
+from jittor_lora.settings.text import checked_list, names
 from jittor_lora.system.locks import locked
 
-ANSWERING = "Answering now"
+ANSWERING = "New answers"
 PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
 
 
 class CompareOptions(Settings):
-    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
-                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", holds=PATH, min_length=1)
-    limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    train_data: Optional[str] = setting(None, DATA, "training data: report which questions are in it", holds=PATH,
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, of JSON "
+                                  "Lines or of E2E's lines; or squad-dev, sample-dev or e2e-dev", holds=PATH,
+                                  min_length=1)
+    limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)
+    train_data: Optional[str] = setting(None, DATA, "training data: report which questions occur in it", holds=PATH,
                                         min_length=1)
-    seed: int = setting(42, DATA, "seed of the subset, the intervals and the tests", ge=0, le=LARGEST_SEED)
-    against: Optional[str] = setting(None, DATA, "name of the system that the others are compared with; by default the "
-                                     "first", min_length=1)
+    seed: int = setting(42, DATA, "seed for the subset, the intervals and the tests", ge=0, le=LARGEST_SEED)
+    against: Optional[str] = setting(None, DATA, "name of the system to compare the others with; by default the first",
+                                     min_length=1)
 
-    official: bool = setting(False, DATA, "count questions that no system answered as 0, by SQuAD's official rule; by "
+    official: bool = setting(False, DATA, "score questions that no system answered as 0, by SQuAD's official rule; by "
                              "default they are left out")
 
-    base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default the one the first adapter "
-                                  "was trained on", holds=PATH, min_length=1)
-    with_base: bool = setting(True, ANSWERING, "answer with the base without an adapter too")
+    base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default that of the first adapter",
+                                  holds=PATH, min_length=1)
+    with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
     precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
-    template: str = setting(DEFAULT_TEMPLATE, ANSWERING, "text of {context}, {question} and {answer}, as trained on; "
-                            + LINE_BREAKS, holds=TEXT)
-    special_tokens: Literal["text", "token"] = setting("text", ANSWERING, SPECIAL_TOKENS)
-    max_tokens: Optional[int] = setting(None, ANSWERING, "longest prompt and answer in tokens; by default what the "
-                                        "model can take", ge=8)
-    max_new_tokens: int = setting(32, ANSWERING, "longest answer in tokens", ge=1)
-    batch_size: int = setting(64, ANSWERING, "questions answered at a time", ge=1)
-    threads: Optional[int] = setting(None, ANSWERING, "processor threads; by default one for each core", ge=1)
+    template: TemplateText = template_setting(ANSWERING, "text with {context}, {question} and {answer}, as in training")
+    special_tokens: SpecialTokens = special_tokens_setting(ANSWERING)
+    max_tokens: Optional[int] = setting(None, ANSWERING, "maximum length of prompt and answer in tokens; by default "
+                                        "the model's", ge=8)
+    max_new_tokens: int = setting(32, ANSWERING, "maximum length of an answer in tokens", ge=1)
+    batch_size: int = setting(64, ANSWERING, "questions per batch", ge=1)
+    threads: Optional[int] = setting(None, ANSWERING, "processor threads; by default one per core", ge=1)
 
-    output: Optional[str] = setting(None, "Output", "folder of report.html, comparison.json, plots and answers",
+    output: Optional[str] = setting(None, "Output", "folder for report.html, comparison.json, plots and answers",
                                     holds=PATH, min_length=1)
     title: Optional[str] = setting(None, "Output", "title of the report; by default the systems' names", min_length=1)
-    language: Literal["en", "zh"] = setting("en", "Output", "of the pictures' labels")
-    font: Optional[str] = setting(None, "Output", "font file for the pictures' labels; by default one is looked for",
+    language: Literal["en", "zh"] = setting("en", "Output", "language of the plots' labels")
+    font: Optional[str] = setting(None, "Output", "font file for the plots' labels; by default an installed font",
                                   holds=PATH, min_length=1)
-
-    @field_validator("template")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        return checked_template(value)
 
     @field_validator("precisions")
     @classmethod
@@ -78,18 +81,18 @@ class CompareOptions(Settings):
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "compare", help="several systems on the same questions, with a report",
+        "compare", help="compare several systems on the same questions, with a report",
         usage="jittor-lora compare [[NAME=]PREDICTIONS …] [--base B] [--adapters [NAME=]DIR …] --data FILE "
               "--output DIR [any flag below]",
-        description="Compare answers of several systems to the same questions: answers made before, answers that a "
-                    "base and adapters make now, or both. Gives a table with paired tests, scores by kind of question, "
-                    "pictures, and one HTML page with all predictions.")
+        description="Compare the answers of several systems to the same questions: existing predictions, new answers "
+                    "from a base and adapters, or both. Writes a table with paired tests, scores by kind of question, "
+                    "plots, and one HTML page with all predictions.")
     systems = parser.add_argument_group("Systems")
     systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*", type=named_path_argument,
-                         help="answers made before: a prediction file, the output folder of evaluate, or a run folder "
+                         help="existing predictions: a prediction file, the output folder of evaluate, or a run folder "
                          "with evaluations")
     systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[], type=named_path_argument,
-                         help="answer now with each of these adapters (folders in PEFT's layout, or run folders)")
+                         help="answer with each of these adapters (folders in PEFT's layout, or run folders)")
     add_flags(parser, CompareOptions, required=("data", "output"))
 
 
@@ -121,10 +124,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def named_adapter(argument: str) -> tuple[str, Path]:
-    """(name, folder of the files) of `[NAME=]DIR`; a run folder's adapter is by default named after the run.
+    """(name, folder of the files) of `[NAME=]DIR`; by default an adapter in a run folder is named after the run.
 
     Raises:
-        UserError: there is no adapter.
+        UserError: no adapter was found.
     """
     name, divider, path = argument.partition("=")
     if Path(argument).exists() or not divider:

@@ -1,4 +1,4 @@
-"""`jittor-lora curve`: scores over the number of training examples, or over the rank."""
+"""`jittor-lora curve`: scores against the number of training examples, or the rank."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 
 from jittor_lora.cli.options import add_flags, given, require, resumable
 from jittor_lora.settings import recipe
-from jittor_lora.settings.base import home_expanded
 from jittor_lora.settings.curve import CurveConfig
+from jittor_lora.settings.text import home_expanded
 from jittor_lora.system.locks import locked
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "curve", help="scores over the number of training examples, or over the rank",
+        "curve", help="plot scores against the number of training examples, or the rank",
         usage="jittor-lora curve --data FILE --dev FILE --output DIR [--over examples|rank] [--points N,N,…] "
               "[--config R.yaml] [any setting below]",
-        description="Train a run for each number of examples, or for each rank, score all on the same questions, and "
-                    "draw the scores. What is there is not done again: the same command goes on where it stopped.")
+        description="Train one run per number of examples, or per rank, score all on the same questions, and plot the "
+                    "scores. Finished runs are kept: the same command resumes where it stopped.")
     parser.add_argument("--config", metavar="R.yaml", type=home_expanded,
                         help="recipe: a YAML file of settings, or the name of a shipped one "
                         f"({', '.join(recipe.names())})")

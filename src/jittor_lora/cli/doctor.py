@@ -1,4 +1,4 @@
-"""`jittor-lora doctor`: what this machine has, what it lacks, and the command that mends it."""
+"""`jittor-lora doctor`: what this machine has, what it lacks, and how to fix it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ WIDTH = 120
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the verb to `subparsers`, what `ArgumentParser.add_subparsers` returns."""
+    """Add the verb to `subparsers`, the result of `ArgumentParser.add_subparsers`."""
     parser = subparsers.add_parser(
-        "doctor", help="check this machine, and say how to mend what is missing",
-        description="Check what Jittor and a training run need. Exit status 0: can run; 1: something is missing.")
+        "doctor", help="check this machine, and show how to install what is missing",
+        description="Check the requirements of Jittor and of a training run. Exit status 0: ready; 1: something is "
+                    "missing.")
     parser.add_argument("--deep", action="store_true",
-                        help="also import Jittor (compiles it for minutes the first time) and ask the model hub")
+                        help="also import Jittor (which compiles for minutes the first time) and contact the model hub")
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the checks; 0 if none is missing, else 1."""
+    """Print the checks. Returns 0 if nothing is missing, else 1."""
     environ = runtime.environment()
     checks = diagnostics.machine_checks(environ, runtime.jittor_home(), Path.cwd())
     if args.deep:
@@ -40,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
         print(json_text(report, indent=2))
     else:
         print(table(checks))
-        print("Ready." if can_run else "Not ready: mend what is missing, then run this again.")
+        print("Ready." if can_run else "Not ready: fix what is missing, then run this again.")
     return 0 if can_run else 1
 
 
 def table(checks: Sequence[Check]) -> str:
-    """A line for each check, what mends it indented below."""
+    """One line per check, with its fix indented below."""
     name_width = max(len(check.name) for check in checks)
     indent = name_width + 11
     lines = []

@@ -5,59 +5,59 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Optional
-
-from pydantic import field_validator
+from typing import Optional
 
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
-from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
 from jittor_lora.inference.span_tree import MAX_WORDS
-from jittor_lora.settings.base import PATH, TEXT, Problem, setting
-from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS, checked_template
+from jittor_lora.settings.base import PATH, setting
+from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.shared import (
+    DATA,
+    LARGEST_SEED,
+    SpecialTokens,
+    TemplateText,
+    special_tokens_setting,
+    template_setting,
+)
 from jittor_lora.system.locks import locked
 
 DECODING = "Decoding"
 
 
 class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
-    with_base: bool = setting(False, "Model", "score the base without the adapter too, side by side")
+    with_base: bool = setting(False, "Model", "also score the base without the adapter")
 
-    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, JSON Lines "
-                                  "or E2E's lines, squad-dev, sample-dev, or e2e-dev", holds=PATH, min_length=1)
-    limit: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as trained on; "
-                            + LINE_BREAKS, holds=TEXT)
-    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
-    max_tokens: Optional[int] = setting(None, DATA, "longest prompt and answer in tokens; by default what the model "
-                                        "can take. The context is cut at its end", ge=8)
-    seed: int = setting(42, DATA, "seed of the subset and of the intervals", ge=0, le=LARGEST_SEED)
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, of JSON "
+                                  "Lines or of E2E's lines; or squad-dev, sample-dev or e2e-dev", holds=PATH,
+                                  min_length=1)
+    limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)
+    template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
+    special_tokens: SpecialTokens = special_tokens_setting(DATA)
+    max_tokens: Optional[int] = setting(None, DATA, "maximum length of prompt and answer in tokens; by default the "
+                                        "model's. Longer contexts are cut at the end", ge=8)
+    seed: int = setting(42, DATA, "seed for the subset and the intervals", ge=0, le=LARGEST_SEED)
 
-    batch_size: int = setting(64, DECODING, "questions answered at a time", ge=1)
-    max_new_tokens: int = setting(32, DECODING, "longest answer in tokens", ge=1)
-    extractive: bool = setting(False, DECODING, "answer with the likeliest of all spans of the context, in place of "
-                               "what is generated")
-    max_span_words: int = setting(MAX_WORDS, DECODING, "with extractive: longest span in words", ge=1)
-    perplexity: bool = setting(False, "Scores", "also measure how likely the model holds the reference answers")
+    batch_size: int = setting(64, DECODING, "questions per batch", ge=1)
+    max_new_tokens: int = setting(32, DECODING, "maximum length of an answer in tokens", ge=1)
+    extractive: bool = setting(False, DECODING, "answer with the likeliest span of the context instead of generating "
+                               "text")
+    max_span_words: int = setting(MAX_WORDS, DECODING, "with --extractive: maximum length of a span in words", ge=1)
+    perplexity: bool = setting(False, "Scores", "also compute the perplexity of the reference answers")
 
-    output: Optional[str] = setting(None, "Output", "folder of predictions.json, metrics.json and the results of each "
+    output: Optional[str] = setting(None, "Output", "folder for predictions.json, metrics.json and the results per "
                                     "question", holds=PATH, min_length=1)
-
-    @field_validator("template")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        return checked_template(value)
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
         if self.extractive:
             for name in DecodingOptions.model_fields:
                 if getattr(self, name) != DecodingOptions.model_fields[name].default:
-                    yield Problem((name, "extractive"), "has no effect on spans; leave one of them out")
+                    yield Problem((name, "extractive"), "has no effect on spans; leave one of the two out")
         elif self.max_span_words != MAX_WORDS:
             yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
         if self.with_base and self.adapter is None:
-            yield Problem(("with_base", "adapter"), "without an adapter it is the base that is scored; give --adapter")
+            yield Problem(("with_base", "adapter"), "without an adapter only the base is scored; give --adapter")
         if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
             yield Problem(("max_new_tokens", "max_tokens"),
                           f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")

@@ -1,4 +1,4 @@
-"""`jittor-lora export`: a model, with its adapter added in, for programs other than transformers."""
+"""`jittor-lora export`: a model, with its adapter merged in, for programs other than transformers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jittor_lora.settings.base import PATH, setting
 class ExportOptions(ThreadOptions, ModelOptions):
     format: Literal["gguf-ready", "npz"] = setting(
         "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
-        "weights that GPT2_LoRA_Jittor reads")
+        "weights for GPT2_LoRA_Jittor")
     output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", holds=PATH, min_length=1)
-    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and exported "
+    tolerance: float = setting(1e-3, "Output", "maximum difference of a logit between base with adapter and exported "
                                "model; above it nothing is written", gt=0)
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "export", help="a whole model for llama.cpp or GPT2_LoRA_Jittor",
+        "export", help="save a whole model for llama.cpp or GPT2_LoRA_Jittor",
         usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format gguf-ready|npz] [--tolerance X]",
-        description="Write a whole model, with an adapter's update added in if one is given, for other programs. For "
-                    "transformers there is `merge`; an adapter alone is converted by `adapter convert`.")
+        description="Write a whole model for other programs, with the adapter merged in if one is given. For "
+                    "transformers use `merge`; to convert an adapter alone use `adapter convert`.")
     add_flags(parser, ExportOptions, required=("output",))
 
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(options.output)
     if options.format == "npz" and (output.suffix.lower() != ".npz" or output.exists()):
         raise UserError(f"--output {output}: expected a name that ends in .npz"
-                        f"{', found a file of this name' if output.exists() else ''}.")
+                        f"{', found an existing file' if output.exists() else ''}.")
     if options.format == "gguf-ready":
         new_folder("--output", output)
     base, adapter = options.wanted_base(), options.adapter_folder()
@@ -43,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)
     print(f"{output}: exported" + ("." if difference is None else
-                                   f"; largest difference of a logit {difference:.2e}."))
+                                   f"; largest logit difference {difference:.2e}."))
     return 0

@@ -6,19 +6,25 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Optional
-
-from pydantic import field_validator
+from typing import TYPE_CHECKING, Any, Optional
 
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
 from jittor_lora.cli.output import json_text
 from jittor_lora.data.records import records
 from jittor_lora.data.special_tokens import special_token_lines
-from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.data.template import Template
 from jittor_lora.data.text_file import MISSING, Offenders, is_text, read_text
 from jittor_lora.errors import UserError
-from jittor_lora.settings.base import PATH, TEXT, VERBATIM, Problem, setting
-from jittor_lora.settings.run import LINE_BREAKS, SPECIAL_TOKENS, checked_template, flag
+from jittor_lora.settings.base import PATH, TEXT, VERBATIM, setting
+from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.shared import (
+    LINE_BREAKS,
+    SpecialTokens,
+    TemplateText,
+    special_tokens_setting,
+    template_setting,
+)
+from jittor_lora.settings.text import flag
 from jittor_lora.system.waiting import silence_explained
 
 if TYPE_CHECKING:
@@ -32,31 +38,25 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     prompt: Optional[str] = setting(None, PROMPT, "text to continue", holds=VERBATIM, min_length=1)
     context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", holds=VERBATIM, min_length=1)
     question: Optional[str] = setting(None, PROMPT, "question about --context", holds=VERBATIM, min_length=1)
-    file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, or context and question; each is printed as a "
-                                  "line of JSON with its continuation", holds=PATH, min_length=1)
-    interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, line by line")
-    template: str = setting(DEFAULT_TEMPLATE, PROMPT, "text of {context}, {question} and {answer}, as in training; "
-                            + LINE_BREAKS, holds=TEXT)
-    special_tokens: Literal["text", "token"] = setting("text", PROMPT, SPECIAL_TOKENS)
+    file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, or context and question; each record is "
+                                  "printed as a line of JSON with its continuation", holds=PATH, min_length=1)
+    interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, one per line")
+    template: TemplateText = template_setting(PROMPT, "text with {context}, {question} and {answer}, as in training")
+    special_tokens: SpecialTokens = special_tokens_setting(PROMPT)
 
-    max_new_tokens: int = setting(64, GENERATION, "longest continuation in tokens", ge=1)
-    stop: Optional[str] = setting(None, GENERATION, "where to end besides the end of text: newline, a text, or eos for "
-                                  "nowhere else; by default newline for questions, eos for prompts; " + LINE_BREAKS,
-                                  holds=TEXT, min_length=1)
+    max_new_tokens: int = setting(64, GENERATION, "maximum length of the continuation in tokens", ge=1)
+    stop: Optional[str] = setting(None, GENERATION, "where to stop besides the end-of-text token: newline, a text, or "
+                                  "eos for nowhere else; by default newline for questions, eos for prompts; "
+                                  + LINE_BREAKS, holds=TEXT, min_length=1)
 
-    samples: int = setting(1, GENERATION, "so many continuations of each prompt: drawn, or the best of the beams; they "
-                           "are printed as JSON", ge=1)
-
-    @field_validator("template")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        return checked_template(value)
+    samples: int = setting(1, GENERATION, "continuations per prompt, sampled or the best beams; several are printed as "
+                           "JSON", ge=1)
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
         if self.samples > 1 and self.temperature == 0 and self.beams < self.samples:
             yield Problem(("samples", "temperature", "beams"),
-                          "several continuations are drawn, with a temperature above 0, or are of as many beams")
+                          "several continuations need a temperature above 0, or at least as many beams")
         ways = [name for name in ("prompt", "question", "file", "interactive") if getattr(self, name)]
         if len(ways) > 1:
             yield Problem(tuple(ways), f"cannot be given together with {' and '.join(ways[1:])}; give one of them")
@@ -64,8 +64,8 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
             yield Problem(("prompt", "question", "file", "interactive"),
                           "give a text to continue: --prompt, --context with --question, --file or --interactive")
         if self.question is not None and self.context is None:
-            yield Problem(("question", "context"), "needs the paragraph it is about; give --context, "
-                          "or --prompt for a text without one")
+            yield Problem(("question", "context"), "needs the paragraph to read; give --context, or --prompt for a "
+                          "text without one")
         if self.context is not None and ways in (["prompt"], ["file"]):
             yield Problem(("context", ways[0]), f"has no effect with --{ways[0]}; leave it out")
 
@@ -82,7 +82,7 @@ def add_parser(subparsers) -> None:
         description="Continue a prompt, or answer a question about a context. The continuation alone goes to standard "
                     "output, everything else to standard error.")
     parser.add_argument("--no-adapter", action="store_true",
-                        help="leave the adapter out, to see what the base alone says")
+                        help="leave the adapter out, to see the base's own continuation")
     add_flags(parser, GenerateOptions)
 
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, GenerateOptions)
     for name in options.holding(VERBATIM):
         if r"\n" in (getattr(options, name) or ""):
-            print(f"note: {flag(name)} contains \\n, which is taken literally. For a line break write "
+            print(f"note: {flag(name)} contains \\n, which is used literally. For a line break write "
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
     asked = read_records(options.file) if options.file else []
     base, adapter = options.wanted_base(), options.adapter_folder()
@@ -113,17 +113,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _special_tokens(special: Sequence[str], options: GenerateOptions, records: list[dict[str, Any]]) -> list[str]:
-    """Lines about the special tokens that prompts, questions and contexts spell out."""
+    """Notes on the special tokens spelled out in prompts, questions and contexts."""
     asked = [[record[key] for key in ("prompt", "context", "question") if key in record] for record in records] or [
         [text for text in (options.prompt, options.context, options.question) if text is not None]]
     return special_token_lines(asked, special, options.special_tokens, "prompts")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file; each has `prompt`, or `context` and `question`.
+    """The records of a JSON Lines file, each with `prompt`, or `context` and `question`.
 
     Raises:
-        UserError: the file cannot be read, or lines are not such records; all of them are counted.
+        UserError: the file cannot be read, or lines are not such records; all are counted.
     """
     offenders, found = Offenders(path), []
     for place, record in records(read_text(path), offenders):
@@ -144,9 +144,8 @@ def _decoding(options: GenerateOptions, is_question: bool) -> Decoding:
 
 
 def _print_one(generator: Generator, options: GenerateOptions, context: str | None, text: str) -> None:
-    """Print the continuation of a prompt, or the answer to a question about `context`; piece by piece on a terminal.
-
-    Several are printed as lines of JSON."""
+    """Print the continuation of a prompt, or the answer to a question about `context`: token by token on a terminal, as
+    lines of JSON if there are several."""
     decoding, pieces = _decoding(options, context is not None), sys.stdout.isatty() and options.samples == 1
 
     with silence_explained() as first_piece:
@@ -177,10 +176,10 @@ def _several(generator: Generator, asked: list[tuple[str | None, str]], decoding
 
 
 def _converse(generator: Generator, options: GenerateOptions) -> None:
-    """A prompt, or a question about the context, a line, until the end of standard input."""
+    """Answer each line of standard input: a prompt, or a question about the context."""
     sys.stdin.reconfigure(errors="replace")
     name = "Prompt" if options.context is None else "Question"
-    print("One a line; Ctrl-D ends.", file=sys.stderr)
+    print("One per line; Ctrl-D ends.", file=sys.stderr)
     while True:
         print(f"{name}: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -190,7 +189,7 @@ def _converse(generator: Generator, options: GenerateOptions) -> None:
         if line.strip():
             try:
                 _print_one(generator, options, options.context, line.rstrip("\n"))
-            except UserError as error:  # about this line only, a prompt too long
+            except UserError as error:  # of this line only, such as a prompt that is too long
                 print(error, file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""`jittor-lora inspect`: what the model will read and be scored on."""
+"""`jittor-lora inspect`: the tokens that training reads, and those that the loss counts."""
 
 from __future__ import annotations
 
@@ -7,39 +7,44 @@ import sys
 from typing import Literal, Optional
 
 from jittor_lora.cli.options import add_flags, from_flags, require
-from jittor_lora.data.template import DEFAULT_TEMPLATE
 from jittor_lora.errors import UserError
-from jittor_lora.settings.base import PATH, TEXT, Settings, setting
-from jittor_lora.settings.run import DATA, LARGEST_SEED, LINE_BREAKS, SPECIAL_TOKENS
+from jittor_lora.settings.base import PATH, Settings, setting
+from jittor_lora.settings.shared import (
+    DATA,
+    LARGEST_SEED,
+    SpecialTokens,
+    TemplateText,
+    special_tokens_setting,
+    template_setting,
+)
 
 
 class InspectOptions(Settings):
-    base: str = setting("auto", "Model", "base model whose tokenizer and length are used", holds=PATH, min_length=1)
+    base: str = setting("auto", "Model", "base model, for its tokenizer and maximum length", holds=PATH, min_length=1)
 
-    data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines of prompt and completion), "
+    data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines with prompt and completion), "
                                   "squad-train, squad-dev, sample-train or sample-dev", holds=PATH, min_length=1)
-    max_train: Optional[int] = setting(None, DATA, "a seeded subset of so many questions; by default all", ge=1)
-    template: str = setting(DEFAULT_TEMPLATE, DATA, "text of {context}, {question} and {answer}, as in training; "
-                            + LINE_BREAKS, holds=TEXT)
-    special_tokens: Literal["text", "token"] = setting("text", DATA, SPECIAL_TOKENS)
-    prompt_loss_weight: float = setting(0.0, DATA, "weight of the prompt's tokens in the loss; the answer's is 1",
-                                        ge=0, le=1)
-    max_tokens: Optional[int] = setting(None, DATA, "longest example in tokens; by default what the model can take",
+    max_train: Optional[int] = setting(None, DATA, "use a seeded subset of N examples; by default all", ge=1)
+    template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
+    special_tokens: SpecialTokens = special_tokens_setting(DATA)
+    prompt_loss_weight: float = setting(0.0, DATA, "weight of prompt tokens in the loss; answer tokens have 1", ge=0,
+                                        le=1)
+    max_tokens: Optional[int] = setting(None, DATA, "maximum length of an example in tokens; by default the model's",
                                         ge=8)
-    batch_size: int = setting(8, DATA, "questions in a batch, about", ge=1)
-    seed: int = setting(42, DATA, "seed of subset and order", ge=0, le=LARGEST_SEED)
+    batch_size: int = setting(8, DATA, "questions per batch, approximately", ge=1)
+    seed: int = setting(42, DATA, "seed for subset and order", ge=0, le=LARGEST_SEED)
 
-    batch: int = setting(1, "Output", "which batch of the first epoch is shown; 0 for none", ge=0)
+    batch: int = setting(1, "Output", "the batch of the first epoch to show; 0 for none", ge=0)
     color: Literal["auto", "always", "never"] = setting(
-        "auto", "Output", "scored tokens in colour, or between [[ and ]]; auto: colour on a terminal")
+        "auto", "Output", "mark scored tokens by colour, or by [[ and ]]; auto: colour on a terminal")
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "inspect", help="show a batch with its scored tokens, and counts",
         usage="jittor-lora inspect --base B --data FILE [any flag below]",
-        description="Show what training reads: one batch with every scored token marked, counts, lengths, the share of "
-                    "scored tokens, and what was too long.")
+        description="Show one batch as training reads it, with every scored token marked, and counts, lengths, the "
+                    "share of scored tokens, and the examples that were too long.")
     add_flags(parser, InspectOptions, required=("data",))
 
 

@@ -1,4 +1,4 @@
-"""`jittor-lora merge`: a base with its adapter added in, as a model of its own."""
+"""`jittor-lora merge`: a base with its adapter merged in, as one model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jittor_lora.settings.base import PATH, setting
 
 
 class MergeOptions(ThreadOptions, ModelOptions):
-    output: Optional[str] = setting(None, "Output", "folder of the merged model, in Hugging Face's layout",
+    output: Optional[str] = setting(None, "Output", "folder for the merged model, in Hugging Face's layout",
                                     holds=PATH, min_length=1)
-    tolerance: float = setting(1e-3, "Output", "largest difference of a logit between base with adapter and merged "
+    tolerance: float = setting(1e-3, "Output", "maximum difference of a logit between base with adapter and merged "
                                "model; above it nothing is written", gt=0)
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "merge", help="add an adapter into its base and save the whole model",
+        "merge", help="merge an adapter into its base and save the whole model",
         usage="jittor-lora merge --base B --adapter DIR --output DIR [--tolerance X]",
-        description="Add the adapter's update into the weights of the base and save a model that needs no adapter, in "
-                    "Hugging Face's layout. The largest difference of a logit is measured and printed.")
+        description="Add the adapter's update to the weights of the base and save a model that needs no adapter, in "
+                    "Hugging Face's layout. The largest logit difference is measured and printed.")
     add_flags(parser, MergeOptions, required=("adapter", "output"))
 
 
@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
     options.set_threads()
     from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)
-    print(f"{output}: merged; largest difference of a logit {difference:.2e}.")
+    print(f"{output}: merged; largest logit difference {difference:.2e}.")
     return 0

@@ -1,4 +1,4 @@
-"""Flags made from settings models, and the settings that several verbs share."""
+"""Flags generated from settings models, and settings that several verbs share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pydantic.fields import FieldInfo
 
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.formats.adapter_files import CONFIG_FILE
-from jittor_lora.settings.base import PATH, Problem, Settings, home_expanded, setting
-from jittor_lora.settings.run import LARGEST_SEED, flag
+from jittor_lora.settings.base import PATH, Settings, setting
+from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.shared import LARGEST_SEED
+from jittor_lora.settings.text import flag, home_expanded
 
 METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "font": "FILE",
             "output": "DIR", "train_data": "FILE"}
@@ -23,26 +25,27 @@ SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class ModelOptions(Settings):
-    """Which model: a base, with or without an adapter."""
+    """A base, with or without an adapter."""
 
     base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, "
-                                  "or auto; by default the one the adapter was trained on", holds=PATH, min_length=1)
+                                  "or auto; by default the one that the adapter was trained on", holds=PATH,
+                                  min_length=1)
     adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", holds=PATH,
                                      min_length=1)
 
     def adapter_folder(self) -> Path | None:
-        """The folder that holds the adapter's files: the one given, or `adapter/` in a run folder.
+        """The folder of the adapter's files: the one given, or `adapter/` in a run folder.
 
         Raises:
-            UserError: there is no adapter.
+            UserError: no adapter was found.
         """
         return None if self.adapter is None else find_adapter(self.adapter, "--adapter ")
 
     def wanted_base(self):
-        """The base that was given, else the one that the adapter is for, else auto; for `loading.load`.
+        """The base for `session.load`: the given one, else the adapter's, else auto.
 
         Raises:
-            UserError: there is no adapter where one was named, or its base is not named or not found.
+            UserError: the adapter was not found, or its base is not named or not found.
         """
         if self.base is not None:
             return self.base
@@ -56,7 +59,7 @@ class ModelOptions(Settings):
 class ThreadOptions(Settings):
     """The number of threads."""
 
-    threads: Optional[int] = setting(None, "Computing", "processor threads; by default one for each core", ge=1)
+    threads: Optional[int] = setting(None, "Computing", "processor threads; by default one per core", ge=1)
 
     def set_threads(self) -> None:
         if self.threads:
@@ -65,25 +68,25 @@ class ThreadOptions(Settings):
 
 
 class ComputeOptions(ThreadOptions):
-    """How it is computed."""
+    """Threads and precision."""
 
     precision: Literal["fp32", "bf16"] = setting(
-        "bf16", "Computing", "numbers of the products with frozen weights; bf16 is faster than fp32, which is taken "
-        "where the processor has no bf16")
+        "bf16", "Computing", "dtype of matrix products with frozen weights; bf16 is faster, and falls back to fp32 "
+        "where the processor lacks it")
 
 
 class DecodingOptions(Settings):
-    """How a text is searched for, and what it must be like."""
+    """Search for the likeliest text, and constraints on it."""
 
-    beams: int = setting(1, "Decoding", "look for the likeliest text with so many beams; 1 goes token by token", ge=1)
+    beams: int = setting(1, "Decoding", "number of beams in beam search; 1 for greedy decoding or sampling", ge=1)
     length_penalty: float = setting(1.0, "Decoding", "with beams: a text's log-probability is divided by its length to "
-                                    "this power, so the higher the longer")
+                                    "this power; higher values favour longer texts")
     early_stopping: Literal["no", "yes", "never"] = setting(
-        "no", "Decoding", "with beams: when the search ends, as in transformers: by a guess whether open beams can be "
-        "better (no), with as many finished texts as beams (yes), or when none can be better (never)")
-    no_repeat_ngram: int = setting(0, "Decoding", "so many tokens in a row never occur twice; 0 for no limit", ge=0)
-    min_new_tokens: int = setting(0, "Decoding", "no end before so many tokens", ge=0)
-    repetition_penalty: float = setting(1.0, "Decoding", "above 1 makes tokens seen before less likely", gt=0)
+        "no", "Decoding", "with beams: when the search stops, as in transformers: once open beams are unlikely to be "
+        "better (no), with as many finished texts as beams (yes), or once no beam can be better (never)")
+    no_repeat_ngram: int = setting(0, "Decoding", "no sequence of N tokens occurs twice; 0 for no limit", ge=0)
+    min_new_tokens: int = setting(0, "Decoding", "minimum length in tokens", ge=0)
+    repetition_penalty: float = setting(1.0, "Decoding", "above 1, earlier tokens become less likely", gt=0)
 
     def conflicts(self) -> Iterator[Problem]:
         if self.beams == 1:
@@ -105,16 +108,16 @@ class DecodingOptions(Settings):
 
 
 class SamplingOptions(DecodingOptions):
-    """How the next token is chosen."""
+    """How the next token is sampled."""
 
-    temperature: float = setting(0.0, "Sampling", "0 takes the likeliest token; above 0 draws, the higher the wilder",
-                                 ge=0)
-    top_k: int = setting(0, "Sampling", "draw from so many likeliest tokens only; 0 for all", ge=0)
-    top_p: float = setting(1.0, "Sampling", "draw from the likeliest tokens that together have this probability", gt=0,
-                           le=1)
-    min_p: float = setting(0.0, "Sampling", "draw only tokens at least this share as likely as the likeliest; 0: all",
-                           ge=0, le=1)
-    seed: int = setting(42, "Sampling", "seed of the draws", ge=0, le=LARGEST_SEED)
+    temperature: float = setting(0.0, "Sampling", "0 picks the likeliest token; above 0 samples, the higher the more "
+                                 "random", ge=0)
+    top_k: int = setting(0, "Sampling", "sample from the N likeliest tokens; 0 for all", ge=0)
+    top_p: float = setting(1.0, "Sampling", "sample from the likeliest tokens that together have this probability",
+                           gt=0, le=1)
+    min_p: float = setting(0.0, "Sampling", "sample only tokens at least this share as likely as the likeliest; 0 for "
+                           "all", ge=0, le=1)
+    seed: int = setting(42, "Sampling", "seed for sampling", ge=0, le=LARGEST_SEED)
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
@@ -124,34 +127,34 @@ class SamplingOptions(DecodingOptions):
                     yield Problem((name, "temperature"),
                                   "has no effect while temperature is 0; give a temperature above 0")
         elif self.beams > 1:
-            yield Problem(("temperature", "beams"), "beams draw nothing; leave one of them out")
+            yield Problem(("temperature", "beams"), "beam search does not sample; leave one of the two out")
 
 
 def find_adapter(name: str, flag_text: str = "") -> Path:
-    """The folder that holds an adapter's files: the one of this name, or `adapter/` in it, if it is a run folder.
+    """The folder of an adapter's files: `name`, or `adapter/` in it if it is a run folder.
 
     Args:
-        flag_text: the flag that the name was given with, for the message.
+        flag_text: the flag of `name`, for the message.
 
     Raises:
-        UserError: there is no adapter.
+        UserError: no adapter was found.
     """
     folders = [Path(name), Path(name, "adapter")]
     for folder in folders:
         if (folder / CONFIG_FILE).is_file():
             return folder
-    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, or the run folder of a "
-                    f"training; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
+    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, or the run folder of "
+                    f"train; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], required: Iterable[str] = ()) -> None:
-    """A flag for each field, under the field's group; its help is the description with the default.
+    """Add one flag per field, in the field's group, with description and default as help.
 
-    A flag that is not given leaves no attribute, so that `given` tells it from one given with the default's value.
+    A flag that is not given leaves no attribute, so `given` can tell it from one that is given the default value.
     Values stay text, for the settings model to check all at once.
 
     Args:
-        required: fields whose help says that they are needed (whether they were given is `require`'s to check).
+        required: fields marked as required in the help (`require` checks them).
     """
     groups: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
@@ -168,7 +171,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], require
 
 
 def given(args: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:
-    """The fields of `settings` that were given as flags, by name, their texts unescaped."""
+    """The fields of `settings` given as flags, by name, with their texts unescaped."""
     return settings.written({name: getattr(args, name) for name in settings.model_fields if hasattr(args, name)})
 
 
@@ -176,14 +179,14 @@ def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSe
     """The settings given as flags.
 
     Raises:
-        UserError: some are wrong; all are listed.
+        UserError: settings are wrong; all are listed.
     """
     values = given(args, settings)
     return settings({name: flag(name) for name in values}, **values)
 
 
 def path_argument(text: str) -> Path:
-    """A path with its `~` expanded: the `type` of arguments that are not settings."""
+    """A path with `~` expanded, for arguments that are not settings."""
     return Path(home_expanded(text))
 
 
@@ -196,20 +199,23 @@ def named_path_argument(text: str) -> str:
 def require(settings: Settings, *fields: str) -> None:
     """
     Raises:
-        UserError: some of `fields` are unset; all are listed, with what they are.
+        UserError: some of `fields` are unset; all are listed, with their descriptions.
     """
     missing = [name for name in fields if getattr(settings, name) is None]
     if missing:
         width = max(len(flag(name)) for name in missing)
         lines = [f"  {flag(name):{width}}  {type(settings).model_fields[name].description}" for name in missing]
-        raise UserError("\n".join(["still needed:", *lines]))
+        raise UserError("\n".join(["required but missing:", *lines]))
 
 
 def new_folder(name: str, folder: Path) -> Path:
-    """`folder`, which the argument `name` is to be written to.
+    """`folder`, if it is new or empty.
+
+    Args:
+        name: the argument that holds it, for the message.
 
     Raises:
-        UserError: something is there.
+        UserError: it contains files, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{name} {folder}: expected a new or empty folder, found "
@@ -218,17 +224,17 @@ def new_folder(name: str, folder: Path) -> Path:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a command that a signal ended, by the shell's rule: 130 for Ctrl-C, 143 for SIGTERM."""
+    """The exit code of a command ended by a signal, by the shell's rule: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 def resumable(work: Callable[[], None]) -> int:
-    """The exit code of a command that goes on where it stopped when it is given again."""
+    """Run `work`, which resumes where it stopped when the command is repeated. Returns the exit code."""
     try:
         work()
         return 0
     except KeyboardInterrupt as stop:
-        print("\nInterrupted.\nThe same command goes on where this one stopped.", file=sys.stderr)
+        print("\nInterrupted.\nTo continue, run the same command again.", file=sys.stderr)
         return exit_code(stop)
 
 
@@ -260,7 +266,7 @@ def _help(field: FieldInfo, required: bool) -> str:
     value = field.default
     if required:
         text = f"{field.description} (required)"
-    elif value is None:  # the description says what then holds
+    elif value is None:  # the description says what happens then
         text = field.description
     elif isinstance(value, bool):
         text = f"{field.description} (default: {'yes' if value else 'no'})"

@@ -1,4 +1,4 @@
-"""What verbs print for other programs."""
+"""Output for other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON, with escapes for all but ASCII if standard output cannot encode it otherwise."""
+    """`value` as JSON, in ASCII if standard output cannot encode it otherwise."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -1,4 +1,4 @@
-"""`jittor-lora plot`: loss curves and bars of EM and F1, as PNG and SVG."""
+"""`jittor-lora plot`: loss curves, and bar charts of EM and F1, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jittor_lora.cli.options import named_path_argument, path_argument
 from jittor_lora.errors import UserError
-from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.text import home_expanded
 from jittor_lora.tasks.run_folder import refuse_links
 
 _FORMATS = ("png", "svg")
@@ -16,42 +16,42 @@ _FORMATS = ("png", "svg")
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "plot", help="loss curves, and base against adapter as bars",
+        "plot", help="plot loss curves, and base against adapter as bars",
         usage="jittor-lora plot RUN_FOLDER | --train-loss FILE [--val-loss FILE] | --metrics [NAME=]FILE … "
               "[--output FILE_OR_DIR] [any flag below]",
-        description="Draw the loss curves of a run or of any text log, and exact match and F1 with their 95 % "
-                    "intervals as bars. A run folder gives its curves, and the bars if it holds "
-                    "evaluation/*/metrics.json.")
-    source = parser.add_argument_group("What to draw")
+        description="Plot the loss curves of a run or of any text log, and exact match and F1 as bars with 95 % "
+                    "intervals. For a run folder: its curves, and bars if it contains evaluation/*/metrics.json.")
+    source = parser.add_argument_group("What to plot")
     source.add_argument("run_folder", metavar="RUN_FOLDER", nargs="?", type=path_argument,
-                        help="output folder of a training")
+                        help="output folder of train")
     source.add_argument("--train-loss", metavar="FILE", type=path_argument,
                         help="log of another program: one number per line, a table, JSON, or lines such as "
                         "`Step 10, Loss: 3.2`; its validation losses are drawn too")
     source.add_argument("--val-loss", metavar="FILE", type=path_argument,
-                        help="log of the validation losses, if they have one of their own")
+                        help="log of the validation losses, if they are in a separate file")
     source.add_argument("--metrics", metavar="[NAME=]FILE", nargs="+", type=named_path_argument,
-                        help="metrics.json of each evaluation; the name is by default that of its folder")
+                        help="metrics.json of each evaluation; named after its folder by default")
     look = parser.add_argument_group("Look")
-    look.add_argument("--language", choices=("en", "zh"), default="en", help="of the labels (default: en)")
-    look.add_argument("--font", metavar="FILE", type=path_argument, help="font file for the labels; by default one is "
-                      "looked for")
+    look.add_argument("--language", choices=("en", "zh"), default="en", help="language of the labels (default: en)")
+    look.add_argument("--font", metavar="FILE", type=path_argument, help="font file for the labels; by default an "
+                      "installed font")
     look.add_argument("--smoothing", metavar="N", type=_window,
-                      help="training losses in the moving average; 1 for none (default: a tenth of them, at most 50)")
-    look.add_argument("--title", metavar="TEXT", help="title in place of the usual one")
+                      help="window of the moving average of training losses; 1 for none (default: a tenth of them, at "
+                      "most 50)")
+    look.add_argument("--title", metavar="TEXT", help="title in place of the default one")
     output = parser.add_argument_group("Output")
     output.add_argument("--output", metavar="FILE_OR_DIR", type=home_expanded,
                         help="a .png or .svg file, or a folder for both formats (default: plots/ in "
-                        "the run folder). A second picture is named FILE-scores")
+                        "the run folder). A second plot is named FILE-scores")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.run_folder is None and args.train_loss is None and args.metrics is None:
-        raise UserError("nothing to draw: expected RUN_FOLDER, --train-loss FILE or --metrics FILE …")
+        raise UserError("nothing to plot: expected RUN_FOLDER, --train-loss FILE or --metrics FILE …")
     if args.run_folder is not None and args.train_loss is not None:
         raise UserError(f"found both a run folder ({args.run_folder}) and --train-loss; give one of them.")
     if args.val_loss is not None and args.train_loss is None:
-        raise UserError("--val-loss goes with --train-loss FILE; it was given without.")
+        raise UserError("--val-loss needs --train-loss FILE.")
     if args.output is None and args.run_folder is None:
         raise UserError("--output is needed: a .png or .svg file, or a folder.")
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _systems(args: argparse.Namespace) -> list:
-    """(name, metrics) of each system to draw as bars."""
+    """(name, metrics) of each system to plot as bars."""
     from jittor_lora.evaluation.metrics import read_metrics
     if args.metrics is not None:
         named = [_named(argument) for argument in args.metrics]
@@ -109,9 +109,9 @@ def _systems(args: argparse.Namespace) -> list:
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    """(name, file) of `[NAME=]FILE`, where the file may be the folder that metrics.json is in."""
+    """(name, file) of `[NAME=]FILE`, where FILE may be the folder of metrics.json."""
     splits = [index for index, character in enumerate(argument) if character == "="]
-    # Names and paths may hold "=" themselves: what exists as a file tells which one divides them.
+    # Names and paths may contain "=" themselves: an existing file tells which one separates them.
     named = [(argument[:index], Path(argument[index + 1:])) for index in splits if Path(argument[index + 1:]).exists()]
     if named and not Path(argument).exists():
         name, path = named[0]
@@ -122,7 +122,7 @@ def _named(argument: str) -> tuple[str, Path]:
 
 
 def _targets(output: str, names: list[str]) -> dict[str, tuple[Path, tuple[str, ...]]]:
-    """(path without suffix, formats) for each picture."""
+    """(path without suffix, formats) per plot."""
     path = Path(output)
     suffix = path.suffix.lower()[1:]
     if path.is_dir() or output.endswith("/") or not suffix:

@@ -1,4 +1,4 @@
-"""`jittor-lora quickstart`: the whole way on a small scale: train, score before and after, plot, show answers."""
+"""`jittor-lora quickstart`: the full workflow in small: train, score before and after, plot, show answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_parser(subparsers) -> None:
         usage="jittor-lora quickstart [--base B] [--output DIR] [any setting below]",
         description=f"Fine-tune on the shipped SQuAD sample with the recipe {RECIPE!r}, answer questions of held-out "
                     "articles with the base and with the adapter, and show scores, plots and answers. The defaults "
-                    "below are those of a setting that the recipe leaves out.")
+                    "below apply to settings that the recipe does not set.")
     add_flags(parser, RunConfig)
 
 

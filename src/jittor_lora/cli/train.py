@@ -9,8 +9,8 @@ from pathlib import Path
 from jittor_lora.cli.options import add_flags, exit_code, given, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings import recipe
-from jittor_lora.settings.base import home_expanded
-from jittor_lora.settings.run import RunConfig, flag
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.settings.text import flag, home_expanded
 from jittor_lora.system import job
 from jittor_lora.system.locks import locked
 from jittor_lora.tasks.run_folder import SETTINGS_FILE, refuse_a_run, remove_run, run_files
@@ -29,9 +29,9 @@ def add_parser(subparsers) -> None:
                         help="recipe: a YAML file of settings, or the name of a shipped one "
                         f"({', '.join(recipe.names())})")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run in --output, "
-                       "with its settings")
-    again.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
+    again.add_argument("--resume", action="store_true", help="resume from the newest checkpoint of the run in "
+                       "--output, with its settings")
+    again.add_argument("--overwrite", action="store_true", help="remove an existing run in --output first")
     add_flags(parser, RunConfig, required=("data", "output"))
 
 
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         print("\nInterrupted.", file=sys.stderr)
         code = exit_code(stop)
-    print("The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+    print("To continue from the last checkpoint, run the same command with --resume.", file=sys.stderr)
     return code
 
 
 def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
-    """What `_begin` gives the first of several ranks, which alone may have the run folder and the recipe."""
+    """The result of `_begin` on the first of several ranks, the only one that needs the run folder and the recipe."""
     own = None
     if job.current().rank == 0:
         config, resume = _begin(args)
@@ -62,10 +62,10 @@ def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
 
 
 def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
-    """The settings, and whether to go on with the run in the folder, which is made ready.
+    """Prepare the run folder. Returns the settings, and whether to resume the run in it.
 
     Raises:
-        UserError: wrong settings, or a run that is there already and in the way.
+        UserError: wrong settings, or an existing run in the way.
     """
     overrides = given(args, RunConfig)
     earlier = _settings_of_run(overrides.get("output")) if args.resume else None
@@ -79,7 +79,7 @@ def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
         if resume:
             _refuse_changes(config, _settings_of_run(config.output))
         else:
-            print(f"{folder} holds no run yet: starting one.", file=sys.stderr)
+            print(f"{folder} contains no run yet: starting one.", file=sys.stderr)
     elif args.overwrite:
         with locked(folder):
             remove_run(folder)
@@ -94,8 +94,8 @@ def _settings_of_run(output: str | None) -> str | None:
 
 
 def _refuse_changes(config: RunConfig, earlier: str | None) -> None:
-    """A run goes on bit for bit, so with the settings it began with."""
+    """A resumed run is bit for bit the uninterrupted one, so its settings have to be the same."""
     changed = config.differences(RunConfig.resolve(earlier)) if earlier is not None else []
     if changed:
-        lines = [f"{earlier}: --resume goes on with the settings of the run; these differ:", *changed]
+        lines = [f"{earlier}: --resume keeps the settings of the run; these differ:", *changed]
         raise UserError("\n  ".join(lines) + f"\nLeave them out, or start a new run with another {flag('output')}.")

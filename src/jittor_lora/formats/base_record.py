@@ -21,7 +21,7 @@ from jittor_lora.formats.adapter_check import read_config, regular_file, show
 from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
 from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
 from jittor_lora.formats.hugging_face import read_json
-from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.text import home_expanded
 
 LARGEST_RECORD = 64 << 10  # bytes
 LONGEST_TEXT = 4096  # characters

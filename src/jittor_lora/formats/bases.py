@@ -17,7 +17,7 @@ from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
 from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, gguf_tokenizer, read_tokenizer
-from jittor_lora.settings.base import home_expanded
+from jittor_lora.settings.text import home_expanded
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",

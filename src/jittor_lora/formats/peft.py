@@ -16,6 +16,7 @@ from jittor_lora.files.patterns import wrong_amount
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from jittor_lora.formats.base_record import BaseRecord
+from jittor_lora.formats.peft_config import peft_settings, read_adapter_config
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import Adapted, TrainableCopy
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
@@ -24,18 +25,6 @@ from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import idle_targets, is_saved
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import leaves
-
-# Settings of PEFT's LoraConfig that are read, or say nothing about what an adapter computes.
-READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora",
-        "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save",
-        "bias"}
-WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
-                  "fan_in_fan_out", "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_version",
-                  "qalora_group_size", "revision", "runtime_config", "task_type", "velora_config"}
-# What a setting that is not used holds. Any other setting with another value is refused by name.
-UNUSED = (None, False, "none", [], {})
-# Starts of A and B that leave the base model as it is.
-PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 # Parts of a module that a file may hold, and how many dimensions they have.
 DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
@@ -81,37 +70,6 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
         write_json(stage / CONFIG_FILE, peft_settings(config, getattr(base, "name", base), family))
 
 
-def peft_settings(config: LoraConfig, base: str, family: str) -> dict[str, Any]:
-    """adapter_config.json of these settings."""
-
-    def listed(names):
-        return names if isinstance(names, str) else sorted(names) or None
-
-    starts = {"gaussian": "gaussian", "kaiming": True}
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": config.r,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": listed(config.target_modules),
-        "exclude_modules": listed(config.exclude_modules),
-        "fan_in_fan_out": family == "gpt2",
-        "bias": config.bias,
-        "init_lora_weights": starts.get(config.init, config.init),
-        "inference_mode": True,
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
-        "modules_to_save": listed(config.modules_to_save),
-        "rank_pattern": dict(config.rank_pattern),
-        "alpha_pattern": dict(config.alpha_pattern),
-        "layers_to_transform": None if config.layers_to_transform is None else list(config.layers_to_transform),
-        "layers_pattern": None if config.layers_pattern is None else list(config.layers_pattern),
-        "revision": None,
-    }
-
-
 def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
     """Put the adapter of `folder` into `model`, under this name.
 
@@ -142,48 +100,6 @@ def load_adapter(folder: Path, model: CausalLM, name: str = DEFAULT) -> Adapter:
         base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base that its {CONFIG_FILE} names: {base}") from error
     return adapter
-
-
-def read_adapter_config(path: Path) -> LoraConfig:
-    """The settings of any version of PEFT from 0.3 on; a key that is missing has the value that meant the same then.
-
-    Raises:
-        UserError: not a LoRA adapter's configuration, or one with settings that are not supported; all are listed.
-    """
-    values = read_config(path)
-    wrong = [f"{key}: {value!r} is not supported" for key, value in values.items()
-             if key not in READ and key not in WITHOUT_EFFECT and not _unused(value)]
-    if values.get("ensure_weight_tying") not in (None, False):
-        wrong.append("ensure_weight_tying: True is not supported; a tied head keeps the base's weight")
-    start = values.get("init_lora_weights")
-    if start not in PLAIN_STARTS and start not in ("pissa", "olora"):
-        wrong.append(f"init_lora_weights: {start!r} is not supported, as it changes the base model in a way that "
-                     "cannot be computed again; with PEFT, save_pretrained(…, "
-                     "path_initial_model_for_weight_conversion=…) makes a plain adapter of it")
-    if wrong:
-        raise UserError(f"{path}:\n  {listing(wrong)}")
-
-    def names(key):
-        value = values.get(key)
-        return value if isinstance(value, str) else tuple(value or ())
-
-    def several(key):
-        value = values.get(key)
-        return None if value in (None, [], "") else tuple(value if isinstance(value, list) else [value])
-
-    targets, layers = names("target_modules"), several("layers_to_transform")
-    try:
-        return LoraConfig(
-            r=values.get("r", 8), alpha=float(values.get("lora_alpha", 8)),
-            dropout=float(values.get("lora_dropout", 0.0)), target_modules=targets,
-            init=start if start in ("gaussian", "pissa", "olora") else "kaiming",
-            use_rslora=bool(values.get("use_rslora")), use_dora=bool(values.get("use_dora")),
-            rank_pattern=values.get("rank_pattern") or {}, alpha_pattern=values.get("alpha_pattern") or {},
-            layers_to_transform=layers, layers_pattern=several("layers_pattern") if layers else None,
-            exclude_modules=names("exclude_modules"), modules_to_save=tuple(values.get("modules_to_save") or ()),
-            bias=values.get("bias", "none"))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
@@ -314,8 +230,3 @@ def _fitted(config: LoraConfig, arrays: Mapping[str, np.ndarray], model: CausalL
     saved = tuple(text for text in config.modules_to_save if any(is_saved(name, [text]) for name in names))
     biases = any(getattr(leaf.module, "bias", None) is not None for leaf in leaves(model))
     return replace(config, modules_to_save=saved, bias=config.bias if biases else "none")
-
-
-def _unused(value: Any) -> bool:
-    return any(value is unused or (type(value) is type(unused) and value == unused) for unused in UNUSED)
-

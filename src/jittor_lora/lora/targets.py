@@ -6,7 +6,7 @@ import re
 from typing import Sequence
 
 from jittor_lora.errors import UserError
-from jittor_lora.lora.config import ALL_LINEAR, LoraConfig, expression_problem
+from jittor_lora.lora.config import ALL_LINEAR, LoraConfig
 
 OUTPUT_HEAD = "lm_head"
 
@@ -28,12 +28,12 @@ def match_targets(names: Sequence[str], config: LoraConfig, linear: Sequence[str
     if targets == ALL_LINEAR:
         named = [name for name in (names if linear is None else linear) if _last(name) != OUTPUT_HEAD]
     else:
-        named = _named(names, targets, "target_modules")
+        named = _named(names, targets)
     idle = idle_targets(names, targets)
     if idle:
         raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. There are "
                         f"{', '.join(short_names(names))}; {ALL_LINEAR} takes all linear layers but the output head.")
-    excluded = set(_named(names, config.exclude_modules, "exclude_modules")) if config.exclude_modules else set()
+    excluded = set(_named(names, config.exclude_modules)) if config.exclude_modules else set()
     chosen = [name for name in named if name not in excluded and not _is_left_to_saved(name, config.modules_to_save)
               and _in_layers(name, config)]
     if not chosen:
@@ -47,7 +47,7 @@ def idle_targets(names: Sequence[str], targets: tuple[str, ...] | str) -> list[s
     if targets == ALL_LINEAR:
         return []
     if isinstance(targets, str):
-        return [] if _named(names, targets, "target_modules") else [targets]
+        return [] if _named(names, targets) else [targets]
     return [target for target in targets if not any(selects(target, name) for name in names)]
 
 
@@ -84,12 +84,9 @@ def short_names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(_last, names)))
 
 
-def _named(names: Sequence[str], targets: tuple[str, ...] | str, setting: str) -> list[str]:
+def _named(names: Sequence[str], targets: tuple[str, ...] | str) -> list[str]:
     if not isinstance(targets, str):
         return [name for name in names if any(selects(target, name) for target in targets)]
-    problem = expression_problem(targets)
-    if problem:
-        raise UserError(f"{setting}: {targets!r} is not a regular expression ({problem}).")
     return [name for name in names if re.fullmatch(targets, name)]
 
 

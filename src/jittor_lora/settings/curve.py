@@ -1,4 +1,4 @@
-"""The settings of `curve`: those of a training run, and what is varied."""
+"""The settings of `curve`: those of a training run, and the one to vary."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import Any, ClassVar, Literal, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings.base import PATH, Problem, setting
-from jittor_lora.settings.run import RunConfig, flag
+from jittor_lora.settings.base import PATH, setting
+from jittor_lora.settings.lora import MAX_RANK
+from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.run import RunConfig
+from jittor_lora.settings.text import flag
 
 CURVE = "Curve"
-MAX_RANK = 4096
 POINTS = {"examples": ("16", "64", "256", "1024", "all"), "rank": ("1", "2", "4", "8", "16", "32", "64")}
 
 
 class CurveConfig(RunConfig):
     """Runs that differ in one setting: the number of training examples, or the rank."""
 
-    over: Literal["examples", "rank"] = setting("examples", CURVE, "what is varied")
+    over: Literal["examples", "rank"] = setting("examples", CURVE, "the setting to vary")
     points: Optional[list[str]] = setting(
-        None, CURVE, "its values; by default 16,64,256,1024,all examples, or ranks 1,2,4,8,16,32,64",
-        expected="whole numbers above 0, and all for all examples (16,64,all)")
-    min_steps: int = setting(100, CURVE, "a run is of at least so many optimiser steps: few examples are read more "
-                             "than --epochs times", ge=1)
-    extractive: bool = setting(False, CURVE, "answer with the likeliest spans of contexts, see evaluate")
-    alpha_ratio: Optional[float] = setting(None, CURVE, "with ranks: alpha is so many times the rank; by default it is "
-                                           "lora_alpha at each", gt=0)
-    language: Literal["en", "zh"] = setting("en", CURVE, "of the picture's labels")
-    font: Optional[str] = setting(None, CURVE, "font file for the picture's labels; by default one is looked for",
+        None, CURVE, "values of it; by default 16,64,256,1024,all examples, or ranks 1,2,4,8,16,32,64",
+        expected="whole numbers above 0, or all for all examples (16,64,all)")
+    min_steps: int = setting(100, CURVE, "minimum number of optimiser steps per run; with few examples, more passes "
+                             "than --epochs", ge=1)
+    extractive: bool = setting(False, CURVE, "answer with the likeliest span of the context, see evaluate")
+    alpha_ratio: Optional[float] = setting(None, CURVE, "with --over rank: alpha divided by the rank; by default alpha "
+                                           "is lora_alpha at every rank", gt=0)
+    language: Literal["en", "zh"] = setting("en", CURVE, "language of the plot's labels")
+    font: Optional[str] = setting(None, CURVE, "font file for the plot's labels; by default an installed font",
                                   holds=PATH, min_length=1)
 
     own: ClassVar[tuple[str, ...]] = ("over", "points", "min_steps", "extractive", "alpha_ratio", "language", "font")
@@ -44,27 +46,27 @@ class CurveConfig(RunConfig):
     def _numbers(cls, value: Optional[list[str]]) -> Optional[list[str]]:
         wrong = [point for point in value or () if not re.fullmatch(r"all|0{0,9}[1-9][0-9]{0,8}", point)]
         if value is not None and (not value or wrong or len(set(value)) < len(value)):
-            raise ValueError(f"expected different whole numbers above 0, and all for all examples, found {value}")
+            raise ValueError(f"expected distinct whole numbers above 0, or all for all examples, found {value}")
         return value
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
         if self.over == "rank" and "all" in (self.points or ()):
-            yield Problem(("points", "over"), "ranks are numbers; all is a number of examples")
+            yield Problem(("points", "over"), "a rank is a number; all stands for all examples")
         if self.over == "rank" and any(point != "all" and int(point) > MAX_RANK for point in self.points or ()):
             yield Problem(("points", "over"), f"ranks are at most {MAX_RANK}")
         if self.over == "rank" and self.method == "full":
             yield Problem(("method", "over"), "full fine-tuning has no rank")
         if self.over == "examples" and self.alpha_ratio is not None:
-            yield Problem(("alpha_ratio", "over"), "is about ranks")
+            yield Problem(("alpha_ratio", "over"), "applies to ranks only")
         if self.dev is None and self.origin("over") == flag("over"):
-            yield Problem(("dev",), "give the questions that every point is scored on")
+            yield Problem(("dev",), "give the questions to score every point on")
 
     def values(self, examples: int) -> list[int]:
-        """The points as numbers, ascending, each once.
+        """The points as numbers, ascending, without duplicates.
 
         Args:
-            examples: how many there are in all; more is all of them.
+            examples: the number of training examples, to which larger points are clipped.
         """
         chosen = self.points or POINTS[self.over]
         if self.over == "rank":
@@ -72,7 +74,7 @@ class CurveConfig(RunConfig):
         return sorted({examples if point == "all" else min(int(point), examples) for point in chosen})
 
     def run(self, value: int, output: str) -> RunConfig:
-        """The settings of the run at one point. It has no validation data: the curve's are for its scores."""
+        """The settings of the run at one point, without validation data: the curve uses these for scoring."""
         settings = self.model_dump(exclude={*self.own, "dev", "max_dev", "eval_every", "eval_questions", "patience"})
         settings["output"] = output
         if self.over == "examples":

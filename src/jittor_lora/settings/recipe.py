@@ -1,8 +1,8 @@
-"""Recipes: YAML files of settings, the shipped ones reachable by name.
+"""Recipes: YAML files of settings, the shipped ones available by name.
 
-A recipe is one flat mapping, so that little of YAML is needed and the rest is refused: anchors and aliases (which can
-grow without bound), tags, several documents, repeated keys, deep nesting. Scalars are left as text, for the settings
-to interpret by the type of the field: `1e-4` is a number and a file called `no` stays a file, whatever YAML 1.1 says.
+A recipe is one flat mapping, so little of YAML is needed and the rest is refused: anchors and aliases (which can expand
+without bound), tags, several documents, repeated keys, deep nesting. Scalars stay text, for the settings to interpret
+by the type of the field: `1e-4` is a number and a file called `no` stays a file, whatever YAML 1.1 says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import read_input
-from jittor_lora.settings.base import did_you_mean, nearest
+from jittor_lora.settings.names import did_you_mean, nearest
 
 LARGEST_RECIPE = 64 * 1024  # bytes
 DEEPEST_NESTING = 3
@@ -27,10 +27,10 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """The file of a recipe given as a path or as the name of a shipped one; an existing file goes first.
+    """The file of a recipe, given as a path or as the name of a shipped one; an existing file takes precedence.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither exists.
     """
     path = Path(name)
     shipped = SHIPPED / f"{name}.yaml"
@@ -45,7 +45,7 @@ def find(name: str) -> Path:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings of a recipe, and for each where it stands ("file, line n").
+    """The settings of a recipe, and the origin of each ("file, line n").
 
     Values are text, None (`null`, `~` or nothing), or lists and mappings of these.
 
@@ -59,11 +59,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise UserError(f"{path}: expected UTF-8 text, found the byte 0x{content[error.start]:02x} "
                         f"at position {error.start}. Save the recipe as UTF-8.") from error
     try:
-        _refuse_what_no_recipe_needs(path, text)
+        _refuse_unneeded_yaml(path, text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    except (ValueError, OverflowError) as error:  # of numbers in escapes and directives, which the library lets through
+    except (ValueError, OverflowError) as error:  # from numbers that the library does not check
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if root is None:
         return {}, {}
@@ -74,16 +74,16 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return values, origins
 
 
-def _refuse_what_no_recipe_needs(path: Path, text: str) -> None:
+def _refuse_unneeded_yaml(path: Path, text: str) -> None:
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         where = f"{path}, line {event.start_mark.line + 1}"
         if getattr(event, "anchor", None) is not None:
             raise UserError(f"{where}: anchors and aliases (& and *) are not allowed in a recipe; "
-                            "write the value out, or put it in quotes if it begins with & or *.")
+                            "write the value out, or put it in quotes if it starts with & or *.")
         if getattr(event, "tag", None) is not None:
             raise UserError(f"{where}: tags are not allowed in a recipe (found {event.tag}); "
-                            "put the value in quotes if it begins with !.")
+                            "put the value in quotes if it starts with !.")
         documents += isinstance(event, yaml.DocumentStartEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if documents > 1:

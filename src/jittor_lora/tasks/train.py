@@ -30,7 +30,6 @@ from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.formats.training_state import Copies, TrainingState, newest_state, write_state
 from jittor_lora.inference.generator import Generator
-from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import Adapter
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import OUTPUT_HEAD
@@ -43,6 +42,7 @@ from jittor_lora.system.locks import locked
 from jittor_lora.system.ranks import Ranks, join
 from jittor_lora.system.runtime import set_threads, system_info, threads
 from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.tasks.lora_settings import adapter_line, described, lora_config
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_values import check_values, progress_of, settings_of, state_of
 from jittor_lora.training.log import NoLog, RunLog
@@ -238,45 +238,6 @@ def trained_part(config: RunConfig, session: Session) -> tuple[RunConfig, Union[
     return config, adapter
 
 
-def lora_config(config: RunConfig, family: str) -> LoraConfig:
-    targets, layers = config.target_modules or DEFAULT_TARGETS[family], config.lora_layers_to_transform
-    excluded, patterns = config.exclude_modules or (), config.lora_layers_pattern
-    return LoraConfig(
-        r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, init=config.lora_init,
-        target_modules=targets if isinstance(targets, str) else tuple(targets), qv_only=config.qv_only,
-        use_rslora=config.lora_use_rslora, use_dora=config.lora_use_dora, rank_pattern=config.lora_rank_pattern or {},
-        alpha_pattern=config.lora_alpha_pattern or {}, layers_to_transform=None if layers is None else tuple(layers),
-        layers_pattern=None if patterns is None else tuple(patterns),
-        exclude_modules=excluded if isinstance(excluded, str) else tuple(excluded),
-        modules_to_save=tuple(config.modules_to_save or ()), bias=config.lora_bias)
-
-
-def described(config: RunConfig, session: Session, adapter: LoraConfig) -> RunConfig:
-    """The settings with those of a base and an adapter that are there already.
-
-    Raises:
-        UserError: a setting of the adapter was given another value; all are listed.
-    """
-    own = {
-        "lora_r": adapter.r, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout, "lora_init": adapter.init,
-        "target_modules": _listed(adapter.target_modules), "exclude_modules": _listed(adapter.exclude_modules),
-        "modules_to_save": _listed(adapter.modules_to_save), "lora_use_rslora": adapter.use_rslora,
-        "lora_use_dora": adapter.use_dora, "lora_rank_pattern": dict(adapter.rank_pattern) or None,
-        "lora_alpha_pattern": dict(adapter.alpha_pattern) or None,
-        "lora_layers_to_transform": _listed(adapter.layers_to_transform),
-        "lora_layers_pattern": _listed(adapter.layers_pattern), "lora_bias": adapter.bias, "qv_only": adapter.qv_only,
-    }
-    wrong = [f"{name}: {getattr(config, name)} ({config.origin(name)}), and the adapter has {value}"
-             for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
-    if wrong:
-        raise UserError("The adapter that is active has settings of its own; leave these out:\n  " + "\n  ".join(wrong))
-    return config.model_copy(update={**own, "base": session.base.name, "precision": session.model.precision})
-
-
-def _listed(names: str | tuple | None) -> str | list | None:
-    return names if isinstance(names, str) else list(names or ()) or None
-
-
 def optimizer_of(config: RunConfig, adapter: Union[Adapter, WholeModel]) -> AdamW:
     parameters, rates, undecayed = adapter.parameters(), {}, set()
     if config.loraplus_lr_ratio is not None:
@@ -446,19 +407,6 @@ def trained_lines(session: Session, adapter: Union[Adapter, WholeModel]) -> list
     whole = adapter.count() + sum(math.prod(shape) for shape in tensor_shapes(session.model.config).values())
     return [f"Trainable: {adapter.count():,} of {whole:,} parameters ({100 * adapter.count() / whole:.2f} %) in "
             f"{len(adapter.versions)} modules", f"Adapter: {adapter_line(adapter.config)}"]
-
-
-def adapter_line(config: LoraConfig) -> str:
-    """The settings of an adapter that are not the usual ones, after rank and alpha."""
-    parts = [f"rank {config.r}", f"alpha {config.alpha:g}"]
-    parts += [name for name, on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if on]
-    parts += [f"{name} {value if isinstance(value, str) else ', '.join(map(str, value))}" for name, value in (
-        ("start", config.init if config.changes_base else ""), ("saved whole", config.modules_to_save),
-        ("biases", "" if config.bias == "none" else config.bias), ("without", config.exclude_modules),
-        ("blocks", config.layers_to_transform or ()),
-        ("other ranks", [f"{key}={rank}" for key, rank in config.rank_pattern.items()]),
-        ("other alphas", [f"{key}={alpha:g}" for key, alpha in config.alpha_pattern.items()])) if value]
-    return "; ".join(parts)
 
 
 def summarize(outcome: Outcome, session: Session, adapter: Union[Adapter, WholeModel], report: LengthReport,
