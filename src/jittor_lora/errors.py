@@ -22,6 +22,12 @@ class UserError(Exception):
         super().__init__(_printable(message))
 
 
+def not_installed(what: str) -> UserError:
+    """For a part of the package that the plain wheel leaves out."""
+    return UserError(f"{what}: not installed; it is part of jittor-lora-extras. In a checkout of jittor-lora: "
+                     "`pip install ./extras`.")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal that asks the program to end, like Ctrl-C.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import tiny
-from jittor_lora.benchmark.config import PARTS, BenchConfig
 from jittor_lora.benchmark.suite import OURS, Suite
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
+from jittor_lora.settings.bench import PARTS, BenchConfig
 
 
 def suite(peers=True, **settings):

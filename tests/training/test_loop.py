@@ -484,7 +484,7 @@ def test_batches_of_single_questions_where_paragraphs_need_not_stay_whole():
                for _, batch in steps_from(0, 6, groups, settings(batch_size=4)))
 
 
-# --- several ranks, here one after the other and without MPI; with it: tests/system/test_mpi.py ----------------------------
+# --- several ranks, here one after the other and without MPI; with it: tests/system/test_mpi.py ---------------------
 
 
 def part_of_step(model, adapter, config, groups, rank, ranks, weight):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from jittor_lora.benchmark import base, flops, workloads
-from jittor_lora.benchmark.config import BenchConfig
 from jittor_lora.benchmark.turns import Contender, take_turns
 from jittor_lora.files.atomic import make_writable, write_json
 from jittor_lora.lora.config import DEFAULT_TARGETS
 from jittor_lora.model.config import ModelConfig
+from jittor_lora.settings.bench import BenchConfig
 from jittor_lora.system.machine import cpu_flags
 from jittor_lora.system.runtime import system_info
 

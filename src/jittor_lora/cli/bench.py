@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
-from jittor_lora.benchmark.config import BenchConfig
 from jittor_lora.cli.options import add_flags, from_flags, require
-from jittor_lora.errors import UserError
+from jittor_lora.errors import UserError, not_installed
+from jittor_lora.settings.bench import BenchConfig
 
 
 def add_parser(subparsers) -> None:
@@ -24,6 +25,8 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     config = from_flags(args, BenchConfig)
     require(config, "output")
+    if importlib.util.find_spec("jittor_lora.benchmark") is None:
+        raise not_installed("bench")
     from jittor_lora.benchmark.report import markdown
     from jittor_lora.benchmark.suite import measure, missing_peers
     from jittor_lora.files.atomic import atomic_write

@@ -14,7 +14,7 @@ from jittor_lora.data.jsonl import parse_jsonl
 from jittor_lora.data.records import first_value, records
 from jittor_lora.data.squad import is_flat, parse_flat, parse_squad
 from jittor_lora.data.text_file import Offenders, read_text
-from jittor_lora.errors import UserError
+from jittor_lora.errors import UserError, not_installed
 
 SAMPLE = Path(__file__).parent / "sample"
 OFFICIAL = {
@@ -61,6 +61,8 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
         return path
     known = f"{name}-{split}" if name in SETS else name
     if known in SHIPPED:
+        if not SHIPPED[known].exists():
+            raise not_installed(name)
         return SHIPPED[known]
     if known in OFFICIAL:
         remote, target = OFFICIAL[known], (cache or default_cache()) / OFFICIAL[known].url.rsplit("/", 1)[1]
