@@ -58,7 +58,7 @@ def test_hostile_texts_are_shown_and_not_run(seen):
     assert seen.title() == f"Title {HOSTILE}"
     assert seen.locator("#list img, #list script").count() == 0
     assert seen.locator("#list li").nth(1).locator("dd.answer").first.inner_text() == HOSTILE
-    assert seen.locator("#list li").nth(2).locator("dd.answer").first.inner_text() == "(nothing)"
+    assert seen.locator("#list li").nth(2).locator("dd.answer").first.inner_text() == "(empty)"
     assert seen.locator("#list li").nth(3).locator("dd.answer").first.inner_text() == "(no prediction)"
 
 

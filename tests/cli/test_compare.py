@@ -111,7 +111,7 @@ def test_texts_with_references_have_their_scores(tmp_path):
     scores = json.loads((tmp_path / "out" / "comparison.json").read_text())["text_scores"]["one"]
     assert scores["ROUGE-L (E2E)"]["value"] == 100 and "CIDEr" in scores
     assert scores["ROUGE-L (E2E)"]["interval"] is None  # of two prompts
-    assert "Scores of texts" in (tmp_path / "out" / "report.html").read_text()
+    assert "Text scores" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("arguments, message", [

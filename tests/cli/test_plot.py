@@ -108,7 +108,7 @@ def test_chinese_without_a_font_says_what_to_install(run_folder, monkeypatch, ca
     (["RUN", "--smoothing", "0"], "expected a whole number from 1"),
     (["RUN", "--smoothing", "many"], "expected a whole number from 1"),
     (["RUN", "--language", "fr"], "invalid choice: 'fr'"),
-    (["RUN", "--font", "RUN/none.ttf"], "expected a font file"),
+    (["RUN", "--font", "RUN/none.ttf"], "no such font file"),
     (["RUN", "--metrics", "RUN/none", "RUN/train_loss.txt"], "none: cannot be read.*\n.*train_loss.txt"),
     (["--metrics", "BASE", "BASE", "--output", "RUN"], "several evaluations are named base"),
     (["RUN", "--output", "RUN/train_loss.txt/"], "cannot be written"),

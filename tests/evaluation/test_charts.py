@@ -95,7 +95,7 @@ def test_improvement_chart_has_bars_on_both_sides_of_zero(tmp_path):
     more, less = Difference(20.0, 15.0, 25.0, 0.01), Difference(-5.0, -8.0, -2.0, 0.2)
     figure = improvement_chart("base", [("adapter", more, less), ("other", less, more)], BASE)
     svg = save_chart(figure, tmp_path / "improvement", ["svg"])[0]
-    assert {"What is gained over base model", "+20.0", "-5.0", "with adapter", "other", "Difference (points)",
+    assert {"Gain over base model", "+20.0", "-5.0", "with adapter", "other", "Difference (points)",
             "400 questions of 16 articles; whiskers: 95 % intervals"} <= set(texts_of_svg(svg))
     assert [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers[::2]] == [[20, -5], [-5, 20]]
     low, high = figure.axes[0].get_ylim()
@@ -160,8 +160,8 @@ def test_any_name_is_in_the_legend_verbatim(name, tmp_path):
 @pytest.mark.parametrize("unit, axis, place", [
     ("step", "Step", "lowest: 1.5 at step 2"), ("iteration", "Iteration", "lowest: 1.5 at iteration 2"),
     ("epoch", "Epoch", "lowest: 1.5 at epoch 2"), ("batch", "Batch", "lowest: 1.5 at batch 2"),
-    ("order", "Losses in the order of the log", "lowest: 1.5 at number 2"),
-    ("count", "Count of the progress bar", "lowest: 1.5 at 2")])
+    ("order", "Losses in log order", "lowest: 1.5 at loss 2"),
+    ("count", "Progress bar count", "lowest: 1.5 at 2")])
 def test_the_axis_label_names_its_unit(unit, axis, place, tmp_path):
     series = LossSeries(np.array([1.0, 2.0]), np.array([2.0, 1.5]))
     for language in ("en", "zh"):

@@ -65,7 +65,7 @@ def test_given_font_is_used_and_checked(system_fonts, make_font, tmp_path):
     assert find_font([CHINESE], "zh", mine).get_file() == str(mine)
     with pytest.raises(UserError, match="lacks 2 characters of the labels \\(\u5931 \u635f\\)"):
         find_font([CHINESE], "zh", make_font(CHINESE[:2]))
-    with pytest.raises(UserError, match="expected a font file"):
+    with pytest.raises(UserError, match="no such font file"):
         find_font([CHINESE], "zh", tmp_path / "none.ttf")
     (tmp_path / "text.ttf").write_text("no font")
     with pytest.raises(UserError, match="cannot be read as a font"):

@@ -63,13 +63,13 @@ def test_forms_of_a_line(tmp_path, line, unit, at, loss):
 def test_a_line_without_a_loss_is_skipped_and_counted(tmp_path, line):
     curves = read(tmp_path, f"# a comment\n1.5\n\n{line}\n1.4\n")
     assert curves.train.losses.tolist() == [1.5, 1.4]
-    assert any("1 of 3 lines hold no loss and were passed over" in note for note in curves.notes)
+    assert any("1 of 3 lines have no loss and were skipped" in note for note in curves.notes)
 
 
 def test_a_file_without_losses_is_refused_with_what_was_seen(tmp_path):
     with pytest.raises(UserError) as caught:
         read(tmp_path, "# a comment\nhello\n\naccuracy 0.5\n")
-    assert "none of its 2 lines holds a loss" in str(caught.value)
+    assert "no loss recognised in any of its 2 lines" in str(caught.value)
     assert "line 2: 'hello'" in str(caught.value) and "line 4: 'accuracy 0.5'" in str(caught.value)
     assert str(tmp_path / "loss.txt") in str(caught.value)
 
@@ -261,7 +261,8 @@ def test_omitted_losses_are_named_and_counted(tmp_path):
 
 
 def test_losses_without_an_obvious_choice_are_refused(tmp_path):
-    with pytest.raises(UserError, match="stands out, found 2 of `d loss`, 2 of `g loss`. Keep the lines of one"):
+    with pytest.raises(UserError, match="expected one main training loss, found 2 of `d loss`, 2 of `g loss`. "
+                                        "Keep the lines of only one"):
         read(tmp_path, "[Batch 0/9] [D loss: 0.69] [G loss: 0.70]\n[Batch 1/9] [D loss: 0.68] [G loss: 0.71]\n")
     both = "step 1 loss 3.2\neval_a_loss: 1\neval_b_loss: 2\n"
     assert read(tmp_path, both).validation is None  # neither is the validation loss
@@ -275,13 +276,13 @@ def test_of_equally_frequent_losses_those_marked_as_training_are_drawn(tmp_path)
 
 def test_of_two_losses_in_a_line_the_later_one_is_drawn(tmp_path):
     curves = read(tmp_path, "step 1, loss: 3.2, loss: 2.9\n")
-    assert points(curves.train) == [(1, 2.9)] and "the same place has a later one" in " ".join(curves.notes)
+    assert points(curves.train) == [(1, 2.9)] and "replaced by a later loss at the same place" in " ".join(curves.notes)
 
 
 def test_validation_is_never_drawn_as_training(tmp_path):
-    with pytest.raises(UserError, match="expected losses of training, found 2 of `val loss`.*--val-loss"):
+    with pytest.raises(UserError, match="expected training losses, found 2 of `val loss`.*--val-loss"):
         read(tmp_path, "step 1 val loss 3.2\nstep 2 val loss 3.1\n")
-    with pytest.raises(UserError, match="expected losses of validation, found 1 of `train_loss`"):
+    with pytest.raises(UserError, match="expected validation losses, found 1 of `train_loss`"):
         read(tmp_path, "1\n", "step 1 train_loss 3.2\n")
 
 
@@ -327,7 +328,7 @@ def test_steps_that_restart_each_epoch_are_continued(tmp_path):
     curves = read(tmp_path, text.format(*[3] * 4) + "val loss: 9.9\n")
     assert curves.train.steps.tolist() == [1, 2, 4, 5]  # the log says that an epoch has 3
     assert points(curves.validation) == [(5, 9.9)]
-    assert any("steps start anew once" in note for note in curves.notes)
+    assert any("steps restart once" in note for note in curves.notes)
     assert read(tmp_path, text.replace("/{}", "")).train.steps.tolist() == [1, 2, 3, 4]
 
 
@@ -344,7 +345,7 @@ def test_a_run_that_returned_to_a_checkpoint_is_drawn_once(tmp_path):
 def test_a_loss_without_a_step_among_others_with_one_is_left_out(tmp_path):
     curves = read(tmp_path, "step 1 loss 3.2\nstep 2 loss 3.1\nloss 9\n")
     assert points(curves.train) == [(1, 3.2), (2, 3.1)]
-    assert any("1 loss is left out, with no step given" in note for note in curves.notes)
+    assert any("1 loss is left out: no step given" in note for note in curves.notes)
 
 
 def test_rounded_epochs_are_spread(tmp_path):
@@ -410,7 +411,7 @@ def test_validation_of_another_file_without_steps_is_spread_over_the_training(tm
                   "epoch 1: val_loss 3\nepoch 2: val_loss 2\n")
     assert points(curves.validation) == [(10, 3), (20, 2)]
     assert any("names the epoch of each loss, not its step" in note for note in curves.notes)
-    assert any("its own 1 validation losses are left out" in note for note in curves.notes)
+    assert any("its own validation loss is left out" in note for note in curves.notes)
     curves = read(tmp_path, NANO_GPT, NANO_GPT)
     assert points(curves.validation) == [(20, 9.9)]
 
@@ -436,7 +437,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected a run folder"):
         read_run_losses(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 3}\n{"train_loss": 2}\n[]\nx\n')
-    with pytest.raises(UserError, match="3 lines are not") as caught:
+    with pytest.raises(UserError, match="found 3 other lines") as caught:
         read_run_losses(tmp_path)
     assert all(f"line {number}" in str(caught.value) for number in (2, 3, 4))
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "val_loss": 3}\n')

@@ -29,7 +29,7 @@ def test_all_offenders_are_named_at_once(tmp_path):
     assert f"{path}: 7 of 9 predictions cannot be used" in message
     for line in ("'a': occurs more than once", "'b': expected a text, found a number",
                  "'c': expected a text, found null", "'d': expected a text, found an array",
-                 "'e': holds half a UTF-16 surrogate pair", "'f': expected a text, found an object",
+                 "'e': contains half a UTF-16 surrogate pair", "'f': expected a text, found an object",
                  "'g': expected a text, found a number"):
         assert line in message
     assert "'good'" not in message

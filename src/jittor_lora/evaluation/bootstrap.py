@@ -1,6 +1,6 @@
-"""How sure a mean over questions is: bootstrap intervals, and a test between two systems, of whole units.
+"""Bootstrap intervals of means over questions, and a paired test of two systems, both resampling whole units.
 
-Questions about one paragraph are answered alike, and so are those about one article: see `units.py`.
+Scores of questions about the same paragraph or article are correlated: see `units.py`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from jittor_lora.evaluation.units import Units
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-FEWEST_UNITS = 5  # of fewer, resampled, the extremes lie closer to each other than an interval's ends
+FEWEST_UNITS = 5  # with fewer, even the extremes of the resampled means lie within the true interval
 METHOD = "bootstrap of whole units, expanded percentiles"
-_CHUNK_ELEMENTS = 1_000_000  # drawn at a time: 8 MB of float64
+_CHUNK_ELEMENTS = 1_000_000  # drawn at once: 8 MB of float64
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and the ends of its interval."""
+    """A mean and its confidence interval."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of second − first, the ends of its interval, and the two-sided p-value of there being none."""
+    """The mean of second − first, its confidence interval, and the two-sided p-value of no difference."""
 
     mean: float
     low: float
@@ -43,16 +43,15 @@ class Difference:
 
 def mean_interval(values: Sequence[float], units: Units | None = None, *, scale: tuple[float, float] = (0.0, 1.0),
                   resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Estimate:
-    """Bootstrap interval of the mean of `values` (n,), units drawn with replacement and each taken whole.
+    """Bootstrap interval of the mean of `values` (n,), drawing whole units with replacement.
 
-    The mean is a ratio, of the units' sums over their numbers of questions, and both are drawn anew (Davison and
-    Hinkley 1997, "Bootstrap Methods and their Application", section 3.8). The percentiles are expanded for the number
-    of units, see `percentiles`. The interval of equal values is that value alone.
+    The mean is a ratio, the units' sums over their question counts, and both are resampled (Davison and Hinkley 1997,
+    "Bootstrap Methods and their Application", section 3.8). The percentiles are expanded for the number of units, see
+    `percentiles`. If all values are equal, the interval is that value.
 
     Args:
-        units: of the questions; by default each question is one.
-        scale: the least and the greatest possible value, which are the interval's ends where there are fewer than
-            `FEWEST_UNITS`.
+        units: the unit of each question; by default each question is its own.
+        scale: the smallest and largest possible value; with fewer than `FEWEST_UNITS` units, they are the interval.
 
     Raises:
         UserError: `values` is empty.
@@ -68,10 +67,10 @@ def mean_interval(values: Sequence[float], units: Units | None = None, *, scale:
 
 
 def resampled_sums(statistics: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """Sums (resamples, k) of the rows of `statistics` (n, k), n of them drawn with replacement each time.
+    """Sums (resamples, k) of n rows of `statistics` (n, k), drawn with replacement for each resample.
 
-    Also for scores of a whole corpus that are functions of sums over its texts. With one seed, the same rows are drawn
-    for every score.
+    Also serves corpus-level scores that are functions of sums over the texts. The same seed draws the same rows for
+    every score.
     """
     generator, count = np.random.default_rng(seed), len(statistics)
     sums = [np.empty((0, statistics.shape[1]))]
@@ -83,11 +82,11 @@ def resampled_sums(statistics: np.ndarray, resamples: int, seed: int = 0) -> np.
 
 
 def percentiles(values: np.ndarray, units: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The ends of the expanded percentile interval of means resampled from `units` units; `values` is (resamples,).
+    """The expanded percentile interval of means `values` (resamples,) resampled from `units` units.
 
-    Plain percentiles are too narrow for few units, as a normal interval without Student's t and without the factor
-    n / (n − 1) of the variance would be. Both are made up for by going further into the tails (Hesterberg 2015, "What
-    Teachers Should Know About the Bootstrap", section 5.3).
+    With few units, plain percentiles are too narrow, like a normal interval without Student's t and without the factor
+    n / (n − 1) of the variance. Going further into the tails makes up for both (Hesterberg 2015, "What Teachers Should
+    Know About the Bootstrap", section 5.3).
     """
     tail = _expanded_tail(units, confidence)
     low, high = np.quantile(values, (tail, 1 - tail))
@@ -99,16 +98,16 @@ def paired_difference(first: Sequence[float], second: Sequence[float], units: Un
                       seed: int = 0) -> Difference:
     """Compare two systems' values (n,) on the same questions, in the same order.
 
-    The interval is the bootstrap's of the mean of second − first. The p-value is that of the paired randomisation test
-    (Noreen 1989, "Computer-Intensive Methods for Testing Hypotheses"), which exchanges the systems' answers to whole
-    units: unlike a bootstrap p-value it stays honest for few units, and never falls below 1 / (resamples + 1).
+    The interval is the bootstrap interval of the mean of second − first. The p-value is from the paired randomisation
+    test (Noreen 1989, "Computer-Intensive Methods for Testing Hypotheses"), which swaps the systems' answers to whole
+    units: unlike a bootstrap p-value, it stays valid for few units, and never falls below 1 / (resamples + 1).
 
     Args:
-        units: of the questions; by default each question is one.
-        largest: the greatest possible difference.
+        units: the unit of each question; by default each question is its own.
+        largest: the largest possible difference.
 
     Raises:
-        UserError: there are no values, or not as many in both.
+        UserError: there are no values, or the numbers of values differ.
     """
     first, second = _checked(first), _checked(second)
     if len(first) != len(second):
@@ -118,26 +117,26 @@ def paired_difference(first: Sequence[float], second: Sequence[float], units: Un
     interval = mean_interval(differences, units, scale=(-largest, largest), resamples=resamples,
                              confidence=confidence, seed=seed)
     sums = _by_unit(differences, units)[:, 0]
-    tolerance = 1e-12 * np.abs(differences).sum()  # the same sum in another order
+    tolerance = 1e-12 * np.abs(differences).sum()  # equal sums added in another order
     as_extreme = sum(int((np.abs(flipped) >= abs(sums.sum()) - tolerance).sum())
                      for flipped in _sign_flipped_sums(sums, resamples, seed))
     return Difference(interval.mean, interval.low, interval.high, (as_extreme + 1) / (resamples + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, adjusted so that the chance of one false alarm among all stays what it says.
+    """p-values of several tests, adjusted to bound the chance of any false alarm among them.
 
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
-        adjusted[at] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t. With t = √freedom · tan θ, θ's density is proportional to (cos θ)^(freedom − 1)."""
+    """Quantile of Student's t. With t = √freedom · tan θ, the density of θ is proportional to (cos θ)^(freedom − 1)."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
     density = np.cos(angles).clip(0) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
@@ -148,8 +147,8 @@ def student_quantile(probability: float, freedom: int) -> float:
 def _expanded_tail(units: int, confidence: float) -> float:
     if units == 1:
         return 0.0
-    wanted = (1 - confidence) / 2
-    return NormalDist().cdf(student_quantile(wanted, units - 1) * np.sqrt(units / (units - 1)))
+    tail = (1 - confidence) / 2
+    return NormalDist().cdf(student_quantile(tail, units - 1) * np.sqrt(units / (units - 1)))
 
 
 def _checked(values: Sequence[float]) -> np.ndarray:
@@ -160,16 +159,16 @@ def _checked(values: Sequence[float]) -> np.ndarray:
 
 
 def _by_unit(values: np.ndarray, units: Units | None) -> np.ndarray:
-    """(units, 2): the sum of each unit's values, and how many there are."""
+    """(units, 2): the sum and the number of each unit's values."""
     if units is None:
         return np.column_stack([values, np.ones_like(values)])
-    numbers: dict = {}
-    at = [numbers.setdefault(unit, len(numbers)) for unit in units.of]
-    return np.column_stack([np.bincount(at, values), np.bincount(at)])
+    index_of: dict = {}
+    indices = [index_of.setdefault(unit, len(index_of)) for unit in units.of]
+    return np.column_stack([np.bincount(indices, values), np.bincount(indices)])
 
 
 def _chunks(resamples: int, count: int) -> Iterator[int]:
-    """Numbers of resamples that add up to `resamples`, each small enough for memory."""
+    """Sizes of chunks that make up `resamples`, each small enough for memory."""
     chunk = max(1, _CHUNK_ELEMENTS // count)
     for start in range(0, resamples, chunk):
         yield min(chunk, resamples - start)

@@ -1,4 +1,4 @@
-"""Scores by kind of question, and the questions answered worst and best."""
+"""Scores by kind of question, and the questions with the worst and best answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.items import OTHER, QUESTION_WORDS, Item
 from jittor_lora.evaluation.squad import QuestionScore, SquadScore
 
-_ANSWER_WORDS = (1, 2, 3, 5, 10)  # upper ends, with these
+_ANSWER_WORDS = (1, 2, 3, 5, 10)  # inclusive upper bounds of the bins
 _CONTEXT_WORDS = (80, 120, 160, 240)
 _FIFTHS = ("first fifth", "second fifth", "third fifth", "fourth fifth", "last fifth")
 _WORD_ORDER = (*QUESTION_WORDS[:-1], "how many", "how much", "how", OTHER)
@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Group:
-    """The questions of one kind: how many, and their scores in percent with 95 % intervals."""
+    """Questions of one kind: their number, and their scores in percent with 95 % intervals."""
 
     name: str
     count: int
@@ -30,13 +30,13 @@ class Group:
 
 
 def breakdowns(items: Sequence[Item], score: SquadScore, seed: int = 0) -> dict[str, list[Group]]:
-    """The scores by question word, by length of answer and context in words, and by place of the answer.
+    """Scores by question word, by length of answer and context in words, and by place of the answer.
 
-    Length and place are those of the answer that is trained on. What the data do not have (contexts, where they are
-    prompts) is left out.
+    Length and place are those of the training answer. Kinds that the data do not have (prompts come without contexts)
+    are left out.
 
     Args:
-        items: the questions, in the order in which `score` has them.
+        items: the questions, in the same order as in `score`.
     """
     kinds: dict[str, tuple[Callable[[Item], str], Sequence[str]]] = {
         "question word": (lambda item: item.question_word, _WORD_ORDER),
@@ -50,25 +50,25 @@ def breakdowns(items: Sequence[Item], score: SquadScore, seed: int = 0) -> dict[
 
 
 def breakdown_table(groups: dict[str, list[Group]]) -> str:
-    """For the terminal."""
+    """The groups as a table for the terminal."""
     rows = [("", "questions", "EM", "95 %", "F1", "95 %")]
     for kind, members in groups.items():
         rows.append((kind, "", "", "", "", ""))
-        rows += [(f"  {group.name}", f"{group.count:,}", *_shown(group.exact_match), *_shown(group.f1))
+        rows += [(f"  {group.name}", f"{group.count:,}", *_cells(group.exact_match), *_cells(group.f1))
                  for group in members]
     return table(rows)
 
 
 def breakdown_json(groups: dict[str, list[Group]]) -> dict[str, Any]:
-    """The same as plain values."""
+    """The groups as plain values."""
     return {kind: [asdict(group) for group in members] for kind, members in groups.items()}
 
 
 def extremes(score: SquadScore, count: int) -> tuple[list[QuestionScore], list[QuestionScore]]:
-    """The `count` questions answered worst and best: by F1, then by exact match, then in the order of the data."""
-    ranked = sorted(score.per_question, key=lambda question: (question.f1, question.em))
+    """The `count` worst and best answered questions: by F1, then exact match, then in the order of the data."""
+    worst = sorted(score.per_question, key=lambda question: (question.f1, question.em))
     best = sorted(score.per_question, key=lambda question: (-question.f1, -question.em))
-    return ranked[:count], best[:count]
+    return worst[:count], best[:count]
 
 
 def _groups(items: Sequence[Item], score: SquadScore, kind_of: Callable[[Item], str], order: Sequence[str],
@@ -98,5 +98,5 @@ def _place(item: Item) -> str:
     return UNKNOWN if item.start < 0 else _FIFTHS[5 * item.start // len(item.context)]
 
 
-def _shown(estimate: Estimate) -> tuple[str, str]:
+def _cells(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.mean:.2f}", f"[{estimate.low:.2f}, {estimate.high:.2f}]"

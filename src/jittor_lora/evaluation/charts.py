@@ -1,8 +1,8 @@
-"""Pictures of a run: loss curves, and EM/F1 of several systems as bars.
+"""Charts of a run: loss curves, and EM/F1 of several systems as bars.
 
-Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart. Only Matplotlib's objects are used,
-never pyplot: nothing here touches a display or another figure. Labels are drawn as outlines, so that an SVG needs no
-font where it is shown.
+The colours are Okabe and Ito's palette, which is safe for colour-blind readers. Only Matplotlib's objects are used,
+never pyplot: nothing here touches a display or another figure. Text is drawn as outlines, so that an SVG needs no font
+where it is viewed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _LABELS = {
         "step": "Step",
         "iteration": "Iteration",
         "batch": "Batch",
-        "count": "Count of the progress bar",
+        "count": "Progress bar count",
         "epoch": "Epoch",
-        "order": "Losses in the order of the log",
+        "order": "Losses in log order",
         "at optimizer step": "at step {at}",
         "at step": "at step {at}",
         "at iteration": "at iteration {at}",
         "at batch": "at batch {at}",
         "at count": "at {at}",
         "at epoch": "at epoch {at}",
-        "at order": "at number {at}",
+        "at order": "at loss {at}",
         "loss": "Loss (nats per token)",
         "raw": "training",
         "smoothed": "training, mean of {count}",
@@ -64,7 +64,7 @@ _LABELS = {
         "paragraph": "{count} questions of {units} paragraphs",
         "question": "{count} questions",
         "prompt": "{count} prompts",
-        "improvement title": "What is gained over {name}",
+        "improvement title": "Gain over {name}",
         "improvement": "Difference (points)",
     },
     "zh": {
@@ -103,49 +103,48 @@ _LABELS = {
         "improvement": "差值（百分点）",
     },
 }
-LANGUAGES = tuple(_LABELS)
 
 INK, _FAINT = "#222222", "#777777"
 _BLUE, _PALE_BLUE, _VERMILION, _GREY = "#0072B2", "#9CC9E3", "#D55E00", "#A6A6A6"
 _SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
-TITLE, TEXT, SMALL = 14, 12, 10.5  # points; 22 pixels and more at 1200
+TITLE, TEXT, SMALL = 14, 12, 10.5  # points; at least 22 pixels of the 1200
 _LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
 _LISTED = "legend: "
-LARGEST_LOSS = 1e300  # near the largest float the places of the axis' ticks overflow
-_SHOWN_POINTS = 4000  # more than the picture has columns
+LARGEST_LOSS = 1e300  # near the largest float, tick positions overflow
+_SHOWN_POINTS = 4000  # more than the image has pixel columns
 
 
 @contextlib.contextmanager
 def matplotlib_defaults() -> Iterator[None]:
-    """Matplotlib's own settings whatever the user's matplotlibrc says, for the block or function only."""
+    """Matplotlib's default settings, whatever the user's matplotlibrc says, within the block or function."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "jittor-lora"
         matplotlib.rcParams["axes.unicode_minus"] = False  # WenQuanYi Zen Hei has no minus sign
-        matplotlib.rcParams["text.parse_math"] = False  # a name with $ is no formula
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is not a formula
         yield
 
 
 @matplotlib_defaults()
 def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str | None = None, language: str = "en",
                font: str | os.PathLike | None = None) -> Figure:
-    """Training loss (raw, and its moving average) and validation loss, its lowest marked, over the run.
+    """Training loss (raw, and its moving average) and validation loss with its minimum marked, over the run.
 
     Args:
-        smoothing: losses in the moving average; 1 draws none, None takes a tenth of them, at most 50.
+        smoothing: window of the moving average; 1 draws none, None means a tenth of the losses, at most 50.
         language: "en" or "zh".
         font: font file for the labels; None looks for one.
 
     Raises:
-        UserError: no font has the characters, or losses are too large to be drawn.
+        UserError: no font has the characters, or the losses are too large to draw.
     """
     labels = _LABELS[language]
     train, validation = curves.train, curves.validation
     largest = max(np.abs(series.losses).max() for series in (train, validation or train))
     if largest > LARGEST_LOSS:
-        raise UserError(f"the losses reach {largest:.1e}, and beyond {LARGEST_LOSS:.0e} none can be drawn. Leave those "
-                        "lines out of the log.")
+        raise UserError(f"the losses reach {largest:.1e}; none beyond {LARGEST_LOSS:.0e} can be drawn. Remove those "
+                        "lines from the log.")
     title = labels["loss title"] if title is None else title
     smoothing = min(max(1, len(train.losses) // 10), 50) if smoothing is None else min(smoothing, len(train.losses))
     figure, axes, face = _canvas(language, font, title)
@@ -176,9 +175,9 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
 @matplotlib_defaults()
 def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = None, language: str = "en",
                 font: str | os.PathLike | None = None) -> Figure:
-    """EM and F1 of each of `systems` (name, metrics) as bars with their values and 95 % intervals.
+    """EM and F1 of each of `systems` (name, metrics) as bars with values and 95 % intervals.
 
-    The names "base" and "adapter" are written out in `language`. Other arguments as in `loss_chart`.
+    The names "base" and "adapter" are spelt out in `language`. Other arguments as in `loss_chart`.
 
     Raises:
         UserError: no font has the characters.
@@ -200,7 +199,7 @@ def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = N
 @matplotlib_defaults()
 def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], sample: Metrics, *,
                       language: str = "en", font: str | os.PathLike | None = None) -> Figure:
-    """What each of `systems` (name, difference in EM, difference in F1, in points) gains over `first`, as bars.
+    """The gain over `first` of each of `systems` (name, difference in EM, difference in F1, in points) as bars.
 
     Other arguments as in `loss_chart`.
 
@@ -262,20 +261,20 @@ def label_font(language: str, font: str | os.PathLike | None, *texts: str) -> Fo
 
 
 def interval_label(language: str, scores: Sequence[Metrics]) -> str:
-    """What was scored, and what the whiskers are."""
+    """What was scored, and what the whiskers show."""
     labels = _LABELS[language]
-    samples = sorted({(one.count, one.unit, one.units) for one in scores})
+    samples = sorted({(metrics.count, metrics.unit, metrics.units) for metrics in scores})
     shown = " / ".join(labels[unit].format(count=f"{count:,}", units=f"{units:,}") for count, unit, units in samples)
     return labels["interval"].format(samples=shown)
 
 
 def listed(label: str) -> str:
-    """The label of something that `add_legend` shows; Matplotlib leaves out those that begin with an underscore."""
+    """A label for `add_legend`, marked so that Matplotlib lists it even if it starts with an underscore."""
     return _LISTED + label
 
 
 def add_legend(axes: Axes, columns: int, **look: Any) -> Legend:
-    """A legend above the axes, where it hides no data, of all that has a label, whatever that begins with."""
+    """A legend above the axes, where it hides no data; labels from `listed` may start with any character."""
     legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.3,
                          **look)
     for text in legend.get_texts():
@@ -293,7 +292,7 @@ def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple
 
 
 def _shown_name(labels: dict[str, str], name: str) -> str:
-    """The name of a system as a legend has room for it; "base" and "adapter" are written out."""
+    """The name of a system, cut to fit the legend; "base" and "adapter" are spelt out."""
     name = labels[name] if name in ("base", "adapter") else name
     return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME - 1] + "…"
 
@@ -350,7 +349,7 @@ def _line(axes: Axes, series: LossSeries, **style: object) -> None:
 
 
 def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `_SHOWN_POINTS` points: of each stretch its lowest and its highest, which keeps the curve's outline."""
+    """At most `_SHOWN_POINTS` points: the lowest and highest of each stretch, which keep the curve's outline."""
     if len(steps) <= _SHOWN_POINTS:
         return steps, losses
     kept = {0, len(steps) - 1}
@@ -372,7 +371,7 @@ def _finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
     axes.set_title(title, loc="left", size=TITLE, pad=12 + 20 * rows)
     _set_fonts(axes, face, box)
     axes.figure.draw_without_rendering()
-    _set_fonts(axes, face, box)  # of the tick labels that the layout added
+    _set_fonts(axes, face, box)  # for tick labels added by the layout
 
 
 def _set_fonts(axes: Axes, face: FontProperties, legend: Legend) -> None:

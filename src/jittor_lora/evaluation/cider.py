@@ -1,4 +1,4 @@
-"""CIDEr, as the evaluation of COCO captions computes it and that of the E2E NLG challenge uses it."""
+"""CIDEr, as computed by the COCO caption evaluation and used by the E2E NLG challenge."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from jittor_lora.evaluation.ngrams import counts
 
 LONGEST = 4
-_LENGTH_DEVIATION = 6.0  # sigma of the penalty for another length
+_LENGTH_DEVIATION = 6.0  # sigma of the length penalty
 
 
 def cider(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
-    """The score of each text, from 0 to 10; the corpus's is their mean.
+    """The score of each text, from 0 to 10; the score of the corpus is their mean.
 
-    Ten times the cosine of the TF-IDF vectors of a text and a reference, over its references and n = 1 to 4, where the
-    document frequency of an n-gram is the number of texts in whose references it occurs (Vedantam et al. 2015, "CIDEr:
-    Consensus-based Image Description Evaluation", equations 1 to 3). The released program, and so this, also has two
-    parts of the paper's CIDEr-D: counts are clipped to those of the reference, and another length is penalised by a
-    Gaussian; it counts bigrams for the length.
+    Ten times the cosine of the TF-IDF vectors of a text and a reference, averaged over its references and n = 1 to 4;
+    the document frequency of an n-gram is the number of texts whose references contain it (Vedantam et al. 2015,
+    "CIDEr: Consensus-based Image Description Evaluation", equations 1 to 3). Like the released program, this includes
+    two parts of the paper's CIDEr-D: counts are clipped to the reference's, and a Gaussian penalises a difference in
+    length, measured in bigrams.
 
     Args:
         hypotheses: the words of each text.
-        references: of each text, the words of its references.
+        references: the words of each reference, per text.
     """
     documents: Counter[tuple[str, ...]] = Counter()
     for texts in references:
@@ -38,7 +38,7 @@ def cider(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Seq
 
 
 class _Vector:
-    """The TF-IDF weights of a text's n-grams, with their norm for each n."""
+    """The TF-IDF weights of a text's n-grams, with their norm per n."""
 
     def __init__(self, words: Sequence[str], documents: Counter[tuple[str, ...]], rarest: float):
         self.weights = {ngram: count * (rarest - math.log(max(1, documents[ngram])))

@@ -13,7 +13,7 @@ from jittor_lora.evaluation.squad import SquadScore
 
 def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, str] = ("base", "adapter"),
                      seed: int = 0) -> str:
-    """EM and F1 of both in percent with 95 % intervals, their difference with its interval, and its p-value.
+    """EM and F1 of both in percent with 95 % intervals, and their difference with its interval and p-value.
 
     Raises:
         UserError: the two were not scored on the same questions in the same order.
@@ -37,7 +37,7 @@ def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, st
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """`rows` in columns, the first aligned left and the others right, by width on a terminal."""
+    """`rows` in columns, the first aligned left and the others right, by their width on a terminal."""
     widths = [max(map(display_width, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
@@ -47,7 +47,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns that `text` takes on a terminal: 2 for East Asian wide characters, 0 for combining marks."""
+    """Terminal columns that `text` takes: 2 for wide East Asian characters, 0 for combining marks."""
     return sum(0 if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn", "Me")
                else 2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 

@@ -1,4 +1,4 @@
-"""A picture of a curve: EM and F1 over the number of training examples, or over the rank."""
+"""Chart of EM and F1 against the number of training examples, or against the rank."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LABELS = {
 
 
 def label_font(language: str, font: str | os.PathLike | None) -> FontProperties:
-    """The font for the picture's labels and numbers.
+    """The font for the chart's labels and numbers.
 
     Raises:
         UserError: no font has the characters.
@@ -41,10 +41,10 @@ def label_font(language: str, font: str | os.PathLike | None) -> FontProperties:
 @matplotlib_defaults()
 def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics | None = None, *,
                 language: str = "en", font: str | os.PathLike | None = None) -> Figure:
-    """EM and F1 of each point with their 95 % intervals, on an axis of ratios; the base's as dashed lines.
+    """EM and F1 of each point with 95 % intervals, on a logarithmic axis; the base's scores are dashed lines.
 
     Args:
-        over: "examples" or "rank", which the points' numbers are.
+        over: "examples" or "rank": what the points' numbers count.
         language: "en" or "zh".
         font: font file for the labels; None looks for one.
 
@@ -80,12 +80,12 @@ def curve_chart(over: str, points: Sequence[tuple[int, Metrics]], base: Metrics 
     title = axes.set_title(labels[f"{over} title"], loc="left", pad=32)
     _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})
     figure.draw_without_rendering()
-    _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})  # of the tick labels that the layout added
+    _set_fonts(axes, face, {title: TITLE, axes.yaxis.label: TEXT})  # for tick labels added by the layout
     return figure
 
 
 def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) -> None:
-    """Sets the font of every text; those without a size of their own are small."""
+    """Set the font of every text; texts not in `sizes` are small."""
     for text in axes.findobj(Text):
         text.set_fontproperties(face)
         text.set(size=sizes.get(text, SMALL), color=INK)

@@ -1,4 +1,4 @@
-"""Questions of one data set that are in another too."""
+"""Questions that two data sets share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from jittor_lora.evaluation.items import Item
 
-_NO_WORD = re.compile(r"[^\w]+")
+_NOT_WORD = re.compile(r"[^\w]+")
 
 
 @dataclass(frozen=True)
 class Duplicates:
     """Attributes:
-        questions: (id in the first, id in the second) of questions that are equal with their contexts.
-        contexts: ids of questions of the second whose context is in the first, whatever is asked about it.
+        questions: (id in the first, id in the second) of equal questions with equal contexts.
+        contexts: ids of questions in the second whose context is in the first, whatever the question.
     """
 
     questions: list[tuple[str, str]]
@@ -24,27 +24,26 @@ class Duplicates:
 
 
 def duplicates(first: Sequence[Item], second: Sequence[Item]) -> Duplicates:
-    """What `second` (questions to be scored) shares with `first` (questions to be trained on).
+    """What `second` (questions to score) shares with `first` (questions to train on).
 
-    Texts are equal if their words are: upper and lower case, punctuation, spaces and the ways to encode a character
-    do not count.
+    Texts are equal if their words are: case, punctuation, spaces and Unicode forms do not matter.
     """
     known, contexts = {}, set()
     for item in first:
         context = normalized(item.context)
         known.setdefault((context, normalized(item.question)), item.id)
         contexts.add(context)
-    shared, read = [], []
+    shared, seen = [], []
     for item in second:
         context = normalized(item.context)
         twin = known.get((context, normalized(item.question)))
         if twin is not None:
             shared.append((twin, item.id))
         if context and context in contexts:
-            read.append(item.id)
-    return Duplicates(shared, read)
+            seen.append(item.id)
+    return Duplicates(shared, seen)
 
 
 def normalized(text: str) -> str:
-    """The words of `text` in lower case, with a space between."""
-    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """The words of `text` in lower case, separated by one space."""
+    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -1,4 +1,4 @@
-"""Finds a font that has every character of a picture's labels, so that none shows as an empty box."""
+"""Finds a font with every character of a chart's labels, so that none shows as an empty box."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.ft2font import FT2Font
 
 from jittor_lora.errors import UserError
 
-# Sans-serif families with simplified Chinese forms, the better looking first. "CJK JP" is what Matplotlib before 3.11,
-# which knows only the first face of a collection, sees of Noto Sans CJK.
+# Sans-serif families with simplified Chinese glyphs, best looking first. "CJK JP" is all that Matplotlib before 3.11,
+# which reads only the first face of a collection, sees of Noto Sans CJK.
 _CHINESE_FAMILIES = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC", "Microsoft YaHei",
     "Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Heiti SC", "STHeiti", "SimHei", "Sarasa Gothic SC",
@@ -27,18 +27,18 @@ def find_font(texts: Iterable[str], language: str, font: str | os.PathLike | Non
     """A font with a glyph for each character of `texts`.
 
     Args:
-        language: "zh" prefers fonts with Chinese forms, "en" the one that comes with Matplotlib.
-        font: the font file to use; no other is then looked at.
+        language: "zh" prefers fonts with Chinese glyphs, "en" the one that ships with Matplotlib.
+        font: the font file to use, and no other.
 
     Raises:
         UserError: `font` cannot be read or lacks characters, or no font on this machine has them all.
     """
     needed = {character for text in texts for character in text if not character.isspace()}
     if font is not None:
-        return _given_font(Path(font), needed, language)
+        return _font_of(Path(font), needed, language)
     if language == "en" and not _missing(FT2Font(str(_MATPLOTLIB_FONT)), needed):
         return FontProperties(fname=str(_MATPLOTLIB_FONT))
-    # Asked of the system each time: Matplotlib's own list is cached on the disk and knows no font installed since.
+    # Matplotlib's own list is cached on disk and misses fonts installed since, so the system is asked each time.
     faces = sorted(face for path in font_manager.findSystemFonts() for face in _faces(path))
     for _, path, index in faces:
         if not _missing(_open(path, index), needed):
@@ -50,9 +50,9 @@ def find_font(texts: Iterable[str], language: str, font: str | os.PathLike | Non
         "--language en.")
 
 
-def _given_font(path: Path, needed: set[str], language: str) -> FontProperties:
+def _font_of(path: Path, needed: set[str], language: str) -> FontProperties:
     if not path.is_file():
-        raise UserError(f"{path}: expected a font file (.ttf, .otf or .ttc), found none. Name one with --font FILE.")
+        raise UserError(f"{path}: no such font file (.ttf, .otf or .ttc). Name one with --font FILE.")
     faces = sorted(_faces(str(path)))
     if not faces:
         raise UserError(f"{path}: cannot be read as a font (.ttf, .otf or .ttc). Name another with --font FILE.")
@@ -67,10 +67,10 @@ def _given_font(path: Path, needed: set[str], language: str) -> FontProperties:
 
 
 def _faces(path: str) -> Iterator[tuple[tuple[int, bool, bool], str, int]]:
-    """(preference, path, index) of each usable face of a font file, the preferred ones smaller."""
+    """(preference, path, index) of each usable face of a font file; smaller is preferred."""
     try:
         first = FT2Font(path)
-    except (RuntimeError, OSError, ValueError):  # a damaged or bitmap-only font among the system's
+    except (RuntimeError, OSError, ValueError):  # a damaged or bitmap-only system font
         return
     if not first.scalable:
         return
@@ -83,7 +83,7 @@ def _faces(path: str) -> Iterator[tuple[tuple[int, bool, bool], str, int]]:
 
 
 def _knows_collections() -> bool:
-    """Whether Matplotlib (3.11 on) can use another face of a collection than the first."""
+    """Whether Matplotlib can use faces of a collection beyond the first (3.11 and later)."""
     return hasattr(font_manager, "FontPath")
 
 

@@ -1,4 +1,4 @@
-"""A picture of an adapter: one number for each adapted module, blocks from top to bottom, kinds of modules across."""
+"""Heat map of an adapter: one number per adapted module, blocks from top to bottom, module kinds across."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jittor_lora.evaluation.fonts import find_font
 _CELL = (1.5, 0.36)  # inches
 _MARGINS = (2.6, 1.7)
 _SMALLEST = (7.0, 3.2)
-_COLOURS = "cividis"  # even in brightness, also for colour-blind readers
+_COLOURS = "cividis"  # perceptually uniform, also for colour-blind readers
 
 
 @matplotlib_defaults()
 def heat_map(values: Mapping[tuple[str, str], float], *, title: str, quantity: str) -> Figure:
-    """A cell with its number for each of `values`; those that are missing stay grey.
+    """A cell with its number for each of `values`; missing cells are grey.
 
     Args:
-        values: (row, column) → number, in the order in which rows and columns are shown.
-        quantity: what the numbers are, beside the scale of colours.
+        values: (row, column) → number, in display order.
+        quantity: what the numbers are; the label of the colour bar.
 
     Raises:
         UserError: no font has the characters of the names.
@@ -50,7 +50,7 @@ def heat_map(values: Mapping[tuple[str, str], float], *, title: str, quantity: s
             dark = image.norm(value) < 0.5
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black",
                       gid="cell")
-    figure.draw_without_rendering()  # adds the labels of the scale
+    figure.draw_without_rendering()  # adds the colour bar's tick labels
     for text in figure.findobj(Text):
         text.set_fontproperties(face)
         text.set(size=SMALL)

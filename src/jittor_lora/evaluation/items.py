@@ -1,4 +1,4 @@
-"""What the questions of a data set are like, for the tables and reports that tell them apart."""
+"""Questions of a data set with the facts that tables and reports group them by."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _QUESTION_WORD = re.compile(rf"\b({'|'.join(QUESTION_WORDS)})\b")
 
 @dataclass(frozen=True)
 class Item:
-    """A question, or a prompt, with what is known about it.
+    """A question or a prompt.
 
     Attributes:
-        question: its text, or that of the prompt.
-        context: what it is asked about; empty for a prompt.
+        question: its text, or the prompt's.
+        context: the paragraph it asks about; empty for a prompt.
         references: accepted answers.
-        answer: the reference that is trained on.
-        start: where that answer begins, in characters of the context; -1 if unknown.
+        answer: the training answer, one of the references.
+        start: where that answer starts, in characters of the context; -1 if unknown.
     """
 
     id: str
@@ -35,13 +35,13 @@ class Item:
 
     @property
     def question_word(self) -> str:
-        """The first question word of the question ("how many" and "how much" are one of their own), or "other"."""
+        """The first question word ("how many" and "how much" count as words in their own right), or "other"."""
         text = self.question.lower()
         found = _QUESTION_WORD.search(text)
         if found is None:
             return OTHER
-        many = _HOW_MANY.match(text, found.start())
-        return f"how {many.group(1)}" if many else found.group(1)
+        how_many = _HOW_MANY.match(text, found.start())
+        return f"how {how_many.group(1)}" if how_many else found.group(1)
 
 
 def items_of(data: Data) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Reads the losses of a run: from a run folder of ours, strictly, or from logs of other training scripts."""
+"""Reads the losses of a run: strictly from a run folder of ours, leniently from other training scripts' logs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jittor_lora.data.report import counted
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.logs.axis import ORDER
 from jittor_lora.evaluation.logs.curves import Log, read_log
@@ -19,10 +20,10 @@ _SHOWN_OFFENDERS = 10
 
 
 def read_run_losses(folder: str | os.PathLike) -> LossCurves:
-    """Losses of a run folder: from metrics.jsonl, or from train_loss.txt and val_loss.txt where there is none.
+    """Losses of a run folder: from metrics.jsonl, or without one from train_loss.txt and val_loss.txt.
 
     Raises:
-        UserError: neither is there, or a line of metrics.jsonl cannot be understood.
+        UserError: neither exists, or a line of metrics.jsonl is malformed.
     """
     folder = Path(folder)
     if (folder / "metrics.jsonl").is_file():
@@ -35,13 +36,13 @@ def read_run_losses(folder: str | os.PathLike) -> LossCurves:
 
 
 def read_loss_files(train: str | os.PathLike, validation: str | os.PathLike | None = None) -> LossCurves:
-    """Losses of one log, with those of validation in it; or of two, one for each.
+    """Losses of one log that may include validation losses, or of two, one for each.
 
-    Validation losses of a second file that names no places, or others than the first, are spread evenly over the
+    If the validation log names no steps, or other units than the training log, its losses are spread evenly over the
     training, the last one at its end; a note says so.
 
     Raises:
-        UserError: a file cannot be read or holds no such losses; what it holds is named.
+        UserError: a file cannot be read or has no such losses; the message says what it has.
     """
     log = read_log(Path(train), TRAIN)
     if validation is None:
@@ -49,7 +50,9 @@ def read_loss_files(train: str | os.PathLike, validation: str | os.PathLike | No
     other = read_log(Path(validation), VALIDATION)
     notes = log.notes
     if log.validation is not None:
-        notes += (f"{train}: its own {len(log.validation.losses):,} validation losses are left out",)
+        count = len(log.validation.losses)
+        notes += (f"{train}: its own " + ("validation loss is left out" if count == 1
+                                          else f"{count:,} validation losses are left out"),)
     series, spread = _beside(log, other, Path(validation))
     return LossCurves(log.train, series, log.unit, notes + other.notes + spread)
 
@@ -60,10 +63,10 @@ def _beside(log: Log, other: Log, path: Path) -> tuple[LossSeries, tuple[str, ..
     if series.has_steps and log.unit in (other.unit, ORDER):
         return series, ()
     found = "names no steps" if other.unit == ORDER else f"names the {other.unit} of each loss, not its {log.unit}"
-    # The places of lines count those that were left out too.
-    at = series.steps * (log.train.steps.max() / max(series.steps.max(), 1e-300))
-    return LossSeries(at, series.losses), (f"{path}: {found}; its {len(series.losses):,} losses are spread evenly over "
-                                           "the training",)
+    # Losses that were left out still count: the steps of an unnumbered log are its line numbers.
+    steps = series.steps * (log.train.steps.max() / max(series.steps.max(), 1e-300))
+    return LossSeries(steps, series.losses), (f"{path}: {found}; its {len(series.losses):,} losses are spread evenly "
+                                              "over the training",)
 
 
 def _read_metrics_lines(path: Path) -> LossCurves:
@@ -75,25 +78,26 @@ def _read_metrics_lines(path: Path) -> LossCurves:
                  if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at position "
-                        f"{error.start}. Put the file of the run back.") from error
+                        f"{error.start}. Restore the run's original file.") from error
     for number, line in lines:
         try:
             row = load_json(line)
             step = float(row["step"])
             for key, values in rows.items():
                 if key in row:
-                    # null stands for a loss that was not finite
+                    # null is a loss that was not finite
                     values.append((step, float("nan") if row[key] is None else float(row[key])))
         except (ValueError, TypeError, KeyError):
-            if number != lines[-1][0] or content.endswith(b"\n"):  # a run that goes on may be writing its last line
+            if number != lines[-1][0] or content.endswith(b"\n"):  # a run in progress may be writing its last line
                 offenders.append(f"line {number}: {line[:80]!r}")
     if offenders:
-        raise UserError("\n  ".join([f"{path}: {len(offenders)} lines are not a JSON object with a step and a loss:",
-                                     *offenders[:_SHOWN_OFFENDERS]]) + "\nPut the file of the run back.")
+        raise UserError("\n  ".join([f"{path}: expected a JSON object with a step and a loss in each line, found "
+                                     f"{counted(len(offenders), 'other line')}:", *offenders[:_SHOWN_OFFENDERS]])
+                        + "\nRestore the run's original file.")
     notes: list[str] = []
     train, validation = (_series(path, values, notes) if values else None for values in rows.values())
     if train is None:
-        raise UserError(f"{path}: holds no train_loss. The run has not finished its first step.")
+        raise UserError(f"{path}: has no train_loss. The run has not finished its first step.")
     return LossCurves(train, validation, notes=tuple(notes))
 
 
@@ -107,6 +111,6 @@ def _series(path: Path, values: Sequence[tuple[float, float]], notes: list[str])
                      "are left out")
     has_steps = bool(np.isfinite(steps).all() and (np.diff(steps) > 0).all())
     if not has_steps:
-        notes.append(f"{path}: its steps do not increase from line to line; lines are counted instead")
+        notes.append(f"{path}: its steps do not increase from line to line; losses are numbered by line instead")
         steps = np.arange(1, len(losses) + 1, dtype=np.float64)
     return LossSeries(steps[finite], losses[finite], has_steps)

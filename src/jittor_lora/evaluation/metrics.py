@@ -17,10 +17,10 @@ from jittor_lora.files.atomic import write_json
 
 @dataclass(frozen=True)
 class Metrics:
-    """EM and F1 over `count` questions in percent, with the ends of their 95 % bootstrap intervals.
+    """EM and F1 over `count` questions in percent, with 95 % bootstrap intervals.
 
     Attributes:
-        unit, units: what the intervals are drawn from, and how many there are; see `units.py`.
+        unit, units: what the intervals resample, and the number of these; see `units.py`.
     """
 
     exact_match: float
@@ -34,12 +34,12 @@ class Metrics:
 
     @property
     def sample(self) -> str:
-        """For people: 200 questions of 16 articles."""
+        """In words: 200 questions of 16 articles."""
         return sample_shown(self.count, self.unit, self.units)
 
     @property
     def claim(self) -> str:
-        """For people: what the intervals and tests are about."""
+        """In words: what the intervals and tests generalise to."""
         return f"95 % intervals are for new {self.unit}s"
 
 
@@ -55,18 +55,18 @@ def summarize(score: SquadScore, seed: int = 0) -> Metrics:
 
 
 def write_metrics(path: str | os.PathLike, metrics: Metrics, **more: object) -> None:
-    """Write `metrics`, how the intervals were made, and `more` keys, atomically."""
+    """Write `metrics`, how the intervals were computed, and the keys in `more`, atomically."""
     write_json(path, {**dataclasses.asdict(metrics),
                       "interval": {"method": METHOD, "confidence": CONFIDENCE, "resamples": RESAMPLES}, **more})
 
 
 def read_metrics(path: str | os.PathLike) -> Metrics:
-    """Read a metrics.json; other keys than those of `Metrics` are ignored.
+    """Read a metrics.json; keys that `Metrics` does not have are ignored.
 
-    `missing` may be absent, and so may `unit` and `units`: before these were written, questions were resampled.
+    `missing` may be absent, and so may `unit` and `units`: files from before these keys resampled questions.
 
     Raises:
-        UserError: not such a file; all missing or wrong keys are named.
+        UserError: not a metrics.json; all missing or wrong keys are named.
     """
     path = Path(path)
     values = read_json(path, "the metrics.json of `jittor-lora evaluate`")

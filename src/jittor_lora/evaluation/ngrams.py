@@ -12,7 +12,7 @@ def counts(words: Sequence[str], longest: int) -> Counter[tuple[str, ...]]:
 
 
 def highest_counts(texts: Sequence[Sequence[str]], longest: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram occurs in the one of `texts` where it is most frequent."""
+    """The highest count of each n-gram in any one of `texts`."""
     highest: Counter[tuple[str, ...]] = Counter()
     for words in texts:
         highest |= counts(words, longest)

@@ -1,4 +1,4 @@
-"""Prediction files in SQuAD's official format, and the scores question by question."""
+"""Prediction files in SQuAD's official format, and files of scores per question."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_predictions(path: str | os.PathLike) -> dict[str, str]:
     outermost: list[tuple[str, object]] = []
 
     def keep_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        outermost[:] = pairs  # the outermost object is closed last
+        outermost[:] = pairs  # the outermost object closes last
         return dict(pairs)
 
     value = read_json(path, "one object with question ids and answer texts", object_pairs_hook=keep_pairs)
@@ -46,7 +46,7 @@ def read_predictions(path: str | os.PathLike) -> dict[str, str]:
         if not isinstance(text, str):
             offenders.append(f"{question!r}: expected a text, found {_kind(text)}")
         elif _has_surrogates(text) or _has_surrogates(question):
-            offenders.append(f"{question!r}: holds half a UTF-16 surrogate pair, which is no character")
+            offenders.append(f"{question!r}: contains half a UTF-16 surrogate pair, which is not a character")
     if offenders:
         more = len(offenders) - _SHOWN_OFFENDERS
         raise UserError("\n  ".join([f"{path}: {len(offenders)} of {len(outermost)} predictions cannot be used:",
@@ -57,8 +57,8 @@ def read_predictions(path: str | os.PathLike) -> dict[str, str]:
 
 def write_question_scores(path: str | os.PathLike, score: SquadScore,
                           references: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Write JSON Lines, one question a line, atomically: id, prediction (null if missing), exact_match and f1 from
-    0 to 1, and its `references` (id -> accepted answers) if given."""
+    """Write JSON Lines, one question per line, atomically: id, prediction (null if missing), exact_match and f1 from
+    0 to 1, and, if given, its `references` (id -> accepted answers)."""
     with atomic_write(path) as stream:
         for question in score.per_question:
             row = {"id": question.id, "prediction": question.prediction, "exact_match": question.em, "f1": question.f1}
@@ -68,10 +68,10 @@ def write_question_scores(path: str | os.PathLike, score: SquadScore,
 
 
 def read_json(path: Path, expected: str, **options: object) -> object:
-    """Parse a UTF-8 JSON file (a byte order mark is skipped); `options` are those of `load_json`.
+    """Parse a UTF-8 JSON file, skipping a byte order mark; `options` go to `load_json`.
 
     Raises:
-        UserError: the file cannot be read or is not JSON; the message says that `expected` was.
+        UserError: the file cannot be read or is not JSON; the message names what was `expected`.
     """
     try:
         return load_json(read_input(path).decode("utf-8-sig"), **options)

@@ -1,4 +1,4 @@
-"""One HTML page about several systems on the same questions. It needs nothing else: no network, no other file."""
+"""A self-contained HTML page that compares systems on the same questions: no network, no other files."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _TEXT_CELL = ' class="text"'
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture with the words that stand for it."""
+    """A chart with its alternative text."""
 
     svg: bytes
-    words: str
+    alt: str
 
 
 @dataclass(frozen=True)
 class Report:
     """Attributes:
         summary: one line about the data.
-        systems: in the order of `standings`; the first is what the others are compared with.
-        breakdowns, texts: of each system, by its name.
+        systems: in the order of `standings`; the others are compared with the first.
+        breakdowns, texts: by system name.
         duplicates: None if no training data was given.
-        charts: of the scores.
-        curves: losses of the runs that the systems came from.
+        charts: scores.
+        curves: losses of the runs that trained the systems.
     """
 
     title: str
@@ -66,8 +66,8 @@ def write_report(path: str | os.PathLike, report: Report) -> None:
 def page(report: Report) -> str:
     """The whole page; the same report gives the same text."""
     sections = {"scores": ("Scores", _scores(report)), "kinds": ("By kind of question", _kinds(report)),
-                "texts": ("Scores of texts", _texts(report)), "curves": ("Loss curves", _charts(report.curves)),
-                "duplicates": ("Training data in the questions", _duplicates(report.duplicates)),
+                "texts": ("Text scores", _texts(report)), "curves": ("Loss curves", _charts(report.curves)),
+                "duplicates": ("Overlap with the training data", _duplicates(report.duplicates)),
                 "settings": ("Settings", _settings(report.systems))}
     sections = {name: section for name, section in sections.items() if section[1]}
     links = [(name, title) for name, (title, _) in sections.items()] + [("predictions", "All predictions")]
@@ -80,7 +80,7 @@ def page(report: Report) -> str:
         "STYLE": style, "STYLE_HASH": _hash(style), "SCRIPT": script, "SCRIPT_HASH": _hash(script),
         "DATA": _json(_data(report)),
     }
-    # Split first, so that no value is searched for the names of others.
+    # Split before filling in, so that placeholders within values stay as text.
     pieces = _part("page.html").split("@")
     return "".join(values[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
@@ -90,18 +90,18 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the page's security policy knows an inline part by."""
+    """The hash by which the page's Content-Security-Policy allows an inline part."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _json(value: Any) -> str:
-    """JSON that ends no script element and begins no comment, whatever texts it holds."""
+    """JSON that, whatever texts it contains, neither ends a script element nor starts a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """What page.js shows; see there."""
+    """The data that page.js shows; its format is described there."""
     contexts: dict[str, int] = {}
     rows = []
     for number, item in enumerate(report.items):
@@ -115,14 +115,14 @@ def _data(report: Report) -> dict[str, Any]:
 
 
 def _utf16(text: str) -> int:
-    """The length of `text` as JavaScript counts."""
+    """The length of `text` as JavaScript counts it."""
     return len(text.encode("utf-16-le")) // 2
 
 
 def _scores(report: Report) -> str:
     first = report.standings[0]
     heads = ["System", "Exact match", "F1"]
-    heads += ["EM more", "p", "F1 more", "p", "Won", "Lost"] if len(report.standings) > 1 else []
+    heads += ["EM gain", "p", "F1 gain", "p", "Won", "Lost"] if len(report.standings) > 1 else []
     perplexities = [system.perplexity for system in report.systems]
     heads += ["Perplexity"] if any(perplexities) else []
     rows = []
@@ -137,8 +137,8 @@ def _scores(report: Report) -> str:
         rows.append(row)
     caption = f"{first.metrics.sample}, in percent; {first.metrics.claim}."
     if len(report.standings) > 1:
-        caption += (f" More: points above {first.name} on the same questions, with the p-value of a randomisation test "
-                    f"that exchanges whole {first.metrics.unit}s (Holm's, if there are several). Won: right where "
+        caption += (f" Gain: points above {first.name} on the same questions, with the p-value of a randomisation test "
+                    f"that swaps whole {first.metrics.unit}s (Holm-adjusted if there are several). Won: right where "
                     f"{first.name} is not; lost: the reverse.")
     missing = [f"<p>{_text(one.name)}: questions without a prediction, which count as 0: {one.metrics.missing:,}.</p>"
                for one in report.standings if one.metrics.missing]
@@ -177,31 +177,31 @@ def _texts(report: Report) -> str:
 def _duplicates(found: Duplicates | None) -> str:
     if found is None:
         return ""
-    told = (f"<p>{len(found.questions):,} questions are in the training data with the same context; "
-            f"{len(found.contexts):,} are about a context that is there.</p>")
+    text = (f"<p>Questions that occur in the training data with the same context: {len(found.questions):,}. Questions "
+            f"about a context that occurs there: {len(found.contexts):,}.</p>")
     if found.questions:
         rows = [[_text(first), _text(second)] for first, second in found.questions[:_SHOWN_DUPLICATES]]
-        told += _table(f"The first {len(rows)}.", ["In training", "Here"], rows, text_columns=(1,))
-    return told
+        text += _table(f"The first {len(rows)}.", ["Id in the training data", "Id here"], rows, text_columns=(1,))
+    return text
 
 
 def _settings(systems: Sequence[System]) -> str:
     names = list(dict.fromkeys(name for system in systems for name in system.settings))
     rows = [[_text(name), *(_text(system.settings.get(name, "")) for system in systems)] for name in names]
     heads = ["Setting", *(system.name for system in systems)]
-    return _table("How the answers were made.", heads, rows, text_columns=range(1, len(heads))) if rows else ""
+    return _table("How the answers were generated.", heads, rows, text_columns=range(1, len(heads))) if rows else ""
 
 
 def _charts(charts: Sequence[Chart]) -> str:
-    """Pictures as addresses that hold them: apart from each other, and never run as scripts."""
-    figures = "".join(f'<figure tabindex="0"><img alt="{html.escape(chart.words)}" width="1200" height="675" '
+    """Charts as data: URLs, which keeps their ids apart and never runs scripts in them."""
+    figures = "".join(f'<figure tabindex="0"><img alt="{html.escape(chart.alt)}" width="1200" height="675" '
                       f'src="data:image/svg+xml;base64,{base64.b64encode(chart.svg).decode()}"></figure>'
                       for chart in charts)
     return f'<div class="charts">{figures}</div>' if charts else ""
 
 
 def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Iterable[int] = ()) -> str:
-    """`rows` hold HTML, `caption` and `heads` text. The first cell heads its row, a single one the rows below it."""
+    """`rows` are HTML, `caption` and `heads` text. The first cell heads its row; a single cell heads the rows below."""
     columns = set(text_columns)
     lines = []
     for first, *others in rows:

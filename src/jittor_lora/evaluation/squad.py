@@ -1,12 +1,12 @@
 """Exact match and F1 of SQuAD v1.1, as its official evaluation defines them.
 
-Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1. Details that
-decide between this and other implementations:
+Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1. Details in which
+implementations differ:
 
 - Only ASCII punctuation is removed: "10–12" and "10-12" differ.
-- Punctuation goes before the articles, and leaves no space: "the-end" becomes "theend".
-- An answer that normalises to nothing ("the", "?!") has F1 0 even against an equal reference, where
-  exact match is 1 (SQuAD v2's evaluation, and those derived from it, give F1 1 there).
+- Punctuation is removed before articles, and leaves no space: "the-end" becomes "theend".
+- An answer that normalises to nothing ("the", "?!") has F1 0 even against an equal reference, although its exact
+  match is 1 (SQuAD v2's evaluation and its derivatives give F1 1).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SquadScore:
     """Means over `count` questions in percent; the `missing` ones, without a prediction, count as 0.
 
     Attributes:
-        units: what intervals and tests resample.
+        units: the units that intervals and tests resample.
     """
 
     exact_match: float
@@ -66,7 +66,7 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
-    """The highest token F1 (from 0 to 1) of the normalised prediction over the normalised references.
+    """The highest token F1, from 0 to 1, of the normalised prediction against any normalised reference.
 
     Raises:
         ValueError: there is no reference.
@@ -79,10 +79,10 @@ def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str
           places: Mapping[str, tuple[str, ...]] | None = None) -> SquadScore:
     """Score `predictions` (id -> text) on every question of `references` (id -> accepted answers).
 
-    Predictions for other ids are ignored, as officially.
+    Predictions for other ids are ignored, as in the official evaluation.
 
     Args:
-        places: id -> article and paragraph, as the data tell; without them each question is taken to stand alone.
+        places: id -> article and paragraph; without them, questions are independent.
 
     Raises:
         UserError: there are no questions, or some have no reference.
@@ -91,9 +91,10 @@ def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str
         raise UserError("No questions to score: the data set is empty. Name a file with questions and answers.")
     unanswerable = [question for question, answers in references.items() if not answers]
     if unanswerable:
+        shown = ", ".join(unanswerable[:10]) + (" …" if len(unanswerable) > 10 else "")
         raise UserError(f"{len(unanswerable)} of {len(references)} questions have no reference answer, expected at "
-                        f"least one each: {', '.join(unanswerable[:10])}{' …' if len(unanswerable) > 10 else ''}. "
-                        "Use SQuAD v1.1, or leave out the unanswerable questions of v2.0.")
+                        f"least one per question: {shown}. Use SQuAD v1.1, or leave out the unanswerable questions "
+                        "of v2.0.")
     per_question = [_score_question(question, answers, predictions.get(question))
                     for question, answers in references.items()]
     count = len(per_question)
@@ -102,7 +103,8 @@ def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str
                       count=count,
                       missing=sum(question.prediction is None for question in per_question),
                       per_question=per_question,
-                      units=Units.alone(count) if places is None else Units.choose([places[q] for q in references]))
+                      units=(Units.independent(count) if places is None
+                             else Units.choose([places[question] for question in references])))
 
 
 def _score_question(question: str, references: Sequence[str], prediction: str | None) -> QuestionScore:

@@ -1,4 +1,4 @@
-"""Several systems on the same questions: scores, and how far each is from the first."""
+"""Several systems on the same questions: scores, and differences from the first system."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Standing:
 
 
 def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
-    """
+    """The standing of each of `systems`, in their order.
+
     Raises:
         UserError: two have the same name, or they were not scored on the same questions in the same order.
     """
@@ -54,15 +55,15 @@ def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
 
 
 def standings_table(found: Sequence[Standing]) -> str:
-    """For the terminal."""
-    rows = [("", "EM", "95 %", "F1", "95 %", "EM more", "95 %", "p", "F1 more", "95 %", "p", "won", "lost")]
+    """The standings as a table for the terminal."""
+    rows = [("", "EM", "95 %", "F1", "95 %", "EM gain", "95 %", "p", "F1 gain", "95 %", "p", "won", "lost")]
     for one in found:
         rows.append((one.name, f"{one.metrics.exact_match:.2f}", interval(*one.metrics.exact_match_interval),
                      f"{one.metrics.f1:.2f}", interval(*one.metrics.f1_interval),
                      *_shown(one.exact_match), *_shown(one.f1),
                      *((f"{one.gained:,}", f"{one.lost:,}") if one.f1 else ("", ""))))
     sample = found[0].metrics
-    lines = [table(rows), f"{sample.sample}, scores in percent; {sample.claim}; more, won and lost: against "
+    lines = [table(rows), f"{sample.sample}, scores in percent; {sample.claim}; gain, won and lost: against "
              f"{found[0].name}"]
     lines += [f"{one.name}: {one.metrics.missing} of {one.metrics.count} questions without a prediction count as 0"
               for one in found if one.metrics.missing]

@@ -1,4 +1,4 @@
-"""Answers of several systems to the same questions, from files."""
+"""Reads the answers of several systems to the same questions from files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RUN_LOGS = ("metrics.jsonl", "train_loss.txt")
 
 @dataclass(frozen=True)
 class System:
-    """One system with its scores.
+    """A system with its scores.
 
     Attributes:
-        settings: how its answers were made, by name.
-        run: the folder of the training run that it came from, if it is known.
-        perplexity: of the reference answers under the model, if it was measured.
+        settings: how its answers were generated, by name.
+        run: the folder of the training run it came from, if known.
+        perplexity: of the reference answers under the model, if measured.
     """
 
     name: str
@@ -48,7 +48,7 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
     evaluations = [file.parent for file in path.glob(f"evaluation/*/{PREDICTIONS}")]
     found += sorted(evaluations, key=lambda folder: (folder.name != "base", folder.name))
     if not found:
-        what = "found a folder without them" if path.is_dir() else "found nothing there"
+        what = "found a folder with none of them" if path.is_dir() else "nothing exists there"
         raise UserError(f"{path}: expected a prediction file, a folder with {PREDICTIONS}, or a run folder with "
                         f"evaluation/*/{PREDICTIONS}; {what}.")
     if len(found) == 1:
@@ -57,15 +57,15 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
 
 
 def read_system(name: str, path: Path, data: Data) -> System:
-    """The system whose predictions are in a file.
+    """The system whose predictions are in the file `path`.
 
     Raises:
         UserError: the file cannot be used, or answers none of the questions.
     """
     predictions, references = read_predictions(path), data.references()
     if not references.keys() & predictions.keys():
-        raise UserError(f"{path}: answers none of the {len(references)} questions of the data. Give the data that it "
-                        "was made for.")
+        raise UserError(f"{path}: answers none of the {len(references)} questions of the data. Name the data that it "
+                        "was generated from.")
     metrics = path.parent / METRICS
     measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
     perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
@@ -76,23 +76,24 @@ def read_system(name: str, path: Path, data: Data) -> System:
 
 
 def only_answered(systems: Sequence[System], data: Data) -> tuple[list[System], Data]:
-    """The systems, scored on the questions that at least one of them answered, and these questions."""
-    answers = [{q.id: q.prediction for q in system.score.per_question if q.prediction is not None}
-               for system in systems]
-    data = data.only({question for given in answers for question in given})
+    """The systems, rescored on the questions that at least one of them answered, and these questions."""
+    predictions = [{question.id: question.prediction for question in system.score.per_question
+                    if question.prediction is not None} for system in systems]
+    data = data.only({question for answered in predictions for question in answered})
     references, places = data.references(), data.places()
-    return [replace(system, score=score(references, given, places)) for system, given in zip(systems, answers)], data
+    return [replace(system, score=score(references, answered, places))
+            for system, answered in zip(systems, predictions)], data
 
 
 def run_of(path: str | os.PathLike) -> Path | None:
-    """The run folder that a file or folder is in: at most two folders further up."""
+    """The run folder that contains a file or folder, at most three levels up."""
     path = Path(path).resolve()
     return next((folder for folder in (path, *path.parents[:3])
                  if any((folder / name).is_file() for name in _RUN_LOGS)), None)
 
 
 def run_settings(run: Path | None) -> dict[str, Any]:
-    """The settings of a training run, for people to read; none where its config.yaml is not known.
+    """The settings of a training run, for display; empty without a config.yaml.
 
     Raises:
         UserError: the file cannot be used.
@@ -104,7 +105,7 @@ def run_settings(run: Path | None) -> dict[str, Any]:
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    """("" or the name, path). Names and paths may hold "=" themselves: what exists tells which one divides them."""
+    """(name or "", path). Names and paths may contain "=" too: the first "=" followed by an existing path divides."""
     if not Path(argument).exists():
         for index, character in enumerate(argument):
             if character == "=" and index and Path(argument[index + 1:]).exists():

@@ -1,6 +1,6 @@
 """Scores of texts against several references: BLEU, ROUGE, and the five of the E2E NLG challenge.
 
-A score whose package is not installed is absent, with the reason; it is never 0 for that.
+A score whose package is not installed is absent, with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ class TextScore:
     """Attributes:
         value: None if it could not be computed.
         note: how it was computed, or why not.
-        interval: the ends of its 95 % interval, bootstrap over prompts; None without a value, or for fewer than
-            `FEWEST_UNITS` prompts.
+        interval: 95 % bootstrap interval over prompts; None without a value, or with fewer than `FEWEST_UNITS` prompts.
     """
 
     value: float | None
@@ -39,7 +38,7 @@ class TextScore:
 
     @property
     def shown(self) -> str:
-        """For people: value and interval, or "absent"."""
+        """In words: value and interval, or "absent"."""
         if self.value is None:
             return "absent"
         return f"{self.value:.2f}" + (" [{:.2f}, {:.2f}]".format(*self.interval) if self.interval else "")
@@ -49,18 +48,18 @@ def text_scores(references: Mapping[str, Sequence[str]], predictions: Mapping[st
                 seed: int = 0) -> dict[str, TextScore]:
     """The scores of `predictions` (id -> text) over all of `references` (id -> accepted texts), by name.
 
-    BLEU, ROUGE and METEOR are in percent, CIDEr goes from 0 to 10, NIST from 0 on. A missing prediction is an empty
-    text. `E2E_SCORES` are those that papers on the E2E NLG challenge give.
+    BLEU, ROUGE and METEOR are in percent, CIDEr is from 0 to 10, NIST 0 or more. A missing prediction counts as an
+    empty text. `E2E_SCORES` are the ones that papers on the E2E NLG challenge report.
     """
     texts = [predictions.get(name, "") for name in references]
     truths = list(references.values())
     words, true_words = _words(ptb_words, texts, truths)
     scores = {**_bleu(texts, truths, seed), **_rouge(texts, truths, seed)}
-    of_texts = nist.statistics(*_words(mteval_words, texts, truths))
-    scores["NIST"] = _of_sums(nist.score_of, of_texts, "NIST-5, mteval-v13a, lower case", seed)
-    common = [100 * rouge_l(*text) for text in zip(words, true_words)]
-    scores["ROUGE-L (E2E)"] = _of_means(common, "of COCO captions, beta 1.2", seed)
-    scores["CIDEr"] = _of_means(cider(words, true_words), "of COCO captions", seed)
+    statistics = nist.statistics(*_words(mteval_words, texts, truths))
+    scores["NIST"] = _of_sums(nist.score_of, statistics, "NIST-5, mteval-v13a, lower case", seed)
+    f_measures = [100 * rouge_l(*text) for text in zip(words, true_words)]
+    scores["ROUGE-L (E2E)"] = _of_means(f_measures, "as for COCO captions, beta 1.2", seed)
+    scores["CIDEr"] = _of_means(cider(words, true_words), "as for COCO captions", seed)
     try:
         whole, drawn = meteor(words, true_words, resamples=RESAMPLES, seed=seed)
         scores["METEOR"] = TextScore(100 * whole, "METEOR 1.5, English, normalised", _interval(100 * drawn, len(texts)))
@@ -80,7 +79,7 @@ def _of_sums(score: Callable[[np.ndarray], float], statistics: np.ndarray, note:
 
 
 def _of_means(values: Sequence[float], note: str, seed: int) -> TextScore:
-    """A score that is the mean of the texts'."""
+    """A score that is the mean over the texts."""
     return _of_sums(lambda sums: float(sums[0]) / len(values), np.array(values)[:, None], note, seed)
 
 
@@ -90,7 +89,7 @@ def _words(split: Callable[[str], list[str]], texts: Sequence[str],
 
 
 def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> dict[str, TextScore]:
-    """Papineni et al. 2002, by sacrebleu; "BLEU" with its defaults, the others in lower case, as E2E's."""
+    """Papineni et al. 2002, by sacrebleu: "BLEU" with its defaults, the others in lower case as in E2E."""
     names = ("BLEU", "BLEU-1", "BLEU-2", "BLEU-4")
     try:
         from sacrebleu.metrics import BLEU
@@ -99,7 +98,7 @@ def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> d
     streams = list(zip_longest(*truths))
     scores = {}
     for name, lower_case, order in zip(names, (False, True, True, True), (4, 1, 2, 4)):
-        # E2E's references have a space before each mark; "force" is to say nothing about that.
+        # E2E's references have a space before each punctuation mark; "force" silences the warning about that.
         settings = {"lowercase": lower_case, "force": True, "max_ngram_order": order}
         metric, one = BLEU(**settings), BLEU(**settings, effective_order=True)
         whole = metric.corpus_score(texts, streams)
@@ -113,7 +112,7 @@ def _bleu(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> d
 
 
 def _rouge(texts: Sequence[str], truths: Sequence[Sequence[str]], seed: int) -> dict[str, TextScore]:
-    """Lin 2004, by rouge-score: the mean F1 with the best reference of each text, of word stems."""
+    """Lin 2004, by rouge-score: the mean over texts of F1 on word stems, each with its best reference."""
     kinds = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
     try:
         from rouge_score.rouge_scorer import RougeScorer

@@ -1,7 +1,7 @@
-"""How the evaluation of the E2E NLG challenge cuts a text into words.
+"""The word tokenizers of the E2E NLG challenge's evaluation.
 
-It has two tokenizers: that of mteval-v13a for BLEU and NIST, and the Penn Treebank's, as Stanford's PTBTokenizer and
-the evaluation of COCO captions apply it, for METEOR, ROUGE-L and CIDEr.
+There are two: mteval-v13a's for BLEU and NIST, and the Penn Treebank's, as applied by Stanford's PTBTokenizer and the
+COCO caption evaluation, for METEOR, ROUGE-L and CIDEr.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MTEVAL = (
     (re.compile("&amp;"), "&"),
     (re.compile("&lt;"), "<"),
     (re.compile("&gt;"), ">"),
-    (re.compile(r"^|$"), " "),  # so that a mark at the beginning or end has a neighbour
+    (re.compile(r"^|$"), " "),  # so that a mark at the start or end has a neighbour
     (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
@@ -37,28 +37,28 @@ _PTB = re.compile(
     r"|\d+(?:[.,:]\d+)+(?:-\d+(?:[.,:]\d+)*)*"
     r"|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-'&/]\w+)*"
     r"|\S")
-# Marks that the evaluation of COCO captions leaves out; the double quote stands for `` and ''. It means to leave out
-# brackets too, but looks for -LRB- where the tokenizer gives -lrb-: they count as words.
-_LEFT_OUT = frozenset("'\"`.?!,:;-")
+# Marks that the COCO caption evaluation drops; the double quote stands for `` and ''. It means to drop brackets too,
+# but looks for -LRB- while the tokenizer gives -lrb-, so they count as words.
+_DROPPED = frozenset("'\"`.?!,:;-")
 
 
 def mteval_words(text: str) -> list[str]:
-    """The words and marks of `text` in lower case, as mteval-v13a tells them apart."""
+    """The words and marks of `text` in lower case, as mteval-v13a splits them."""
     for pattern, replacement in _MTEVAL:
         text = pattern.sub(replacement, text)
     return text.lower().split()
 
 
 def ptb_words(text: str) -> list[str]:
-    """The words of `text` in lower case after the Penn Treebank's rules, punctuation but for brackets left out.
+    """The words of `text` in lower case by the Penn Treebank's rules, without punctuation other than brackets.
 
     Clitics are words ("is n't", "it 's"), hyphenated words are one, £ is "#" and € is "$". Stanford's tokenizer, a
-    grammar of thousands of lines, knows more: names with odd marks, file names, emoticons, times. On restaurant
-    descriptions and on encyclopedic English the words are the same but for a few in a thousand.
+    grammar of thousands of lines, handles more: names with odd marks, file names, emoticons, times. On restaurant
+    descriptions and encyclopedic English all but a few words in a thousand are the same.
     """
     words: list[str] = []
     for token in _PTB.findall(text.lower().translate(_NORMALIZED)):
-        if token in _LEFT_OUT:
+        if token in _DROPPED:
             continue
         clitic = _CLITIC.fullmatch(token)
         words += _SPLIT_WORDS.get(token) or (clitic.groups() if clitic else (_BRACKETS.get(token, token),))

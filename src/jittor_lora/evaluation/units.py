@@ -1,4 +1,4 @@
-"""What a score is an estimate for: questions come in paragraphs, and these in articles, and are alike within them."""
+"""The units that intervals resample: questions within one paragraph, or one article, have correlated scores."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from jittor_lora.data.report import counted
 
 UNITS = ("article", "paragraph", "prompt", "question")
-ENOUGH_ARTICLES = 10  # fewer, drawn whole, cover too seldom: benchmarks/coverage.py
+ENOUGH_ARTICLES = 10  # with fewer, intervals cover the true score too rarely: benchmarks/coverage.py
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units that are resampled whole.
+    """Units that are resampled whole.
 
     Attributes:
-        name: one of `UNITS`. Intervals and tests are about other ones of that kind:
-            new articles, or new paragraphs of the same articles.
+        name: one of `UNITS`. Intervals and tests generalise to new units of that kind: new articles, or new
+            paragraphs of the same articles.
         of: the unit of each question, in the order of the questions.
     """
 
@@ -26,10 +26,10 @@ class Units:
 
     @classmethod
     def choose(cls, places: Sequence[tuple[str, ...]]) -> Units:
-        """The largest unit of which there are enough.
+        """The largest unit that the data have enough of.
 
         Args:
-            places: of each question, its article and its paragraph; empty for a prompt, which stands alone.
+            places: article and paragraph of each question; empty for a prompt, which is its own unit.
         """
         if not all(places):
             return cls("prompt", tuple(range(len(places))))
@@ -37,8 +37,8 @@ class Units:
         return cls("article", articles) if len(set(articles)) >= ENOUGH_ARTICLES else cls("paragraph", tuple(places))
 
     @classmethod
-    def alone(cls, count: int) -> Units:
-        """`count` questions of which nothing else is known."""
+    def independent(cls, count: int) -> Units:
+        """Each of `count` questions is its own unit."""
         return cls("question", tuple(range(count)))
 
     def __len__(self) -> int:
@@ -46,11 +46,11 @@ class Units:
         return len(set(self.of))
 
     def part(self, indices: Iterable[int]) -> Units:
-        """Those of some of the questions."""
+        """The units of the questions at `indices`."""
         return Units(self.name, tuple(self.of[index] for index in indices))
 
 
 def sample_shown(count: int, unit: str, units: int) -> str:
-    """For people: 200 questions of 16 articles."""
-    asked = counted(count, "prompt" if unit == "prompt" else "question")
-    return f"{asked} of {counted(units, unit)}" if unit in ("article", "paragraph") else asked
+    """In words: 200 questions of 16 articles."""
+    questions = counted(count, "prompt" if unit == "prompt" else "question")
+    return f"{questions} of {counted(units, unit)}" if unit in ("article", "paragraph") else questions

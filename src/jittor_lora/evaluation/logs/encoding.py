@@ -1,18 +1,18 @@
-"""From the bytes of a log to its text, whichever of the usual encodings it was written in."""
+"""Decodes a log written in any of the usual encodings."""
 
 from __future__ import annotations
 
 import codecs
 from typing import NamedTuple
 
-# The marks of UTF-32 begin like those of UTF-16, so they come first.
+# UTF-32's marks start like UTF-16's, so they are tried first.
 _MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
           (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"), (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
           (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"))
 
 
 class Decoded(NamedTuple):
-    """A text, with a note on its encoding; empty for valid UTF-8."""
+    """A text, and a note on its encoding that is empty for valid UTF-8."""
 
     text: str
     note: str = ""
@@ -21,9 +21,9 @@ class Decoded(NamedTuple):
 def decode(content: bytes) -> Decoded:
     """The text of a file: by its byte order mark, else as UTF-8, else as GB18030, which Chinese Windows writes.
 
-    A character that the end of the file cuts off, as in a log that is still being written, is left out. Where the
-    whole is not UTF-8, each line is read by itself, because programs with different encodings append to one log; and
-    as digits and English words are the same in both, bytes that fit neither cost no more than their own characters.
+    A character cut off by the end of the file, as in a log still being written, is dropped. If the file as a whole is
+    not UTF-8, each line is decoded separately, because programs with different encodings append to one log. Digits
+    and English words are the same in both, so bytes valid in neither cost only their own characters.
     """
     for mark, encoding, name in _MARKS:
         if content.startswith(mark):

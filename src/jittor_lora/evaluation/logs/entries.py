@@ -1,9 +1,9 @@
-"""From the text of a log to its entries: what each line, row or object says of losses, and where in the run."""
+"""Parses the text of a log into entries: the losses of each line, row or object, and their place in the run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jittor_lora.evaluation.logs.names import (
@@ -20,26 +20,27 @@ from jittor_lora.evaluation.logs.names import (
 from jittor_lora.evaluation.logs.pairs import NUMBER, Pair, pairs_of_line, pairs_of_object
 from jittor_lora.files.untrusted import load_json
 
-ALONE = "numbers without a name"  # the name of losses in a file of numbers
-# Trainer's last dictionary has the mean of the whole run as train_loss.
+UNNAMED = "unnamed numbers"  # the name of losses in a file of bare numbers
+# In Trainer's last dictionary, which has this key, train_loss is the mean of the whole run.
 _WHOLE_RUN = "train_runtime"
 # jt.Var([3.2],dtype=float32), tensor(3.2, device='cuda:0'), [3.2]
 _TENSOR = re.compile(rf"(?:[A-Za-z_][\w.]{{0,30}}\s{{0,4}})?[(\[]{{1,8}}\s{{0,4}}({NUMBER.pattern})\s{{0,4}}"
                      r"[)\]]{0,8}\s{0,4}(?:,\s{0,4}[a-z_]{1,30}\s{0,4}=[^\[\]]{0,200})?[)\]]{0,8}", re.IGNORECASE)
-_A_NUMBER = re.compile(r"(?<![\w-])\d")  # as no heading has one; "lr-AdamW/pg1" is a name
-# A bar is drawn again from the beginning of its line.
+_WORDS = re.compile(r"[A-Za-z_]\w{0,100}|[\u4e00-\u9fff]{1,100}")
+_A_NUMBER = re.compile(r"(?<![\w-])\d")  # headings have none; the 1 of "lr-AdamW/pg1" belongs to a name
+# A progress bar is redrawn from the start of its line.
 _REDRAWN = re.compile(r"[\r\x08]+")
 
 
 class Place(NamedTuple):
-    """Step 20 of 402, `total` being None where it is not said."""
+    """Step 20 of 402; `total` is None if not stated."""
 
     value: float
     total: float | None = None
 
 
 class Loss(NamedTuple):
-    """A loss, what it is called, and which part of the run the name, or else the words before it, speak of."""
+    """A loss with its name; `part` of the run according to the name, `context` according to the words before it."""
 
     name: str
     value: float
@@ -56,20 +57,20 @@ class Entry(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """What a log holds; `passed_over` are numbers of lines without a loss, blank ones and comments left aside."""
+    """The entries of a log; `skipped` are (number, line) without a loss, apart from blank lines and comments."""
 
     entries: list[Entry]
-    passed_over: list[tuple[int, str]]
+    skipped: list[tuple[int, str]]
 
 
 def entries_of(text: str) -> Entries:
-    """Read a log: a document of JSON, a table with a heading, or lines of text, each by its own form."""
+    """Parse a log: a JSON document, a table with a heading, or lines of text, each in whatever format."""
     records = _records(text)
     if records is not None:
         found = [_entry(number, pairs_of_object(record)) for number, record in enumerate(records, 1)]
         return Entries([entry for entry in found if entry.losses], [])
     entries: list[Entry] = []
-    passed_over: list[tuple[int, str]] = []
+    skipped: list[tuple[int, str]] = []
     columns: Columns | None = None
     epoch: Place | None = None
     for number, line in enumerate(text.split("\n"), 1):
@@ -84,25 +85,25 @@ def entries_of(text: str) -> Entries:
             entry = _read(number, piece, columns)
             if entry.losses:
                 found = True
-                if epoch is not None and entry.losses[0].name != ALONE:
+                if epoch is not None and entry.losses[0].name != UNNAMED:
                     entry = entry._replace(places={EPOCH: epoch, **entry.places})
                 entries.append(entry)
             else:
                 epoch = entry.places.get(EPOCH, epoch)
         if pieces and not found:
-            passed_over.append((number, line.strip()))
-    return Entries(entries, passed_over)
+            skipped.append((number, line.strip()))
+    return Entries(entries, skipped)
 
 
 class Columns(NamedTuple):
-    """The names of a table's columns, and what divides them; None is blanks."""
+    """The words of a table's column names, and the divider between columns; None stands for blanks."""
 
-    names: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
     divider: str | None
 
     @classmethod
     def of(cls, line: str) -> Columns | None:
-        """The columns if `line` is a heading that names a loss, or the step and value of a TensorBoard export."""
+        """The columns, if `line` is a heading that names a loss, or the step and value of a TensorBoard export."""
         if _A_NUMBER.search(line):
             return None
         for divider in (",", "\t", ";", "|", None):
@@ -112,19 +113,23 @@ class Columns(NamedTuple):
                 continue
             if any(loss_name(one) and len(one) < 5 and not set("=:") & set(name) for one, name in zip(words, names)) \
                     and (divider is not None or len(names) == 1 or any(map(place_name, words))):
-                return cls(names, divider)
+                return cls(cls._words_of(names), divider)
             if {"step", "value"} <= {name.lower() for name in names}:
-                return cls(tuple("loss" if name.lower() == "value" else name for name in names), divider)
+                return cls(cls._words_of("loss" if name.lower() == "value" else name for name in names), divider)
         return None
 
+    @staticmethod
+    def _words_of(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(_WORDS.findall(name[:200])) for name in names)
+
     def pairs(self, line: str) -> list[Pair] | None:
-        """The numbers of a row; None if it has other columns."""
+        """The numbers of a row; None if its columns differ in number."""
         cells = self._cells(line, self.divider)
-        if len(cells) != len(self.names):
+        if len(cells) != len(self.words):
             return None
         context = next((found for found in map(part_of, cells) if found), None)
-        return [Pair(tuple(re.findall(r"[A-Za-z_]\w{0,100}|[\u4e00-\u9fff]{1,100}", name[:200])), float(cell), None,
-                     context) for name, cell in zip(self.names, cells) if NUMBER.fullmatch(cell)]
+        return [Pair(words, float(cell), None, context) for words, cell in zip(self.words, cells)
+                if NUMBER.fullmatch(cell)]
 
     @staticmethod
     def _cells(line: str, divider: str | None) -> list[str]:
@@ -140,14 +145,14 @@ def _read(number: int, line: str, columns: Columns | None) -> Entry:
         if pairs:
             return _entry(number, pairs)
     line = line.strip()
-    alone = _number_alone(line)
-    if alone is not None:
-        return Entry(number, (Loss(ALONE, alone[-1]),), {"step": Place(alone[0])} if len(alone) > 1 else {})
+    bare = _bare_numbers(line)
+    if bare is not None:
+        return Entry(number, (Loss(UNNAMED, bare[-1]),), {"step": Place(bare[0])} if len(bare) > 1 else {})
     record = _object_in(line)
     return _entry(number, pairs_of_line(line) if record is None else pairs_of_object(record))
 
 
-def _number_alone(line: str) -> list[float] | None:
+def _bare_numbers(line: str) -> list[float] | None:
     """The numbers of "3.2", "10,3.2" or a printed tensor; None for any other line."""
     if len(line) > 300:
         return None
@@ -159,7 +164,7 @@ def _number_alone(line: str) -> list[float] | None:
 
 
 def _object_in(line: str) -> Mapping[str, Any] | None:
-    """The object of JSON that a line ends with."""
+    """The JSON object that a line ends with."""
     start = line.find("{")
     if start < 0 or not line.endswith("}"):
         return None
@@ -193,8 +198,8 @@ def _fits(place: str, value: float) -> bool:
 
 
 def _records(text: str) -> list[Mapping[str, Any]] | None:
-    """The objects of a document of JSON: `log_history` of trainer_state.json, a list of objects, or lists of numbers
-    by name. None if the text is no such document."""
+    """The objects of a JSON document: `log_history` of trainer_state.json, a list of objects, or lists of numbers by
+    name. None if the text is no such document."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
@@ -215,7 +220,7 @@ def _records(text: str) -> list[Mapping[str, Any]] | None:
 
 
 def _rows(columns: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """{"step": [1, 2], "loss": [3.2, 3.1]} as a list of objects; a list of another length has a place of its own."""
+    """{"step": [1, 2], "loss": [3.2, 3.1]} as a list of objects; places apply to lists of their own length only."""
     rows: list[dict[str, Any]] = []
     lists = {key: item for key, item in columns.items() if isinstance(item, list)}
     places = {key: item for key, item in lists.items() if place_name((key,)) in PLACES}

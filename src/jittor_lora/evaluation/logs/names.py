@@ -1,4 +1,4 @@
-"""What the words before a number say: a loss, of training or of validation, or a place in the run."""
+"""Interprets the words before a number: a training or validation loss, or a place in the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 TRAIN, VALIDATION, TEST, SUMMARY = "train", "validation", "test", "summary"
-# Places, by how well they serve as an axis. BATCH counts within an epoch as a rule; FRACTION is a bar's "3/30".
+# Places, best axis first. BATCH usually counts within an epoch; FRACTION is a progress bar's "3/30".
 STEP, ITERATION, BATCH, FRACTION, EPOCH = PLACES = ("step", "iteration", "batch", "count", "epoch")
 
 _PARTS = {
@@ -16,10 +16,10 @@ _PARTS = {
                  "holdout", "验证", "评估", "测评"),
     TEST: ("test", "testing", "测试"),
 }
-# Losses of no one place: the lowest so far, the mean of the whole run.
+# Losses that belong to no single place: the lowest so far, the mean of the whole run.
 _SUMMARIES = {"best", "lowest", "min", "minimum", "final", "prev", "previous", "max", "maximum", "highest", "target",
               "initial", "最佳", "最优", "最好", "最低", "最小", "最终", "初始"}
-# What follows "loss" in the name of something else.
+# Words after "loss" in names of other quantities.
 _NOT_LOSSES = {"scale", "scaler", "scaling", "weight", "weights", "coef", "coeff", "coefficient", "factor", "fn",
                "func", "function", "type", "time", "ms", "sec", "seconds", "delta", "diff", "change",
                "improvement", "ratio", "patience", "threshold", "smoothing", "history", "file", "plot", "improved",
@@ -41,16 +41,16 @@ _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[\u4e00-\u9fff]+")
 
 
 class LossName(NamedTuple):
-    """What a loss is called, in words in one line, and the part of a run that the name speaks of, if it does."""
+    """The name of a loss, and the part of the run that it mentions, if any."""
 
     name: str
     part: str | None
 
 
 def loss_name(words: Sequence[str]) -> LossName | None:
-    """What loss the words before a number name; None if they name something else.
+    """The loss that the words before a number name; None if they name something else.
 
-    `part` is TRAIN, VALIDATION, TEST, SUMMARY (of no one place in the run), or None where the words do not say.
+    `part` is TRAIN, VALIDATION, TEST, SUMMARY (no single place in the run), or None if the words do not say.
     """
     parts = _split(words)
     places = [index for index, part in enumerate(parts) if _is_loss_word(part)]
@@ -67,13 +67,13 @@ def is_loss(words: Sequence[str]) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Is it the loss as such, of whichever part of the run, and none of its terms or means?"""
+    """Whether it is the loss itself, of whichever part of the run, rather than a term or a mean of it."""
     return all(part in ("loss", "total", "step", "value") or part_of(part) or re.fullmatch("总?损失值?", part)
                for part in _split(name.split()))
 
 
 def part_of(word: str) -> str | None:
-    """The part of a run that a word by itself speaks of, as in `[val] step 10 loss 3.2`: TRAIN, VALIDATION or TEST."""
+    """The part of the run that a single word mentions, as in `[val] step 10 loss 3.2`: TRAIN, VALIDATION or TEST."""
     word = word.lower()
     for name, words in _PARTS.items():
         if word in words or any(not known.isascii() and word.startswith(known) for known in words):
@@ -82,7 +82,7 @@ def part_of(word: str) -> str | None:
 
 
 def place_name(words: Sequence[str]) -> str | None:
-    """Which of `PLACES` the words before a number name; None if they name something else."""
+    """The one of `PLACES` that the words before a number name; None if they name something else."""
     words = [word.lower() for word in words]
     while len(words) > 1 and _is_total(words[-1]) and _one_place(words[-2]):  # "global_step/max_steps": "1/93"
         words.pop()
@@ -102,7 +102,7 @@ def _one_place(word: str) -> str | None:
 
 
 def _chinese(word: str) -> tuple[list[str], str]:
-    """("当前", "步数"): what stands before the name of a place, and the name."""
+    """("当前", "步数"): the words before the name of a place, and the name."""
     name = next((name for names in _PLACES.values() for name in sorted(names, key=len, reverse=True)
                  if not name.isascii() and word.endswith(name)), word)
     return [word[:-len(name)]] if len(word) > len(name) else [], name

@@ -1,4 +1,4 @@
-"""From a line of a log, or an object of JSON, to the numbers in it with the words that name them."""
+"""Extracts the numbers of a log line, or of a JSON object, with the words that name them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from jittor_lora.evaluation.logs.names import is_loss, part_of
 
-# No repetition of these expressions is without a limit: they are tried at every place of a line, and would take time
-# that grows with a power of its length.
+# Every repetition in these patterns is bounded: they are tried at every position of a line, and would otherwise take
+# time polynomial in its length.
 LONGEST_LINE = 20_000  # characters
 _DIGITS = r"(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,5})?"
 NUMBER = re.compile(rf"[-+]?(?:{_DIGITS}|nan|inf(?:inity)?)", re.IGNORECASE)
 _TOKEN = re.compile(
     r"(?P<thousands>(?<![\w.,])\d{1,3}(?:,\d{3}){1,5}(?![\w,]|\.\d))"
-    # Times, dates, versions, percentages and numbers with a unit are no values of ours: 10:00:03, 01/02/2025, 0.16s.
+    # Times, dates, versions, percentages and numbers with a unit are not values: 10:00:03, 01/02/2025, 0.16s.
     rf"|(?P<number>(?:(?<![\w.)\]])[-+])?(?<![\w.]){_DIGITS})"
     r"(?:\s{0,8}/\s{0,8}(?P<total>\d{1,20}))?(?![A-Za-z0-9_%/]|\.\d|:\d\d|-\d)"
     r"|(?P<junk>\d[\w.%:/-]{0,100})"
@@ -24,18 +24,17 @@ _TOKEN = re.compile(
     r"|(?P<end>[,;|}，；、。]|(?<=\s)[-–—](?=\s))"
     r"|(?P<brace>\{)|(?P<assign>[:=：])", re.ASCII)
 _NOT_FINITE = ("nan", "inf", "infinity", "null", "none")
-# "第 20 步" names its number from behind.
+# In "第 20 步" the name follows the number.
 _CHINESE_ORDINAL = re.compile(r"第\s{0,3}(\d{1,20})\s{0,3}(?:/\s{0,3}(\d{1,20})\s{0,3})?[个次]?(步|轮|批|迭代|epoch)")
 # What frameworks print around a number: jt.Var([3.2],dtype=float32), tensor(3.2, device='cuda:0'), np.float32(3.2).
 _WRAPPER = re.compile(r"(?<!\w)(?:jt\.Var|[Tt]ensor|array|Var|(?:np|numpy|torch|jnp)\.\w{1,20})\(")
-_SEVERAL = re.compile(rf"\[\s{{0,4}}[-+]?{_DIGITS}\s{{0,4}},[-+.,\deE\s]{{1,200}}\]")
+_LIST = re.compile(rf"\[\s{{0,4}}[-+]?{_DIGITS}\s{{0,4}},[-+.,\deE\s]{{1,200}}\]")
 _ANSI = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]")
 
 
 class Pair(NamedTuple):
-    """A number and the words before it, in lower case but for capitals within; `total` of "3/12"; `context` tells
-    which part of a run the words before spoke of, see `names.part_of`; `exact` is false for "1,200", which may be
-    a number of thousands or one with three decimals."""
+    """A number and the words before it; `total` of "3/12"; `context` is the part of the run that earlier words
+    mentioned, see `names.part_of`; `exact` is false for "1,200", which may mean thousands or three decimals."""
 
     words: tuple[str, ...]
     value: float
@@ -45,18 +44,18 @@ class Pair(NamedTuple):
 
 
 def pairs_of_line(line: str) -> list[Pair]:
-    """The numbers of a line that stand behind a name, and such as "3/12", which need none."""
+    """The numbers of a line that follow a name, and those such as "3/12", which need none."""
     if len(line) > LONGEST_LINE:
         return []
     line = _ANSI.sub("", line)
     line = _CHINESE_ORDINAL.sub(lambda found: f" {found[3]} {found[1]}{'/' + found[2] if found[2] else ''} ", line)
-    return list(_scan(_SEVERAL.sub("[]", _WRAPPER.sub("(", line))))
+    return list(_scan(_LIST.sub("[]", _WRAPPER.sub("(", line))))
 
 
 def _scan(line: str) -> Iterator[Pair]:
     words: list[str] = []
     context: str | None = None
-    pending: tuple[str, ...] = ()  # "loss" of "Loss at step 100: 3.2", whose number comes after the step's
+    pending: tuple[str, ...] = ()  # "Loss" of "Loss at step 100: 3.2", whose number follows the step's
     assigned = False
     for token in _TOKEN.finditer(line):
         kind, text = token.lastgroup, token.group()
@@ -95,7 +94,7 @@ def _loss_before_place(words: list[str]) -> tuple[str, ...]:
 
 
 def pairs_of_object(record: Mapping[str, Any], outer: tuple[str, ...] = ()) -> list[Pair]:
-    """The numbers of an object of JSON, those in quotes too, of objects within it with the words of both keys."""
+    """The numbers of a JSON object, also quoted ones; those of nested objects have the words of both keys."""
     texts = [value for value in record.values() if isinstance(value, str)]
     context = next((found for found in map(part_of, texts) if found), None)
     pairs = []

@@ -1,4 +1,4 @@
-"""Losses at their places: what readers of logs return and charts draw."""
+"""Loss curves, as log readers return them and charts draw them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LossSeries:
-    """Losses (n,) at places (n,) that rise, both float64; `has_steps` tells whether the file named the places or its
-    losses were counted from 1."""
+    """Losses (n,) at increasing steps (n,), both float64; `has_steps` is false if the file named no steps and its
+    losses were numbered from 1."""
 
     steps: np.ndarray
     losses: np.ndarray
@@ -19,10 +19,10 @@ class LossSeries:
 
 @dataclass(frozen=True)
 class LossCurves:
-    """The losses of one run; a run without validation has None.
+    """The losses of one run; `validation` is None for a run without.
 
-    `unit` is what the places count: "optimizer step" in runs of ours, in logs of others what `logs.axis` found. `notes`
-    say what was left out or assumed."""
+    `unit` is what the steps count: "optimizer step" in our runs, in other logs whatever `logs.axis` found. `notes` say
+    what was left out or assumed."""
 
     train: LossSeries
     validation: LossSeries | None

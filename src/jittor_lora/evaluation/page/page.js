@@ -1,7 +1,7 @@
 "use strict";
 (() => {
-  // items: [id, question, word, context's number or -1, start of the answer in it or -1, its length, references,
-  //         [prediction or null, exact match, F1] of each system]
+  // items: [id, question, question word, index of the context or -1, start of the answer in it or -1, its length,
+  //         references, [prediction or null, exact match, F1] per system]
   const { systems, contexts, items } = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 25;
   const form = document.getElementById("filter");
@@ -14,16 +14,16 @@
   let page = 0;
 
   function element(name, text, className) {
-    const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
-    return made;
+    const node = document.createElement(name);
+    if (text !== undefined) node.textContent = text;
+    if (className) node.className = className;
+    return node;
   }
 
   function option(select, value, text) {
-    const made = element("option", text);
-    made.value = value;
-    select.append(made);
+    const node = element("option", text);
+    node.value = value;
+    select.append(node);
   }
 
   option(form.elements.system, "", systems.length > 1 ? "any" : systems[0]);
@@ -35,10 +35,10 @@
   form.elements.word.parentElement.hidden = words.size === 0;
   if (systems.length === 1) {
     form.elements.system.parentElement.hidden = true;
-    for (const gone of form.querySelectorAll('[value="better"], [value="worse"], [value="gain"], [value="loss"]')) gone.remove();
+    for (const node of form.querySelectorAll('[value="better"], [value="worse"], [value="gain"], [value="loss"]')) node.remove();
   }
 
-  for (const named of form.querySelectorAll("option[data-first]")) named.textContent = named.dataset.first + systems[0];
+  for (const node of form.querySelectorAll("option[data-first]")) node.textContent = node.dataset.first + systems[0];
 
   const RESULTS = {
     right: (one) => one[1] === 1,
@@ -48,7 +48,7 @@
     worse: (one, first) => one[2] < first[2],
   };
 
-  // The system that the order is by: the chosen one, else the last (the first is what others are compared with).
+  // Sorts by the chosen system, else by the last (the others are compared with the first).
   function orders(system) {
     const at = system === "" ? systems.length - 1 : Number(system);
     const f1 = (index) => items[index][7][at][2];
@@ -99,21 +99,21 @@
   }
 
   function card(item) {
-    const made = element("li");
-    made.append(element("p", item[1], "question"));
-    made.append(element("p", `Expected: ${[...new Set(item[6])].join(" | ")}`, "truth"));
+    const node = element("li");
+    node.append(element("p", item[1], "question"));
+    node.append(element("p", `Expected: ${[...new Set(item[6])].join(" | ")}`, "truth"));
     const answers = element("dl");
     item[7].forEach((one, index) => {
-      const [kind, words] = verdict(one);
-      const missing = one[0] === null ? "(no prediction)" : one[0] === "" ? "(nothing)" : null;
+      const [kind, label] = verdict(one);
+      const missing = one[0] === null ? "(no prediction)" : one[0] === "" ? "(empty)" : null;
       answers.append(element("dt", systems[index]));
       answers.append(element("dd", missing || one[0], missing ? "answer nothing" : "answer"));
-      answers.append(element("dd", words, `verdict ${kind}`));
+      answers.append(element("dd", label, `verdict ${kind}`));
     });
-    made.append(answers);
-    if (item[3] >= 0) made.append(context(item));
-    made.append(element("p", item[0], "id"));
-    return made;
+    node.append(answers);
+    if (item[3] >= 0) node.append(context(item));
+    node.append(element("p", item[0], "id"));
+    return node;
   }
 
   function render() {
@@ -122,10 +122,10 @@
     document.getElementById("found").textContent = `${shown.length.toLocaleString("en")} of ${items.length.toLocaleString("en")} questions`;
     for (const pager of pagers) {
       pager.hidden = pages === 1;
-      const [back, at, on] = pager.children;
-      at.textContent = `Page ${page + 1} of ${pages}`;
-      back.disabled = page === 0;
-      on.disabled = page === pages - 1;
+      const [previous, label, next] = pager.children;
+      label.textContent = `Page ${page + 1} of ${pages}`;
+      previous.disabled = page === 0;
+      next.disabled = page === pages - 1;
     }
   }
 
@@ -137,15 +137,15 @@
   }
 
   for (const pager of pagers) {
-    const back = element("button", "Previous");
-    const on = element("button", "Next");
-    back.type = on.type = "button";
-    back.addEventListener("click", () => turn(-1));
-    on.addEventListener("click", () => turn(1));
-    pager.append(back, element("span"), on);
+    const previous = element("button", "Previous");
+    const next = element("button", "Next");
+    previous.type = next.type = "button";
+    previous.addEventListener("click", () => turn(-1));
+    next.addEventListener("click", () => turn(1));
+    pager.append(previous, element("span"), next);
   }
-  let waiting;
-  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(apply, 120); });
+  let timer;
+  form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(apply, 120); });
   form.addEventListener("reset", () => setTimeout(apply));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
