@@ -27,7 +27,7 @@ FAILING = """
 import os, signal, sys
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
-from jittor_lora.training import loop
+from jittor_lora.training import gradients
 
 def end(number):
     os.kill(os.getpid(), number)
@@ -43,7 +43,7 @@ def failing(*arguments, **more):
         end(getattr(signal, how)) if how.startswith("SIG") else fail(how)
     return inner(*arguments, **more)
 
-failing.calls, inner, loop.stream_loss = 0, loop.stream_loss, failing
+failing.calls, inner, gradients.stream_loss = 0, gradients.stream_loss, failing
 sys.exit(main())
 """
 
@@ -121,13 +121,13 @@ def test_three_ranks_give_the_losses_of_one(files, alone, tmp_path):
 
 def test_going_on_with_as_many_ranks_gives_the_same_bits(files, two, broken_off):
     status, _, err = mpi.run(2, *command(files, broken_off, "--resume"))
-    assert status == 0 and f"Going on from {broken_off}/checkpoints/step-00000010" in err, err
+    assert status == 0 and f"Resuming from {broken_off}/checkpoints/step-00000010" in err, err
     assert not [name for name in SAME if (broken_off / name).read_bytes() != (two / name).read_bytes()]
 
 
 def test_going_on_with_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
     status, _, err = small_run.run(*command(files, broken_off, "--resume"))
-    assert status == 0 and "Going on from" in err, err
+    assert status == 0 and "Resuming from" in err, err
     assert_close(broken_off, alone)
 
 
@@ -205,18 +205,18 @@ def test_what_ranks_tell_each_other(tmp_path):
 from jittor_lora.system.runtime import jt
 here = ranks.rank
 assert (ranks.size, ranks.first) == (3, here == 0)
-assert ranks.sum(np.full((2, 3), here, np.float32)).tolist() == [[3.0] * 3] * 2
-assert ranks.totals(here, 2.0**-60) == [3.0, 3 * 2.0**-60]
-assert ranks.gather({"rank": here, "text": "é" * here}) == [{"rank": r, "text": "é" * r} for r in range(3)]
-assert ranks.of_first([here]) == [0]
+assert ranks.all_reduce(np.full((2, 3), here, np.float32)).tolist() == [[3.0] * 3] * 2
+assert ranks.total(here, 2.0**-60) == [3.0, 3 * 2.0**-60]
+assert ranks.all_gather({"rank": here, "text": "é" * here}) == [{"rank": r, "text": "é" * r} for r in range(3)]
+assert ranks.broadcast([here]) == [0]
 assert ranks.share(range(7)) == list(range(7))[here::3]
-assert ranks.first_of_any(here if here == 2 else None) == 2 and ranks.first_of_any(None) is None
+assert ranks.first_given(here if here == 2 else None) == 2 and ranks.first_given(None) is None
 bits = np.array([-0.0, np.nan, 1e-40, here], np.float32)
-assert ranks.arrays_of_first({"a": bits})["a"].tobytes() == np.array([-0.0, np.nan, 1e-40, 0], np.float32).tobytes()
-loss, gradients = ranks.summed(0.5, {"a": jt.ones((2, 2)) * here, "b": jt.ones((3,))})
+assert ranks.broadcast_arrays({"a": bits})["a"].tobytes() == np.array([-0.0, np.nan, 1e-40, 0], np.float32).tobytes()
+loss, gradients = ranks.all_reduce_gradients(0.5, {"a": jt.ones((2, 2)) * here, "b": jt.ones((3,))})
 assert loss == 1.5 and (gradients["a"].numpy() == 3).all() and gradients["b"].numpy().tolist() == [3.0] * 3
 ranks.check_same({"version": 1})
-ranks.wait()
+ranks.barrier()
 if here == 0:
     print("all right")
 """))

@@ -19,7 +19,8 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import read_state, write_state
 from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
-from jittor_lora.tasks.train import identity_of_data, is_identity_of_data, train
+from jittor_lora.tasks.fingerprints import identity_of_data, is_identity_of_data
+from jittor_lora.tasks.train import train
 
 TOKENS = st.lists(st.integers(0, 2), max_size=2)
 BRANCHES = st.lists(st.builds(Branch, st.text("a1", max_size=2), st.lists(st.integers(0, 2), min_size=1, max_size=2),

@@ -108,7 +108,7 @@ def test_flags_and_what_a_resumed_run_reads_of_them(made, tmp_path, capsys):
              "--lora-use-dora", "--loraplus-lr-ratio", "4"]
     assert main(["train", *run, *flags]) == 0
     told = capsys.readouterr().err
-    for part in ("Adapter: rank 8; alpha 16; rsLoRA; DoRA; start pissa_niter_2; saved whole ln_f, h.0.ln_1; ",
+    for part in ("Adapter: rank 8; alpha 16; rsLoRA; DoRA; init pissa_niter_2; saved whole ln_f, h.0.ln_1; ",
                  "biases lora_only; without attn.c_proj; blocks 0, 1; ",
                  r"other ranks h\.1\.attn\.c_attn=3, c_fc=2; other alphas c_fc=5"):
         assert part in told

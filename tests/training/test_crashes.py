@@ -64,7 +64,7 @@ def test_a_fault_of_the_machine_ends_the_run_and_leaves_it_whole(share, one, who
         assert cause in said.splitlines()[-1]
     one.start([*arguments, "--resume"], log)
     assert one.end() == 0, log.read_text()
-    assert newest == 0 or "Going on from" in log.read_text()
+    assert newest == 0 or "Resuming from" in log.read_text()
     crash.check_end(output, whole)
 
 

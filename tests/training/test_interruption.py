@@ -113,7 +113,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, signals, files,
             assert (folder / "checkpoints" / f"step-{done:08d}.safetensors").exists()
     status, out, err = small_run.run(*command(files, folder), "--resume")
     assert (status, out) == (0, ""), err
-    assert "Going on from" in err
+    assert "Resuming from" in err
     assert_same(folder, whole)
 
 
@@ -158,13 +158,13 @@ def test_another_precision_is_refused(files, copy, capsys):
     step = int(newest.stem.split("-")[1])
     write_state(newest.parent, step, TrainingState(state.arrays, {**state.values, "precision": "fp16"}), 2)
     assert main([*command(files, copy), "--resume"]) == 2
-    assert "the run began in fp16, and here the base is computed in" in capsys.readouterr().err
+    assert "the run was started in fp16, but here the base is computed in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_on_another_number_of_threads_it_ends_the_same(count, files, copy, whole):
     status, _, err = small_run.run(*command(files, copy), "--resume", "--threads", count)
-    assert status == 0 and "Going on from" in err, err
+    assert status == 0 and "Resuming from" in err, err
     assert_same(copy, whole)
 
 
@@ -178,7 +178,7 @@ def test_other_data_are_refused(name, count, what, files, copy, capsys):
     finally:
         data.write_bytes(content)
     err = capsys.readouterr().err
-    assert f"the {what} examples are not those that this run began with" in err and len(err.splitlines()) < 6
+    assert f"the {what} examples are not those this run was started with" in err and len(err.splitlines()) < 6
     assert contents(copy) == before
 
 
@@ -194,7 +194,7 @@ def test_another_base_is_refused(name, files, copy, capsys):
         assert main([*command(files, copy), "--resume"]) == 2
     finally:
         weights.write_bytes(content)
-    assert "the base is not the one that this run began with" in capsys.readouterr().err
+    assert "the base is not the one this run was started with" in capsys.readouterr().err
     assert contents(copy) == before
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_checkpoint_is_passed_over(files, whole, copy, capsys):
     newest.write_bytes(newest.read_bytes()[:-100])
     assert main([*command(files, copy), "--resume"]) == 0
     err = capsys.readouterr().err
-    assert f"Skipped: {newest}: " in err and f"Going on from {older}." in err
+    assert f"Skipped: {newest}: " in err and f"Resuming from {older}." in err
     assert_same(copy, whole)
 
 

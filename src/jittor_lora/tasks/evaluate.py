@@ -127,7 +127,7 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     with counting(len(questions.ids), progress, batch_size) as answered:
         texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
                                           rows=batch_size) if questions.groups else []
-    return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
+    return in_order(every, ranks.all_gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
 
 
 def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,13 +153,13 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
-    found = ranks.gather(dict(zip(questions.ids, found)))
+    found = ranks.all_gather(dict(zip(questions.ids, found)))
     return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
 
 
 def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> float:
     """The mean loss a token, in nats, of reference answers with their end, given their prompts."""
-    from jittor_lora.training.loop import mean_loss
+    from jittor_lora.training.gradients import mean_loss
     return mean_loss(model, micro_batches(groups, max(TOKENS_AT_A_TIME, max(map(longest_text, groups)))), ranks)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
 from jittor_lora.settings.run import RunConfig
-from jittor_lora.training.loop import Progress
+from jittor_lora.training.progress import Progress
 
 _COUNTS = ("step", "best_step", "validations_since_best", "skipped", "skipped_in_a_row")
 _NEEDED = {"step", "best_loss"}
