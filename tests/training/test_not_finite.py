@@ -27,6 +27,7 @@ from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
 from jittor_lora.tasks import train as task
 from jittor_lora.training import gradients
+from jittor_lora.training.batches import steps_from
 from jittor_lora.training.log import RunLog
 from jittor_lora.training.loop import train
 from jittor_lora.training.optimizer import AdamW
@@ -187,8 +188,8 @@ def test_a_gradient_that_is_finite_but_whose_squares_are_not(tmp_path, spoiled):
 
 def test_numbers_that_are_right_when_they_are_computed_once_more(tmp_path, monkeypatch):
     inner, factors = gradients.stream_loss, [math.nan]
-    monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(model, stream, smoothing) * (
-        factors.pop() if factors else 1.0))
+    monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(
+        model, stream, smoothing) * (factors.pop() if factors else 1.0))
     assert "stream by stream: finite, so either their sum is not" in Run(tmp_path).error
 
 
