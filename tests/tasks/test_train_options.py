@@ -81,6 +81,13 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
     assert "lora_r: 3" in (tmp_path / "run/config.yaml").read_text()
 
 
+def test_the_old_name_of_a_session_is_deprecated(made, tmp_path):
+    session = load(str(made / "base"))
+    with pytest.warns(DeprecationWarning, match="session="):
+        train(settings(made, tmp_path / "run"), loaded=session)
+    assert session.adapter.config.r == 2
+
+
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
     for changes, expected in (({"lora_init": "pissa", "lora_r": 100}, "at most rank"),
                               ({"modules_to_save": ["nothing"]}, "no name of a module ends in nothing"),

@@ -53,5 +53,5 @@ def tokens_per_step(groups: Sequence[TokenGroup], config: RunConfig) -> float:
 
 
 def due(step: int, every: int | None) -> bool:
-    """Is something that happens every so many steps due after this one? 0 or None: never."""
+    """Is something that happens every `every` steps due after this one? Never if that is 0 or None."""
     return bool(every) and step % every == 0

@@ -48,7 +48,7 @@ def train(
         ranks: the processes that share the work; by default this one alone.
 
     Raises:
-        UserError: loss or gradient is not finite, and the run may not go on without this step (see `Finding.error`).
+        UserError: loss or gradient is not finite, and the run may not continue without this step (see `Finding.error`).
             Nothing has changed since the step before.
     """
     total = total_steps(groups, config)
