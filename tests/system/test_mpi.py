@@ -1,4 +1,4 @@
-"""The command under mpirun: several ranks do what one does, and none is left behind when one fails."""
+"""The command under mpirun: several ranks compute what one does, and all end when one fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from needs import needs_bf16, needs_mpi
 
 pytestmark = needs_mpi
 
-SAVED = 10  # step of the checkpoint that is gone on from
+SAVED = 10  # step of the checkpoint to resume from
 LOGS = ("train_loss.txt", "val_loss.txt")
 SAME = (*LOGS, "adapter/adapter_model.safetensors", "best/adapter_model.safetensors")
 
@@ -33,7 +33,7 @@ def end(number):
     os.kill(os.getpid(), number)
 
 def fail(how):
-    raise {"defect": ValueError("in the middle"), "user": UserError("no room on this host"),
+    raise {"bug": ValueError("in the middle"), "user": UserError("no room on this host"),
            "memory": MemoryError()}[how]
 
 def failing(*arguments, **more):
@@ -69,7 +69,7 @@ def alone(files):
 
 @pytest.fixture(scope="module")
 def two(files):
-    """The folder of a run on two ranks, with what it said."""
+    """The folder of a run on two ranks, with its messages."""
     status, out, err = mpi.run(2, *command(files, files / "two"))
     assert (status, out) == (0, ""), err
     (files / "two" / "said").write_text(err)
@@ -106,7 +106,7 @@ def test_two_ranks_give_the_losses_of_one(alone, two):
 
 @needs_bf16
 def test_two_ranks_in_bf16(files, tmp_path):
-    """Sums in another order are rounded to other values, which a learning rate as high as this one makes larger."""
+    """Sums in another order are rounded differently, which a learning rate as high as this one magnifies."""
     bf16 = ["--precision", "bf16", "--max-steps", 10]
     assert small_run.run(*command(files, tmp_path / "one", *bf16))[0] == 0
     assert mpi.run(2, *command(files, tmp_path / "two", *bf16))[0] == 0
@@ -119,13 +119,13 @@ def test_three_ranks_give_the_losses_of_one(files, alone, tmp_path):
     assert_close(tmp_path / "three", alone)
 
 
-def test_going_on_with_as_many_ranks_gives_the_same_bits(files, two, broken_off):
+def test_resuming_with_as_many_ranks_gives_the_same_bits(files, two, broken_off):
     status, _, err = mpi.run(2, *command(files, broken_off, "--resume"))
     assert status == 0 and f"Resuming from {broken_off}/checkpoints/step-00000010" in err, err
     assert not [name for name in SAME if (broken_off / name).read_bytes() != (two / name).read_bytes()]
 
 
-def test_going_on_with_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
+def test_resuming_with_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
     status, _, err = small_run.run(*command(files, broken_off, "--resume"))
     assert status == 0 and "Resuming from" in err, err
     assert_close(broken_off, alone)
@@ -157,12 +157,12 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("how, message", [
-    ("defect", "ValueError: in the middle"),
+    ("bug", "ValueError: in the middle"),
     ("SIGKILL", "exited on signal 9"),
     pytest.param("user", "jittor-lora: no room on this host", marks=SLOW),
     pytest.param("memory", "this machine does not have enough memory", marks=SLOW),
     pytest.param("SIGSEGV", "Fatal Python error: Segmentation fault", marks=SLOW),
-    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to one rank alone
+    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to only one rank
 ])
 def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path):
     program, folder = tmp_path / "failing.py", tmp_path / "run"
@@ -176,10 +176,10 @@ def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path)
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is there
+    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is imported
     pytest.param(["--data", "none.json"], "none.json: no such file", marks=SLOW),
 ])
-def test_a_mistake_is_said_once(wrong, message, files, tmp_path):
+def test_a_mistake_is_reported_once(wrong, message, files, tmp_path):
     started = time.monotonic()
     status, out, err = mpi.run(2, *command(files, tmp_path / "run", *wrong))
     assert status == 2 and out == "" and err.count(message) == 1 and "Traceback" not in err

@@ -1,4 +1,4 @@
-"""Full fine-tuning through the verbs: run, resume, evaluate with what it leaves."""
+"""Full fine-tuning from the command line: run, resume, evaluate the result."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def interrupted_after(steps, inner):
     return step
 
 
-def test_what_it_leaves_is_a_base(folder):
+def test_the_result_is_a_base(folder):
     output = folder / "evaluation"
     assert main(["evaluate", "--base", str(folder / "whole" / "model"), "--data", str(folder / "dev.json"), "--output",
                  str(output), "--max-new-tokens", "4"]) == 0

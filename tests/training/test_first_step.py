@@ -1,4 +1,4 @@
-"""A run with a plain adapter compiles none of Jittor's operators, so its first step takes no longer than others."""
+"""A run with a plain adapter compiles none of Jittor's operators, so its first step is as fast as the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from needs import needs_kernels
 
 pytestmark = needs_kernels
 
-# Operators new to this process are looked up by their compile command, which names the compiler.
+# Jittor looks up operators new to this process by their compile command, which names the compiler.
 RUN = """
 import sys
 import tiny

@@ -1,4 +1,4 @@
-"""Loss or gradient that is not finite: reported within the step, skipped or stopped, and in no file."""
+"""A loss or gradient that is not finite: reported within the step, left out or a stop, and never in a file."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_base_whose_numbers_go_wrong(tmp_path, family, name, place, where, val
     assert run.state().items() >= run.start.items() and run.states == {}
 
 
-def test_the_questions_of_the_batch_and_those_of_the_streams_that_are_wrong(tmp_path, spoiled):
+def test_the_questions_of_the_batch_and_of_the_streams_that_are_wrong(tmp_path, spoiled):
     spoiled(math.nan, BAD)
     run = Run(tmp_path, max_steps=40)
     row = run.progress.step
@@ -186,7 +186,7 @@ def test_a_gradient_that_is_finite_but_whose_squares_are_not(tmp_path, spoiled):
     assert largest in run.names
 
 
-def test_numbers_that_are_right_when_they_are_computed_once_more(tmp_path, monkeypatch):
+def test_numbers_that_are_finite_when_computed_again(tmp_path, monkeypatch):
     inner, factors = gradients.stream_loss, [math.nan]
     monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(
         model, stream, smoothing) * (factors.pop() if factors else 1.0))
@@ -196,7 +196,7 @@ def test_numbers_that_are_right_when_they_are_computed_once_more(tmp_path, monke
 # --- steps that are left out -----------------------------------------------------------------------------------------
 
 
-def test_a_step_that_is_left_out_changes_nothing_but_the_count(tmp_path, spoiled):
+def test_a_step_that_is_left_out_changes_only_the_count(tmp_path, spoiled):
     spoiled(math.nan, BAD)
     run = Run(tmp_path, on_non_finite="skip", schedule="cosine")
     skipped = [row["step"] for row in run.rows if row.get("skipped")]
@@ -253,8 +253,8 @@ def arrays_of(folder):
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_a_run_with_steps_left_out_goes_on_bit_for_bit(files, tmp_path, spoiled, last):
-    """From a checkpoint right after such a step, and from one right after another step."""
+def test_a_run_with_steps_left_out_resumes_bit_for_bit(files, tmp_path, spoiled, last):
+    """From a checkpoint right after such a step, and from one after an ordinary step."""
     spoiled(math.nan, "3-river")
     whole = tmp_path / "whole"
     summary = task.train(run_config(files, whole))
@@ -274,7 +274,7 @@ def test_a_run_with_steps_left_out_goes_on_bit_for_bit(files, tmp_path, spoiled,
     assert again["skipped_steps"] == summary["skipped_steps"]
 
 
-def test_a_run_that_stopped_goes_on_with_the_other_policy(files, tmp_path, spoiled):
+def test_a_run_that_stopped_can_be_resumed_with_the_other_policy(files, tmp_path, spoiled):
     spoiled(math.nan, "3-river")
     task.train(run_config(files, tmp_path / "whole"))
     with pytest.raises(UserError, match="3-river"):
@@ -285,7 +285,7 @@ def test_a_run_that_stopped_goes_on_with_the_other_policy(files, tmp_path, spoil
 
 
 @pytest.mark.parametrize("method, product", [("lora", "adapter"), ("full", "model")])
-def test_an_update_that_goes_too_far_is_in_no_file(files, tmp_path, monkeypatch, method, product):
+def test_an_update_that_goes_too_far_is_never_written(files, tmp_path, monkeypatch, method, product):
     inner, wrong = AdamW.step, []
 
     def step(self, gradients, rate, factor):
@@ -309,7 +309,7 @@ def test_an_update_that_goes_too_far_is_in_no_file(files, tmp_path, monkeypatch,
     assert all(np.isfinite(array).all() for array in load_file(best).values())
 
 
-def test_a_validation_loss_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch):
+def test_a_validation_loss_that_is_not_finite_never_counts_as_the_best(tmp_path, monkeypatch):
     inner, factors = gradients.stream_loss, [math.nan, 2.0, -math.inf, math.inf, 3.0, math.nan, 1.0]
     found = iter(factors)
     monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(
@@ -325,7 +325,7 @@ def test_a_validation_loss_that_is_not_finite_is_never_the_best(tmp_path, monkey
 
 
 def huge(base):
-    """Let a matrix of the base hold numbers so large that its products overflow."""
+    """Give a matrix of the base values so large that its products overflow."""
     path = base / "model.safetensors"
     arrays = load_file(path)
     name = next(name for name in arrays if name.endswith("h.0.mlp.c_proj.weight"))
