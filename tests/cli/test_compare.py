@@ -119,7 +119,7 @@ def test_texts_with_references_have_their_scores(tmp_path):
     (["nowhere.json"], "expected a prediction file"),
     (["{dev}"], "1 of 2 predictions cannot be used"),
     (["a={one}", "a={one}"], "several systems are named a"),
-    (["{one}", "--against", "other"], "there is no such system; there are one"),
+    (["{one}", "--against", "other"], "no such system; the systems are one"),
     (["--adapters", "nowhere"], "--adapters nowhere: expected an adapter folder"),
     (["{one}", "--modes", "greedy,beam"], "expected some of greedy, extractive"),
     (["{one}", "--precisions", "fp32,fp16"], "expected some of fp32, bf16"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from jittor_lora.data.parts import parts, runs
+from jittor_lora.data.parts import deal, runs
 from jittor_lora.data.stream import micro_batches
 
 GROUPS = tiny.groups(9)
@@ -22,47 +22,47 @@ GROUPS = tiny.groups(9)
 def test_all_rows_and_labels_are_dealt_once(budget, ranks, share):
     whole = micro_batches(GROUPS, budget, 0.3, share)
     rows = [np.zeros(len(stream.tokens), int) for stream in whole]
-    labelled = [np.zeros(len(np.unique(stream.label_rows)), int) for stream in whole]
+    labelled = [np.zeros(len(stream.label_rows), int) for stream in whole]
     ids, weight = [], 0.0
     for rank in range(ranks):
-        for part in parts(GROUPS, budget, 0.3, share, rank, ranks):
-            stream, of = part.stream, whole[part.number]
-            own = slice(part.rows_before, part.rows_before + len(stream.tokens))
-            np.testing.assert_array_equal(stream.tokens, of.tokens[own])
-            np.testing.assert_array_equal(stream.positions, of.positions[own])
+        for part in deal(GROUPS, budget, 0.3, share, rank, ranks):
+            of = whole[part.number]
+            own = slice(part.rows_before, part.rows_before + len(part.tokens))
+            np.testing.assert_array_equal(part.tokens, of.tokens[own])
+            np.testing.assert_array_equal(part.positions, of.positions[own])
             rows[part.number][own] += 1
-            distinct = np.unique(stream.label_rows)
-            first = part.label_rows_before
-            np.testing.assert_array_equal(distinct + part.rows_before,
-                                          np.unique(of.label_rows)[first : first + len(distinct)])
-            labelled[part.number][first : first + len(distinct)] += 1
-            ids += stream.ids
-            weight += stream.total_weight
+            own = slice(part.label_rows_before, part.label_rows_before + len(part.label_rows))
+            np.testing.assert_array_equal(part.label_rows + part.rows_before, of.label_rows[own])
+            labelled[part.number][own] += 1
+            ids += part.ids
+            weight += part.total_weight
     assert all((seen == 1).all() for seen in [*rows, *labelled])
     assert sorted(ids) == sorted(name for stream in whole for name in stream.ids)
     assert weight == pytest.approx(sum(stream.total_weight for stream in whole), rel=1e-9)
 
 
-def test_a_rank_with_nothing_left_gets_nothing():
-    assert [len(parts(GROUPS[:2], 1024, rank=rank, ranks=4)) for rank in range(4)] == [1, 1, 0, 0]
+def test_a_rank_for_which_nothing_is_left_gets_nothing():
+    assert [len(deal(GROUPS[:2], 1024, 0.0, True, rank, 4)) for rank in range(4)] == [1, 1, 0, 0]
 
 
-def test_a_single_rank_gets_the_streams_unchanged():
-    made = parts(GROUPS, 60)
-    assert [part.stream.ids for part in made] == [stream.ids for stream in micro_batches(GROUPS, 60)]
-    assert all(set(part.mask_rows.values()) == {0} for part in made)
+def test_a_single_rank_gets_whole_streams():
+    dealt, whole = deal(GROUPS, 60, 0.3, True, 0, 1), micro_batches(GROUPS, 60, 0.3)
+    assert len(dealt) == len(whole)
+    for part, stream in zip(dealt, whole):
+        assert part.number == stream.number and part.rows_before == part.label_rows_before == 0
+        np.testing.assert_equal((part.tokens, part.label_rows, part.label_index, part.labels, part.ids),
+                                (stream.tokens, stream.label_rows, stream.label_index, stream.labels, stream.ids))
 
 
-def test_a_part_knows_where_its_masks_start():
-    """The rows that layers see: all of a part, and those with labels."""
-    first, second = (parts(GROUPS, 1024, rank=rank, ranks=2)[0] for rank in range(2))
-    rows, labelled = len(first.stream.tokens), len(np.unique(first.stream.label_rows))
-    assert 0 < labelled < rows
-    assert second.mask_rows == {len(second.stream.tokens): rows, len(np.unique(second.stream.label_rows)): labelled}
+def test_a_part_knows_how_many_rows_come_before_it():
+    first, second = (deal(GROUPS, 1024, 0.0, True, rank, 2)[0] for rank in range(2))
+    assert (first.rows_before, first.label_rows_before) == (0, 0)
+    assert (second.rows_before, second.label_rows_before) == (len(first.tokens), len(first.label_rows))
+    assert 0 < second.label_rows_before < second.rows_before
 
 
 @given(st.lists(st.integers(1, 30), max_size=7), st.integers(1, 5))
-def test_the_longest_run_is_as_short_as_can_be(sizes, count):
+def test_the_longest_run_is_as_short_as_possible(sizes, count):
     made = runs(sizes, count)
     assert len(made) == count
     assert [i for start, end in made for i in range(start, end)] == list(range(len(sizes)))

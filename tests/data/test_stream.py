@@ -39,7 +39,7 @@ def visible(layout):
 def scored(stream):
     """{(tokens seen, in order of position; label): summed weight}."""
     seen, found = visible(stream.layout), collections.Counter()
-    for row, label, weight in zip(stream.label_rows, stream.labels, stream.label_weights):
+    for row, label, weight in zip(stream.label_rows[stream.label_index], stream.labels, stream.label_weights):
         context = np.flatnonzero(seen[row])
         assert stream.positions[context].tolist() == list(range(len(context)))
         found[tuple(stream.tokens[context].tolist()), int(label)] += float(weight)
@@ -57,6 +57,24 @@ def test_shared_prefixes_score_what_separate_examples_score(groups, weight):
     same(scored(shared), scored(copied))
     assert len(shared.tokens) == sum(rows(g.prefix, g.branches) for g in groups) <= len(copied.tokens)
     assert shared.ids == copied.ids == [b.id for g in groups for b in g.branches]
+
+
+@given(token_groups(), st.sampled_from([0.0, 0.25]))
+def test_each_row_that_predicts_is_there_once_in_order(groups, weight):
+    stream = build_stream(groups, weight)
+    assert (np.diff(stream.label_rows) > 0).all()
+    assert np.unique(stream.label_index).tolist() == list(range(len(stream.label_rows)))
+    assert len(stream.label_index) == len(stream.labels) == len(stream.label_weights)
+
+
+def test_branches_without_a_prompt_are_predicted_by_the_same_row():
+    stream = build_stream([TokenGroup([1, 2], [Branch("a", [], [3, 4]), Branch("b", [], [5])])])
+    assert stream.label_rows.tolist() == [1, 2] and stream.label_index.tolist() == [0, 1, 0]
+    assert stream.labels.tolist() == [3, 4, 5]
+
+
+def test_micro_batches_are_numbered():
+    assert [stream.number for stream in micro_batches(of_rows(9, 9, 9), 10)] == [0, 1, 2]
 
 
 @given(token_groups(), st.sampled_from([0.0, 0.5]))

@@ -201,7 +201,7 @@ def test_a_run_that_was_moved_is_resumed(original, tmp_path, monkeypatch, capsys
     err = capsys.readouterr().err
     assert "train.json" in err and "--data" in err
     assert main(["train", "--resume", "--output", "new/runs/r", "--data", "new/train.json"]) == 0
-    assert "Going on from" in capsys.readouterr().err
+    assert "Resuming from" in capsys.readouterr().err
     shutil.move(f"{new}/gpt2", tmp_path / "base")
     assert main(["train", "--resume", "--output", "new/runs/r", "--data", "new/train.json"]) == 2
     assert "the run new/runs/r: its base, ./gpt2, was not found" in capsys.readouterr().err
@@ -209,4 +209,4 @@ def test_a_run_that_was_moved_is_resumed(original, tmp_path, monkeypatch, capsys
     assert main(resumed) == 0
     change(tmp_path / "base")
     assert main(resumed) == 2
-    assert "the base is not the one that this run began with (base)" in capsys.readouterr().err
+    assert "the base is not the one this run was started with (base)" in capsys.readouterr().err

@@ -137,17 +137,20 @@ def log(folder: Path) -> None:
 
 
 def state(folder: Path) -> None:
-    """Checkpoints, unchanged and with their checksum corrected."""
-    from jittor_lora.tasks.train import SAME_BITS, restore
+    """Checkpoints as they are, and with their checksum put right."""
+    from jittor_lora.tasks.fingerprints import Sources
+    from jittor_lora.tasks.methods import Lora
+    from jittor_lora.tasks.resume import SAME_BITS, restore
 
-    for corrected in (False, True):
-        if corrected:
+    adapter, optimizer = _trained()
+    sources = Sources([], [], IDENTITIES["base"], IDENTITIES["precision"])
+    for fixed in (False, True):
+        if fixed:
             for path in folder.iterdir():
                 if path.is_file() and path.stat().st_size < 1 << 20:
                     path.write_bytes(with_sum(path.read_bytes()))
         newest_state(folder)
-        restore(folder, *_trained(), SETTINGS, IDENTITIES, {"data": [], "dev": []},
-                dict.fromkeys(SAME_BITS, "here"))
+        restore(folder, Lora(None, adapter), optimizer, SETTINGS, sources, dict.fromkeys(SAME_BITS, "here"))
 
 
 def summary(folder: Path) -> None:

@@ -21,7 +21,7 @@ from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Embedding, Linear, leaves
 from jittor_lora.system.runtime import jt
-from jittor_lora.training.loop import gradients_of, stream_loss
+from jittor_lora.training.gradients import gradients_of, stream_loss
 from needs import HAS_KERNELS, needs_bf16, needs_kernels
 
 # Three that differ in everything: ranks, targets, and what is trained beside A and B.

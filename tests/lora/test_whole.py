@@ -15,7 +15,8 @@ from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.load import build_model
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
-from jittor_lora.training.loop import batch_gradients, streams_of
+from jittor_lora.training.batches import streams_of
+from jittor_lora.training.gradients import batch_gradients
 
 
 def network(family, precision="fp32"):

@@ -14,7 +14,7 @@ from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
 from jittor_lora.system.runtime import set_threads, threads
-from jittor_lora.training.loop import gradients_of
+from jittor_lora.training.gradients import gradients_of
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels

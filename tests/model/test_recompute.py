@@ -13,7 +13,7 @@ from jittor_lora.lora.config import ALL_LINEAR, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
 from jittor_lora.system.runtime import jt
-from jittor_lora.training.loop import gradients_of, mean_loss, stream_loss
+from jittor_lora.training.gradients import gradients_of, mean_loss, stream_loss
 
 
 def adapted(variant, targets=ALL_LINEAR, **changes):

@@ -12,9 +12,11 @@ from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.load import build_model
 from jittor_lora.settings.run import RunConfig
+from jittor_lora.training.batches import steps_from
 from jittor_lora.training.log import RunLog
-from jittor_lora.training.loop import Progress, steps_from, train
+from jittor_lora.training.loop import train
 from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.progress import Progress
 from parity import reference
 from parity.test_training import SOURCES, relative
 

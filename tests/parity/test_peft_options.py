@@ -26,9 +26,8 @@ from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
-from jittor_lora.tasks.train import optimizer_of
-from jittor_lora.training.loop import gradients_of, stream_loss
-from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.gradients import gradients_of, stream_loss
+from jittor_lora.training.optimizer import AdamW, optimizer_of
 from parity import reference
 
 pytestmark = pytest.mark.parity

@@ -15,9 +15,12 @@ from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
+from jittor_lora.training.batches import steps_from, streams_of
+from jittor_lora.training.gradients import stream_loss
 from jittor_lora.training.log import RunLog
-from jittor_lora.training.loop import Progress, steps_from, stream_loss, streams_of, train
+from jittor_lora.training.loop import train
 from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.progress import Progress
 from parity import reference
 
 pytestmark = pytest.mark.parity

@@ -1,4 +1,4 @@
-"""The command under mpirun: several ranks give the results of one, and none is left behind when one fails."""
+"""The command under mpirun: several ranks compute what one does, and all end when one fails."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FAILING = """
 import os, signal, sys
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
-from jittor_lora.training import loop
+from jittor_lora.training import gradients
 
 def end(number):
     os.kill(os.getpid(), number)
 
 def fail(how):
-    raise {"defect": ValueError("in the middle"), "user": UserError("no room on this host"),
+    raise {"bug": ValueError("in the middle"), "user": UserError("no room on this host"),
            "memory": MemoryError()}[how]
 
 def failing(*arguments, **more):
@@ -43,7 +43,7 @@ def failing(*arguments, **more):
         end(getattr(signal, how)) if how.startswith("SIG") else fail(how)
     return inner(*arguments, **more)
 
-failing.calls, inner, loop.stream_loss = 0, loop.stream_loss, failing
+failing.calls, inner, gradients.stream_loss = 0, gradients.stream_loss, failing
 sys.exit(main())
 """
 
@@ -69,7 +69,7 @@ def alone(files):
 
 @pytest.fixture(scope="module")
 def two(files):
-    """The folder of a run on two ranks, and its output."""
+    """The folder of a run on two ranks, with its messages."""
     status, out, err = mpi.run(2, *command(files, files / "two"))
     assert (status, out) == (0, ""), err
     (files / "two" / "said").write_text(err)
@@ -106,7 +106,7 @@ def test_two_ranks_give_the_losses_of_one(alone, two):
 
 @needs_bf16
 def test_two_ranks_in_bf16(files, tmp_path):
-    """Sums in another order round differently, which a learning rate this high amplifies."""
+    """Sums in another order are rounded differently, which a learning rate as high as this one magnifies."""
     bf16 = ["--precision", "bf16", "--max-steps", 10]
     assert small_run.run(*command(files, tmp_path / "one", *bf16))[0] == 0
     assert mpi.run(2, *command(files, tmp_path / "two", *bf16))[0] == 0
@@ -119,15 +119,15 @@ def test_three_ranks_give_the_losses_of_one(files, alone, tmp_path):
     assert_close(tmp_path / "three", alone)
 
 
-def test_resuming_on_the_same_number_of_ranks_gives_the_same_bits(files, two, broken_off):
+def test_resuming_with_as_many_ranks_gives_the_same_bits(files, two, broken_off):
     status, _, err = mpi.run(2, *command(files, broken_off, "--resume"))
-    assert status == 0 and f"Going on from {broken_off}/checkpoints/step-00000010" in err, err
+    assert status == 0 and f"Resuming from {broken_off}/checkpoints/step-00000010" in err, err
     assert not [name for name in SAME if (broken_off / name).read_bytes() != (two / name).read_bytes()]
 
 
-def test_resuming_on_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
+def test_resuming_with_another_number_of_ranks_gives_the_same_losses(files, alone, broken_off):
     status, _, err = small_run.run(*command(files, broken_off, "--resume"))
-    assert status == 0 and "Going on from" in err, err
+    assert status == 0 and "Resuming from" in err, err
     assert_close(broken_off, alone)
 
 
@@ -157,12 +157,12 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("how, message", [
-    ("defect", "ValueError: in the middle"),
+    ("bug", "ValueError: in the middle"),
     ("SIGKILL", "exited on signal 9"),
     pytest.param("user", "jittor-lora: no room on this host", marks=SLOW),
     pytest.param("memory", "this machine does not have enough memory", marks=SLOW),
     pytest.param("SIGSEGV", "Fatal Python error: Segmentation fault", marks=SLOW),
-    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to one rank only
+    pytest.param("SIGTERM", "Interrupted after step", marks=SLOW),  # as from a scheduler, to only one rank
 ])
 def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path):
     program, folder = tmp_path / "failing.py", tmp_path / "run"
@@ -176,7 +176,7 @@ def test_a_rank_that_fails_in_a_step_ends_the_job(how, message, files, tmp_path)
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is loaded
+    (["--lora-r", "x"], "lora_r (--lora-r): expected a whole number"),  # before Jittor is imported
     pytest.param(["--data", "none.json"], "none.json: no such file", marks=SLOW),
 ])
 def test_a_mistake_is_reported_once(wrong, message, files, tmp_path):
@@ -205,18 +205,18 @@ def test_communication_between_ranks(tmp_path):
 from jittor_lora.system.runtime import jt
 here = ranks.rank
 assert (ranks.size, ranks.first) == (3, here == 0)
-assert ranks.sum(np.full((2, 3), here, np.float32)).tolist() == [[3.0] * 3] * 2
-assert ranks.totals(here, 2.0**-60) == [3.0, 3 * 2.0**-60]
-assert ranks.gather({"rank": here, "text": "é" * here}) == [{"rank": r, "text": "é" * r} for r in range(3)]
-assert ranks.of_first([here]) == [0]
+assert ranks.all_reduce(np.full((2, 3), here, np.float32)).tolist() == [[3.0] * 3] * 2
+assert ranks.total(here, 2.0**-60) == [3.0, 3 * 2.0**-60]
+assert ranks.all_gather({"rank": here, "text": "é" * here}) == [{"rank": r, "text": "é" * r} for r in range(3)]
+assert ranks.broadcast([here]) == [0]
 assert ranks.share(range(7)) == list(range(7))[here::3]
-assert ranks.first_of_any(here if here == 2 else None) == 2 and ranks.first_of_any(None) is None
+assert ranks.first_given(here if here == 2 else None) == 2 and ranks.first_given(None) is None
 bits = np.array([-0.0, np.nan, 1e-40, here], np.float32)
-assert ranks.arrays_of_first({"a": bits})["a"].tobytes() == np.array([-0.0, np.nan, 1e-40, 0], np.float32).tobytes()
-loss, gradients = ranks.summed(0.5, {"a": jt.ones((2, 2)) * here, "b": jt.ones((3,))})
+assert ranks.broadcast_arrays({"a": bits})["a"].tobytes() == np.array([-0.0, np.nan, 1e-40, 0], np.float32).tobytes()
+loss, gradients = ranks.all_reduce_gradients(0.5, {"a": jt.ones((2, 2)) * here, "b": jt.ones((3,))})
 assert loss == 1.5 and (gradients["a"].numpy() == 3).all() and gradients["b"].numpy().tolist() == [3.0] * 3
 ranks.check_same({"version": 1})
-ranks.wait()
+ranks.barrier()
 if here == 0:
     print("all right")
 """))

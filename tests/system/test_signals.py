@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jittor_lora.training.loop import interruption_noticed
+from jittor_lora.training.interruption import interruption_noticed
 
 IN_A_THREAD = """
 import signal, sys, threading

@@ -105,7 +105,7 @@ def test_two_hosts_give_the_losses_of_one(hosts, tmp_path):
     before = load_file(two / "adapter" / "adapter_model.safetensors")
     # The run folder is on the first host only.
     status, out, err = on_two_hosts(tmp_path, files / "runs", *command, "--output", two, "--resume")
-    assert status == 0 and "Going on from" in err, err
+    assert status == 0 and "Resuming from" in err, err
     after = load_file(two / "adapter" / "adapter_model.safetensors")
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
 

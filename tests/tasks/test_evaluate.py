@@ -1,4 +1,4 @@
-"""Answers of a data set: the same whatever is answered together."""
+"""Answers to a data set are independent of the rest of the batch."""
 
 from __future__ import annotations
 

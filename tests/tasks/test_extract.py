@@ -85,6 +85,6 @@ def test_what_cannot_be_extracted(folder, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     common = ["evaluate", "--base", str(folder / "base"), "--output", str(tmp_path / "out"), "--extractive"]
     assert main([*common, "--data", str(tmp_path / "rows.jsonl")]) == 2
-    assert "prompts without one" in capsys.readouterr().err
+    assert "these prompts have none" in capsys.readouterr().err
     assert main([*common, "--data", str(folder / "dev.json"), "--beams", "4"]) == 2
     assert "has no effect on spans" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The fingerprint of the training data: what it tells apart, and that in checkpoints of earlier versions."""
+"""The fingerprint of the training data: what it distinguishes, and its form in checkpoints of earlier versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.training_state import read_state, write_state
 from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
-from jittor_lora.tasks.train import identity_of_data, is_identity_of_data, train
+from jittor_lora.tasks.fingerprints import identity_of_data, is_identity_of_data
+from jittor_lora.tasks.train import train
 
 TOKENS = st.lists(st.integers(0, 2), max_size=2)
 BRANCHES = st.lists(st.builds(Branch, st.text("a1", max_size=2), st.lists(st.integers(0, 2), min_size=1, max_size=2),
@@ -48,7 +49,7 @@ def test_it_is_the_same_on_any_machine():
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of four steps, and its settings; the checkpoint of its second step is as earlier versions wrote it."""
+    """A run of four steps, and its settings."""
     small_run.make_files(tmp_path, 6, 2)
     config = RunConfig(base=str(tmp_path / "base"), data=str(tmp_path / "train.json"), dev=str(tmp_path / "dev.json"),
                        output=str(tmp_path / "run"), max_steps=4, save_every=2, batch_size=3, lora_r=2, seed=3,
@@ -58,7 +59,7 @@ def run(tmp_path):
 
 
 def as_before(folder):
-    """Puts the fingerprints of earlier versions into the checkpoint of step 2, and removes what came after it."""
+    """Put the fingerprints of earlier versions into the checkpoint of step 2, and remove everything later."""
     tokenizer = load(str(folder.parent / "base")).tokenizer
     kept = {name: of_json(training_groups(read_squad(folder.parent / file), tokenizer, Template(), 256)[0])
             for name, file in (("data", "train.json"), ("dev", "dev.json"))}
@@ -69,7 +70,7 @@ def as_before(folder):
     shutil.rmtree(folder / "adapter")
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on_bit_for_bit(run):
+def test_a_checkpoint_of_an_earlier_version_resumes_bit_for_bit(run):
     config, folder = run
     whole = (folder / "adapter/adapter_model.safetensors").read_bytes()
     losses = (folder / "train_loss.txt").read_text()

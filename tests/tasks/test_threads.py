@@ -1,4 +1,4 @@
-"""The Python entry points outside the main thread, as a web server or a notebook calls them."""
+"""The Python API outside the main thread, as a web server or a notebook calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs with each kind of trained array: resumed bit for bit, merged, and read again."""
+"""Whole runs with every kind of trained array: resumed bit for bit, merged, and loaded again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(made, tmp_path, option):
     assert merge(str(made / "base"), tmp_path / "run/adapter", tmp_path / "merged") < 1e-4
 
 
-def test_an_adapter_that_is_there_is_trained(made, tmp_path):
+def test_an_active_adapter_is_trained(made, tmp_path):
     model = load(str(made / "base"))
     model.add_adapter(LoraConfig(r=3, target_modules=("c_attn",), use_dora=True), name="town")
     before = {name: p.numpy().copy() for name, p in model.adapter.parameters().items()}
@@ -79,6 +79,13 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
     for name, array in before.items():
         assert not np.array_equal(after.parameters()[name].numpy(), array), name
     assert "lora_r: 3" in (tmp_path / "run/config.yaml").read_text()
+
+
+def test_the_old_name_of_a_session_is_deprecated(made, tmp_path):
+    session = load(str(made / "base"))
+    with pytest.warns(DeprecationWarning, match="session="):
+        train(settings(made, tmp_path / "run"), loaded=session)
+    assert session.adapter.config.r == 2
 
 
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
@@ -98,7 +105,7 @@ def test_biases_of_a_base_without_any(tmp_path):
         train(settings(tmp_path, tmp_path / "run", lora_bias="all"))
 
 
-def test_flags_and_what_a_resumed_run_reads_of_them(made, tmp_path, capsys):
+def test_flags_and_how_a_resumed_run_reads_them(made, tmp_path, capsys):
     run = ["--output", str(tmp_path / "run"), "--precision", "fp32"]
     flags = ["--base", str(made / "base"), "--data", str(made / "train.json"), "--max-steps", "2",
              "--target-modules", "c_attn,c_proj,c_fc", "--exclude-modules", "attn.c_proj",
@@ -113,7 +120,7 @@ def test_flags_and_what_a_resumed_run_reads_of_them(made, tmp_path, capsys):
                  r"other ranks h\.1\.attn\.c_attn=3, c_fc=2; other alphas c_fc=5"):
         assert part in told
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
-    assert config["rank_pattern"] == {r"h\.1\.attn\.c_attn": 6, "c_fc": 4}  # converted, so twice as large
+    assert config["rank_pattern"] == {r"h\.1\.attn\.c_attn": 6, "c_fc": 4}  # converted, therefore twice as large
     assert (config["r"], config["init_lora_weights"], config["modules_to_save"]) == (16, True, ["h.0.ln_1", "ln_f"])
     assert main(["train", *run, "--resume"]) == 0
     assert main(["train", *run, "--resume", "--lora-rank-pattern", "c_fc=2"]) == 2

@@ -1,4 +1,4 @@
-"""Runs that are killed, or that the system fails, at any moment: what they leave is whole, and they go on exactly."""
+"""Runs killed, or failed by the system, at any moment: their files are whole, and they resume exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import crash
 import small_run
 from needs import needs_mount
 
-# What a machine does: full disk, read-only disk, faulty disk, quota, no memory.
+# Faults of a machine: full disk, read-only disk, faulty disk, quota, no memory.
 FAULTS = ("ENOSPC", "EROFS", "EIO", "EDQUOT", "MemoryError")
 SHORT = ["--save-every", "1", "--keep-checkpoints", "1"]
 
@@ -44,7 +44,7 @@ def test_random_kills_lose_nothing(kills, names, tmp_path):
 
 
 def moments(count: int, plain: int) -> list:
-    """Some of the moments of a run, as shares of it, for the plain tests, and many for the slow ones."""
+    """Moments of a run, as fractions of it: some for the plain tests, many for the slow ones."""
     shares = [random.Random(number).random() for number in range(count)]
     return [*shares[:plain], *(pytest.param(share, marks=pytest.mark.slow) for share in shares[plain:])]
 
@@ -57,20 +57,20 @@ def test_a_fault_of_the_machine_ends_the_run_and_leaves_it_whole(share, one, who
     one.start(arguments, log, output, 1 + int(share * whole.events), fault)
     code, said = one.end(), log.read_text()
     newest = crash.check(output, whole)
-    # The note in the lock, and what is removed after the end of a block, are not missed where they cannot be written.
+    # The note in the lock, and cleaning up after a block, may fail without consequences.
     assert code in (0, 2) and "Traceback" not in said, said
     if code == 2:
         cause = "does not have enough memory" if fault == "MemoryError" else os.strerror(getattr(errno, fault))
         assert cause in said.splitlines()[-1]
     one.start([*arguments, "--resume"], log)
     assert one.end() == 0, log.read_text()
-    assert newest == 0 or "Going on from" in log.read_text()
+    assert newest == 0 or "Resuming from" in log.read_text()
     crash.check_end(output, whole)
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function that mounts a disk of so many KiB, or gives the one it has made another size."""
+    """A function that mounts a disk of this many KiB, or resizes it."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -100,7 +100,7 @@ def test_a_full_disk(kib, one, whole, small_disk, tmp_path):
 
 @pytest.mark.parametrize("memory", [3, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 2, 5, 8, 12, 16, 20))])
 def test_too_little_memory(memory, one, whole, tmp_path):
-    """Jittor, oneDNN, OpenMP and the loader may end the process where an allocation fails; that is like a kill."""
+    """Jittor, oneDNN, OpenMP and the loader may end the process when an allocation fails; that is like a kill."""
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = [*whole.arguments, "--output", str(output), *SHORT, "--resume"]
     one.start(arguments, log, memory=memory)
@@ -127,7 +127,7 @@ def ran(one, whole, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def merged(one, ran):
-    """Arguments of a merge, the files of it, and how much it does with files."""
+    """Arguments of a merge, its files, and the number of its file operations."""
     arguments = ["merge", "--base", str(ran / "base"), "--adapter", str(ran / "run"), "--output"]
     one.start([*arguments, str(ran / "merged")], ran / "log", ran, 0)
     assert one.end() == 0, (ran / "log").read_text()
@@ -136,7 +136,7 @@ def merged(one, ran):
 
 @pytest.mark.parametrize("fault", ["kill", "ENOSPC"])
 @pytest.mark.parametrize("share", moments(30, 2))
-def test_a_merge_is_whole_or_not_there_and_can_be_done_again(share, fault, one, merged, tmp_path):
+def test_a_merge_is_complete_or_absent_and_can_be_repeated(share, fault, one, merged, tmp_path):
     arguments, files, events = merged
     output, log = tmp_path / "merged", tmp_path / "log"
     one.start([*arguments, str(output)], log, tmp_path, 1 + int(share * events), fault)
@@ -152,7 +152,7 @@ def test_a_merge_is_whole_or_not_there_and_can_be_done_again(share, fault, one, 
 
 @pytest.fixture(scope="module")
 def evaluated(one, ran):
-    """Two evaluations, of the base and of the adapter: arguments and files of each, and how much the second does."""
+    """Two evaluations, of base and adapter: arguments and files of each, and the file operations of the second."""
     found = []
     for name, more in (("base", []), ("adapter", ["--adapter", str(ran / "run")])):
         arguments = ["evaluate", "--base", str(ran / "base"), "--data", str(ran / "dev.json"), *more, "--output"]
@@ -183,10 +183,10 @@ def test_scores_go_with_their_predictions(share, fault, one, evaluated, tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_evaluation_that_is_ended_leaves_nothing_half_done(number, one, evaluated, tmp_path):
+def test_an_interrupted_evaluation_leaves_nothing_half_done(number, one, evaluated, tmp_path):
     child = one.start([*evaluated[1][0], str(tmp_path / "scores")], tmp_path / "log")
     time.sleep(0.2)
-    with contextlib.suppress(ProcessLookupError):  # a fast machine is done by then
+    with contextlib.suppress(ProcessLookupError):  # a fast machine may be done by then
         os.kill(child, number)
     assert one.end() in (0, 128 + number), (tmp_path / "log").read_text()
     assert not (tmp_path / "scores").exists() or all_files(tmp_path / "scores") == evaluated[1][1]

@@ -1,4 +1,4 @@
-"""A run with a plain adapter compiles none of Jittor's operators, so its first step takes no longer than others."""
+"""A run with a plain adapter compiles none of Jittor's operators, so its first step is as fast as the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from needs import needs_kernels
 
 pytestmark = needs_kernels
 
-# Operators new to this process are looked up by their compile command, which names the compiler.
+# Jittor looks up operators new to this process by their compile command, which names the compiler.
 RUN = """
 import sys
 import tiny
@@ -24,7 +24,8 @@ from jittor_lora.inference.generate import generate_groups
 from jittor_lora.model.load import build_model
 from jittor_lora.ops.cpu.custom_op import call
 from jittor_lora.system.runtime import jt
-from jittor_lora.training import loop
+from jittor_lora.training.batches import streams_of
+from jittor_lora.training.gradients import batch_gradients, mean_loss
 from jittor_lora.training.optimizer import AdamW, gradient_norm
 
 call("squared_norms", [(1,)], [jt.array([[1.0]])])  # the kernels and their one operator
@@ -38,13 +39,13 @@ adapter = inject(model, LoraConfig(r=2, alpha=8.0, dropout=0.1, target_modules=D
 config, parameters = RunConfig(batch_size=4, lora_dropout=0.1, max_tokens_per_stream=30), adapter.parameters()
 optimizer = AdamW(parameters, weight_decay=0.1)
 for examples in (tiny.groups(6), tiny.groups(1, branches=1)):
-    streams = loop.streams_of(examples, config)
+    streams = streams_of(examples, config)
     adapter.set_dropout(1, 2)
-    loss, gradients = loop.batch_gradients(model, streams, parameters)
+    loss, gradients = batch_gradients(model, streams, parameters)
     gradient_norm(gradients)
     optimizer.step(gradients, 0.01, 0.5)
     adapter.set_dropout()
-    loop.mean_loss(model, streams)
+    mean_loss(model, streams)
 generate_groups(model, [(group.prefix, [branch.prompt for branch in group.branches]) for group in tiny.groups(6)], 3)
 """
 

@@ -1,4 +1,4 @@
-"""Runs of the command that are killed, interrupted and gone on with; what they leave is the uninterrupted run's."""
+"""Runs of the command that are killed or interrupted and resumed; their results equal those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def broken_off(files):
 
 @pytest.fixture
 def copy(broken_off, tmp_path):
-    """A copy of that folder; its config.yaml names the original as output, which is no setting that matters."""
+    """A copy of that folder; its config.yaml names the original as output, which does not matter."""
     return Path(shutil.copytree(broken_off, tmp_path / "run"))
 
 
@@ -96,9 +96,9 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, signals, files,
     draw, folder = random.Random(seed), tmp_path / "run"
     for number in draw.sample(signals, len(signals)):
         process = small_run.start(*command(files, folder), "--resume")
-        # Up to a little after the next checkpoint: some kills cost steps, some none.
+        # Up to just after the next checkpoint: some kills lose steps, some none.
         wait_for_steps(folder, steps_of(folder) + draw.randrange(1, SAVE_EVERY + 2), process)
-        time.sleep(draw.uniform(0, 0.03))  # some steps: four times more must not be all of them
+        time.sleep(draw.uniform(0, 0.03))  # some steps, but not all of them in four rounds
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
         done = steps_of(folder)
@@ -113,14 +113,14 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, signals, files,
             assert (folder / "checkpoints" / f"step-{done:08d}.safetensors").exists()
     status, out, err = small_run.run(*command(files, folder), "--resume")
     assert (status, out) == (0, ""), err
-    assert "Going on from" in err
+    assert "Resuming from" in err
     assert_same(folder, whole)
 
 
-def test_a_wait_for_the_lock_on_the_cache_is_no_failure(files, tmp_path):
-    """Jittor locks its cache where it loads or compiles an operator, as another process may do at the same time."""
+def test_waiting_for_the_lock_on_the_cache_is_not_a_failure(files, tmp_path):
+    """Jittor locks its cache while it loads or compiles an operator; another process may do so at the same time."""
     lock_path = runtime.jt and importlib.import_module("jittor_utils.lock").lock_path
-    # Others may hold the lock for long, and the run must not end before the signal.
+    # Others may hold the lock for a long time, and the run must not end before the signal.
     process = small_run.start(*command(files, tmp_path / "run"), "--max-steps", "1000000")
     try:
         wait_for(lambda: (tmp_path / "run" / "val_loss.txt").exists(), process)
@@ -152,19 +152,19 @@ def test_another_setting_is_refused(files, copy, capsys):
 
 
 def test_another_precision_is_refused(files, copy, capsys):
-    """As where a run in bf16 is copied to a processor that has no bf16; here from one that computes in another form."""
+    """As when a run in bf16 is copied to a processor without bf16; here the checkpoint claims another precision."""
     newest = max((copy / "checkpoints").iterdir())
     state = read_state(newest)
     step = int(newest.stem.split("-")[1])
     write_state(newest.parent, step, TrainingState(state.arrays, {**state.values, "precision": "fp16"}), 2)
     assert main([*command(files, copy), "--resume"]) == 2
-    assert "the run began in fp16, and here the base is computed in" in capsys.readouterr().err
+    assert "the run was started in fp16, but here the base is computed in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_on_another_number_of_threads_it_ends_the_same(count, files, copy, whole):
     status, _, err = small_run.run(*command(files, copy), "--resume", "--threads", count)
-    assert status == 0 and "Going on from" in err, err
+    assert status == 0 and "Resuming from" in err, err
     assert_same(copy, whole)
 
 
@@ -178,13 +178,13 @@ def test_other_data_are_refused(name, count, what, files, copy, capsys):
     finally:
         data.write_bytes(content)
     err = capsys.readouterr().err
-    assert f"the {what} examples are not those that this run began with" in err and len(err.splitlines()) < 6
+    assert f"the {what} examples are not those this run was started with" in err and len(err.splitlines()) < 6
     assert contents(copy) == before
 
 
 @pytest.mark.parametrize("name", ["transformer.ln_f.bias", "transformer.h.1.mlp.c_fc.weight"])
 def test_another_base_is_refused(name, files, copy, capsys):
-    """Also where one matrix alone is another one, as after merging an adapter."""
+    """Even if only one matrix differs, as after merging an adapter."""
     weights = files / "base" / "model.safetensors"
     content, before = weights.read_bytes(), contents(copy)
     arrays = load_file(weights)
@@ -194,12 +194,12 @@ def test_another_base_is_refused(name, files, copy, capsys):
         assert main([*command(files, copy), "--resume"]) == 2
     finally:
         weights.write_bytes(content)
-    assert "the base is not the one that this run began with" in capsys.readouterr().err
+    assert "the base is not the one this run was started with" in capsys.readouterr().err
     assert contents(copy) == before
 
 
-def test_all_that_differs_from_the_checkpoint_is_refused_at_once(files, copy, capsys):
-    """The checkpoint knows the settings too: config.yaml may be gone, and Python does not read it."""
+def test_everything_that_differs_from_the_checkpoint_is_reported_at_once(files, copy, capsys):
+    """The checkpoint has the settings too: config.yaml may be gone, and the Python API does not read it."""
     (copy / "config.yaml").unlink()
     before = contents(copy)
     small_run.make_squad(files / "train.json", 14, first=1)
@@ -242,12 +242,12 @@ def test_a_folder_with_a_run_is_left_alone(files, copy):
     assert contents(copy) == before
 
 
-def test_a_damaged_checkpoint_is_passed_over(files, whole, copy, capsys):
+def test_a_damaged_checkpoint_is_skipped(files, whole, copy, capsys):
     older, newest = sorted((copy / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-100])
     assert main([*command(files, copy), "--resume"]) == 0
     err = capsys.readouterr().err
-    assert f"Skipped: {newest}: " in err and f"Going on from {older}." in err
+    assert f"Skipped: {newest}: " in err and f"Resuming from {older}." in err
     assert_same(copy, whole)
 
 

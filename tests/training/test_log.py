@@ -25,7 +25,7 @@ def loss_of(step):
 
 
 def log_steps(log, first, last, validate_every=3):
-    """The calls of a run from optimizer step `first` to `last`."""
+    """The calls of a run from optimiser step `first` to `last`."""
     for step in range(first, last + 1):
         log.step(step, loss=loss_of(step), learning_rate=1e-3 / step, grad_norm=0.5, tokens=100 + step, questions=8,
                  seconds=0.25)
@@ -46,7 +46,7 @@ def uninterrupted(tmp_path):
     return folder
 
 
-def test_one_number_a_line_that_reads_back_to_the_same_float(uninterrupted):
+def test_one_number_per_line_that_reads_back_as_the_same_float(uninterrupted):
     assert [float(line) for line in (uninterrupted / "train_loss.txt").read_text().splitlines()] == [
         loss_of(step) for step in range(1, 11)]
     assert [float(line) for line in (uninterrupted / "val_loss.txt").read_text().splitlines()] == [

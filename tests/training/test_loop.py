@@ -21,21 +21,15 @@ from jittor_lora.model.modules import leaves
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.ranks import Ranks
 from jittor_lora.system.runtime import jt
-from jittor_lora.training import loop
+from jittor_lora.training.batches import due, steps_from, streams_of, total_steps
+from jittor_lora.training.gradients import mean_loss, stream_loss
+from jittor_lora.training.interruption import interruption_noticed
 from jittor_lora.training.log import RunLog
-from jittor_lora.training.loop import (
-    Progress,
-    due,
-    interruption_noticed,
-    mean_loss,
-    parts_of,
-    steps_from,
-    stream_loss,
-    total_steps,
-    train,
-)
+from jittor_lora.training.loop import train
 from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.progress import Progress
 from jittor_lora.training.schedule import learning_rate
+from jittor_lora.training.step import Computation
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "networks.npz")  # made by tests/parity/make_golden.py
 
@@ -46,7 +40,7 @@ def settings(**changes):
 
 
 def adapted(config, family="gpt2", values=True, scale=1.0, alpha=8.0):
-    """A network with an adapter, of values of its own, or as training begins with it; its matrices times `scale`."""
+    """A network with an adapter, with arbitrary values or as training starts; its matrices times `scale`."""
     source = tiny.VARIANTS[family]
     tensors = {name: array * np.float32(scale) if array.ndim == 2 else array
                for name, array in tiny.tensors(source).items()}
@@ -59,7 +53,7 @@ def adapted(config, family="gpt2", values=True, scale=1.0, alpha=8.0):
 
 
 class Recorder:
-    """Stands in for the optimiser: notes what it is given, and changes nothing."""
+    """In place of the optimiser: records its arguments and changes nothing."""
 
     def __init__(self):
         self.gradients, self.rates = [], []
@@ -70,7 +64,7 @@ class Recorder:
 
 
 class Run:
-    """One call of `train`, with all that it did."""
+    """One call of `train`, with everything it did."""
 
     def __init__(self, folder, config, groups, dev=(), model=None, adapter=None, optimizer=None, progress=None,
                  save=None, answer_dev=None):
@@ -105,12 +99,12 @@ def recorded(folder, groups, family="gpt2", scale=1.0, alpha=8.0, **changes):
     return run.losses[0], run.optimizer.gradients[0]
 
 
-# Of the size that weights have in practice: larger ones (the defaults here) magnify what rounding does to gradients.
+# As large as weights are in practice: larger ones (the defaults here) magnify the effect of rounding on gradients.
 ORDINARY = {"scale": 0.4, "alpha": 2.0}
 
 
 def assert_same_step(one, other):
-    """Loss and gradient to 1e-6; the gradient of each array alone to 3e-6, as small ones have fewer digits."""
+    """Loss and gradient to 1e-6; each array's gradient to 3e-6, as small ones have fewer digits."""
     assert one[0] == pytest.approx(other[0], rel=1e-6)
     all_of_one, all_of_other = (np.concatenate([g.ravel() for g in step[1].values()]) for step in (one, other))
     assert relative(all_of_one, all_of_other) < 1e-6
@@ -141,15 +135,17 @@ def test_no_step_leaves_anything_behind(tmp_path, checkpointing):
 
 
 def test_memory_is_given_back_before_a_stream_longer_than_all_before(tmp_path, monkeypatch):
-    seen, given_back = [], []
+    config = settings(max_steps=10, batch_size=2, seed=4, max_tokens_per_stream=16)
+    model, adapter = adapted(config)
+    hidden, seen, given_back = model.hidden, [], []
 
-    def noted(model, stream, smoothing):
-        seen.append(len(stream.tokens))
-        return stream_loss(model, stream)
+    def noted(tokens, *arguments):
+        seen.append(len(tokens))
+        return hidden(tokens, *arguments)
 
-    monkeypatch.setattr(loop, "stream_loss", noted)
-    monkeypatch.setattr(loop.jt, "gc", lambda: given_back.append(len(seen)))
-    Run(tmp_path, settings(max_steps=10, batch_size=2, seed=4, max_tokens_per_stream=16), tiny.groups(9))
+    model.hidden = noted
+    monkeypatch.setattr(jt, "gc", lambda: given_back.append(len(seen)))
+    Run(tmp_path, config, tiny.groups(9), (), model, adapter)
     assert given_back == [i for i, rows in enumerate(seen) if rows > max(seen[:i], default=0)]
     assert 1 < len(given_back) < len(seen)
 
@@ -278,7 +274,7 @@ def test_the_gradient_is_clipped_and_the_log_has_its_length_before(tmp_path):
     assert f'"grad_norm": {norm:.3f}'[:-1] in (tmp_path / "b" / "metrics.jsonl").read_text()
 
 
-def test_every_stream_of_every_step_has_dropout_masks_of_its_own(tmp_path):
+def test_every_stream_of_every_step_has_its_own_dropout_masks(tmp_path):
     config = settings(max_steps=3, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3)
     model, adapter = adapted(config)
     keys = []
@@ -337,7 +333,7 @@ def test_early_stop(tmp_path):
     assert len(again.lines()) == 6
 
 
-def test_checkpoints_are_saved_every_so_often_and_at_the_end(tmp_path):
+def test_checkpoints_are_saved_at_intervals_and_at_the_end(tmp_path):
     assert Run(tmp_path / "a", settings(max_steps=5, save_every=2), GROUPS).saved == [2, 4, 5]
     assert Run(tmp_path / "b", settings(max_steps=3, save_every=0), GROUPS).saved == [3]
 
@@ -452,7 +448,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
     first = run(folder, config, model, adapter, optimizer, Progress())
     assert (first.outcome.reason, stopping.at) == ("interrupted", stop)
 
-    jt.set_global_seed(stop)  # what a new process finds is not what the old one left
+    jt.set_global_seed(stop)  # a new process does not find the generators as the old one left them
     np.random.seed(stop)
     state = read_state(folder / "checkpoints" / f"step-{stop:08d}.safetensors")
     model, adapter, optimizer = fresh()
@@ -484,16 +480,21 @@ def test_batches_of_single_questions_where_paragraphs_need_not_stay_whole():
                for _, batch in steps_from(0, 6, groups, settings(batch_size=4)))
 
 
-# --- several ranks, here one after the other and without MPI; with it: tests/system/test_mpi.py ---------------------
+# --- several ranks, here one after the other and without MPI; with MPI: tests/system/test_mpi.py ---------------------
+
+
+class OneOf(Ranks):
+    """One rank of several, the others absent: every sum is its own part."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
 
 
 def part_of_step(model, adapter, config, groups, rank, ranks, weight):
-    """What one of so many ranks adds to loss and gradient of a step with dropout."""
-    own = parts_of(groups, config, Ranks(rank, ranks))
-    loss, gradients = loop.batch_gradients(
-        model, [part.stream for part in own], adapter.parameters(), weight=weight,
-        prepare=lambda number, _: adapter.set_dropout(3, 5, own[number].number, rows=own[number].mask_rows))
-    return loss, {name: g.numpy().astype(np.float64) for name, g in gradients.items()}
+    """What one of several ranks adds to loss and gradient of a step with dropout."""
+    step = Computation(model, adapter, config, OneOf(rank, ranks)).step(5, groups)
+    share = step.weight / weight
+    return share * step.loss, {name: share * g.numpy().astype(np.float64) for name, g in step.gradients.items()}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -503,7 +504,7 @@ def test_the_parts_of_all_ranks_add_up(family, weight, ranks, budget, share):
     groups = tiny.groups(9)
     config = settings(lora_dropout=0.4, max_tokens_per_stream=budget, prompt_loss_weight=weight, share_prefixes=share)
     model, adapter = adapted(config, family, **ORDINARY)
-    total = sum(part.stream.total_weight for part in parts_of(groups, config))
+    total = sum(stream.total_weight for stream in streams_of(groups, config))
     expected_loss, expected = part_of_step(model, adapter, config, groups, 0, 1, total)
     found = [part_of_step(model, adapter, config, groups, rank, ranks, total) for rank in range(ranks)]
     assert sum(loss for loss, _ in found) == pytest.approx(expected_loss, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Loss or gradient that is not finite: reported within the step, skipped or stopped, and in no file."""
+"""A loss or gradient that is not finite: reported within the step, left out or a stop, and never in a file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from jittor_lora.model.load import build_model
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
 from jittor_lora.tasks import train as task
-from jittor_lora.training import loop
+from jittor_lora.training import gradients
+from jittor_lora.training.batches import steps_from
 from jittor_lora.training.log import RunLog
-from jittor_lora.training.loop import Progress, train
+from jittor_lora.training.loop import train
 from jittor_lora.training.optimizer import AdamW
+from jittor_lora.training.progress import Progress
 from jittor_lora.training.schedule import learning_rate
 from needs import needs_bf16, needs_mpi
 
@@ -83,20 +85,20 @@ class Run:
 
 
 def put(name, value, place=(3,)):
-    """What puts a value into a weight of the base."""
+    """A function that puts a value into a weight of the base."""
     return lambda tensors: tensors[name].__setitem__(place, value)
 
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """A function: lets the loss of every stream with this question, or with any, be multiplied by a number."""
-    inner = loop.stream_loss
+    """A function that multiplies the loss of every stream with this question, or of all streams, by a number."""
+    inner = gradients.stream_loss
 
     def spoil(factor, question=None):
         def stream_loss(model, stream, smoothing=0.0):
             return inner(model, stream, smoothing) * (factor if question in (None, *stream.ids) else 1.0)
 
-        monkeypatch.setattr(loop, "stream_loss", stream_loss)
+        monkeypatch.setattr(gradients, "stream_loss", stream_loss)
 
     return spoil
 
@@ -122,15 +124,15 @@ def test_a_base_whose_numbers_go_wrong(tmp_path, family, name, place, where, val
     assert run.state().items() >= run.start.items() and run.states == {}
 
 
-def test_the_questions_of_the_batch_and_those_of_the_streams_that_are_wrong(tmp_path, spoiled):
+def test_the_questions_of_the_batch_and_of_the_streams_that_are_wrong(tmp_path, spoiled):
     spoiled(math.nan, BAD)
     run = Run(tmp_path, max_steps=40)
     row = run.progress.step
-    batch = [branch.id for group in dict(loop.steps_from(row, row + 1, GROUPS, settings()))[row]
+    batch = [branch.id for group in dict(steps_from(row, row + 1, GROUPS, settings()))[row]
              for branch in group.branches]
     lines = {line.split(": ")[0].strip(): line.split(": ", 1)[1] for line in run.error.splitlines() if ": " in line}
-    assert sorted(lines["questions of the batch"].split(", ")) == sorted(batch)
-    wrong = lines["computed once more, stream by stream"]
+    assert sorted(lines["questions in the batch"].split(", ")) == sorted(batch)
+    wrong = lines["computed again, stream by stream"]
     assert wrong.startswith(LOSS_IS_WRONG) and wrong.count(" for ") == 1
     named = wrong.split(" for ")[1].split(", ")
     assert BAD in named and len(named) < len(batch)
@@ -138,7 +140,7 @@ def test_the_questions_of_the_batch_and_those_of_the_streams_that_are_wrong(tmp_
 
 @pytest.mark.parametrize("value, what", [(math.nan, "1 NaN of"), (-math.inf, "1 infinite of")])
 def test_the_first_layer_in_the_network_s_order(tmp_path, monkeypatch, value, what):
-    inner, wrong = loop.gradients_of, (5, 3)
+    inner, wrong = gradients.gradients_of, (5, 3)
 
     def gradients_of(loss, parameters):
         found = inner(loss, parameters)
@@ -148,7 +150,7 @@ def test_the_first_layer_in_the_network_s_order(tmp_path, monkeypatch, value, wh
             found[place] = jt.array(array).stop_grad()
         return found
 
-    monkeypatch.setattr(loop, "gradients_of", gradients_of)
+    monkeypatch.setattr(gradients, "gradients_of", gradients_of)
     run = Run(tmp_path, batch_size=100, max_tokens_per_stream=1000)
     assert f"not finite in 2 of {len(run.names)} trained arrays" in run.error
     assert f"the first is {run.names[3]} ({what} " in run.error and f"the last {run.names[5]}\n" in run.error
@@ -163,14 +165,14 @@ def test_a_trained_parameter_that_is_not_finite_stops_under_either_policy(tmp_pa
     array[1, 1] = value
     run = Run(tmp_path, arrays={name: array}, on_non_finite=policy)
     assert f"trained parameters: not finite in {name} ({what} of 48 numbers)" in run.error
-    assert "An update before this step has gone too far" in run.error and "--on-non-finite" not in run.error
+    assert "An update before this step went too far" in run.error and "--on-non-finite" not in run.error
     assert not (tmp_path / "train_loss.txt").exists()
 
 
 def test_a_rate_far_too_high(tmp_path):
     run = Run(tmp_path, learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0, warmup_ratio=None)
     assert run.error.startswith(f"step {run.progress.step + 1}: the loss is") and run.progress.step >= 1
-    assert "learning_rate (now 1e+30) lowered, or the gradient clipped (max_grad_norm, now 0" in run.error
+    assert "a lower learning_rate (now 1e+30), or gradient clipping (max_grad_norm, now 0" in run.error
     assert sorted(run.states) == list(range(1, run.progress.step + 1))
     assert run.state() == run.states[run.progress.step]
 
@@ -180,21 +182,21 @@ def test_a_gradient_that_is_finite_but_whose_squares_are_not(tmp_path, spoiled):
     run = Run(tmp_path)
     assert "and the gradient norm inf." in run.error
     assert "gradient norm inf for " in run.error and "faulty" not in run.error
-    largest = run.error.split("finite but too large, the largest number is in that of ")[1].splitlines()[0]
+    largest = run.error.split("finite but too large; the largest value is in that of ")[1].splitlines()[0]
     assert largest in run.names
 
 
-def test_numbers_that_are_right_when_they_are_computed_once_more(tmp_path, monkeypatch):
-    inner, factors = loop.stream_loss, [math.nan]
-    monkeypatch.setattr(loop, "stream_loss", lambda model, stream, smoothing=0.0: inner(model, stream, smoothing) * (
-        factors.pop() if factors else 1.0))
-    assert "stream by stream: finite, so it is their sum" in Run(tmp_path).error
+def test_numbers_that_are_finite_when_computed_again(tmp_path, monkeypatch):
+    inner, factors = gradients.stream_loss, [math.nan]
+    monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(
+        model, stream, smoothing) * (factors.pop() if factors else 1.0))
+    assert "stream by stream: finite, so either their sum is not" in Run(tmp_path).error
 
 
 # --- steps that are left out -----------------------------------------------------------------------------------------
 
 
-def test_a_step_that_is_left_out_changes_nothing_but_the_count(tmp_path, spoiled):
+def test_a_step_that_is_left_out_changes_only_the_count(tmp_path, spoiled):
     spoiled(math.nan, BAD)
     run = Run(tmp_path, on_non_finite="skip", schedule="cosine")
     skipped = [row["step"] for row in run.rows if row.get("skipped")]
@@ -224,7 +226,7 @@ def test_the_tenth_in_a_row_stops(tmp_path, spoiled):
     assert run.state().items() >= run.start.items()
 
 
-def test_steps_between_begin_the_count_anew(tmp_path, spoiled):
+def test_steps_between_restart_the_count(tmp_path, spoiled):
     spoiled(math.nan, BAD)
     run = Run(tmp_path, on_non_finite="skip", max_steps=24)
     assert run.error is None and run.progress.skipped == 12
@@ -251,8 +253,8 @@ def arrays_of(folder):
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_a_run_with_steps_left_out_goes_on_bit_for_bit(files, tmp_path, spoiled, last):
-    """From a checkpoint right after such a step, and from one right after another step."""
+def test_a_run_with_steps_left_out_resumes_bit_for_bit(files, tmp_path, spoiled, last):
+    """From a checkpoint right after such a step, and from one after an ordinary step."""
     spoiled(math.nan, "3-river")
     whole = tmp_path / "whole"
     summary = task.train(run_config(files, whole))
@@ -272,7 +274,7 @@ def test_a_run_with_steps_left_out_goes_on_bit_for_bit(files, tmp_path, spoiled,
     assert again["skipped_steps"] == summary["skipped_steps"]
 
 
-def test_a_run_that_stopped_goes_on_with_the_other_policy(files, tmp_path, spoiled):
+def test_a_run_that_stopped_can_be_resumed_with_the_other_policy(files, tmp_path, spoiled):
     spoiled(math.nan, "3-river")
     task.train(run_config(files, tmp_path / "whole"))
     with pytest.raises(UserError, match="3-river"):
@@ -283,7 +285,7 @@ def test_a_run_that_stopped_goes_on_with_the_other_policy(files, tmp_path, spoil
 
 
 @pytest.mark.parametrize("method, product", [("lora", "adapter"), ("full", "model")])
-def test_an_update_that_goes_too_far_is_in_no_file(files, tmp_path, monkeypatch, method, product):
+def test_an_update_that_goes_too_far_is_never_written(files, tmp_path, monkeypatch, method, product):
     inner, wrong = AdamW.step, []
 
     def step(self, gradients, rate, factor):
@@ -307,20 +309,23 @@ def test_an_update_that_goes_too_far_is_in_no_file(files, tmp_path, monkeypatch,
     assert all(np.isfinite(array).all() for array in load_file(best).values())
 
 
-def test_a_validation_loss_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch):
-    losses = [math.nan, 2.0, -math.inf, math.inf, 3.0, math.nan, 1.0]
-    monkeypatch.setattr(loop, "mean_loss", lambda *_: losses.pop(0))
-    run = Run(tmp_path, dev=tiny.groups(2, seed=9), eval_every=1)
-    assert run.best == [1, 6] and run.progress.best_loss == 1.0
-    assert (tmp_path / "val_loss.txt").read_text().split() == ["nan", "2.0", "-inf", "inf", "3.0", "nan", "1.0"]
-    assert (tmp_path / "run.log").read_text().count("is never the best one") == 4
+def test_a_validation_loss_that_is_not_finite_never_counts_as_the_best(tmp_path, monkeypatch):
+    inner, factors = gradients.stream_loss, [math.nan, 2.0, -math.inf, math.inf, 3.0, math.nan, 1.0]
+    found = iter(factors)
+    monkeypatch.setattr(gradients, "stream_loss", lambda model, stream, smoothing=0.0: inner(
+        model, stream, smoothing) * (next(found) if jt.flags.no_grad else 1.0))
+    run = Run(tmp_path, dev=tiny.groups(2, seed=9), eval_every=1, learning_rate=1e-30, max_tokens_per_stream=1000)
+    losses = np.loadtxt(tmp_path / "val_loss.txt")
+    np.testing.assert_allclose(losses, np.array(factors) * losses[-1], rtol=1e-6)
+    assert run.best == [1, 6] and run.progress.best_loss == losses[-1]
+    assert (tmp_path / "run.log").read_text().count("never counts as the best") == 4
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
 def huge(base):
-    """Let a matrix of the base hold numbers so large that its products overflow."""
+    """Give a matrix of the base values so large that its products overflow."""
     path = base / "model.safetensors"
     arrays = load_file(path)
     name = next(name for name in arrays if name.endswith("h.0.mlp.c_proj.weight"))
@@ -340,7 +345,7 @@ def test_the_command_says_what_is_wrong_and_ends_with_code_2(tmp_path, capsys, p
     error = err.split("jittor-lora: ")[-1]
     assert out == "" and "Traceback" not in err
     assert error.startswith(f"step {1 if policy == 'stop' else 10}: the loss is nan")
-    assert "the first is transformer.h.0.attn.c_attn.lora_" in error and "questions of the batch: " in error
+    assert "the first is transformer.h.0.attn.c_attn.lora_" in error and "questions in the batch: " in error
     assert ("--resume --on-non-finite skip" in error) == (policy == "stop")
     assert err.count("left out: the loss is nan") == (0 if policy == "stop" else 9)
     assert not checkpoints(tmp_path / "run" / "checkpoints") and not (tmp_path / "run" / "adapter").exists()
@@ -351,10 +356,10 @@ def test_the_command_says_what_is_wrong_and_ends_with_code_2(tmp_path, capsys, p
 PROGRAM = """
 import math, sys
 from jittor_lora.cli.main import main
-from jittor_lora.training import loop
+from jittor_lora.training import gradients
 
-inner = loop.stream_loss
-loop.stream_loss = lambda model, stream, smoothing=0.0: inner(model, stream, smoothing) * (
+inner = gradients.stream_loss
+gradients.stream_loss = lambda model, stream, smoothing=0.0: inner(model, stream, smoothing) * (
     math.nan if "3-river" in stream.ids else 1.0)
 sys.exit(main())
 """
@@ -369,7 +374,7 @@ def test_all_ranks_do_the_same(policy, files, tmp_path):
                  "--learning-rate", 0.01, "--precision", "fp32", "--on-non-finite", policy]
     found = {ranks: mpi.run(ranks, *arguments, "--output", tmp_path / str(ranks), program=program) for ranks in (1, 2)}
     if policy == "stop":
-        assert found[1][0] == found[2][0] == 2 and found[2][2].count("questions of the batch: ") == 1
+        assert found[1][0] == found[2][0] == 2 and found[2][2].count("questions in the batch: ") == 1
         assert LOSS_IS_WRONG in found[2][2] and " on rank " in found[2][2]
         return
     assert found[1][0] == found[2][0] == 0, found

@@ -19,7 +19,7 @@ def arrays(numbers):
 
 
 def exact_adamw(parameters, gradients, rates, beta1, beta2, epsilon, decay):
-    """Loshchilov and Hutter 2019, algorithm 2, as it stands there, in float64; decay times the rate."""
+    """Loshchilov and Hutter 2019, algorithm 2, to the letter, in float64; decay is multiplied by the rate."""
     for name, theta in parameters.items():
         theta = theta.astype(np.float64)
         m, v = np.zeros_like(theta), np.zeros_like(theta)
@@ -44,7 +44,7 @@ def test_steps_are_those_of_the_paper(betas, epsilon, decay):
         assert not parameters[name].is_stop_grad()
 
 
-def test_a_rate_of_zero_moves_the_moments_alone():
+def test_a_rate_of_zero_moves_only_the_moments():
     parameters = arrays(values(0))
     optimizer = AdamW(parameters, weight_decay=0.5)
     optimizer.step(arrays(values(1)), 0.0)
@@ -54,7 +54,7 @@ def test_a_rate_of_zero_moves_the_moments_alone():
     np.testing.assert_allclose(optimizer.state()["second.b"], 0.001 * values(1)["b"] ** 2, rtol=1e-5)
 
 
-def test_gradients_of_zero_leave_a_new_parameter_where_it_is():
+def test_zero_gradients_leave_a_new_parameter_unchanged():
     parameters = {"b": jt.zeros(4)}
     optimizer = AdamW(parameters, weight_decay=0.1)
     for _ in range(3):
@@ -62,7 +62,7 @@ def test_gradients_of_zero_leave_a_new_parameter_where_it_is():
     assert parameters["b"].numpy().tolist() == [0, 0, 0, 0]
 
 
-def test_an_optimizer_that_is_restored_goes_on_bit_for_bit():
+def test_a_restored_optimizer_continues_bit_for_bit():
     gradients = [values(seed) for seed in range(1, 7)]
 
     def after(optimizer, parameters, some):
@@ -101,7 +101,7 @@ def test_steps_do_not_pile_up():
     assert len(set(alive[1:])) == 1
 
 
-def test_gradient_norm_is_that_of_all_as_one_vector():
+def test_gradient_norm_is_that_of_all_gradients_as_one_vector():
     numbers = values(3)
     expected = np.sqrt(sum((x.astype(np.float64) ** 2).sum() for x in numbers.values()))
     assert gradient_norm(arrays(numbers)) == pytest.approx(expected, rel=1e-6)

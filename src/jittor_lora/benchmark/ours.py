@@ -24,7 +24,8 @@ from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt, set_threads
 from jittor_lora.tasks.evaluate import Questions, answer
-from jittor_lora.training.loop import batch_gradients, mean_loss, steps_from, steps_per_epoch, streams_of
+from jittor_lora.training.batches import steps_from, steps_per_epoch, streams_of
+from jittor_lora.training.gradients import batch_gradients, mean_loss
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 
 # A weight that computes the logits of a row and leaves the loss as it is.
@@ -79,7 +80,8 @@ class Contender:
         sequences, length = tokens.shape
         rows = np.flatnonzero(labels != workloads.IGNORED).astype(np.int32)
         return Stream(tokens.reshape(-1), np.tile(np.arange(length, dtype=np.int32), sequences),
-                      Layout.plain(*[length] * sequences), rows, labels[rows], np.ones(len(rows), np.float32), [])
+                      Layout.plain(*[length] * sequences), rows, np.arange(len(rows), dtype=np.int32), labels[rows],
+                      np.ones(len(rows), np.float32), [])
 
     def squad(self, spec: dict[str, Any]) -> Job:
         """An epoch on questions of SQuAD.

@@ -57,7 +57,7 @@ def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
         config, resume = _begin(args)
         own = [config.model_dump(), {name: config.origin(name) for name in RunConfig.model_fields}, resume]
     from jittor_lora.system.ranks import join
-    values, origins, resume = join().of_first(own)
+    values, origins, resume = join().broadcast(own)
     return RunConfig.resolve(None, values, origins), resume
 
 

@@ -1,66 +1,44 @@
-"""What each rank of a data parallel run computes of a step: whole streams, or runs of the groups of one."""
+"""Dealing the streams of a step to the ranks of a data parallel run: whole streams, or parts of one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import replace
 
 from jittor_lora.data.examples import TokenGroup
 from jittor_lora.data.stream import Stream, build_stream, cut, rows
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stream as one rank computes it, or the part of it that is dealt to that rank.
+def deal(batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float, share_prefixes: bool, rank: int,
+         ranks: int) -> list[Stream]:
+    """The streams of `micro_batches`, or parts of them, that `rank` computes; perhaps none.
 
-    Attributes:
-        stream: of the part's own groups.
-        number: of the stream among those of the step.
-        rows_before, label_rows_before: rows of the stream, and distinct ones of them with labels, before this part.
-    """
-
-    stream: Stream
-    number: int
-    rows_before: int = 0
-    label_rows_before: int = 0
-
-    @property
-    def mask_rows(self) -> dict[int, int]:
-        """How many rows an adapted layer may see of this part → the first of them, as the whole stream counts them.
-
-        The last block computes label rows only. Where all rows of a part are label rows and not all of its stream's,
-        the two cannot be told apart, and the last block's masks are not those of the whole stream.
-        """
-        return {len(np.unique(self.stream.label_rows)): self.label_rows_before,
-                len(self.stream.tokens): self.rows_before}
-
-
-def parts(batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float = 0.0, share_prefixes: bool = True,
-          rank: int = 0, ranks: int = 1) -> list[Part]:
-    """The streams of `micro_batches`, as far as they are dealt to `rank`, which may get nothing.
-
-    The groups of all streams, in their order, are cut into a run for each rank, such that the longest run is as short
-    as can be. A group, which is a paragraph with its questions, is never cut for that.
+    The groups of all streams, in order, are cut into one run per rank so that the longest run is as short as possible.
+    A group, which is a paragraph with its questions, is never cut.
     """
     streams = cut(batch, max_tokens, share_prefixes)
-    places = [(number, group) for number, groups in enumerate(streams) for group in range(len(groups))]
     sizes = [rows(group.prefix, group.branches) for groups in streams for group in groups]
     start, end = runs(sizes, ranks)[rank]
-    made = []
-    for number in sorted({number for number, _ in places[start:end]}):
-        own = [group for stream, group in places[start:end] if stream == number]
-        before = streams[number][: own[0]]
-        skipped = build_stream(before, prompt_loss_weight) if before else None
-        made.append(Part(build_stream([streams[number][group] for group in own], prompt_loss_weight), number,
-                         len(skipped.tokens) if skipped else 0,
-                         len(np.unique(skipped.label_rows)) if skipped else 0))
-    return made
+    dealt = []
+    for number, groups in enumerate(streams):
+        own = range(max(start, 0), min(end, len(groups)))
+        if own:
+            dealt.append(_part(groups, own, prompt_loss_weight, number))
+        start, end = start - len(groups), end - len(groups)
+    return dealt
+
+
+def _part(groups: Sequence[TokenGroup], own: range, prompt_loss_weight: float, number: int) -> Stream:
+    """Some consecutive groups of a stream, with the number of rows before them."""
+    part = build_stream(groups[own.start : own.stop], prompt_loss_weight, number=number)
+    if own.start == 0:
+        return part
+    before = build_stream(groups[: own.start], prompt_loss_weight)
+    return replace(part, rows_before=len(before.tokens), label_rows_before=len(before.label_rows))
 
 
 def runs(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """(start, end) of `count` runs that follow each other, some of them perhaps empty, whose largest sum is least."""
+    """(start, end) of `count` consecutive runs, some perhaps empty, whose largest sum is as small as possible."""
     low, high = max([0, *sizes]), sum(sizes)
     while low < high:
         middle = (low + high) // 2
@@ -68,16 +46,16 @@ def runs(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
             high = middle
         else:
             low = middle + 1
-    made = _cut_at(sizes, low)
-    return made + [(len(sizes), len(sizes))] * (count - len(made))
+    found = _cut_at(sizes, low)
+    return found + [(len(sizes), len(sizes))] * (count - len(found))
 
 
 def _cut_at(sizes: Sequence[int], capacity: int) -> list[tuple[int, int]]:
-    """Runs of at most `capacity` in sum, each as long as can be."""
-    made, start, held = [], 0, 0
+    """Runs that sum to at most `capacity`, each as long as possible."""
+    found, start, held = [], 0, 0
     for i, size in enumerate(sizes):
         if held + size > capacity and i > start:
-            made.append((start, i))
+            found.append((start, i))
             start, held = i, 0
         held += size
-    return [*made, (start, len(sizes))] if start < len(sizes) else made
+    return [*found, (start, len(sizes))] if start < len(sizes) else found

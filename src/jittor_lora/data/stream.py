@@ -1,7 +1,7 @@
 """From tokenised examples to token streams: what one step of training reads.
 
-A stream's rows are the *inputs*. The last token of a completion (end of text) is only ever a label, so it has no
-row; a prefix has its rows once, however many branches go on from it.
+A stream's rows are the *inputs*. The last token of a completion (end of text) is only ever a label, so it has no row;
+a prefix has its rows once, however many branches continue it.
 """
 
 from __future__ import annotations
@@ -19,48 +19,64 @@ from jittor_lora.data.subset import shuffled
 
 @dataclass(frozen=True)
 class Stream:
-    """One flat run of N tokens with M scored next tokens.
+    """One flat run of N tokens, K of whose rows predict M labels.
+
+    K is less than M where several branches continue a prefix: its last row then predicts the first token of each.
 
     Attributes:
         tokens: (N,) int32.
-        positions: (N,) int32, from 0 at each prefix, going on from its end in each of its branches.
+        positions: (N,) int32, from 0 at each prefix, continuing from its end in each of its branches.
         layout: which earlier rows each row may see; N rows.
-        label_rows: (M,) int32, rows whose next token is scored. The last row of a prefix can occur once for each
-            of its branches.
-        labels: (M,) int32, that next token.
+        label_rows: (K,) int32, the rows whose next token is scored, ascending and distinct.
+        label_index: (M,) int32, for each label its row's index in `label_rows`.
+        labels: (M,) int32, the tokens to predict.
         label_weights: (M,) float32.
         ids: the examples in it, in order.
+        number: of the stream within its step.
+        rows_before, label_rows_before: where this is a later part of a stream that several ranks share, how many rows,
+            and how many of the `label_rows`, come before it. Dropout masks count rows from the start of the stream.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     layout: Layout
     label_rows: np.ndarray
+    label_index: np.ndarray
     labels: np.ndarray
     label_weights: np.ndarray
     ids: list[str]
+    number: int = 0
+    rows_before: int = 0
+    label_rows_before: int = 0
 
     @property
     def total_weight(self) -> float:
-        """Sum of the label weights, in double precision: the divisor of a mean loss over several streams."""
+        """Sum of the label weights in double precision: the divisor of a mean loss over several streams."""
         return float(self.label_weights.sum(dtype=np.float64))
+
+    @property
+    def mask_rows(self) -> dict[int, int]:
+        """Number of rows that a layer computes → row of the dropout mask that the first of them takes."""
+        return {len(self.label_rows): self.label_rows_before, len(self.tokens): self.rows_before}
 
 
 def rows(prefix: Sequence[int], branches: Sequence[Branch]) -> int:
-    """Rows that these branches on this prefix take in a stream."""
+    """Rows that a prefix with these branches takes in a stream."""
     return len(prefix) + sum(_branch_rows(branch) for branch in branches)
 
 
-def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, share_prefixes: bool = True) -> Stream:
+def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, share_prefixes: bool = True,
+                 number: int = 0) -> Stream:
     """The stream of these examples with their labels.
 
-    Completion tokens weigh 1. Prompt and prefix tokens weigh `prompt_loss_weight` in each example: as a prefix of k
+    Completion tokens weigh 1. Prompt and prefix tokens weigh `prompt_loss_weight` per example: as a prefix with k
     branches stands for k copies, its tokens weigh k times that. The first token of an example is never a label.
 
     Args:
         groups: examples, each with a completion.
         prompt_loss_weight: 0 to 1; at 0 the prompt has no label rows at all.
         share_prefixes: False gives each example its own copy of the prefix (same losses, more rows).
+        number: of the stream within its step.
 
     Raises:
         ValueError: no group, or an example without a completion.
@@ -68,13 +84,13 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
     if not groups:
         raise ValueError("a stream needs at least one example")
     tokens, positions, lengths, ids = [], [], [], []
-    label_rows, labels, weights = [], [], []
+    predictors, labels, weights = [], [], []  # of each label: its row, itself, its weight
     for group in groups if share_prefixes else separate(groups):
         start, prefix = len(tokens), group.prefix
         tokens += prefix
         positions += range(len(prefix))
         if prompt_loss_weight and len(prefix) > 1:
-            label_rows += range(start, start + len(prefix) - 1)
+            predictors += range(start, start + len(prefix) - 1)
             labels += prefix[1:]
             weights += [len(group.branches) * prompt_loss_weight] * (len(prefix) - 1)
         branch_lengths = []
@@ -86,12 +102,12 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
             count = len(text) - 1
             tokens += text[:-1]
             positions += range(len(prefix), len(prefix) + count)
-            # predictor[i] is the row that predicts text[i]; the prefix's last row predicts the first token.
-            predictor = [start + len(prefix) - 1 if prefix else -1, *range(first, first + count)]
+            # predicting[i] is the row that predicts text[i]; the prefix's last row predicts the first token.
+            predicting = [start + len(prefix) - 1 if prefix else -1, *range(first, first + count)]
             scored = len(branch.prompt)
             if prompt_loss_weight:
                 scored = 0 if prefix else 1
-            label_rows += predictor[scored:]
+            predictors += predicting[scored:]
             labels += text[scored:]
             in_prompt = len(branch.prompt) - scored
             weights += [prompt_loss_weight] * in_prompt + [1.0] * len(branch.completion)
@@ -99,34 +115,37 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
                 branch_lengths.append(count)
             ids.append(branch.id)
         lengths.append((len(prefix), branch_lengths))
+    label_rows, label_index = np.unique(np.array(predictors, np.int32), return_inverse=True)
     return Stream(
         tokens=np.array(tokens, np.int32),
         positions=np.array(positions, np.int32),
         layout=Layout.of_lengths(lengths),
-        label_rows=np.array(label_rows, np.int32),
+        label_rows=label_rows,
+        label_index=label_index.astype(np.int32),
         labels=np.array(labels, np.int32),
         label_weights=np.array(weights, np.float32),
         ids=ids,
+        number=number,
     )
 
 
 def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int) -> list[list[TokenGroup]]:
-    """One epoch: every example once, about `batch_size` of them to an optimiser step.
+    """One epoch: every example once, about `batch_size` of them per optimiser step.
 
-    Groups are shuffled, and the branches within each. Where a batch would end within a group it ends at that group's
-    nearer end instead, as a prefix that is cut is computed twice: batches are of `batch_size` on average, each is of
-    less than twice that, and of examples without a common prefix all but the last are of that very size. Groups larger
-    than `batch_size` are cut into parts of that size first. The number of batches depends on the number of examples
-    alone.
+    Groups are shuffled, and so are the branches within each. A batch that would end inside a group ends at that group's
+    nearer end instead, since a prefix that is cut is computed twice. So batches have `batch_size` examples on average
+    and always less than twice that; without shared prefixes all but the last have exactly that many. Groups larger
+    than `batch_size` are first cut into parts of that size. The number of batches depends only on the number of
+    examples.
 
     Args:
-        seed, epoch: 0 or more; the order is a function of them and the sizes of the groups alone.
+        seed, epoch: 0 or more; the order depends only on them and on the sizes of the groups.
 
     Raises:
         ValueError: batch_size below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is 1 or more, not {batch_size}")
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     random = np.random.Philox(np.random.SeedSequence([seed, epoch]))
     pieces = []
     for group in groups:
@@ -135,44 +154,45 @@ def batches(groups: Sequence[TokenGroup], batch_size: int, seed: int, epoch: int
             group.with_branches(branches[i : i + batch_size]) for i in range(0, len(branches), batch_size)
         ]
     count = math.ceil(sum(len(piece.branches) for piece in pieces) / batch_size)
-    made: list[list[TokenGroup]] = [[] for _ in range(count)]
+    found: list[list[TokenGroup]] = [[] for _ in range(count)]
     start = 0
     for piece in (pieces[i] for i in shuffled(len(pieces), random)):
         end = start + len(piece.branches)
-        # A piece belongs to the batch that its middle falls into. As pieces are no larger than batches, none but the
-        # last batch stays empty.
-        made[(start + end) // (2 * batch_size)].append(piece)
+        # A piece belongs to the batch that its middle falls into. As no piece is larger than a batch, only the last
+        # batch can stay empty.
+        found[(start + end) // (2 * batch_size)].append(piece)
         start = end
-    if made and not made[-1]:
-        *_, last = made[-2]
+    if found and not found[-1]:
+        *_, last = found[-2]
         kept = len(last.branches) - (start - (count - 1) * batch_size)
-        made[-2][-1], made[-1] = last.with_branches(last.branches[:kept]), [last.with_branches(last.branches[kept:])]
-    return made
+        found[-2][-1], found[-1] = last.with_branches(last.branches[:kept]), [last.with_branches(last.branches[kept:])]
+    return found
 
 
-def micro_batches(
-    batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float = 0.0, share_prefixes: bool = True
-) -> list[Stream]:
-    """Cut one optimiser batch into streams of at most `max_tokens` rows each; the sum of their weights is kept.
+def micro_batches(batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float = 0.0,
+                  share_prefixes: bool = True) -> list[Stream]:
+    """Cut one optimiser batch into streams of at most `max_tokens` rows each; the sum of the weights is kept.
 
-    There are as few streams as first fit finds, and their rows are about equal: a matrix of few rows is multiplied at
-    a lower speed, and the longest stream decides how much memory is needed. A group is cut only if it is larger than
-    `max_tokens`; an example larger than that alone gets a stream alone.
+    There are as few streams as first fit finds, of about equal length: a matrix of few rows is multiplied more slowly,
+    and the longest stream decides how much memory is needed. A group is cut only if it is larger than `max_tokens`; a
+    single example larger than that gets a stream to itself.
     """
-    return [build_stream(pieces, prompt_loss_weight) for pieces in cut(batch, max_tokens, share_prefixes)]
+    return [build_stream(groups, prompt_loss_weight, number=number)
+            for number, groups in enumerate(cut(batch, max_tokens, share_prefixes))]
 
 
 def cut(batch: Sequence[TokenGroup], max_tokens: int, share_prefixes: bool = True) -> list[list[TokenGroup]]:
-    """The examples of each of the streams that `micro_batches` makes."""
+    """The examples of each stream that `micro_batches` builds."""
     pieces = list(_pieces(batch if share_prefixes else separate(batch), max_tokens))
     sizes = [rows(piece.prefix, piece.branches) for piece in pieces]
     return [[pieces[i] for i in chosen] for chosen in _balanced(sizes, max_tokens)]
 
 
 def _balanced(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which items go together, at most `capacity` in sum, or one alone that is larger; few sums, the largest small.
+    """Bin packing: which items share a bin of at most `capacity` (an item larger than that has its own). Few bins, the
+    fullest of them not very full.
 
-    The capacity is halved in on as long as the number of sums stays (multifit, Coffman et al. 1978).
+    Bisects for the smallest capacity that needs no more bins (multifit, Coffman et al. 1978).
     """
     packed = _first_fit(sizes, capacity)
     fitting = [size for size in sizes if size <= capacity]
@@ -188,9 +208,9 @@ def _balanced(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Each item to the first sum that has room for it, the largest first or in their order, whichever gives fewer sums.
+    """Each item to the first bin with room for it, largest first or in the given order, whichever needs fewer bins.
 
-    In their order it never gives more sums than a plain cut of the sequence would.
+    In the given order it never needs more bins than cutting the sequence would.
     """
     found = []
     for order in (sorted(range(len(sizes)), key=lambda i: -sizes[i]), range(len(sizes))):

@@ -1,4 +1,4 @@
-"""Adapters as files: found, measured, compared, combined, converted. No base model is needed, and no Jittor."""
+"""Adapters as files: found, measured, compared, combined, converted; without a base model, and without Jittor."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jittor_lora.lora.combination import Combination
 from jittor_lora.lora.combine import Factors, combine
 from jittor_lora.lora.spectrum import Difference, Spectrum, difference, spectrum
 
-DEEPEST = 8  # folders below the one that is searched
-_NOTHING = (None, False, [], {}, "", "none")  # values of a setting that is not used
-# Settings with which a weighted sum of updates is not what the adapters do.
+DEEPEST = 8  # levels of folders below the one searched
+_NOTHING = (None, False, [], {}, "", "none")  # values of an unused setting
+# Settings with which adapters do more than add low-rank updates, so that a weighted sum is not what they compute.
 _NOT_COMBINED = (
     "use_dora", "bias", "modules_to_save", "trainable_token_indices", "layer_replication", "lora_bias",
     "target_parameters", "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config",
@@ -32,7 +32,7 @@ _NOT_COMPARED = ("peft_version", "inference_mode")
 
 
 class Found(NamedTuple):
-    """A folder with an adapter, or with what should be one: then `problem` says why it is none."""
+    """A folder with an adapter, or with files that should be one: then `problem` says what is wrong."""
 
     folder: Path
     adapter: Optional[AdapterFolder]
@@ -62,8 +62,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         settings: name, value in the first, value in the second.
-        modules: those that both have.
-        only: modules that one alone has, of the first and of the second.
+        modules: those in both.
+        only: modules only in the first, and only in the second.
     """
 
     settings: list[tuple[str, Any, Any]]
@@ -72,7 +72,7 @@ class Comparison(NamedTuple):
 
 
 def find_adapters(folder: Path) -> list[Found]:
-    """The adapters in a folder and below it, in the order of their paths; links are not followed.
+    """The adapters in a folder and below it, sorted by path; links are not followed.
 
     Raises:
         UserError: no such folder.
@@ -102,13 +102,13 @@ def measure(adapter: AdapterFolder) -> list[ModuleInfo]:
 
 
 def place(module: str) -> tuple[int | None, str]:
-    """The number of the block a module is in, None outside the blocks, and its name there."""
+    """The number of a module's block, None outside the blocks, and its name within it."""
     match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", module)
     return (int(match.group(1)), match.group(2)) if match else (None, module)
 
 
 def in_use(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The settings that say something, without those of training and of PEFT's version."""
+    """The settings in use, without PEFT's version and the like."""
     return [(name, value) for name, value in settings.items()
             if value not in _NOTHING and name not in (*_NOT_COMPARED, "base_model_name_or_path", "peft_type")]
 
@@ -116,13 +116,13 @@ def in_use(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def compare(first: AdapterFolder, second: AdapterFolder) -> Comparison:
     """
     Raises:
-        UserError: a module has weights of different shapes: the adapters are of different bases; all are listed.
+        UserError: a module has different shapes, so the adapters are for different bases; all are listed.
     """
     both = [module for module in first.factors if module in second.factors]
     wrong = [f"{module}: {_shape(first.factors[module])} against {_shape(second.factors[module])}" for module in both
              if _shape(first.factors[module]) != _shape(second.factors[module])]
     if wrong:
-        raise UserError(f"{first.folder} and {second.folder} are adapters of different bases (out, in):\n  "
+        raise UserError(f"{first.folder} and {second.folder} are adapters for different bases (out, in):\n  "
                         + shorten(wrong, 20, "\n  "))
     names = sorted((first.settings.keys() | second.settings.keys()) - set(_NOT_COMPARED))
     settings = []
@@ -139,12 +139,12 @@ def compare(first: AdapterFolder, second: AdapterFolder) -> Comparison:
 
 def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Combination,
                     output: Path) -> tuple[AdapterFolder, list[str]]:
-    """Write the combination of adapters as an adapter of its own.
+    """Write the combination of adapters as a new adapter.
 
-    Returns: what was written, and notes for the user.
+    Returns: the new adapter, and notes for the user.
 
     Raises:
-        UserError: adapters that do not go together, or with more than low-rank updates; all reasons are listed.
+        UserError: adapters that do not fit together, or have more than low-rank updates; all reasons are listed.
     """
     adapters = [read_adapter_folder(folder) for folder in folders]
     _check_combinable(adapters)
@@ -169,11 +169,11 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
 
 
 def npz_to_folder(source: Path, output: Path, base: str, alpha: float) -> AdapterFolder:
-    """Write the .npz of GPT2_LoRA_Jittor as PEFT's folder; see `formats.reference_npz`.
+    """Write an .npz of GPT2_LoRA_Jittor as a folder in PEFT's layout; see `formats.reference_npz`.
 
     Args:
         base: the name of the base model, for `base_model_name_or_path`.
-        alpha: the LoRAConfig's that the file was trained with.
+        alpha: of the LoRAConfig that the file was trained with.
     """
     factors = read_reference_npz(source, alpha)
     kinds: dict[str, list[int]] = {}
@@ -194,12 +194,12 @@ def npz_to_folder(source: Path, output: Path, base: str, alpha: float) -> Adapte
 
 
 def folder_to_npz(source: Path, output: Path) -> tuple[int, float]:
-    """Write an adapter of GPT-2 as the .npz of GPT2_LoRA_Jittor.
+    """Write an adapter for GPT-2 as an .npz of GPT2_LoRA_Jittor.
 
     Returns: r and alpha for that project's LoRAConfig.
 
     Raises:
-        UserError: the adapter has more than low-rank updates of GPT-2's projections.
+        UserError: the adapter has more than low-rank updates to GPT-2's projections.
     """
     adapter = read_adapter_folder(source)
     _check_combinable([adapter])
@@ -213,18 +213,18 @@ def _check_combinable(adapters: Sequence[AdapterFolder]) -> None:
                 if adapter.settings.get(name) not in _NOTHING]
         start = adapter.settings.get("init_lora_weights")
         if start not in _PLAIN_STARTS:
-            used.append(f"init_lora_weights: {show(start)}, whose adapter belongs to a changed base")
+            used.append(f"init_lora_weights: {show(start)}, whose adapter belongs to a modified base")
         if not used and adapter.others:
-            used.append(f"tensors that are no low-rank update: {shorten(adapter.others, 3)}")
+            used.append(f"tensors outside low-rank updates: {shorten(adapter.others, 3)}")
         wrong += [f"{adapter.folder}: {one}" for one in used]
         if not adapter.factors:
             wrong.append(f"{adapter.folder}: no low-rank update")
     if wrong:
-        raise UserError("Only plain low-rank updates can be taken out of an adapter, found\n  " + "\n  ".join(wrong))
+        raise UserError("Only plain low-rank updates can be extracted from an adapter; found\n  " + "\n  ".join(wrong))
 
 
 def _combined_settings(adapters: Sequence[AdapterFolder], combined: dict[str, Factors]) -> dict[str, Any]:
-    """Those of the first adapter, with the modules of all; the scaling is 1."""
+    """Settings of the first adapter, with the modules of all; the scaling is 1."""
     first = adapters[0].settings
     rank = max(len(pair.a) for pair in combined.values())
     others = {module: len(pair.a) for module, pair in combined.items() if len(pair.a) != rank}
@@ -239,7 +239,7 @@ def _combined_settings(adapters: Sequence[AdapterFolder], combined: dict[str, Fa
 def _targets(adapters: Sequence[AdapterFolder], combined: dict[str, Factors]) -> list[str] | str:
     """
     Raises:
-        UserError: some name modules, others have a regular expression, which PEFT refuses too.
+        UserError: some name modules, others have a regular expression; PEFT refuses that too.
     """
     targets = [adapter.settings["target_modules"] for adapter in adapters]
     if len({type(one) for one in targets}) > 1:
@@ -263,7 +263,7 @@ def _plain_settings() -> dict[str, Any]:
 
 
 def _short(kinds: dict[str, list[int]]) -> list[str]:
-    """Last parts of names; where a last part is also another kind's that is not adapted, two parts."""
+    """The last part of each name, or the last two where another, unadapted kind has the same last part."""
     both = {"attn.c_proj", "mlp.c_proj"} <= kinds.keys()
     return sorted({kind if kind.endswith("c_proj") and not both else kind.rsplit(".", 1)[1] for kind in kinds})
 
@@ -278,7 +278,7 @@ def _in_order(module: str) -> tuple:
 
 
 def _comparable(value: Any) -> Any:
-    """Values that say the same are equal: names in any order, and all that means "not used"."""
+    """Equal for values that mean the same: names in any order, and everything that means "not used"."""
     if value in _NOTHING:
         return None
     return sorted(map(str, value)) if isinstance(value, list) else value

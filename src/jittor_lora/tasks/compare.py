@@ -1,4 +1,4 @@
-"""Several systems on the same questions: answers made now or before, scored, drawn, and put into one report."""
+"""Several systems on the same questions: answers given now or earlier, scored, plotted, and put into one report."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _EXTREMES = 20
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is answered now: a base, and the base with each of some adapters.
+    """Systems to answer now: a base, and the base with each of some adapters.
 
     Args:
         base: its name.
         adapters: (name, folder with its files) of each.
-        with_base: answer with the base alone too.
-        precisions, modes: each system answers once for each pair of these.
+        with_base: also answer with the base alone.
+        precisions, modes: each system answers once for each combination.
         template, max_tokens, max_new_tokens, batch_size, special_tokens: as in `evaluate`.
     """
 
@@ -55,7 +55,7 @@ class Evaluation:
     special_tokens: str = "text"
 
     def names(self) -> list[str]:
-        """Of the systems, in the order in which they answer."""
+        """Names of the systems, in the order in which they answer."""
         return [self.name(name, precision, mode) for precision in self.precisions
                 for name in [*([BASE] if self.with_base else []), *(name for name, _ in self.adapters)]
                 for mode in self.modes]
@@ -72,26 +72,26 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
             official: bool = False) -> Path:
     """Compare systems on the questions of a data set.
 
-    Leaves in `output` report.html, comparison.json, plots/, and in systems/ what is answered now.
+    Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
 
     Args:
-        predictions: (name, file) of systems that answered before.
-        train_data: report which of the questions are in it.
-        against: name of the system that the others are compared with; by default the first.
-        language, font: of the pictures.
-        official: questions that no system answered count as 0, by SQuAD's official rule, and are not left out.
+        predictions: (name, file) of systems that answered earlier.
+        train_data: report which of the questions it contains.
+        against: name of the system to compare the others with; by default the first.
+        language, font: of the plots.
+        official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
 
     Returns: the report's path.
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can fix.
     """
     names = [*(evaluation.names() if evaluation else ()), *(name for name, _ in predictions)]
     if against is not None and against not in names:
-        raise UserError(f"--against {against}: there is no such system; there are {', '.join(names)}.")
+        raise UserError(f"--against {against}: no such system; the systems are {', '.join(names)}.")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UserError(f"several systems are named {', '.join(repeated)}; tell them apart with NAME=PATH.")
+        raise UserError(f"several systems are named {', '.join(repeated)}; give them different names with NAME=PATH.")
     label_font(language, font, *names)
     questions = load_data(data, "dev", "evaluation")
     if limit is not None:
@@ -146,13 +146,13 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
     if shared:
         print(f"\n{train_data}: {len(shared.questions)} of {len(items)} questions are in it with the same context, "
-              f"{len(shared.contexts)} ask about a context that is in it")
+              f"{len(shared.contexts)} ask about a context in it")
     print(f"\nReport: {report}")
     return report
 
 
 def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int) -> list[System]:
-    """Answer the questions with each system, a folder each, and read the answers back."""
+    """Answer the questions with each system, in a folder per system, and read the answers back."""
     systems = []
     for name, path, settings in _answered(evaluation, data, folder, seed):
         system = read_system(name, path / PREDICTIONS, data)
@@ -208,7 +208,7 @@ def _extremes(system: System) -> Mapping[str, list[dict[str, Any]]]:
 
 
 def _runs(systems: Sequence[System]) -> dict[Path, str]:
-    """The runs that the systems came from, each with the names of these."""
+    """The runs that the systems came from, each with their names."""
     names: dict[Path, list[str]] = {}
     for system in systems:
         if system.run is not None:
@@ -217,6 +217,6 @@ def _runs(systems: Sequence[System]) -> dict[Path, str]:
 
 
 def _drawn(figure, path: Path, words: str) -> Chart:
-    """Save a picture, and take it into the report."""
+    """Save a plot, as a chart for the report."""
     svg = next(written for written in save_chart(figure, path) if written.suffix == ".svg")
     return Chart(svg.read_bytes(), words)

@@ -32,12 +32,12 @@ _COUNTS = ("steps", "trainable_parameters")
 def curve(config: CurveConfig) -> None:
     """Train and score every point, and leave curve.json, curve.md, curve.png and curve.svg in `config.output`.
 
-    What is there already is not done again: a run that ended is only scored, one that was interrupted goes on, and
-    answers that are there are only scored.
+    Finished work is not repeated: a completed run is only scored, an interrupted one is resumed, and existing answers
+    are only scored.
 
     Raises:
-        Stopped: a run was interrupted, and has saved; the same settings go on.
-        UserError: the folder holds points of other settings, or something else that the user can mend.
+        Stopped: a run was interrupted, and has saved; call again with the same settings to continue.
+        UserError: the folder holds points with other settings, or something else that the user can fix.
     """
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
     if missing:
@@ -70,7 +70,7 @@ def curve(config: CurveConfig) -> None:
     points: list[dict[str, Any]] = []
     for value, run in runs.items():
         say(f"{config.over} {value:,}: {run.output}")
-        # Not kept in a variable: two models at a time would take twice the memory.
+        # Not kept in a variable: two models at once would take twice the memory.
         found = scored(trained(run), Path(run.output, "evaluation"), f"{config.over} {value}")
         free_memory()
         points.append({"value": value, "run": run.output, "metrics": found,
@@ -81,10 +81,10 @@ def curve(config: CurveConfig) -> None:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """What a point shows of its run's summary.json: steps, seconds, trainable_parameters, train_loss.
+    """The values of a run's summary.json that a point shows: steps, seconds, trainable_parameters, train_loss.
 
     Raises:
-        UserError: it is not the summary of a run; all that is missing or wrong is listed.
+        UserError: it is not the summary of a run; everything missing or wrong is listed.
     """
     values = read_json(path)
     wrong = [f"{name}: expected a whole number from 0" for name in _COUNTS
@@ -95,12 +95,12 @@ def read_summary(path: Path) -> dict[str, Any]:
         wrong.append("train_loss: expected a number or null")
     if wrong:
         raise UserError("\n  ".join([f"{path}: not the summary of a training run:", *wrong]) +
-                        "\nRemove the folder of this point, so that it is trained again.")
+                        "\nRemove the folder of this point to train it again.")
     return {name: values.get(name) for name in (*_COUNTS, "seconds", "train_loss")}
 
 
 def trained(run: RunConfig) -> Session:
-    """The base with what the run made of it, trained now if it is not there yet.
+    """The base with the run's result, trained now if it does not exist yet.
 
     Raises:
         Stopped: it was interrupted.
@@ -154,7 +154,7 @@ def markdown(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
 
 
 def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:
-    """The run, of at least so many steps."""
+    """The run with at least `min_steps` steps."""
     if run.max_steps is not None:
         return run
     steps = round(run.epochs * math.ceil(examples / (run.batch_size * run.gradient_accumulation)))
@@ -162,7 +162,10 @@ def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:
 
 
 def _refuse_others(runs: dict[int, RunConfig]) -> None:
-    """A folder that holds a run of other settings is not gone on with."""
+    """
+    Raises:
+        UserError: a point's folder holds a run with other settings; all are listed.
+    """
     wrong = []
     for run in runs.values():
         if Path(run.output, SETTINGS_FILE).is_file():
@@ -172,5 +175,5 @@ def _refuse_others(runs: dict[int, RunConfig]) -> None:
             if changed:
                 wrong.append(f"{run.output}: {', '.join(changed)}")
     if wrong:
-        raise UserError("These points are of runs with other settings:\n  " + "\n  ".join(wrong) +
-                        "\nGive the settings they began with, or another --output.")
+        raise UserError("These points hold runs with other settings:\n  " + "\n  ".join(wrong) +
+                        "\nGive the settings they were started with, or another --output.")

@@ -52,11 +52,11 @@ class Questions:
 
     Attributes:
         groups: tokenised prompts, questions of one context together.
-        references: id → accepted answers, also of questions that were dropped.
+        references: id → accepted answers, including those of dropped questions.
         report: what was cut.
         max_new_tokens: room left for each answer.
-        contexts: id → the whole context, of questions that have one.
-        places: id → where it stands in the data, see `SquadData.places`.
+        contexts: id → the whole context, for questions that have one.
+        places: id → where it is in the data, see `SquadData.places`.
     """
 
     groups: list[TokenGroup]
@@ -71,7 +71,7 @@ class Questions:
            max_new_tokens: int = MAX_NEW_TOKENS) -> Questions:
         """
         Args:
-            limit: longest prompt and answer together, in tokens.
+            limit: of prompt and answer together, in tokens.
 
         Raises:
             UserError: no prompt fits.
@@ -84,12 +84,12 @@ class Questions:
         return cls(groups, data.references(), report, max_new_tokens, contexts, data.places())
 
     def score(self, predictions: Mapping[str, str]) -> SquadScore:
-        """Of answers by question id."""
+        """Scores of answers by question id."""
         return score(self.references, predictions, self.places)
 
     @property
     def ids(self) -> list[str]:
-        """Of the prompts, group after group."""
+        """Ids of the prompts, group by group."""
         return [branch.id for group in self.groups for branch in group.branches]
 
     def prompts(self) -> list[tuple[list[int], list[list[int]]]]:
@@ -98,13 +98,13 @@ class Questions:
 
 @dataclass(frozen=True)
 class Answering:
-    """How questions are answered and what is measured besides.
+    """How questions are answered, and what else is measured.
 
     Args:
-        decoding: of answers that are generated; by default the likeliest tokens to the end of the line.
+        decoding: of generated answers; by default greedy to the end of the line.
         extractive: answers are spans of the context instead, see `inference/extraction.py`.
-        max_span_words: of these.
-        perplexity: measure how likely the reference answers are too.
+        max_span_words: of such a span.
+        perplexity: also measure the likelihood of the reference answers.
     """
 
     decoding: Decoding | None = None
@@ -115,23 +115,23 @@ class Answering:
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
            progress: str | None = None, decoding: Decoding | None = None, ranks: Ranks = ALONE) -> dict[str, str]:
-    """Answers by question id; by default greedy ones to the end of the line.
+    """Answers by question id; by default greedy to the end of the line.
 
     Args:
-        batch_size: most questions, or beams, that are answered at a time.
-        progress: name under which progress is shown on standard error; none without it.
-        ranks: each answers some of the contexts' questions, and all get all answers.
+        batch_size: most questions, or beams, answered at a time.
+        progress: name under which progress is shown on standard error; None shows nothing.
+        ranks: each answers the questions of some contexts, and all get all answers.
     """
     decoding, every = decoding or Decoding(questions.max_new_tokens, stop="\n"), questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     with counting(len(questions.ids), progress, batch_size) as answered:
         texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
                                           batch_size=batch_size) if questions.groups else []
-    return in_order(every, ranks.gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
+    return in_order(every, ranks.all_gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
 
 
 def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parts of a mapping as one, in the order of `names`."""
+    """The union of mappings, in the order of `names`."""
     whole = {name: value for part in parts for name, value in part.items()}
     return {name: whole[name] for name in names}
 
@@ -144,8 +144,8 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
         UserError: the data has no contexts.
     """
     if not questions.contexts:
-        raise UserError("--extractive takes answers out of contexts, and these data have prompts without one. "
-                        "Give SQuAD v1.1 JSON, or leave --extractive out.")
+        raise UserError("--extractive takes answers from contexts, but these prompts have none. Give SQuAD v1.1 JSON, "
+                        "or leave out --extractive.")
     every = questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
@@ -153,13 +153,13 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
-    found = ranks.gather(dict(zip(questions.ids, found)))
+    found = ranks.all_gather(dict(zip(questions.ids, found)))
     return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
 
 
 def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> float:
-    """The mean loss a token, in nats, of reference answers with their end, given their prompts."""
-    from jittor_lora.training.loop import mean_loss
+    """The mean loss per token, in nats, of reference answers with their end, given their prompts."""
+    from jittor_lora.training.gradients import mean_loss
     return mean_loss(model, micro_batches(groups, max(TOKENS_AT_A_TIME, max(map(longest_text, groups)))), ranks)
 
 
@@ -169,11 +169,11 @@ def longest_text(group: TokenGroup) -> int:
 
 @contextmanager
 def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[], None]]:
-    """A function to call when a question is answered: a bar on a terminal, a line now and then else.
+    """A function to call after each answered question: shows a bar on a terminal, elsewhere a line now and then.
 
     Args:
-        together: questions that are answered at a time. All of these are read before the first is answered, so the
-            time left goes by the speed of the ones after them.
+        together: questions answered at a time. They are all read before the first is answered, so the time left is
+            estimated from the speed of later ones.
     """
     terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
     shown, pace = started, Pace(apart=together, least=max(2, together // 4))
@@ -203,15 +203,15 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
              precision: str = "fp32", special_tokens: str = "text") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
-    Leaves in `output` predictions.json, metrics.json and questions.jsonl, and spans.jsonl of answers that are spans;
-    with `with_base` those of the base are in `output/base`. Under mpirun all ranks call this alike and share the
-    questions; the first alone writes.
+    Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
+    `with_base` those of the base are in `output/base`. Under mpirun all ranks call this together and share the
+    questions; only the first writes.
 
-    Returns: the scores of "adapter" and of "base", as far as they were asked for.
+    Returns: the scores of "adapter" and "base", as requested.
     """
     ranks = join()
     if ranks.size > 1 and how.decoding and how.decoding.sampling.temperature > 0:
-        raise UserError("temperature: expected 0 under mpirun, as what is drawn depends on which questions a process "
+        raise UserError("temperature: expected 0 under mpirun, since samples depend on which questions a process "
                         f"answers; found {how.decoding.sampling.temperature:g}.")
     questions_data = load_data(data, "dev", "evaluation")
     if limit is not None:
@@ -223,8 +223,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | None = None, wit
     questions = Questions.of(questions_data, session.tokenizer, text, longest,
                              how.decoding.max_new_tokens if how.decoding else MAX_NEW_TOKENS)
     truths = training_groups(questions_data, session.tokenizer, text, longest)[0] if how.perplexity else ()
-    if ranks.size > 1:
-        ranks.check_same({"version": __version__, "precision": session.model.precision, "questions": questions.ids})
+    ranks.check_same({"version": __version__, "precision": session.model.precision, "questions": questions.ids})
     if ranks.first:
         make_writable(output)
     say(f"{questions_data.path}: {describe_data(questions_data)}")
@@ -257,11 +256,11 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
                     truths: Sequence[TokenGroup] = (), ranks: Ranks = ALONE) -> SquadScore:
     """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`.
 
-    Prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
+    Answers to prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
 
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
-        ranks: they share the questions, and the first writes.
+        ranks: share the questions; the first writes.
     """
     more, spans = {}, {}
     if how.extractive:
@@ -275,7 +274,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         return found
     if loss is not None:
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
-        say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats a token)")
+        say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats per token)")
     if not questions.contexts:  # texts with several references, not short answers
         scores = text_scores(questions.references, predictions, seed)
         more["text_scores"] = {metric: dataclasses.asdict(of_texts) for metric, of_texts in scores.items()}
@@ -292,7 +291,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
 
 
 def write_spans(path: Path, spans: Mapping[str, Extract]) -> None:
-    """One span a line: id, text, start, end in characters of the context, and log_probability, null without a span."""
+    """One span per line: id, text, start, end in characters of the context; log_probability, null without a span."""
     with atomic_write(path) as stream:
         for question, span in spans.items():
             values = span._asdict()

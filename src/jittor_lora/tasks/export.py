@@ -1,4 +1,4 @@
-"""A whole model for other programs than transformers: llama.cpp, and the project GPT2_LoRA_Jittor."""
+"""Whole models for programs other than transformers: llama.cpp, and the project GPT2_LoRA_Jittor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jittor_lora.model.config import ModelConfig
 from jittor_lora.session import load
 from jittor_lora.tasks.merge import merged_checkpoint
 
-# config.json's names of what convert_hf_to_gguf.py reads without a default of its own.
+# Keys of config.json that convert_hf_to_gguf.py reads without a default.
 _GPT2_NAMES = {"n_layer": "layers", "n_ctx": "max_positions", "n_positions": "max_positions", "n_embd": "hidden_size",
                "n_head": "heads", "layer_norm_epsilon": "norm_eps", "vocab_size": "vocab_size"}
 _LLAMA_NAMES = {"num_hidden_layers": "layers", "max_position_embeddings": "max_positions",
@@ -28,15 +28,15 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
     """Write the base, with the adapter's update added in if there is one, in float32.
 
     Args:
-        form: "gguf-ready", a Hugging Face directory with all that llama.cpp's convert_hf_to_gguf.py reads; "npz", the
-            `gpt2_weights.npz` from which GPT2_LoRA_Jittor loads its base.
-        tolerance: largest difference allowed between a logit of the merged model and of base with adapter.
+        form: "gguf-ready", a Hugging Face directory with everything that llama.cpp's convert_hf_to_gguf.py reads, or
+            "npz", the `gpt2_weights.npz` from which GPT2_LoRA_Jittor loads its base.
+        tolerance: largest allowed difference between a logit of the merged model and of the base with the adapter.
 
     Returns: that difference, measured on a probe text; None without an adapter.
 
     Raises:
-        UserError: base and adapter do not fit, differ by more than `tolerance`, or make a model that the other program
-            computes differently or cannot read; nothing is written then.
+        UserError: base and adapter do not fit, the difference exceeds `tolerance`, or the other program cannot read the
+            model or computes it differently; nothing is written then.
     """
     session = load(base, adapter)
     difference = session.check_merge(tolerance) if adapter is not None else None
@@ -55,7 +55,7 @@ def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: 
 
 
 def _gguf_problems(config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
-    """What llama.cpp's graph of this family, or its converter, does not do."""
+    """What llama.cpp's graph of this family, or its converter, does not support."""
     if config.family == "gpt2":
         if config.activation != "gelu_tanh":
             yield ("activation_function: llama.cpp computes GPT-2 with GELU's tanh form (gelu_new), found "
@@ -68,16 +68,16 @@ def _gguf_problems(config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
 
 def _npz_problems(config: ModelConfig, _: Tokenizer) -> Iterator[str]:
     if config.family != "gpt2":
-        yield f"model_type: GPT2_LoRA_Jittor has GPT-2 alone, found {config.family}"
+        yield f"model_type: GPT2_LoRA_Jittor has only GPT-2, found {config.family}"
         return
     if not config.tied_head:
-        yield "tie_word_embeddings: GPT2_LoRA_Jittor uses the embedding as its head, found a head of its own"
+        yield "tie_word_embeddings: GPT2_LoRA_Jittor uses the embedding as its head, found a separate head"
     if config.intermediate_size != 4 * config.hidden_size:
         yield f"n_inner: GPT2_LoRA_Jittor has 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
 
 
 def _gguf_ready(checkpoint: Checkpoint) -> Checkpoint:
-    """With every setting spelled out that the converter looks for, and a generation_config.json."""
+    """With every setting that the converter looks for spelled out, and a generation_config.json."""
     config = checkpoint.config
     names = _GPT2_NAMES if config.family == "gpt2" else _LLAMA_NAMES
     tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id")

@@ -15,12 +15,12 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
     """Write `output`, a Hugging Face directory with the adapter's update added to the base's weights in float32.
 
     Args:
-        tolerance: largest difference allowed between a logit of the merged model and of base with adapter.
+        tolerance: largest allowed difference between a logit of the merged model and of the base with the adapter.
 
     Returns: that difference, measured on a probe text.
 
     Raises:
-        UserError: the two do not fit, or differ by more than `tolerance`; nothing is written then.
+        UserError: base and adapter do not fit, or the difference exceeds `tolerance`; nothing is written then.
     """
     session = load(base, adapter)
     difference = session.check_merge(tolerance)
@@ -31,9 +31,9 @@ def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> fl
 
 
 def merged_checkpoint(session: Session) -> Checkpoint:
-    """The base's checkpoint with the adapters that act folded in.
+    """The base's checkpoint with the active adapters folded in.
 
-    Where they change the embedding or the head of a model that ties the two, the merged one has a head of its own.
+    If they change the embedding or the head of a model that ties the two, the merged model has an untied head.
     """
     checkpoint, untied = session.checkpoint, unties_head(session.model)
     config = checkpoint.config

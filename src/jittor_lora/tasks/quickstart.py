@@ -1,4 +1,4 @@
-"""The whole way on a small scale: score the base, train, score the adapter, plot, and show answers."""
+"""Everything once, on a small scale: score the base, train, score the adapter, plot, and show answers."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ EVALUATION = "evaluation"
 
 
 def quickstart(config: RunConfig) -> None:
-    """Run it all in `config.output`, or in the next free folder of that name if a finished run is there.
+    """Run it all in `config.output`, or in the next free folder of that name if it holds a finished run.
 
-    An interrupted quickstart with the same settings goes on where it was.
+    An interrupted quickstart continues when it is called again with the same settings.
 
     Raises:
-        Stopped: the training was interrupted, and has saved; the same settings go on.
-        UserError: another process is at work in the folder, or something that the user can mend.
+        Stopped: the training was interrupted, and has saved.
+        UserError: another process is at work in the folder, or something that the user can fix.
     """
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
     if missing:
-        raise UserError(f"quickstart needs {', '.join(missing)}; leave the recipe's value or give another.")
+        raise UserError(f"quickstart needs {', '.join(missing)}; keep the recipe's value or give another.")
     if config.method != "lora":
-        raise UserError("method: quickstart trains an adapter; take `jittor-lora train` for full fine-tuning.")
+        raise UserError("method: quickstart trains an adapter; use `jittor-lora train` for full fine-tuning.")
     folder, resume = run_folder(config)
-    with locked(folder / EVALUATION):  # that of the run is taken by the training
+    with locked(folder / EVALUATION):  # the training locks the run folder itself
         _quickstart(config, folder, resume)
 
 
@@ -85,7 +85,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
 
 
 def run_folder(config: RunConfig) -> tuple[Path, bool]:
-    """The folder to work in, and whether an interrupted run in it is gone on with."""
+    """The folder to work in, and whether to resume an interrupted run in it."""
     number, folder = 1, Path(config.output)
     while folder.exists():
         if (folder / SETTINGS_FILE).is_file() and not (folder / SUMMARY_FILE).is_file():
@@ -94,7 +94,7 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
         else:
             same = False
         if same:
-            say(f"{folder}: going on with the interrupted run.")
+            say(f"{folder}: resuming the interrupted run.")
             return folder, True
         if folder.is_dir() and not any(path.name not in (EVALUATION, LOCK_FILE) for path in folder.iterdir()):
             return folder, False
@@ -106,7 +106,7 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
 
 
 def scored(session: Session, questions: Questions, folder: Path, seed: int) -> SquadScore:
-    """The scores of the base, from the predictions of an interrupted run if there are any for these questions."""
+    """The scores of the base, from the predictions of an interrupted run if it made any for these questions."""
     path = folder / "predictions.json"
     if path.is_file():
         predictions = read_predictions(path)
@@ -116,7 +116,7 @@ def scored(session: Session, questions: Questions, folder: Path, seed: int) -> S
 
 
 def answers_shown(data: SquadData, before: SquadScore, after: SquadScore, seed: int) -> str:
-    """Some questions, drawn by the seed and not chosen by their scores, with reference, base's and adapter's answer."""
+    """Some questions, drawn at random and not by score, with the reference and the answers of base and adapter."""
     base, adapter = ({q.id: q.prediction or "" for q in found.per_question} for found in (before, after))
     questions = [question for paragraph in data.paragraphs for question in paragraph.questions]
     drawn = np.random.Generator(np.random.Philox(seed)).permutation(len(questions))[:SHOWN_ANSWERS]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides arrays, as plain values: written, checked and read again."""
+"""The plain values of a checkpoint, besides its arrays: written, checked and read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
 from jittor_lora.settings.run import RunConfig
-from jittor_lora.training.loop import Progress
+from jittor_lora.training.progress import Progress
 
 _COUNTS = ("step", "best_step", "validations_since_best", "skipped", "skipped_in_a_row")
 _NEEDED = {"step", "best_loss"}
@@ -26,19 +26,19 @@ def state_of(progress: Progress) -> dict[str, Any]:
 
 
 def progress_of(values: Mapping[str, Any]) -> Progress:
-    """What `state_of` made JSON of."""
+    """The inverse of `state_of`."""
     return Progress(**{**values, "best_loss": math.inf if values["best_loss"] is None else values["best_loss"]})
 
 
 def check_values(path: Path, values: Mapping[str, Any]) -> None:
     """
     Raises:
-        UserError: the values of the checkpoint are not those that a run writes; all that is wrong is listed.
+        UserError: a run does not write such values; all that are wrong are listed.
     """
     wrong = []
     for name in _TEXTS:
         if not isinstance(values.get(name), str):
-            wrong.append(f"{name}: expected a text")
+            wrong.append(f"{name}: expected text")
     if not _is_count(values.get("threads"), MOST_THREADS) or not values["threads"]:
         wrong.append(f"threads: expected a whole number from 1 to {MOST_THREADS:,}")
     for name in ("settings", "system", "progress"):
@@ -55,14 +55,14 @@ def check_values(path: Path, values: Mapping[str, Any]) -> None:
                   if progress.get(name) is not None and type(progress[name]) not in (int, float)]
     if wrong:
         raise UserError("\n  ".join([f"{path}: not the checkpoint of a training run:", *wrong]) +
-                        "\nRemove it, so that the one before is gone on from.")
+                        "\nRemove it to resume from the one before.")
 
 
 def settings_of(path: Path, values: Mapping[str, Any]) -> RunConfig:
-    """The settings that the run began with.
+    """The settings that the run was started with.
 
     Raises:
-        UserError: they are none.
+        UserError: they are not valid.
     """
     try:
         return RunConfig(**values["settings"])

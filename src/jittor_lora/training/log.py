@@ -1,15 +1,15 @@
-"""What a training run leaves behind: loss logs, metrics, TensorBoard scalars, a text log, and the progress shown.
+"""The logs of a training run: loss files, metrics, TensorBoard scalars, a text log, and progress on the screen.
 
-    train_loss.txt   one number a line, line s is optimizer step s
-    val_loss.txt     one number a line, one line a validation
+    train_loss.txt   one number per line; line s is optimiser step s
+    val_loss.txt     one number per line, one line per validation
     metrics.jsonl    {"step": s, "train_loss": …, …} and {"step": s, "val_loss": …, …}
     tensorboard/     the same as scalars
-    run.log          system information and what happened, with times
+    run.log          system information and events, with times
     config.yaml      the resolved settings
     summary.json     written at the end
 
-Numbers are written with Python's `repr`: they read back to the very same floats. One that is not finite
-is nan or inf in the text files, and null in JSON.
+Numbers are written with Python's `repr`, so they read back as exactly the same floats. Numbers that are not finite are
+nan or inf in the text files and null in JSON.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from jittor_lora.training.tensorboard import EventWriter
 
 
 class RunLog:
-    """The log of one run in `folder`. Every step is handed to the operating system before `step` returns.
+    """The log of one run in `folder`. Every step reaches the operating system before `step` returns.
 
-    A run that resumes from the checkpoint of step s calls `truncate_to(s)` first; the loss logs are then those of
-    a run that was never interrupted. For that, `step(s)` and `validation(s)` must come before the checkpoint of
-    step s is written, with `sync()` between them if the log has to survive a power cut too.
+    A run that resumes from the checkpoint of step s first calls `truncate_to(s)`; its loss logs then equal those of an
+    uninterrupted run. For that, `step(s)` and `validation(s)` must come before the checkpoint of step s is written,
+    with `sync()` in between if the log must also survive a power cut.
 
     Args:
-        folder: the run folder, made if missing.
-        total_steps: optimizer steps of the whole run, for the percentage and the time left.
-        stream: where progress is shown, standard error by default.
+        folder: the run folder, created if missing.
+        total_steps: optimiser steps of the whole run, for the percentage and the time left.
+        stream: where to show progress, standard error by default.
         quiet: show nothing.
-        tensorboard: write TensorBoard's event files too.
+        tensorboard: also write TensorBoard's event files.
         tokens_per_step: on average, for the time left.
 
     Raises (all methods):
-        UserError: a file cannot be written or, when appending, holds something else than this run's earlier steps.
+        UserError: a file cannot be written or, when appending, holds anything but this run's earlier steps.
     """
 
     def __init__(self, folder: str | os.PathLike, total_steps: int | None = None,
@@ -70,16 +70,16 @@ class RunLog:
         self.close()
 
     def truncate_to(self, step: int) -> None:
-        """Cut the logs back to what was known after optimizer step `step`; a half-written last line is dropped.
+        """Cut the logs back to optimiser step `step`; a half-written last line is dropped.
 
-        Step 0 empties them: a run without a checkpoint starts over, and validates before its first step again.
-        What comes after `step` may be anything: a power cut leaves zeros in place of lines that were not yet written.
+        Step 0 empties them: a run without a checkpoint starts over, with a validation before its first step. Anything
+        may follow `step`: a power cut leaves zeros in place of lines that were not yet written.
 
         Raises:
-            UserError: a line that is needed is damaged, or the logs hold fewer steps than the checkpoint.
+            UserError: a line up to `step` is damaged, or the logs hold fewer steps than the checkpoint.
         """
         if self._files:
-            raise ValueError("truncate_to comes before the first line is written")
+            raise ValueError("truncate_to must be called before the first line is written")
         rows = _whole_lines(self.folder / "metrics.jsonl")
         kept, validations = self._known_rows(rows, step)
 
@@ -101,10 +101,10 @@ class RunLog:
 
     def step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int, questions: int,
              seconds: float, skipped: bool = False) -> None:
-        """Log optimizer step `step` (counted from 1): its mean loss in nats a token, what it processed and how long.
+        """Log optimiser step `step`, counted from 1: mean loss in nats per label, work done and time taken.
 
         Args:
-            skipped: it changed nothing, because its loss or its gradient is not finite.
+            skipped: it changed nothing, because its loss or gradient is not finite.
         """
         self._start(expected_steps=step - 1)
         loss, learning_rate, grad_norm = float(loss), float(learning_rate), float(grad_norm)
@@ -120,7 +120,7 @@ class RunLog:
         self._progress.step(step, loss, tokens, questions, seconds)
 
     def validation(self, step: int, *, loss: float, **metrics: float) -> None:
-        """Log the validation loss after optimizer step `step` (0: before training), and other `metrics` by name."""
+        """Log the validation loss after optimiser step `step` (0: before training), and other `metrics` by name."""
         self._start(expected_steps=step)
         loss, metrics = float(loss), {name: float(value) for name, value in metrics.items()}
         self._append("metrics.jsonl", _json({"step": step, "val_loss": loss, **metrics}))
@@ -131,18 +131,18 @@ class RunLog:
         self.message(f"step {step}: validation loss {loss:.4f}{others}")
 
     def message(self, text: str) -> None:
-        """A line for run.log, with the time, and for the screen, above the progress bar."""
+        """Write a line to run.log, with the time, and to the screen, above the progress bar."""
         self._append("run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
         self._progress.write(text)
 
     def system(self, information: Mapping[str, Any]) -> None:
-        """Put `information` (name -> value) at this point of run.log."""
+        """Append `information` (name → value) to run.log."""
         width = max(map(len, information), default=0)
         lines = [f"  {name:<{width}}  {value}" for name, value in information.items()]
         self._append("run.log", "\n".join([f"{time.strftime('%Y-%m-%d %H:%M:%S')} system", *lines]))
 
     def config(self, settings: Mapping[str, Any]) -> None:
-        """Write the resolved settings, as a recipe holds them, to config.yaml."""
+        """Write the resolved settings to config.yaml, in the form of a recipe."""
         with atomic_write(self.folder / "config.yaml") as stream:
             yaml.safe_dump(dict(settings), stream, sort_keys=False, allow_unicode=True)
 
@@ -151,7 +151,7 @@ class RunLog:
         write_json(self.folder / "summary.json", _finite(dict(values)))
 
     def sync(self) -> None:
-        """Force what was logged so far onto the disk."""
+        """Flush everything logged so far to the disk."""
         for name, stream in self._files.items():
             with self._writing(name):
                 os.fsync(stream.fileno())
@@ -173,7 +173,7 @@ class RunLog:
             self._events = None
 
     def _known_rows(self, rows: list[bytes], step: int) -> tuple[list[bytes], int]:
-        """The rows of metrics.jsonl up to optimizer step `step`, and how many of them are validations."""
+        """The rows of metrics.jsonl up to optimiser step `step`, and how many of them are validations."""
         kept, trained, validations = [], 0, 0
         for number, row in enumerate(rows if step else (), 1):
             try:
@@ -195,7 +195,7 @@ class RunLog:
             self._last_step = len(_whole_lines(self.folder / "train_loss.txt"))
         if self._last_step != expected_steps:
             raise UserError(f"{self.folder / 'train_loss.txt'}: holds {self._last_step} steps, expected "
-                            f"{expected_steps}. Resume the run that is there, or choose another output folder.")
+                            f"{expected_steps}. Resume that run, or choose another output folder.")
         if first and self._tensorboard:
             with self._writing("tensorboard"):
                 self._events = EventWriter(self.folder / "tensorboard", purge_after=self._resumed_at)
@@ -218,13 +218,13 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.folder / name}: cannot be written ({error.strerror or error}). Free space on the "
-                            "disk or name a folder that can be written; --resume goes on from the last checkpoint."
+            raise UserError(f"{self.folder / name}: cannot be written ({error.strerror or error}). Free disk space "
+                            "or name a writable folder; --resume continues from the last checkpoint."
                             ) from error
 
 
 class NoLog:
-    """In the place of a `RunLog` where another process keeps it."""
+    """Takes the place of `RunLog` where another process keeps the log."""
 
     def __enter__(self) -> NoLog:
         return self
@@ -237,7 +237,7 @@ class NoLog:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of `path` that end in a line feed, without it; none if there is no such file."""
+    """The lines of `path` that end in a line feed, without it; none if the file does not exist."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -10,7 +10,9 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.errors import UserError
 from jittor_lora.ops import frozen
+from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt
+from jittor_lora.training.trainable import Trainable
 
 
 @dataclass
@@ -20,7 +22,7 @@ class AdamW:
     Args:
         parameters: name → float32 array, updated in place.
         betas, epsilon, weight_decay: as in the paper; the decay is multiplied by the learning rate.
-        rates: name → what the learning rate is multiplied by; 1 where there is none.
+        rates: name → factor of the learning rate, 1 by default.
         undecayed: names of parameters without weight decay.
     """
 
@@ -52,7 +54,7 @@ class AdamW:
         jt.sync_all()
 
     def moments(self) -> dict[str, jt.Var]:
-        """"first.<name>" and "second.<name>" of every parameter."""
+        """"first.<name>" and "second.<name>" for every parameter."""
         return {f"{kind}.{name}": array
                 for kind in ("first", "second") for name, array in getattr(self, kind).items()}
 
@@ -61,10 +63,10 @@ class AdamW:
         return {name: array.numpy() for name, array in self.moments().items()}
 
     def load_state(self, arrays: Mapping[str, np.ndarray], steps: int) -> None:
-        """Set the moments to those that `state` gave after so many steps.
+        """Restore what `state` returned after `steps` steps.
 
         Raises:
-            UserError: one is missing or of another shape; all are listed.
+            UserError: a moment is missing or misshapen; all are listed.
         """
         moments = self.moments()
         expected = {name: tuple(array.shape) for name, array in moments.items()}
@@ -78,14 +80,24 @@ class AdamW:
             array.update(jt.array(arrays[name]))
 
 
+def optimizer_of(config: RunConfig, trainable: Trainable) -> AdamW:
+    """AdamW over all trainable parameters, by LoRA+'s rule if its ratio is set."""
+    parameters, rates, undecayed = trainable.parameters(), {}, set()
+    if config.loraplus_lr_ratio is not None:
+        rates, undecayed = loraplus_groups(parameters, config.loraplus_lr_ratio,
+                                           config.loraplus_lr_embedding / config.learning_rate)
+    return AdamW(parameters, (config.adam_beta1, config.adam_beta2), config.adam_epsilon, config.weight_decay, rates,
+                 undecayed)
+
+
 def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
                     embedding: float) -> tuple[dict[str, float], set[str]]:
-    """What LoRA+ (Hayou et al. 2024, section 4) multiplies the learning rate by, and what it does not decay, by PEFT's
-    rule: `ratio` for B and everything of one dimension, `embedding` for updates of embeddings, 1 for the rest; no decay
-    for biases and norms.
+    """LoRA+ (Hayou et al. 2024, section 4) by PEFT's rule: factors of the learning rate by parameter, and parameters
+    without weight decay. The factor is `ratio` for B and every vector, `embedding` for updates of embeddings, 1 for the
+    rest; biases and norms are not decayed.
 
     Args:
-        parameters: by name; the last part says what each is, see `Adapter.parameters`.
+        parameters: by name, whose last part is the kind, see `Adapter.parameters`.
     """
     rates = {}
     for name, parameter in parameters.items():

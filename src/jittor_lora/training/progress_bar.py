@@ -1,4 +1,4 @@
-"""ProgressBar of a run: a bar on a terminal, a plain line every so often elsewhere."""
+"""Progress of a run on the screen: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PLAIN_LINE_SECONDS = 30.0
 
 
 class ProgressBar:
-    """Shows loss, tokens/s, questions/s, time left and peak memory; loss and rates are means over the last 20 steps;
-    losses that are not finite are left out.
+    """Shows loss, tokens/s, questions/s, time left and peak memory. Loss and rates are means over the last 20 steps,
+    without losses that are not finite.
 
-    The time left is that of the tokens still to be read, at the speed since the first step. That step itself does not
-    count, as models are loaded and operators compiled in it; the time is shown from the third step on.
+    The time left is for the tokens still to be read, at the speed since the first step. The first step does not count,
+    since operators may be compiled in it; the time is shown from the third step on.
 
     Args:
         total_steps: steps of the whole run, None if unknown.
         stream: where to write; None writes nothing.
-        tokens_per_step: on average over the run; without it steps are taken to be alike.
+        tokens_per_step: on average over the run; without it all steps count the same.
     """
 
     def __init__(self, total_steps: int | None, stream: TextIO | None, tokens_per_step: float | None = None):
@@ -41,11 +41,11 @@ class ProgressBar:
         self._shown = float("-inf")
 
     def start_at(self, step: int) -> None:
-        """The run goes on after `step`."""
+        """The run resumes after `step`."""
         self._first = step
 
     def step(self, step: int, loss: float, tokens: int, questions: int, seconds: float) -> None:
-        """Optimizer step `step` is done; it had `tokens` and `questions` and took `seconds`."""
+        """Optimiser step `step` is done; it read `tokens` and `questions` in `seconds`."""
         if self._stream is None:
             return
         self._recent.append((loss, tokens, questions, seconds))
@@ -56,7 +56,7 @@ class ProgressBar:
             self._show_line(step)
 
     def write(self, text: str) -> None:
-        """A line of its own, above the bar if there is one."""
+        """Write a separate line, above the bar if there is one."""
         if self._stream is not None:
             tqdm.write(text, file=self._stream)
             self._stream.flush()

@@ -7,14 +7,14 @@ import math
 
 def learning_rate(step: int, *, total_steps: int, peak: float, warmup_steps: int, schedule: str,
                   min_ratio: float = 0.0) -> float:
-    """The rate at which optimiser step number `step` is taken, the first being step 0.
+    """The learning rate of optimiser step `step`, counted from 0.
 
-    It rises linearly from 0 to `peak` in `warmup_steps` (with warmup, step 0 therefore changes nothing), then falls
-    to `min_ratio * peak` at `total_steps`, or stays. With `min_ratio` 0 it is what transformers'
-    `get_{linear,cosine,constant}_schedule_with_warmup` give when stepped once after each optimiser step.
+    It rises linearly from 0 to `peak` in `warmup_steps` (so with warmup, step 0 changes nothing), then falls to
+    `min_ratio * peak` at `total_steps`, or stays. With `min_ratio` 0 it equals transformers'
+    `get_{linear,cosine,constant}_schedule_with_warmup`, stepped once after each optimiser step.
 
     Args:
-        step: 0 to total_steps - 1 in a run; from `total_steps` on the rate stays at its end value.
+        step: 0 to total_steps - 1 in a run; from `total_steps` on the rate keeps its final value.
         schedule: "linear", "cosine" (half a wave) or "constant".
 
     Raises:

@@ -3,7 +3,7 @@
 Why not tensorboardX: importing it imports torch where torch is installed (2.7 s, a second OpenMP runtime beside
 Jittor's), and it buffers in a thread, so a killed run loses its last points.
 
-Format: a file is a row of records `length uint64, masked CRC-32C of the length, payload, masked CRC-32C of the
+Format: a file is a sequence of records `length uint64, masked CRC-32C of the length, payload, masked CRC-32C of the
 payload` (little endian); each payload is an `Event` message (tensorflow/core/util/event.proto), of which only
 wall_time (1), step (2), file_version (3), summary (5) and session_log (7) are written.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 
 class EventWriter:
-    """Appends scalars to a new event file of `folder`; every call reaches the operating system before it returns.
+    """Appends scalars to a new event file in `folder`; every call reaches the operating system before it returns.
 
-    TensorBoard reads the files of a folder in the order of their names, so that a resumed run adds one: with
-    `purge_after=s`, points of earlier files beyond step s are hidden.
+    TensorBoard reads the files of a folder in order of their names, so a resumed run adds a file: `purge_after=s` hides
+    points beyond step s in earlier files.
 
     Raises:
         OSError: the folder or file cannot be written.
@@ -39,13 +39,13 @@ class EventWriter:
             self._append(_event(start, step=purge_after + 1))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write `values` (tag -> number) at `step`."""
+        """Write `values` (tag → number) at `step`."""
         summary = b"".join(_bytes(1, _bytes(1, tag.encode()) + _key(2, 5) + struct.pack("<f", _float32(value)))
                            for tag, value in values.items())
         self._append(_event(_bytes(5, summary), step=step))
 
     def sync(self) -> None:
-        """Force what was written onto the disk."""
+        """Flush everything written to the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ def _event(content: bytes, step: int = 0) -> bytes:
 
 
 def _float32(value: float) -> float:
-    """`struct` refuses finite numbers beyond float32's range; TensorBoard shows them as infinite."""
+    """`struct` rejects finite numbers beyond float32's range; TensorBoard shows them as infinite."""
     return value if not math.isfinite(value) or abs(value) < 3.4e38 else math.copysign(math.inf, value)
 
 

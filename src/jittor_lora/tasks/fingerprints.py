@@ -1,0 +1,68 @@
+"""Fingerprints by which a resumed run knows its data and its base again."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from jittor_lora.data.examples import TokenGroup
+from jittor_lora.formats.hugging_face import Checkpoint
+from jittor_lora.model.config import tensor_shapes
+
+ARRAYS = "arrays-"  # starts a fingerprint of arrays
+
+
+class Sources(NamedTuple):
+    """What a run is computed from, which may not change.
+
+    Attributes:
+        data, dev: training and validation examples.
+        base: its fingerprint.
+        precision: of matrix products.
+    """
+
+    data: Sequence[TokenGroup]
+    dev: Sequence[TokenGroup]
+    base: str
+    precision: str
+
+    def identities(self) -> dict[str, str]:
+        """All as text, the examples by their fingerprints; checkpoints hold this."""
+        return {"data": identity_of_data(self.data), "dev": identity_of_data(self.dev), "base": self.base,
+                "precision": self.precision}
+
+
+def identity_of_data(groups: Sequence[TokenGroup]) -> str:
+    """A fingerprint of tokenised examples: SHA-256 of their ids and tokens, and of where each part ends."""
+    parts = [part for group in groups
+             for part in (group.prefix, *(tokens for b in group.branches for tokens in (b.prompt, b.completion)))]
+    names = [branch.id.encode() for group in groups for branch in group.branches]
+    sizes = [[len(group.branches) for group in groups], list(map(len, parts)), list(map(len, names))]
+    digest = hashlib.sha256()
+    for numbers in (list(map(len, sizes)), *sizes, list(itertools.chain.from_iterable(parts))):
+        digest.update(np.asarray(numbers, "<i8"))
+    digest.update(b"".join(names))
+    return ARRAYS + digest.hexdigest()
+
+
+def is_identity_of_data(identity: str, groups: Sequence[TokenGroup]) -> bool:
+    """Is this the fingerprint of these examples? Checkpoints of earlier versions have one of their JSON."""
+    if identity.startswith(ARRAYS):
+        return identity == identity_of_data(groups)
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps(asdict(group)).encode())
+    return identity == digest.hexdigest()
+
+
+def identity_of_base(checkpoint: Checkpoint) -> str:
+    """A fingerprint of the configuration and all weights."""
+    digest = hashlib.sha256(json.dumps(checkpoint.config.source, sort_keys=True, default=str).encode())
+    for name in tensor_shapes(checkpoint.config):
+        digest.update(np.ascontiguousarray(checkpoint.tensors[name]))
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""What a training run says at its start and at its end."""
+
+from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+from jittor_lora.data.examples import Data, LengthReport
+from jittor_lora.data.report import describe_data
+from jittor_lora.data.special_tokens import special_token_lines, texts_of
+from jittor_lora.session import Session
+from jittor_lora.tasks.methods import Method
+from jittor_lora.tasks.run_folder import BEST
+from jittor_lora.training.progress import Outcome
+
+
+def introduction(session: Session, method: Method, train_data: Data, report: LengthReport, dev_data: Data | None,
+                 dev_report: LengthReport | None, total_steps: int) -> list[str]:
+    """Data, base, and what is trained."""
+    data = [train_data, *([dev_data] if dev_data else [])]
+    lines = [f"{one.path}: {describe_data(one)}" for one in data]
+    lines += [f"Base: {session.base.description}", f"Tokenizer: {session.tokenizer.origin}", *method.lines()]
+    lines += [f"Training data: {line}" for line in report.lines()]
+    if dev_report:
+        lines += [f"Validation data: {line}" for line in dev_report.lines()]
+    compiles = " The first one takes longer where Jittor still compiles operators."
+    lines.append(f"Steps: {total_steps:,}.{compiles if method.depends_on_threads() else ''}")
+    tokenizer = session.tokenizer
+    for one in data:
+        lines += special_token_lines(texts_of(one), tokenizer.special, tokenizer.special_tokens)
+    return lines
+
+
+def summarize(outcome: Outcome, session: Session, method: Method, report: LengthReport,
+              seconds: float) -> dict[str, Any]:
+    """The values of summary.json; an interrupted run also has its signal."""
+    progress = outcome.progress
+    validated = math.isfinite(progress.best_loss)
+    return {
+        "ended": outcome.reason,
+        "base": session.base.name,
+        "steps": progress.step,
+        "total_steps": outcome.total_steps,
+        "train_loss": progress.train_loss,
+        "validation_loss": progress.validation_loss,
+        "best_validation_loss": progress.best_loss if validated else None,
+        "best_step": progress.best_step if validated else None,
+        "skipped_steps": progress.skipped,
+        "trainable_parameters": method.trainable.count(),
+        "adapter": method.summary(),
+        "training_examples": report.kept,
+        "seconds": round(seconds, 3),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **({"signal": outcome.signal} if outcome.reason == "interrupted" else {}),
+    }
+
+
+def conclusion(outcome: Outcome, folder: Path, product: Path) -> str:
+    """The last line on the screen.
+
+    Args:
+        folder: of the run.
+        product: folder of the adapter or model.
+    """
+    progress = outcome.progress
+    if outcome.reason == "interrupted":
+        return f"Interrupted after step {progress.step} and saved."
+    text = f"Done after step {progress.step}{' (stopped early)' if outcome.reason == 'early stop' else ''}: {product}"
+    if progress.skipped:
+        text += f"; {progress.skipped} steps were left out because their numbers were not finite, see run.log"
+    if math.isfinite(progress.best_loss) and progress.best_step < progress.step:
+        text += f"; the lowest validation loss was at step {progress.best_step}: {folder / BEST}"
+    return text
