@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
 from jittor_lora.inference.beam_settings import Beams
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import ROWS, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sampling import Sampling, constrained
 from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.model.causal_lm import CausalLM
 
 GREEDY = Sampling()
-ROWS = 64  # beams that advance at a time
 
 
 class Hypothesis(NamedTuple):
@@ -28,7 +27,7 @@ class Hypothesis(NamedTuple):
 def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], max_new_tokens: int,
                   beams: Beams, ends: Sequence[int], sampling: Sampling = GREEDY, rows: int = ROWS,
                   on_end: Callable[[int], None] = lambda index: None,
-                  reader: Any | None = None) -> list[list[Hypothesis]]:
+                  reader: Reader | None = None) -> list[list[Hypothesis]]:
     """The best finished texts after each prompt, at most `beams.count`, best first.
 
     Args:
@@ -37,7 +36,7 @@ def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequenc
         sampling: its constraints are kept (see `constrained`); nothing is drawn.
         rows: most beams that advance at a time; one prompt's always do.
         on_end: called with the number of a prompt when its search has ended.
-        reader: see `reader_of`, which makes one by default.
+        reader: by default that of `reader_of`.
 
     Raises:
         UserError: a prompt that is empty or leaves no room within the model's positions, a token that the model does
@@ -91,7 +90,7 @@ class _Search:
         self.finished: list[Hypothesis] = []
         self.done = False
 
-    def turn(self, reader: Any) -> Turn:
+    def turn(self, reader: Reader) -> Turn:
         """What is read next. A beam that several go on from is copied for all but one of them."""
         held, free = set(), []
         for beam in self._running:

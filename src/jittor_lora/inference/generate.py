@@ -9,13 +9,12 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import ROWS, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sampling import Sampler, Sampling
 from jittor_lora.model.causal_lm import CausalLM, check_range
 
 GREEDY = Sampling()
-ROWS = 64  # branches that are continued at a time
 TOKENS = 1024  # of prompts that are read at a time
 
 
@@ -42,7 +41,7 @@ def generate_groups(
     on_token: Callable[[int, int], None] = lambda branch, token: None,
     on_end: Callable[[int], None] = lambda branch: None,
     rows: int = ROWS,
-    readers: Sequence[Any] | None = None,
+    readers: Sequence[Reader] | None = None,
     ends: Sequence[int] = (),
 ) -> list[list[int]]:
     """Continue prompts, of which those of a group start with the same tokens; that part is read and kept once.
@@ -58,7 +57,7 @@ def generate_groups(
         on_token: called with each new token as it is chosen.
         on_end: called when a branch takes no further step.
         rows: most branches that advance at a time.
-        readers: who reads each group, see `reader_of`; by default one for all.
+        readers: the reader of each group, see `readers_of`; by default one for all.
         ends: tokens that end a text, which the sampling's `min_new_tokens` keeps off; `finished` ends it.
 
     Returns: the new tokens of each branch, including the one it finished with.
@@ -98,7 +97,7 @@ def generate_groups(
     return [branch.new for branch in everything]
 
 
-def _read(turns: Sequence[tuple[Any, Turn]], greedy: bool) -> Iterator:
+def _read(turns: Sequence[tuple[Reader, Turn]], greedy: bool) -> Iterator:
     """The token with the largest logit, or the logits, after each branch of each turn; a reader's turns together."""
     found: dict[int, Iterator] = {}
     for reader, _ in turns:
@@ -139,7 +138,7 @@ class _Branch:
 class _Part:
     """Branches with the same prefix that are read together."""
 
-    reader: Any
+    reader: Reader
     prefix: Sequence[int]
     branches: list[_Branch]
     live: list[_Branch]

@@ -161,8 +161,8 @@ class Generator:
             for index, several in enumerate(found):
                 on_text(index, several[0])
             return [several[0] for several in found]
-        from jittor_lora.inference.adapter_reader import readers_of  # these bring Jittor
-        from jittor_lora.inference.generate import ROWS, generate_groups
+        from jittor_lora.inference.generate import ROWS, generate_groups  # these import Jittor
+        from jittor_lora.inference.readers import readers_of
         texts = [self._continuation(decoding, trim, [*prefix[-FEW:], *branch])
                  for prefix, branches in groups for branch in branches]
 
@@ -199,8 +199,8 @@ class Generator:
         Raises:
             UserError: as there, or the tokenizer has no token that ends a text.
         """
-        from jittor_lora.inference.adapter_reader import readers_of  # these bring Jittor
-        from jittor_lora.inference.beam import ROWS, search_groups
+        from jittor_lora.inference.beam import ROWS, search_groups  # these import Jittor
+        from jittor_lora.inference.readers import readers_of
         readers = [None] * len(groups) if adapters is None else readers_of(self.model, adapters)
         starts = [0, *accumulate(len(prompts) for _, prompts in groups)]
         found: dict[int, list[str]] = {}

@@ -13,13 +13,12 @@ from typing import Callable, Iterable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import ROWS, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.causal_lm import CausalLM
 
-ROWS = 64  # beginnings read at a time
 AT_A_TIME = 2  # of one prompt
 SLOTS = 4  # beginnings of one prompt whose keys and values are kept
 
@@ -102,7 +101,7 @@ class _Search:
     def done(self) -> bool:
         return not (self._heap and -self._heap[0][0] > self.best)
 
-    def turn(self, reader) -> tuple[Turn, list[tuple[float, Node]]]:
+    def turn(self, reader: Reader) -> tuple[Turn, list[tuple[float, Node]]]:
         """What is read next, and the nodes whose logits that gives, with their bounds."""
         nodes, branches, free = [], [], list(range(SLOTS))
         while not self.done and len(nodes) < AT_A_TIME:
