@@ -10,12 +10,13 @@ from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.errors import UserError
-from jittor_lora.inference.adapter_reader import readers_of
 from jittor_lora.inference.beam_settings import Beams
-from jittor_lora.inference.cpu_reader import Decoder
+from jittor_lora.inference.fused_reader import FusedReader
 from jittor_lora.inference.generate import generate_groups
 from jittor_lora.inference.generator import Decoding, Generator
-from jittor_lora.inference.reader import PortableReader, Turn
+from jittor_lora.inference.portable_reader import PortableReader
+from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.readers import readers_of
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
@@ -153,7 +154,7 @@ def test_a_stack_merged_decoded_and_unmerged(family, names):
         expected = expected.logits([Turn(expected.open(0, [12]), (), [(0, tokens)])])
     np.testing.assert_allclose(expected[0], stacked[-1], atol=1e-4)
     if HAS_KERNELS:
-        decoder = Decoder(model)
+        decoder = FusedReader(model)
         found = decoder.logits([Turn(decoder.open(0, [12]), (), [(0, tokens)])])
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -262,7 +263,7 @@ def test_decoding_in_bf16(family, kind):
         inject(model, LoraConfig(r=2, target_modules=DEFAULT_TARGETS[family][:1], modules_to_save=("1.mlp",)))
     else:
         add(model, kind)
-    decoder = Decoder(model)
+    decoder = FusedReader(model)
     found = decoder.logits([Turn(decoder.open(0, [12]), (), [(0, tokens)])])[0]
     expected = logits(model)[-1]
     assert np.linalg.norm(found - expected) < 4e-2 * np.linalg.norm(expected)

@@ -6,29 +6,32 @@ import numpy as np
 import pytest
 
 from jittor_lora.errors import UserError
-from jittor_lora.ops.cpu import decode
+from jittor_lora.ops import Matrix
+from jittor_lora.ops.cpu import packing
+from jittor_lora.ops.cpu.decoder import Decoder
+from jittor_lora.ops.decoding import LayerWeights, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
 from needs import PRECISIONS, needs_kernels
 
 pytestmark = needs_kernels
 
 
-def network(head: np.ndarray, precision: str = "fp32", gain: float = 1.0, packed=None) -> decode.Network:
+def network(head: np.ndarray | Matrix, precision: str = "fp32", gain: float = 1.0) -> Decoder:
     """Its layer adds nothing, so that the head meets the embedded rows x as gain · x / √(mean of x²)."""
-    width, bf16 = head.shape[1], precision == "bf16"
+    matrix = head if isinstance(head, Matrix) else Matrix.of(head, precision)
+    width = matrix.shape[1]
 
-    def zeros(outputs: int, inputs: int) -> decode.LinearWeights:
-        return decode.LinearWeights(decode.pack(np.zeros((outputs, inputs), np.float32), bf16), outputs)
+    def zeros(outputs: int, inputs: int) -> LinearWeights:
+        return LinearWeights(Matrix.of(np.zeros((outputs, inputs), np.float32), precision))
 
-    norm = decode.NormWeights(np.full(width, gain, np.float32))
-    layer = decode.LayerWeights(norm, [zeros(24, width)], zeros(width, 8), norm, [zeros(8, width)], zeros(width, 8))
-    sizes = decode.Sizes(width, 1, 1, 8, 8, True, "relu", 0.0, bf16)
-    weights = decode.LinearWeights(decode.pack(head, bf16) if packed is None else packed, len(head))
-    return decode.Network(sizes, [layer], norm, weights, lambda: decode.pack_screen(head, bf16))
+    norm = NormWeights(np.full(width, gain, np.float32))
+    layer = LayerWeights(norm, [zeros(24, width)], zeros(width, 8), norm, [zeros(8, width)], zeros(width, 8))
+    sizes = Sizes(1, width, 1, 1, 8, 8, True, "relu", 0.0, precision)
+    return Decoder(NetworkWeights(sizes, [layer], norm, matrix))
 
 
 def ask(method, states: np.ndarray) -> np.ndarray:
     network = method.__self__
-    readings = [decode.Reading(network.new_span(1), None, 1, True) for _ in states]
+    readings = [Reading(network.new_span(1), None, 1, True) for _ in states]
     return method(states, np.zeros(len(states), np.int32), readings)
 
 
@@ -127,13 +130,15 @@ def test_many_states_with_rivals_closer_than_bytes_resolve(make, precision):
 def test_only_rows_whose_bound_reaches_the_best_are_computed():
     draw = np.random.RandomState(0)
     head, states = draw.standard_normal((1000, 64)).astype(np.float32), draw.standard_normal((1, 64)).astype(np.float32)
-    if decode.pack_screen(head, False) is None:
+    if packing.screen(Matrix.of(head)) is None:
         pytest.skip("needs a processor that multiplies bytes: on this one all logits are computed")
     best = int((states @ head.T).argmax())
     unseen = (best + 500) % 1000  # in the panels, not in the screen, the best row is this one
     changed = head.copy()
     changed[unseen] = 2 * head[best]
-    found = network(head, packed=decode.pack(changed, False))
+    contents = changed
+    found = network(Matrix(lambda: contents))  # packs the panels; the first call of `likeliest` packs the screen
+    contents = head
     assert ask(found.logits, states).argmax() == unseen
     assert ask(found.likeliest, states) == [best]
 

@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import tiny  # noqa: E402
 from jittor_lora.data.layout import Layout  # noqa: E402
-from jittor_lora.inference.cpu_reader import Decoder  # noqa: E402
+from jittor_lora.inference.fused_reader import FusedReader  # noqa: E402
 from jittor_lora.inference.reader import Turn  # noqa: E402
 from jittor_lora.model.load import build_model  # noqa: E402
 from jittor_lora.ops import AttentionPlan, Matrix  # noqa: E402
@@ -82,11 +82,11 @@ def small():
 
 
 def decoding(ask: str):
-    decoder = Decoder(build_model(tiny.config(tiny.LLAMA), tiny.tensors(tiny.LLAMA)))
+    reader = FusedReader(build_model(tiny.config(tiny.LLAMA), tiny.tensors(tiny.LLAMA)))
 
     def run():
-        group = decoder.open(9, [4, 5])
-        return (getattr(decoder, ask)([Turn(group, list(range(9)), [(0, [3, 4]), (1, [5])])]),)
+        group = reader.open(9, [4, 5])
+        return (getattr(reader, ask)([Turn(group, list(range(9)), [(0, [3, 4]), (1, [5])])]),)
 
     return run
 
@@ -95,8 +95,8 @@ def decoder_of():
     model = build_model(tiny.config(tiny.GPT2), tiny.tensors(tiny.GPT2))
 
     def run():
-        decoder = Decoder(model)
-        return (decoder.logits([Turn(decoder.open(3, [1]), [1, 2, 3], [(0, [4])])]),)
+        reader = FusedReader(model)
+        return (reader.logits([Turn(reader.open(3, [1]), [1, 2, 3], [(0, [4])])]),)
 
     return run
 
@@ -114,8 +114,11 @@ def screen():
 
 
 def head_in_bf16():
-    weight = normal(1500, 48)
-    return lambda: (packing.pack_head(weight, False), packing.pack_head(weight, True), packing.pack(weight, True))
+    def run():
+        weight = Matrix.of(normal(1500, 48), "bf16")
+        return packing.head(weight, False), packing.head(weight, True), packing.product(weight, True)
+
+    return run
 
 
 def cases(precisions: list[str]) -> dict:

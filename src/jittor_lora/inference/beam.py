@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
 from jittor_lora.inference.beam_settings import Beams
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import BATCH_SIZE, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sampling import GREEDY, Sampling, constrained
 from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.model.causal_lm import CausalLM
-
-BATCH_SIZE = 64  # beams that advance together
 
 
 class Hypothesis(NamedTuple):
@@ -27,7 +25,7 @@ class Hypothesis(NamedTuple):
 def search_groups(model: CausalLM, groups: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], max_new_tokens: int,
                   beams: Beams, ends: Sequence[int], sampling: Sampling = GREEDY,
                   batch_size: int = BATCH_SIZE, on_end: Callable[[int], None] = lambda index: None,
-                  reader: Any | None = None) -> list[list[Hypothesis]]:
+                  reader: Reader | None = None) -> list[list[Hypothesis]]:
     """The best finished texts after each prompt, at most `beams.count`, best first.
 
     Args:
@@ -90,7 +88,7 @@ class _Search:
         self.finished: list[Hypothesis] = []
         self.done = False
 
-    def turn(self, reader: Any) -> Turn:
+    def turn(self, reader: Reader) -> Turn:
         """What to read next. A beam with several continuations is copied for all but one of them."""
         held, free = set(), []
         for beam in self._running:

@@ -9,12 +9,11 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import BATCH_SIZE, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sampling import GREEDY, Sampler, Sampling
 from jittor_lora.model.causal_lm import CausalLM, check_range
 
-BATCH_SIZE = 64  # branches that advance together
 MAX_PROMPT_TOKENS = 1024  # read in one step
 
 
@@ -41,7 +40,7 @@ def generate_groups(
     on_token: Callable[[int, int], None] = lambda branch, token: None,
     on_end: Callable[[int], None] = lambda branch: None,
     batch_size: int = BATCH_SIZE,
-    readers: Sequence[Any] | None = None,
+    readers: Sequence[Reader] | None = None,
     ends: Sequence[int] = (),
 ) -> list[list[int]]:
     """Continue prompts. The prompts of a group share a prefix, which is read and cached once.
@@ -98,7 +97,7 @@ def generate_groups(
     return [branch.new for branch in everything]
 
 
-def _read(turns: Sequence[tuple[Any, Turn]], greedy: bool) -> Iterator:
+def _read(turns: Sequence[tuple[Reader, Turn]], greedy: bool) -> Iterator:
     """The argmax token, or the logits, after each branch of each turn; each reader takes all its turns in one call."""
     found: dict[int, Iterator] = {}
     for reader, _ in turns:
@@ -139,7 +138,7 @@ class _Branch:
 class _Part:
     """Branches of one prefix that are read together."""
 
-    reader: Any
+    reader: Reader
     prefix: Sequence[int]
     branches: list[_Branch]
     live: list[_Branch]

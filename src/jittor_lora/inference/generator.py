@@ -103,8 +103,8 @@ class Generator:
             for index, several in enumerate(found):
                 on_text(index, several[0])
             return [several[0] for several in found]
-        from jittor_lora.inference.adapter_reader import readers_of  # these import Jittor
-        from jittor_lora.inference.generate import BATCH_SIZE, generate_groups
+        from jittor_lora.inference.generate import BATCH_SIZE, generate_groups  # these import Jittor
+        from jittor_lora.inference.readers import readers_of
         texts = [self._continuation(decoding, trim, [*prefix[-CONTEXT_TOKENS:], *branch])
                  for prefix, branches in groups for branch in branches]
 
@@ -141,8 +141,8 @@ class Generator:
         Raises:
             UserError: as there, or the tokenizer has no end-of-text token.
         """
-        from jittor_lora.inference.adapter_reader import readers_of  # these import Jittor
-        from jittor_lora.inference.beam import BATCH_SIZE, search_groups
+        from jittor_lora.inference.beam import BATCH_SIZE, search_groups  # these import Jittor
+        from jittor_lora.inference.readers import readers_of
         readers = [None] * len(groups) if adapters is None else readers_of(self.model, adapters)
         starts = [0, *accumulate(len(prompts) for _, prompts in groups)]
         found: dict[int, list[str]] = {}

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError
+from jittor_lora.inference.reader import Reader
 from jittor_lora.model.causal_lm import CausalLM, check_range
 
 
@@ -53,7 +54,7 @@ class Queue:
         slots: per prompt.
     """
 
-    def __init__(self, model: CausalLM, reader, groups: Iterable[Prompts], slots: int):
+    def __init__(self, model: CausalLM, reader: Reader, groups: Iterable[Prompts], slots: int):
         self._reader, self._slots = reader, slots
         self._sources, self._waiting = _sources(model, groups), deque()
 
@@ -79,7 +80,7 @@ class _Source:
         self._longest = len(self.prefix) + max(map(len, given.prompts)) - 1
         self._group: Any = None  # the first prompt's, which has read the prefix
 
-    def open(self, reader, slots: int, most: int) -> list[Opened]:
+    def open(self, reader: Reader, slots: int, most: int) -> list[Opened]:
         made = []
         while self.prompts and len(made) < most:
             index, prompt = self.prompts.popleft()

@@ -14,14 +14,13 @@ from typing import Callable, Iterable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from jittor_lora.inference.cpu_reader import reader_of
-from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.reader import BATCH_SIZE, Reader, Turn
+from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sharing import Opened, Prompts, Queue
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.causal_lm import CausalLM
 
-BATCH_SIZE = 64  # nodes read together
-NODES_PER_PROMPT = 2  # of those
+NODES_PER_PROMPT = 2  # read together
 SLOTS = 4  # paths per prompt whose keys and values stay cached
 
 
@@ -103,7 +102,7 @@ class _Search:
     def done(self) -> bool:
         return not (self._heap and -self._heap[0][0] > self.best)
 
-    def turn(self, reader) -> tuple[Turn, list[tuple[float, Node]]]:
+    def turn(self, reader: Reader) -> tuple[Turn, list[tuple[float, Node]]]:
         """What to read next, and the nodes, with their bounds, whose logits that yields."""
         nodes, branches, free = [], [], list(range(SLOTS))
         while not self.done and len(nodes) < NODES_PER_PROMPT:

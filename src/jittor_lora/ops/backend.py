@@ -1,56 +1,105 @@
-"""Which implementation an operation runs on: the fused CPU kernels where they are, else stock Jittor."""
+"""Which implementation an operation runs on: that of the device's backend, else its definition in `portable`.
+
+A backend is a folder beside this file. Its module `backend` offers
+
+- `works()`: can it be used on this machine? Asked once.
+- `precisions()`: dtypes of weights whose products it speeds up.
+- `OPERATIONS`: operation → implementation, for those that it has. An implementation takes the arguments of the
+  definition and calls it where it has no kernel for them.
+"""
 
 from __future__ import annotations
 
 import functools
-import sys
+import importlib
 from contextlib import contextmanager
-from typing import Iterator
+from types import ModuleType
+from typing import Callable, Iterator
 
-from jittor_lora.errors import UserError
-from jittor_lora.system.runtime import jt, uses_onednn
+from jittor_lora.ops import portable
+from jittor_lora.system.runtime import jt
 
-OPERATIONS = ("linear", "attention", "norms", "activations", "cross_entropy", "arrays", "optimizer", "decoding")
+BACKENDS = {"cpu": "jittor_lora.ops.cpu.backend"}  # device → the backend's module
 
-_portable: set[str] = set()
+# Operations by group; `portable_operations` switches groups.
+OPERATIONS = {
+    "linear": ("linear", "lora_linear"),
+    "attention": ("attention", "fused_attention"),
+    "norms": ("layer_norm", "rms_norm"),
+    "activations": ("gelu_tanh", "swiglu", "rotary"),
+    "cross_entropy": ("token_cross_entropy",),
+    "arrays": ("add", "shared", "rows", "loss_per"),
+    "optimizer": ("squared_norms", "adamw"),
+    "decoding": ("decoder",),
+}
+
+_portable: set[str] = set()  # groups that are switched to their definitions
 
 
-def has_kernel(operation: str) -> bool:
-    """Does this operation, one of `OPERATIONS`, run on a fused kernel now?"""
-    return operation not in _portable and not jt.flags.use_cuda and kernels_work()
+class _Choices(dict):
+    """(jt.flags.use_cuda, operation) → implementation, chosen at the operation's first call."""
+
+    def __missing__(self, key: tuple[int, str]) -> Callable:
+        cuda, operation = key
+        self[key] = found = _implementations("cuda" if cuda else "cpu").get(operation) or getattr(portable, operation)
+        return found
+
+
+_choices = _Choices()
+
+
+def chosen(operation: str) -> Callable:
+    """The implementation of an operation on the current device."""
+    return _choices[jt.flags.use_cuda, operation]
+
+
+def _implementations(device: str) -> dict[str, Callable]:
+    """The operations that run on the device's backend now."""
+    found = _backend(device)
+    off = {operation for group in _portable for operation in OPERATIONS[group]}
+    return {} if found is None else {name: run for name, run in found.OPERATIONS.items() if name not in off}
 
 
 @functools.lru_cache(maxsize=None)
+def _backend(device: str) -> ModuleType | None:
+    """The backend of a device, if one exists and works. It may compile its kernels now."""
+    if device not in BACKENDS:
+        return None
+    backend = importlib.import_module(BACKENDS[device])
+    return backend if backend.works() else None
+
+
+def _device() -> str:
+    return "cuda" if jt.flags.use_cuda else "cpu"
+
+
+def has_kernel(group: str) -> bool:
+    """Do all operations of a group, one of `OPERATIONS`, run on fused kernels now?"""
+    return _implementations(_device()).keys() >= set(OPERATIONS[group])
+
+
 def kernels_work() -> bool:
-    """Are there kernels for this machine? Compiles them at the first call."""
-    if not uses_onednn():
-        return False
-    from jittor_lora.ops.cpu.custom_op import operator
-    from jittor_lora.ops.cpu.library import library
-    try:
-        library()
-        operator()
-    except (UserError, OSError) as error:
-        print(f"{error}\nGoing on without them, several times slower.", file=sys.stderr)
-        return False
-    return True
+    """Does the current device have fused kernels? Compiles them at the first call."""
+    return _backend(_device()) is not None
+
+
+def bf16_works() -> bool:
+    """Are products in bfloat16 faster than in float32 on the current device?"""
+    backend = _backend(_device())
+    return backend is not None and "bf16" in backend.precisions()
 
 
 @contextmanager
-def portable_operations(*operations: str) -> Iterator[None]:
-    """Within the block these operations (all if none is named) run in stock Jittor."""
-    unknown = set(operations) - set(OPERATIONS)
+def portable_operations(*groups: str) -> Iterator[None]:
+    """Within the block these groups of operations (by default all) run on their definitions, in stock Jittor."""
+    unknown = set(groups) - set(OPERATIONS)
     if unknown:
-        raise ValueError(f"unknown operations: {', '.join(sorted(unknown))}; there are {', '.join(OPERATIONS)}")
-    added = set(operations or OPERATIONS) - _portable
+        raise ValueError(f"unknown operations: {', '.join(sorted(unknown))}; expected some of {', '.join(OPERATIONS)}")
+    added = set(groups or OPERATIONS) - _portable
     _portable.update(added)
+    _choices.clear()
     try:
         yield
     finally:
         _portable.difference_update(added)
-
-
-def bf16_works() -> bool:
-    """Are products in bfloat16 faster than in float32 here? Only the kernels on a processor that multiplies it."""
-    from jittor_lora.ops.cpu.packing import has_bf16
-    return not jt.flags.use_cuda and has_bf16() and kernels_work()
+        _choices.clear()

@@ -1,10 +1,11 @@
 """Every operation of the networks in stock Jittor: the definition, on any device.
 
-Activations are rows: `(N, D)`, or `(N, H, d)` where heads matter. Nothing is padded. The functions compute in
-float32; two-pass statistics are used for the norms, because the one-pass form loses digits on rows with a large mean.
+Activations are rows: `(N, D)`, or `(N, H, d)` where heads matter. Nothing is padded. All is computed in float32. The
+norms use two-pass statistics: the one-pass form loses digits on rows with a large mean. A weight matrix is an array
+or a `Matrix`.
 
-Gradients are written out where that keeps less for the backward pass than Jittor's own would. A gradient nobody asks
-for, such as a frozen weight's, is never computed: Jittor runs only what is needed.
+Gradients are written out where that keeps less for the backward pass than Jittor's own would. A gradient that is not
+asked for, such as a frozen weight's, is never computed: Jittor runs only what is needed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import numpy as np
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.system.runtime import jt
 
-# Logits of this many rows are held at a time by `token_cross_entropy`.
-CROSS_ENTROPY_ROWS = 256
+CROSS_ENTROPY_ROWS = 256  # `token_cross_entropy` holds the logits of this many rows at a time
 
 
 def layer_norm(x, weight, bias, eps: float):
@@ -129,7 +129,7 @@ class _SwiGLU(jt.Function):
 
 def linear(x, weight, bias=None):
     """x · weightᵀ + bias. x (N, in), weight (out, in), bias (out,); returns (N, out)."""
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(x, _array(weight), bias)
 
 
 class _Linear(jt.Function):
@@ -145,6 +145,11 @@ class _Linear(jt.Function):
         return jt.matmul(upstream, weight), _transposed_product(upstream, x), dbias
 
 
+def _array(weight):
+    """The array of a `Matrix`."""
+    return weight if isinstance(weight, jt.Var) else weight.var
+
+
 def _product(x, weight, bias):
     y = jt.nn.matmul_transpose(x, weight)
     return y if bias is None else y + bias
@@ -158,14 +163,14 @@ def lora_linear(x, weight, bias, lora_a, lora_b, scaling: float, dropout: float 
         x: (N, in). weight: (out, in), frozen. bias: (out,) or None.
         lora_a: (r, in). lora_b: (out, r).
         scaling: alpha / r.
-        dropout: the share of the elements of x that the adapter does not see.
+        dropout: the probability with which an element of x is hidden from the adapter.
         dropout_seed: which mask (see `dropout_mask`); None for no dropout.
-        dropout_row: the row of the mask that the first row of x takes.
+        dropout_row: the mask's row for the first row of x.
     """
     mask = None
     if dropout > 0.0 and dropout_seed is not None:
         mask = x.shape[0], x.shape[1], dropout, dropout_seed, dropout_row
-    return _LoraLinear.apply(x, weight, bias, lora_a, lora_b, scaling, mask)
+    return _LoraLinear.apply(x, _array(weight), bias, lora_a, lora_b, scaling, mask)
 
 
 class _LoraLinear(jt.Function):
@@ -193,7 +198,7 @@ class _LoraLinear(jt.Function):
 
 def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None,
              dropout_row: int = 0):
-    """scaling · dropout(x) · Aᵀ · Bᵀ, what `lora_linear` adds to the frozen product; arguments as there."""
+    """scaling · dropout(x) · Aᵀ · Bᵀ, the update that `lora_linear` adds; arguments as there."""
     if dropout > 0.0 and dropout_seed is not None:
         x = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed, dropout_row)
     return scaling * jt.nn.matmul_transpose(jt.nn.matmul_transpose(x, lora_a), lora_b)
@@ -208,10 +213,9 @@ def _transposed_product(a, b):
 def dropout_mask(rows: int, columns: int, p: float, seed: int, first_row: int = 0):
     """(rows, columns) float32: 0 with probability p, else 1 / (1 - p); a pure function of its arguments.
 
-    These are the rows from `first_row` on of a mask without end. Its element (i, j) hashes the counter i · columns + j
-    with two keys made of the seed, by the finaliser of MurmurHash3 with Wellons' constants, all in 32-bit integers that
-    wrap around, so that every device and number of threads draws the same mask and a resumed run goes on with the same
-    ones.
+    These are rows of an endless mask, from `first_row` on. Its element (i, j) hashes the counter i · columns + j with
+    two keys derived from the seed, by MurmurHash3's finaliser with Wellons' constants, in 32-bit integers that wrap
+    around: every device and any number of threads draw the same mask, and a resumed run continues with the same ones.
     """
     first, second = dropout_keys(seed)
     counter = (jt.index((rows, columns), 0) + first_row) * columns + jt.index((rows, columns), 1)
@@ -221,13 +225,13 @@ def dropout_mask(rows: int, columns: int, p: float, seed: int, first_row: int = 
 
 
 def dropout_keys(seed: int) -> tuple[int, int]:
-    """The two keys, 32-bit integers with a sign, that `dropout_mask` makes of a seed."""
+    """The two keys, signed 32-bit integers, that `dropout_mask` derives from a seed."""
     first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).astype(np.int32).tolist()
     return first, second
 
 
 def _mix(h):
-    """A bijection of 32-bit integers in which every input bit moves every output bit (Wellons 2018, "lowbias32")."""
+    """A bijection of 32-bit integers in which every input bit affects every output bit (Wellons 2018, "lowbias32")."""
     h = (h ^ ((h >> 16) & 0xFFFF)) * 0x7FEB352D
     h = (h ^ ((h >> 15) & 0x1FFFF)) * (0x846CA68B - 2**32)
     return h ^ ((h >> 16) & 0xFFFF)
@@ -247,7 +251,7 @@ def rotary(x, cos, sin):
 def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
     """cos and sin (N, d/2) of position · theta^(-2i/d), in float32 as the checkpoints were trained.
 
-    The power is rounded correctly, as PyTorch's is: one unit in its last place is seen in the logits of long texts.
+    The power is correctly rounded, as PyTorch's is: one unit in the last place would show in the logits of long texts.
     """
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequency = np.float32(1.0) / (theta ** exponent.astype(np.float64)).astype(np.float32)
@@ -256,7 +260,7 @@ def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
 
 
 def attention(q, k, v, plan: AttentionPlan):
-    """softmax(q · kᵀ / √d) · v, where each row sees the keys that its layout shows (Vaswani et al. 2017, eq. 1).
+    """softmax(q · kᵀ / √d) · v over the keys that the layout lets each row see (Vaswani et al. 2017, eq. 1).
 
     Args:
         q: (N, H, d), at least one row. k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
@@ -269,11 +273,11 @@ def attention(q, k, v, plan: AttentionPlan):
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
-    """`attention` of queries, keys and values that stand beside each other.
+    """`attention` with queries, keys and values side by side in one array.
 
     Args:
-        qkv: (N, 3 · D) of `heads` heads each.
-        rows: (M,) int32, of which rows there are queries in the plan; None for all.
+        qkv: (N, 3 · D), each of `heads` heads.
+        rows: (M,) int32, the rows that are queries in the plan; None for all.
 
     Returns: (M, D).
     """
@@ -283,9 +287,9 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
 
 
 class _Attention(jt.Function):
-    """Keeps its inputs alone for the gradient and computes the weights again: they would be the largest arrays of all.
+    """Keeps only its inputs for the gradient and computes the weights again: they would be the largest arrays of all.
 
-    Products are two-dimensional, one head at a time: the only ones that reach oneDNN on a CPU.
+    Products are two-dimensional, one head at a time: only such products reach oneDNN on a CPU.
     """
 
     def execute(self, q, k, v, plan):
@@ -319,14 +323,14 @@ class _Attention(jt.Function):
                 head_dv.append(_transposed_product(weights, dy))
             dq.append(jt.stack(head_dq, 1))
             for parts, found in ((head_dk, dk), (head_dv, dv)):
-                # A key head gets what all query heads that use it say.
+                # The gradient of a key head is the sum over the query heads that use it.
                 sums = [sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)]
                 found.append(jt.stack(sums, 1))
         return _joined(dq), _joined(dk), _joined(dv), None
 
 
 def _by_head(q, k, v, group):
-    """(rows, d), (keys, d), (keys, d) of each query head of a group."""
+    """(rows, d), (keys, d), (keys, d) for each query head of a group."""
     rows, keys, share = slice(group.q0, group.q1), slice(group.k0, group.k1), q.shape[1] // k.shape[1]
     shared = [(k[keys, g, :], v[keys, g, :]) for g in range(k.shape[1])]
     return [(q[rows, h, :], *shared[h // share]) for h in range(q.shape[1])]
@@ -347,16 +351,16 @@ def token_cross_entropy(hidden, head, labels, weights, smoothing: float = 0.0):
     """Σ_i weights_i · (log Σ_v exp(hidden_i · head_v) - hidden_i · target_i), where target_i is head_labels_i or,
     smoothed (Szegedy et al. 2016, section 7), (1 - smoothing) · head_labels_i + smoothing · the mean of all head_v.
 
-    The gradients are computed together with the value, some rows at a time, so that the (M, V) logits are never held;
-    that of `head` only where it is trained.
+    The gradients are computed with the value, some rows at a time, so that the (M, V) logits are never held; that of
+    `head` only where it is trained.
 
     Args:
         hidden: (M, D). head: (V, D). labels: (M,) int32, each in [0, V). weights: (M,) float32.
-        smoothing: the share of each label's weight that is spread over the whole vocabulary.
+        smoothing: the fraction of each label's weight that is spread over the whole vocabulary.
 
     Returns: (1,) float32.
     """
-    return _TokenCrossEntropy.apply(hidden, head, labels, weights, smoothing)
+    return _TokenCrossEntropy.apply(hidden, _array(head), labels, weights, smoothing)
 
 
 class _TokenCrossEntropy(jt.Function):
@@ -394,17 +398,17 @@ def add(x, y):
 
 
 def shared(x, count: int):
-    """x for `count` operations, a tuple: their gradients are summed at once, from the last to the first."""
+    """x, `count` times, for operations whose gradients are summed at once, from the last to the first."""
     return (x,) * count
 
 
 def rows(x, index):
-    """Rows of x (N, …) by their numbers (M,), int32, which may repeat: (M, …)."""
+    """Rows of x (N, …) by index (M,), int32, with repeats allowed: (M, …)."""
     return x[index]
 
 
 def loss_per(loss, weight: float):
-    """loss / weight, (1,): the last operation before a gradient, which is taken of nothing else that is made of it."""
+    """loss / weight, (1,): the last operation before the gradient; nothing else may be computed from its result."""
     return loss / weight
 
 
@@ -414,17 +418,17 @@ def squared_norms(arrays):
 
 
 def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
-          epsilon: float, factor: float):
+          epsilon: float, factor: float = 1.0):
     """A step of Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2, lines 6 to 12).
 
     Args:
-        parameter, gradient, first, second: of one shape; the latter two are the moments.
-        decay: what the parameter is multiplied by, 1 - the learning rate times the weight decay.
-        rate: the learning rate by what corrects the first moment, 1 - beta1^t.
-        correction: the root of 1 - beta2^t, by which that of the second moment is divided.
-        factor: what the gradient is multiplied by before.
+        parameter, gradient, first, second: of one shape; the last two are the moments.
+        decay: factor of the parameter, 1 - learning rate · weight decay.
+        rate: the learning rate with the first moment's bias correction, divided by 1 - beta1^t.
+        correction: √(1 - beta2^t), the second moment's bias correction.
+        factor: of the gradient, for clipping.
 
-    Returns: parameter, first and second moment after it.
+    Returns: the new parameter, first and second moment.
     """
     g = gradient if factor == 1.0 else gradient * factor
     first = first * betas[0] + g * (1.0 - betas[0])

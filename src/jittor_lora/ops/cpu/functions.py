@@ -1,7 +1,7 @@
-"""The operations of `portable` as fused kernels on the CPU: the same arguments, the same values and gradients.
+"""The operations of `portable` as fused kernels on the CPU: the same arguments, values and gradients.
 
-Each is an operator that Jittor schedules like its own (`operator.py`); what it hands to the kernel is read in
-kernels/operators.cpp. Weights are frozen here: an operation on weights that take a gradient is the portable one's.
+Jittor schedules each call like one of its own operators (kernel_op.py); kernels/operators.cpp unpacks its arguments.
+The kernels compute no gradients of weights: with weights that take one, an operation is the portable one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Sequence
 import numpy as np
 
 from jittor_lora.ops import portable
-from jittor_lora.ops.cpu.custom_op import call
+from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.interface import CONSTANTS
+from jittor_lora.ops.cpu.kernel_op import call
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.system.runtime import jt
@@ -101,29 +102,39 @@ class _Rotary(jt.Function):
 
 
 def linear(x, weight: Matrix, bias=None):
-    return lora_linear(x, weight, bias, None, None, 0.0)
+    if weight.trained:
+        return portable.linear(x, weight, bias)
+    return _lora_linear(x, weight, bias, None, None, (0.0, 0.0, 0, 0, 0))
 
 
 def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0,
                 dropout_seed: int | None = None, dropout_row: int = 0):
+    if weight.trained:
+        return portable.lora_linear(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed, dropout_row)
     keys = 0, 0
     if dropout_seed is None or dropout <= 0.0:
         dropout = 0.0
     else:
         keys = portable.dropout_keys(dropout_seed)
-    apart = bias if _takes_gradient(bias) else None
-    settings = scaling, dropout, *keys, dropout_row
-    y = _LoraLinear.apply(x, weight, None if apart is not None else bias, lora_a, lora_b, settings)
-    return y if apart is None else y + apart
+    return _lora_linear(x, weight, bias, lora_a, lora_b, (scaling, dropout, *keys, dropout_row))
+
+
+def _lora_linear(x, weight: Matrix, bias, lora_a, lora_b, settings: tuple):
+    if _takes_gradient(bias):
+        return _LoraLinear.apply(x, weight, None, lora_a, lora_b, settings) + bias
+    return _LoraLinear.apply(x, weight, bias, lora_a, lora_b, settings)
 
 
 class _LoraLinear(jt.Function):
-    """Keeps x and its projection onto A for the gradient; a dropout mask is drawn again."""
+    """Keeps x and its projection onto A for the gradient; a dropout mask is drawn again.
+
+    settings: scaling, dropout, the two keys of its mask, the mask's row for the first row of x.
+    """
 
     def execute(self, x, weight, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
         numbers = *settings, out, rank, weight.precision == "bf16"
-        w = weight.packed(True) if weight.precision == "bf16" else weight.var
+        w = packing.product(weight, True) if weight.precision == "bf16" else weight.var
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
@@ -131,8 +142,8 @@ class _LoraLinear(jt.Function):
                             [x, w, nothing if bias is None else bias, *pair], *numbers, bias is not None)
         wanted = not x.is_stop_grad()
         if wanted and weight.precision == "bf16":
-            # Packed now: in the middle of a backward pass it would make Jittor compute, and keep, all of it so far.
-            weight.packed(False)
+            # Packed now: within the backward pass it would make Jittor compute, and keep, all of that pass so far.
+            packing.product(weight, False)
         self.saved = x, weight, pair, projected, numbers, rank > 0, wanted
         return y
 
@@ -140,7 +151,7 @@ class _LoraLinear(jt.Function):
         x, weight, pair, projected, numbers, adapted, wanted = self.saved
         w = _nothing()
         if wanted:
-            w = weight.packed(False) if weight.precision == "bf16" else weight.var
+            w = packing.product(weight, False) if weight.precision == "bf16" else weight.var
         dx, da, db = call("linear_backward", [x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
                           [x, projected, upstream, w, *pair], *numbers, wanted)
         return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None
@@ -148,7 +159,7 @@ class _LoraLinear(jt.Function):
 
 @functools.lru_cache(maxsize=None)
 def _nothing():
-    """A placeholder for an input that a kernel does not read."""
+    """A placeholder for an input that the kernel does not read."""
     return jt.array(np.zeros(2, np.float32)).stop_grad()
 
 
@@ -157,20 +168,20 @@ def attention(q, k, v, plan: AttentionPlan):
 
 
 class _Attention(jt.Function):
-    """Keeps its inputs, its output and a number a row and head; weights are computed again."""
+    """Keeps its inputs, its output and the log-sum-exp per row and head; the weights are computed again."""
 
     def execute(self, q, k, v, plan):
         rows, heads, d = q.shape
-        narrow = plan.precision == "bf16"
-        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], narrow)
-        self.saved = q, k, v, plan, out, lse, narrow
+        bf16 = plan.precision == "bf16"
+        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], bf16)
+        self.saved = q, k, v, plan, out, lse, bf16
         return out
 
     def grad(self, upstream):
-        q, k, v, plan, out, lse, narrow = self.saved
+        q, k, v, plan, out, lse, bf16 = self.saved
         plan.check_keys(k.shape[0])
         return (*call("attention_backward", [q.shape, k.shape, v.shape],
-                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], narrow), None)
+                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], bf16), None)
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
@@ -196,18 +207,20 @@ class _FusedAttention(jt.Function):
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
+    if head.trained:
+        return portable.token_cross_entropy(hidden, head, labels, weights, smoothing)
     return _TokenCrossEntropy.apply(hidden, head, labels, weights, smoothing)
 
 
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights, smoothing):
-        wanted, narrow, nothing = not hidden.is_stop_grad(), head.precision == "bf16", _nothing()
-        if narrow:
-            forms = [nothing, head.packed_head(False), head.packed_head(True) if wanted else nothing]
+        wanted, bf16, nothing = not hidden.is_stop_grad(), head.precision == "bf16", _nothing()
+        if bf16:
+            forms = [nothing, packing.head(head, False), packing.head(head, True) if wanted else nothing]
         else:
             forms = [head.var, nothing, nothing]
         loss, gradient = call("cross_entropy", [(1,), hidden.shape if wanted else (1,)],
-                              [hidden, *forms, labels, weights], wanted, narrow, head.shape[0], smoothing)
+                              [hidden, *forms, labels, weights], wanted, bf16, head.shape[0], smoothing)
         self.gradient = gradient
         return loss
 
@@ -236,7 +249,7 @@ class _Shared(jt.Function):
         return [x] * count
 
     def grad(self, *upstream):
-        parts = [part for part in reversed(upstream) if part is not None]  # as the backward pass comes by them
+        parts = [part for part in reversed(upstream) if part is not None]  # in the order of the backward pass
         return parts[0] if len(parts) == 1 else _sum(parts), None
 
 
@@ -263,7 +276,7 @@ def loss_per(loss, weight: float):
 
 
 class _LossPer(jt.Function):
-    """Its upstream gradient is 1, so it is not read: Jittor would compile an operator for that number."""
+    """Its upstream gradient is 1 and not read: Jittor would compile an operator for that constant."""
 
     def execute(self, loss, weight):
         self.weight = weight
@@ -278,7 +291,7 @@ def squared_norms(arrays: Sequence[jt.Var]):
 
 
 def adamw(parameter, gradient, first, second, betas, decay: float, rate: float, correction: float, epsilon: float,
-          factor: float):
+          factor: float = 1.0):
     beta1, beta2 = betas
     shape = parameter.shape
     return call("adamw", [shape] * 3, [parameter, gradient, first, second], beta1, 1.0 - beta1, beta2, 1.0 - beta2,

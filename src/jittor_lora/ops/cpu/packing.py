@@ -1,36 +1,67 @@
-"""Weights in bfloat16, laid out once for oneDNN's products."""
+"""Weights in the layouts that the kernels read, packed once per matrix and kept with it (`Matrix.form`)."""
 
 from __future__ import annotations
+
+from typing import Callable
 
 import numpy as np
 
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.system import machine
+from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
 
-def has_bf16() -> bool:
-    """Does the processor multiply bfloat16 numbers?"""
-    return machine.multiplies_bf16(machine.cpu_flags())
+def product(weight: Matrix, transposed: bool):
+    """A bf16 weight laid out for oneDNN's x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
+    return weight.form(("cpu", "product", transposed), lambda array: _product(array, transposed))
 
 
-def pack(weight: np.ndarray, transposed: bool):
-    """`weight` (out, in), for x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
-    out, width = weight.shape
+def head(weight: Matrix, down: bool):
+    """A bf16 output head (V, D) in panels of rows, for logits or, `down`, for their gradient: uint8 bytes."""
+    return weight.form(("cpu", "head", down), lambda array: _head(array, down))
+
+
+def panels(weight: Matrix):
+    """A weight in panels for decoding, in the matrix's precision: uint8 bytes."""
+    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16"))
+
+
+def screen(weight: Matrix):
+    """An output head in 8 bits with bounds on the rounding errors, which finds the largest logit: uint8 bytes.
+    None on processors where that is not faster than computing all logits."""
+    return weight.form(("cpu", "screen"), lambda array: _screen(array, weight.precision == "bf16"))
+
+
+def _product(array: np.ndarray, transposed: bool):
+    out, width = array.shape
     k, n = (width, out) if transposed else (out, width)
     kernels = library()
-    return _packed(kernels.jl_packed_size(k, n),
-                   lambda to: kernels.jl_pack(weight.ctypes.data, to, k, n, int(transposed)))
+    return _filled(kernels.jl_packed_size(k, n),
+                   lambda to: kernels.jl_pack(array.ctypes.data, to, k, n, int(transposed)))
 
 
-def pack_head(head: np.ndarray, down: bool):
-    """`head` (V, D) in panels, for logits or, `down`, for their gradient: uint8 bytes."""
-    kernels, shape = library(), head.shape
-    return _packed(kernels.jl_packed_head_size(*shape, int(down)),
-                   lambda to: kernels.jl_pack_head(head.ctypes.data, to, *shape, int(down)))
+def _head(array: np.ndarray, down: bool):
+    kernels, shape = library(), array.shape
+    return _filled(kernels.jl_packed_head_size(*shape, int(down)),
+                   lambda to: kernels.jl_pack_head(array.ctypes.data, to, *shape, int(down)))
 
 
-def _packed(size: int, write) -> jt.Var:
+def _panels(array: np.ndarray, bf16: bool):
+    kernels, shape = library(), array.shape
+    return _filled(kernels.jl_decode_packed_size(*shape, int(bf16)),
+                   lambda to: kernels.jl_decode_pack(array.ctypes.data, *shape, int(bf16), to))
+
+
+def _screen(array: np.ndarray, bf16: bool):
+    kernels, shape = library(), array.shape
+    size = kernels.jl_decode_screen_size(*shape)
+    if not size:
+        return None
+    return _filled(size, lambda to: kernels.jl_decode_pack_screen(array.ctypes.data, *shape, int(bf16), to))
+
+
+def _filled(size: int, write: Callable[[int], None]) -> jt.Var:
+    """`size` bytes, uint8, that `write` fills at their address."""
     packed = jt.empty((size,), "uint8")
     packed.sync()
     write(packed.raw_ptr)

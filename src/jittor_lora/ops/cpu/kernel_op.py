@@ -1,8 +1,8 @@
-"""The operator through which Jittor calls the kernels.
+"""The operator through which Jittor calls the kernels (kernel_op.h, kernel_op.cc).
 
-Jittor compiles an operator for each combination of source, number of inputs, axes and types, for one to two seconds
-each at first use. This one is compiled once, whatever it calls. It costs less at each call, too: Jittor has no key to
-make for it.
+Jittor compiles an operator for each combination of source, number of inputs, axes and types, which takes one to two
+seconds at its first use. This one is compiled once, whatever it calls. Each call is cheaper, too: Jittor builds no key
+for it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from jittor_lora.ops.cpu.library import SOURCES, library
 from jittor_lora.system.locks import alone
 from jittor_lora.system.runtime import jt, kernel_tools
 
-OPERATOR = Path(__file__).parent / "operator"
+HERE = Path(__file__).parent
 
 
 def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
-    """The outputs, float32 of these shapes, of `JL_OPERATOR(kernel)`."""
-    library()  # sets a mode of this thread
-    return operator()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
+    """Run `JL_OPERATOR(kernel)`; returns its outputs, float32 of these shapes."""
+    library()  # sets the floating-point mode of this thread
+    return kernel_op()(_address(kernel), list(inputs), list(shapes), [float(number) for number in numbers])
 
 
 @functools.lru_cache(maxsize=None)
@@ -32,14 +32,14 @@ def _address(kernel: str) -> int:
 
 
 @functools.lru_cache(maxsize=None)
-def operator():
-    """The operator, compiled into Jittor's cache at the first call on a machine.
+def kernel_op():
+    """The operator, compiled into Jittor's cache at its first use on a machine.
 
     Raises:
         UserError: it cannot be compiled.
     """
-    header = (OPERATOR / "kernel_op.h").read_text(encoding="utf-8")
-    source = (OPERATOR / "kernel_op.cc").read_text(encoding="utf-8")
+    header = (HERE / "kernel_op.h").read_text(encoding="utf-8")
+    source = (HERE / "kernel_op.cc").read_text(encoding="utf-8")
     source = source.replace('#include "call.h"\n', (SOURCES / "call.h").read_text(encoding="utf-8"))
     with alone(kernel_tools().cache / "kernel_op.lock", "Compiling the operator of the CPU kernels"):
         try:

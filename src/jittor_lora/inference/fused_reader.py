@@ -1,0 +1,130 @@
+"""A reader that computes all layers in one call per step, with the backend's decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+
+from jittor_lora import ops
+from jittor_lora.inference.reader import Turn
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import ModelConfig
+from jittor_lora.ops.decoding import LayerWeights, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes, Span
+
+
+@dataclass
+class _Group:
+    prefix: Optional[Span]
+    branches: list[Span]
+
+    @property
+    def start(self) -> int:
+        """Tokens before the branches."""
+        return 0 if self.prefix is None else self.prefix.used
+
+
+class FusedReader:
+    """Reads all turns together (see `Reader`). A row's numbers are independent of what else is read.
+
+    It reads with the adapter as it was when the reader was built; the packed base stays with the model's matrices.
+    """
+
+    def __init__(self, model: CausalLM):
+        c = model.config
+        sizes = Sizes(c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.intermediate_size,
+                      c.family == "llama", c.activation, c.norm_eps, model.precision)
+        layers, last_norm, self._embedding, self._positions = _PARTS[c.family](model)
+        self._decoder = ops.decoder(NetworkWeights(sizes, layers, last_norm, model.head(), _rotation(c)))
+
+    def open(self, prefix: int, rooms: Sequence[int]) -> _Group:
+        return _Group(self._decoder.new_span(prefix) if prefix else None, self._spans(rooms))
+
+    def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
+        return _Group(None if group.prefix is None else group.prefix.copy(length), self._spans(rooms))
+
+    def rewind(self, group: _Group, branch: int, length: int) -> None:
+        group.branches[branch].used = length
+
+    def copy(self, group: _Group, source: int, target: int) -> None:
+        group.branches[target].take(group.branches[source])
+
+    def likeliest(self, turns: Sequence[Turn]) -> np.ndarray:
+        return self._decoder.likeliest(*self._readings(turns))
+
+    def logits(self, turns: Sequence[Turn]) -> np.ndarray:
+        return self._decoder.logits(*self._readings(turns))
+
+    def _spans(self, rooms: Sequence[int]) -> list[Span]:
+        return [self._decoder.new_span(room) for room in rooms]
+
+    def _readings(self, turns: Sequence[Turn]) -> tuple[np.ndarray, np.ndarray, list[Reading]]:
+        """The embedded rows, their positions, and how they are read."""
+        readings, tokens, positions = [], [], []
+        for turn in turns:
+            tokens += turn.tokens()
+            start, prefix = turn.group.start, len(turn.prefix)
+            if prefix:
+                readings.append(Reading(turn.group.prefix, None, prefix, False))
+                positions += range(start, start + prefix)
+                start += prefix
+            for branch, new in turn.branches:
+                span = turn.group.branches[branch]
+                readings.append(Reading(span, turn.group.prefix, len(new), True))
+                positions += range(start + span.used, start + span.used + len(new))
+        embedded = self._embedding[tokens]
+        if self._positions is not None:
+            embedded = embedded + self._positions[positions]
+        return embedded, np.asarray(positions, np.int32), readings
+
+
+# --- the weights as they act, by family: layers, last norm, token embedding, position embedding -----------------------
+
+
+def _gpt2(model):
+    network = model.transformer
+
+    def layers() -> Iterator[LayerWeights]:
+        for block in network.h:
+            yield LayerWeights(_layer_norm(block.ln_1), [_linear(block.attn.c_attn)], _linear(block.attn.c_proj),
+                               _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj))
+
+    return layers(), _layer_norm(network.ln_f), network.wte.table, network.wpe.table
+
+
+def _llama(model):
+    network = model.model
+
+    def layers() -> Iterator[LayerWeights]:
+        for block in network.layers:
+            attention, mlp = block.self_attn, block.mlp
+            qkv = [_linear(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            yield LayerWeights(_rms_norm(block.input_layernorm), qkv, _linear(attention.o_proj),
+                               _rms_norm(block.post_attention_layernorm),
+                               [_linear(mlp.gate_proj), _linear(mlp.up_proj)], _linear(mlp.down_proj))
+
+    return layers(), _rms_norm(network.norm), network.embed_tokens.table, None
+
+
+_PARTS = {"gpt2": _gpt2, "llama": _llama}
+
+
+def _linear(layer) -> LinearWeights:
+    weight, bias, update = layer.acting()
+    return LinearWeights(weight, None if bias is None else bias.numpy(), update)
+
+
+def _layer_norm(norm) -> NormWeights:
+    return NormWeights(norm.weight.numpy(), norm.bias.numpy())
+
+
+def _rms_norm(norm) -> NormWeights:
+    return NormWeights(norm.weight.numpy())
+
+
+def _rotation(config: ModelConfig) -> Optional[tuple[np.ndarray, np.ndarray]]:
+    if config.family != "llama":
+        return None
+    cosines, sines = ops.rotary_tables(np.arange(config.max_positions), config.head_dim, config.rope_theta)
+    return cosines.numpy(), sines.numpy()

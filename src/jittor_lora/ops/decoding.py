@@ -1,0 +1,114 @@
+"""Decoding with a whole network in one call: what a backend's decoder is built from, and what it offers."""
+
+from __future__ import annotations
+
+from typing import Iterable, NamedTuple, Optional, Protocol, Sequence, Union
+
+import numpy as np
+
+from jittor_lora.ops.matrix import Matrix, TrainedMatrix
+
+NOT_FINITE = ("The model gives numbers that are not finite: weights of the base or of the adapter are damaged. "
+              "Download or train them again.")
+
+
+class LinearWeights(NamedTuple):
+    """A linear layer: its weight (out, in), bias (out,), and the low-rank update: A (r, in), scaling · B (out, r)."""
+
+    weight: Union[Matrix, TrainedMatrix]
+    bias: Optional[np.ndarray] = None
+    update: Optional[tuple[np.ndarray, np.ndarray]] = None
+
+
+class NormWeights(NamedTuple):
+    weight: np.ndarray
+    bias: Optional[np.ndarray] = None
+
+
+class LayerWeights(NamedTuple):
+    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates."""
+
+    attention_norm: NormWeights
+    qkv: Sequence[LinearWeights]
+    out: LinearWeights
+    mlp_norm: NormWeights
+    up: Sequence[LinearWeights]
+    down: LinearWeights
+
+
+class Sizes(NamedTuple):
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    rms_norm: bool  # else layer norm
+    activation: str
+    norm_eps: float
+    precision: str  # of products with the weights
+
+
+class NetworkWeights(NamedTuple):
+    """A network between the embedded rows and the logits.
+
+    Args:
+        layers: consumed once, so that a weight computed for this purpose can be freed once it is packed.
+        head: (V, width).
+        rotation: cosines and sines (positions, head_dim / 2) of rotary positions, or None.
+    """
+
+    sizes: Sizes
+    layers: Iterable[LayerWeights]
+    last_norm: NormWeights
+    head: Union[Matrix, TrainedMatrix]
+    rotation: Optional[tuple[np.ndarray, np.ndarray]] = None
+
+
+class Span(Protocol):
+    """Room for the keys and values of some rows, of which `used` are filled."""
+
+    used: int
+
+    def copy(self, used: int) -> Span:
+        """Another span with as much room, and the first `used` rows of this one."""
+
+    def take(self, other: Span) -> None:
+        """Become a copy of another span with as much room."""
+
+
+class Reading(NamedTuple):
+    """Rows to read one after the other: each sees the prefix and the rows before it in their own span.
+
+    Args:
+        own: where their keys and values go.
+        prefix: read earlier or in the same call; None without one.
+        rows: their number.
+        wanted: is the token after the last of them asked for?
+    """
+
+    own: Span
+    prefix: Optional[Span]
+    rows: int
+    wanted: bool
+
+
+class Decoder(Protocol):
+    """A network prepared for decoding, with the weights that it was built from."""
+
+    def new_span(self, rows: int) -> Span:
+        """Room for the keys and values of `rows` rows."""
+
+    def likeliest(self, embedded: np.ndarray, positions: np.ndarray, readings: Sequence[Reading]) -> np.ndarray:
+        """The token with the largest logit after each wanted reading, the first of equal ones: int32.
+
+        Args:
+            embedded: (N, width) float32, the embedded rows, reading after reading.
+            positions: (N,) int32.
+
+        Raises:
+            UserError: the logits are not finite.
+        """
+
+    def logits(self, embedded: np.ndarray, positions: np.ndarray, readings: Sequence[Reading]) -> np.ndarray:
+        """As `likeliest`, all logits: (wanted readings, V) float32."""
