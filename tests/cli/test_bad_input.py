@@ -72,7 +72,7 @@ def generate(*more: str, base: str = "base", adapter: str = "run") -> list[str]:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (train("--lora-r", "0"), ["lora_r (--lora-r)", "from 1 to 4096", '"0"']),
+    (train("--lora-r", "0"), ["lora_r (--lora-r)", "from 1 to 4096, found 0"]),
     (train("--lora-r", "1000000"), ["lora_r (--lora-r)", "to 4096", "1000000"]),
     (train("--learning-rate", "fast"), ["learning_rate (--learning-rate)", "a number", '"fast"']),
     (train("--target-modules", "c_attn,q_proj"), ["q_proj", "c_attn, c_proj, c_fc", "all-linear"]),
