@@ -1,4 +1,4 @@
-"""Names and modules of earlier versions that still import, each with a `DeprecationWarning`."""
+"""Former names and modules, which still import with a `DeprecationWarning`."""
 
 import importlib
 import importlib.abc
@@ -17,7 +17,7 @@ MODULES = {
 
 
 def current_name(name: str) -> str:
-    """What a public name of the package is called now."""
+    """The present name of a public name of the package."""
     if name not in NAMES:
         return name
     warnings.warn(f"jittor_lora.{name} is now jittor_lora.{NAMES[name]}", DeprecationWarning, stacklevel=3)
@@ -25,19 +25,18 @@ def current_name(name: str) -> str:
 
 
 class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the modules that have moved: the old path gives the very module at the new one."""
+    """Imports a module that has moved: both paths give the same module object."""
 
     def find_spec(self, fullname, path=None, target=None):
         return importlib.util.spec_from_loader(fullname, self) if fullname in MODULES else None
 
     def create_module(self, spec):
-        warnings.warn(f"{spec.name} is now {MODULES[spec.name]}", DeprecationWarning, stacklevel=2)
         return None
 
     def exec_module(self, module):
-        current = importlib.import_module(MODULES[module.__name__])
-        vars(module).update((name, value) for name, value in vars(current).items() if not name.startswith("__"))
-        module.__getattr__ = lambda name: getattr(current, name)
+        name = module.__name__
+        warnings.warn(f"{name} is now {MODULES[name]}", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = importlib.import_module(MODULES[name])  # what the import statement then binds
 
 
 sys.meta_path.append(_MovedModules())

@@ -143,7 +143,7 @@ def test_combined_names_are_whole_where_layers_were_chosen(here, capsys):
 @pytest.mark.parametrize("arguments, expected", [
     (["combine", "one", "run"], "--output"),
     (["combine", "one", "run", "--output", "one"], "expected a new or empty folder"),
-    (["combine", "one", "run", "--output", "x", "--weights", "1"], "--weights: expected 2, one for each adapter"),
+    (["combine", "one", "run", "--output", "x", "--weights", "1"], "--weights: expected 2, one per adapter"),
     (["combine", "one", "run", "--output", "x", "--weights", "1", "inf"], "expected a number, found 'inf'"),
     (["combine", "one", "run", "--output", "x", "--method", "ties"], "density: ties needs a number from 0 to 1"),
     (["combine", "one", "run", "--output", "x", "--method", "mean"], "invalid choice: 'mean'"),
@@ -156,12 +156,12 @@ def test_combined_names_are_whole_where_layers_were_chosen(here, capsys):
     (["convert", "adapter_model.bin", "x"], "a pickle, which is never loaded"),
     (["convert", "nowhere.npz", "x"], "nowhere.npz: cannot be read"),
     (["convert", "one", "x"], "TARGET x: expected a name that ends in .npz"),
-    (["convert", "one", "x.npz", "--alpha", "3"], "--alpha belongs to an .npz file as SOURCE"),
+    (["convert", "one", "x.npz", "--alpha", "3"], "--alpha needs an .npz file as SOURCE"),
     (["convert", "one.npz", "x", "--alpha", "-1"], "--alpha: expected a number above 0"),
     (["convert", "one.npz", "one"], "TARGET one: expected a new or empty folder"),
     ([], "expected list, info, diff, combine or convert"),
     (["lst"], "invalid choice: 'lst'"),
-    (["list", "--jsn"], "there is no flag --jsn; did you mean --json?\nRun `jittor-lora adapter list --help`"),
+    (["list", "--jsn"], "no such flag: --jsn; did you mean --json?\nRun `jittor-lora adapter list --help`"),
 ])
 def test_mistakes(here, capsys, arguments, expected):
     make(here / "dora", use_dora=True)
@@ -178,7 +178,7 @@ def test_convert_there_and_back(here, capsys):
     out = done(capsys, "convert", "one", "one.npz")
     assert out == "one.npz: load it with LoRAConfig(r=3, alpha=6).\n"
     assert main(["adapter", "convert", "one.npz", "again"]) == 0
-    assert "note: the file does not say its alpha; 16 was taken" in capsys.readouterr().err
+    assert "note: the file does not contain alpha; using 16" in capsys.readouterr().err
     done(capsys, "convert", "one.npz", "exact", "--alpha", "6", "--base", "my/gpt2")
     assert json.loads((here / "exact" / CONFIG_FILE).read_text())["base_model_name_or_path"] == "my/gpt2"
     found = json.loads(done(capsys, "diff", "one", "exact", "--json"))

@@ -72,8 +72,8 @@ def generate(*more: str, base: str = "base", adapter: str = "run") -> list[str]:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (train("--lora-r", "0"), ["lora_r (--lora-r)", "at least 1", '"0"']),
-    (train("--lora-r", "1000000"), ["lora_r (--lora-r)", "at most 4096", '"1000000"']),
+    (train("--lora-r", "0"), ["lora_r (--lora-r)", "from 1 to 4096, found 0"]),
+    (train("--lora-r", "1000000"), ["lora_r (--lora-r)", "to 4096", "1000000"]),
     (train("--learning-rate", "fast"), ["learning_rate (--learning-rate)", "a number", '"fast"']),
     (train("--target-modules", "c_attn,q_proj"), ["q_proj", "c_attn, c_proj, c_fc", "all-linear"]),
     (train("--target-modules", "lm_head"), ["lora_dropout", "lm_head"]),

@@ -75,9 +75,9 @@ def test_a_picture_that_cannot_be_drawn_is_said_before_anything_runs(folder, cap
 
 
 @pytest.mark.parametrize("settings, expected", [
-    ({"points": "0,4"}, "whole numbers above 0"), ({"points": "4,4"}, "different"),
-    ({"over": "rank", "points": "all"}, "ranks are numbers"), ({"over": "rank", "method": "full"}, "no rank"),
-    ({"alpha_ratio": 2}, "is about ranks"),
+    ({"points": "0,4"}, "whole numbers above 0"), ({"points": "4,4"}, "distinct"),
+    ({"over": "rank", "points": "all"}, "a rank is a number"), ({"over": "rank", "method": "full"}, "no rank"),
+    ({"alpha_ratio": 2}, "applies to ranks only"),
 ])
 def test_settings_that_make_no_sense(settings, expected):
     with pytest.raises(UserError, match=expected):

@@ -59,7 +59,8 @@ def test_samples_are_drawn_each_for_itself(base, capsys, tmp_path):
 
 @pytest.mark.parametrize("options, wrong, expected", [
     (GenerateOptions, {"length_penalty": 2}, "--beams|without beams"), (GenerateOptions, {"min_p": 0.1}, "temperature"),
-    (GenerateOptions, {"beams": 2, "temperature": 1}, "draw nothing"), (GenerateOptions, {"samples": 2}, "drawn"),
+    (GenerateOptions, {"beams": 2, "temperature": 1}, "does not sample"),
+    (GenerateOptions, {"samples": 2}, "several continuations need"),
     (GenerateOptions, {"samples": 5, "beams": 4}, "as many"), (EvaluateOptions, {"early_stopping": "yes"}, "beams"),
     (EvaluateOptions, {"extractive": True, "no_repeat_ngram": 3}, "no effect on spans"),
     (EvaluateOptions, {"max_span_words": 3}, "without extractive"),

@@ -53,7 +53,7 @@ def refused(capsys, here, *arguments: str) -> str:
 def test_a_folder_for_the_converter(here, capsys, config):
     pair, name = make(here, config), MODULE[config["model_type"]]
     assert main(["export", "--adapter", "adapter", "--output", "out"]) == 0
-    assert "out: exported; largest difference of a logit" in capsys.readouterr().out
+    assert "out: exported; largest logit difference" in capsys.readouterr().out
     written = json.loads((here / "out" / "config.json").read_text())
     needed = {"gpt2": {"n_layer": 2, "n_ctx": 256, "n_embd": 32, "n_head": 2, "layer_norm_epsilon": 1e-5,
                        "architectures": ["GPT2LMHeadModel"]},

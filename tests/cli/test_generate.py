@@ -161,7 +161,7 @@ def test_json_on_a_terminal_that_is_not_utf_8(loaded, arguments, tmp_path, monke
 def test_a_prompt_with_a_backslash_and_an_n_gets_a_note(loaded, capsys):
     assert main(["generate", "--base", "b", "--prompt", r"a\nb"]) == 0
     out, err = capsys.readouterr()
-    assert out == "<a\\nb|64|None>\n" and "--prompt contains \\n, which is taken literally" in err
+    assert out == "<a\\nb|64|None>\n" and "--prompt contains \\n, which is used literally" in err
     assert main(["generate", "--base", "b", "--prompt", "a\nb", "--stop", r"\n\n"]) == 0
     out, err = capsys.readouterr()
     assert out == "<a\nb|64|'\\n\\n'>\n" and "backslash" not in err

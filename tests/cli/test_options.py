@@ -11,7 +11,8 @@ from typing import Optional
 import pytest
 import yaml
 
-from jittor_lora.cli.main import VERBS, Parser
+from jittor_lora.cli.adapter import ACTIONS
+from jittor_lora.cli.main import VERBS, Parser, main
 from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags, given, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, TEXT, VERBATIM, Settings
@@ -153,28 +154,51 @@ def test_a_path_may_begin_with_the_home_folder(model, name, monkeypatch, tmp_pat
         assert getattr(model(**{name: "~/x"}), name) == "/somewhere/x"
 
 
-def arguments(parser, verb):
-    """(verb, argument) of each argument that names a path and is not made from settings."""
-    for action in parser._actions:
-        if action.choices is not None and hasattr(action, "add_parser"):
-            for name, inner in action.choices.items():
-                yield from arguments(inner, f"{verb} {name}".strip())
-        elif PATHS.search(str(action.metavar or "")) and action.default != argparse.SUPPRESS:
-            yield verb, action
+# The paths among the arguments that are no settings: a command line, and where the parsed path ends up.
+PATH_ARGUMENTS = [
+    ("train --config PATH", "config"), ("curve --config PATH", "config"),
+    ("plot PATH", "run_folder"), ("plot --train-loss PATH", "train_loss"), ("plot --val-loss PATH", "val_loss"),
+    ("plot --metrics PATH", "metrics"), ("plot --font PATH", "font"), ("plot --output PATH", "output"),
+    ("compare PATH", "predictions"), ("compare --adapters PATH", "adapters"),
+    ("adapter list PATH", "folder"), ("adapter info PATH", "adapter"), ("adapter info a --heat-map PATH", "heat_map"),
+    ("adapter diff PATH b", "first"), ("adapter diff a PATH", "second"), ("adapter combine PATH", "adapters"),
+    ("adapter combine a --output PATH", "output"), ("adapter convert PATH b", "source"),
+    ("adapter convert a PATH", "target"),
+]
+OPTIONAL_BASE = ("adapter convert a b --base PATH", "base")  # a name or a path
 
 
-def test_so_may_the_path_of_an_argument_that_is_no_setting(monkeypatch):
+def parsed(monkeypatch, line: str, path: str) -> argparse.Namespace:
+    """The arguments as the verb gets them."""
+    words, got = line.replace("PATH", path).split(), []
+    monkeypatch.setattr(MODULES[words[0]], "run", lambda args: got.append(args) or 0)
+    assert main(words) == 0
+    return got[0]
+
+
+@pytest.mark.parametrize("line, name", [*PATH_ARGUMENTS, OPTIONAL_BASE])
+def test_so_may_the_path_of_an_argument_that_is_no_setting(line, name, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    parser = Parser()
-    subparsers = parser.add_subparsers()
-    for module in MODULES.values():
-        module.add_parser(subparsers)
-    found = list(arguments(parser, ""))
-    assert len(found) > 15
-    for verb, action in found:
-        assert str(action.type("~/x")) == "/somewhere/x", (verb, action.dest)
-        if action.metavar.startswith("[NAME=]"):
-            assert action.type("a=~/x") == "a=/somewhere/x", (verb, action.dest)
+    found = getattr(parsed(monkeypatch, line, "~/x"), name)
+    assert str(found[0] if isinstance(found, list) else found) == "/somewhere/x"
+
+
+@pytest.mark.parametrize("line, name", [case for case in PATH_ARGUMENTS if case[1] in (
+    "metrics", "predictions") or case[0].startswith("compare")])
+def test_so_may_a_named_path(line, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert getattr(parsed(monkeypatch, line, "a=~/x"), name) == ["a=/somewhere/x"]
+
+
+def test_no_path_argument_is_forgotten(capsys):
+    settings = {flag(name) for _, name in fields(PATH)}
+    shown = []
+    for words in [*([verb] for verb in VERBS), *(["adapter", action] for action in ACTIONS)]:
+        assert main([*words, "--help"]) == 0
+        for name, metavar in re.findall(r"^  (--[a-z-]+)?[ ]?(\S+)?", capsys.readouterr().out, re.MULTILINE):
+            if PATHS.search(metavar) and (name not in settings or words[0] in ("plot", "adapter")):
+                shown.append((*words, name or metavar))
+    assert len(shown) == len(PATH_ARGUMENTS), shown
 
 
 @pytest.mark.parametrize("model, name", fields(TEXT), ids=lambda value: getattr(value, "__name__", value))

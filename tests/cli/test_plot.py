@@ -99,9 +99,9 @@ def test_chinese_without_a_font_says_what_to_install(run_folder, monkeypatch, ca
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ([], "nothing to draw"),
+    ([], "nothing to plot"),
     (["RUN", "--train-loss", "x"], "both a run folder"),
-    (["--val-loss", "x", "--metrics", "y"], "--val-loss goes with --train-loss"),
+    (["--val-loss", "x", "--metrics", "y"], "--val-loss needs --train-loss"),
     (["--train-loss", "x"], "--output is needed"),
     (["RUN/nowhere"], "expected a run folder"),
     (["RUN", "--output", "x.pdf"], "ends in .png or .svg"),

@@ -88,7 +88,7 @@ def test_resume_refuses_other_settings(calls, run_folder, capsys):
 
 def test_resume_without_a_run_starts_one_and_says_so(calls, tmp_path, capsys):
     assert main(["train", "--data", "d", "--output", str(tmp_path / "new"), "--resume"]) == 0
-    assert "holds no run yet" in capsys.readouterr().err and not calls[0][1]
+    assert "contains no run yet" in capsys.readouterr().err and not calls[0][1]
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -100,7 +100,7 @@ def test_interrupted(calls, monkeypatch, tmp_path, saved, number, code, capsys):
         raise Stopped(number)
     monkeypatch.setattr(sys.modules["jittor_lora.tasks.train"], "train", train)
     assert main(["train", "--data", "d", "--output", str(tmp_path / "run")]) == code
-    assert "The same command with --resume goes on" in capsys.readouterr().err
+    assert "run the same command with --resume" in capsys.readouterr().err
 
 
 def test_output_that_is_a_file(calls, tmp_path, capsys):

@@ -129,5 +129,5 @@ def test_ctrl_c(verb, seen, arguments, run, monkeypatch):
     os.killpg(process.pid, signal.SIGINT)
     out, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "", rest
-    goes_on = "The same command goes on where this one stopped.\n" if verb == "quickstart" else ""
+    goes_on = "To continue, run the same command again.\n" if verb == "quickstart" else ""
     assert rest.endswith("\nInterrupted.\n" + goes_on) and "Traceback" not in rest

@@ -60,7 +60,7 @@ def test_a_fault_of_the_machine_ends_the_run_and_leaves_it_whole(share, one, who
     # The note in the lock, and cleaning up after a block, may fail without consequences.
     assert code in (0, 2) and "Traceback" not in said, said
     if code == 2:
-        cause = "does not have enough memory" if fault == "MemoryError" else os.strerror(getattr(errno, fault))
+        cause = "out of memory" if fault == "MemoryError" else os.strerror(getattr(errno, fault))
         assert cause in said.splitlines()[-1]
     one.start([*arguments, "--resume"], log)
     assert one.end() == 0, log.read_text()
@@ -108,7 +108,7 @@ def test_too_little_memory(memory, one, whole, tmp_path):
     crash.check(output, whole)
     endings = ("Segfault", "libgomp: ", "cannot allocate memory for thread-local data")
     assert code in (0, 2) or code < 0 or any(ending in said for ending in endings), said
-    assert code != 2 or "does not have enough memory" in said.splitlines()[-1], said
+    assert code != 2 or "out of memory" in said.splitlines()[-1], said
     one.start(arguments, log)
     assert one.end() == 0, log.read_text()
     crash.check_end(output, whole)

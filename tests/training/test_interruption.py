@@ -108,7 +108,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(seed, signals, files,
         else:
             assert process.returncode == 128 + number, err
             assert err.endswith(f"Interrupted after step {done} and saved.\n"
-                                "The same command with --resume goes on from the last checkpoint.\n")
+                                "To continue from the last checkpoint, run the same command with --resume.\n")
             assert not (folder / "summary.json").exists()
             assert (folder / "checkpoints" / f"step-{done:08d}.safetensors").exists()
     status, out, err = small_run.run(*command(files, folder), "--resume")

@@ -65,7 +65,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "evaluate", help="exact match and F1 on a data set",
+        "evaluate", help="score answers on a data set by exact match and F1",
         usage="jittor-lora evaluate --base B [--adapter DIR] --data FILE [--limit N] --output DIR [any flag below]",
         description="Answer the questions of a SQuAD v1.1 file and score the answers with its official exact match and "
                     "F1, with 95 % intervals.")

@@ -26,7 +26,7 @@ def add_parser(subparsers) -> None:
                         help="output folder of train")
     source.add_argument("--train-loss", metavar="FILE", type=path_argument,
                         help="log of another program: one number per line, a table, JSON, or lines such as "
-                        "`Step 10, Loss: 3.2`; its validation losses are drawn too")
+                        "`Step 10, Loss: 3.2`; its validation losses are plotted too")
     source.add_argument("--val-loss", metavar="FILE", type=path_argument,
                         help="log of the validation losses, if they are in a separate file")
     source.add_argument("--metrics", metavar="[NAME=]FILE", nargs="+", type=named_path_argument,
