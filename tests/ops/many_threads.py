@@ -36,11 +36,9 @@ def layout(rows: int) -> Layout:
 
 def operators(module, rows: int, vocabulary: int) -> dict:
     """The operations of the networks, by the kernels or the portable ones."""
-    frozen = module is functions
 
-    def weight(out: int, width: int, seed: int):
-        array = normal(out, width, seed=seed, scale=0.02)
-        return Matrix.of(array) if frozen else jt.array(array).stop_grad()
+    def weight(out: int, width: int, seed: int) -> Matrix:
+        return Matrix.of(normal(out, width, seed=seed, scale=0.02))
 
     def lora(width: int, out: int):
         w = weight(out, width, 1)

@@ -1,4 +1,4 @@
-"""What attention needs of a layout, made once for all layers."""
+"""A layout in the forms that attention takes, computed once for all layers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class AttentionPlan:
-    """A layout in the forms that the operations take.
+    """A layout, converted on first use into what an implementation of attention takes.
 
     Args:
         layout: which keys each query row sees.
-        precision: of the kernel's products, "fp32" or "bf16"; the portable operation's are in fp32.
+        precision: of a kernel's products, "fp32" or "bf16"; the portable operation computes in fp32.
 
     Attributes:
-        masks: the layout's groups, each with its additive mask (rows, keys), or None for a group without a query row.
+        masks: the layout's groups, each with its additive mask (rows, keys), None for a group without queries.
         segments: (S, 6) int32, see `Layout.segments`.
-        groups: (G, 4) int32: first segment, end of its segments, first key row, end of its key rows.
+        groups: (G, 4) int32: first segment, end of segments, first key row, end of key rows.
     """
 
     def __init__(self, layout: Layout, precision: str = "fp32"):
@@ -51,9 +51,9 @@ class AttentionPlan:
     def check_keys(self, count: int) -> None:
         """
         Raises:
-            ValueError: a key row belongs to no group, so that its gradient would be left out.
+            ValueError: some key rows belong to no group, so their gradient would be missing.
         """
         groups = self.layout.groups
         borders = [group.k0 for group in groups] + [count]
         if borders[0] != 0 or borders[1:] != [group.k1 for group in groups]:
-            raise ValueError("the keys of the groups must follow each other without a gap for a gradient")
+            raise ValueError("the groups' keys must be contiguous for a gradient")

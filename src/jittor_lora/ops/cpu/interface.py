@@ -1,4 +1,4 @@
-"""The kernels' C interface for Python, read from kernels/interface.h: nothing of it is written down twice."""
+"""The kernels' C interface for Python, parsed from kernels/interface.h, so that it is stated only once."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ STRUCTURES = _structures()
 
 
 def _type(declaration: str):
-    """The type of a parameter or a result; pointers are addresses."""
+    """The type of a parameter or result; pointers are addresses."""
     if "*" in declaration:
         return ctypes.c_void_p
     return _NUMBERS[declaration.split()[0]]
 
 
 def functions() -> dict[str, tuple[object, list]]:
-    """The result's type and the parameters' types of each function."""
+    """Function → the type of its result and the types of its parameters."""
     found = {}
     for result, name, parameters in re.findall(r"^([\w:]+\*?) (jl_\w+)\((.*?)\);", HEADER, re.DOTALL | re.MULTILINE):
         types = [_type(parameter) for parameter in parameters.split(",") if parameter.strip()]
@@ -51,11 +51,11 @@ def functions() -> dict[str, tuple[object, list]]:
 
 
 def declare(kernels: ctypes.CDLL) -> None:
-    """Give the library's functions their types. One that returns a negative number or a null pointer raises MemoryError
-    or RuntimeError.
+    """Give the library's functions their types. A function that returns an error code or a null pointer raises
+    MemoryError or RuntimeError.
 
     Raises:
-        UserError: a structure has another size there.
+        UserError: a structure has a different size in the library.
     """
     for name, (result, parameters) in functions().items():
         function = getattr(kernels, name)
@@ -68,19 +68,19 @@ def declare(kernels: ctypes.CDLL) -> None:
 def compare_sizes(kernels: ctypes.CDLL) -> None:
     """
     Raises:
-        UserError: a structure has another size in the library.
+        UserError: a structure has a different size in the library.
     """
     compiled = (ctypes.c_int64 * len(STRUCTURES))()
     kernels.jl_interface_sizes(compiled, len(compiled))
     wrong = [f"{name}: {ctypes.sizeof(structure)} bytes in Python, {size} compiled"
              for (name, structure), size in zip(STRUCTURES.items(), compiled) if ctypes.sizeof(structure) != size]
     if wrong:
-        raise UserError("The CPU kernels have other structures than interface.h: " + "; ".join(wrong))
+        raise UserError("The CPU kernels' structures differ from interface.h: " + "; ".join(wrong))
 
 
 def _checked(result, function, arguments):
     if result is None or result == CONSTANTS["NO_MEMORY"]:
-        raise MemoryError(f"no memory in {function.__name__}")
+        raise MemoryError(f"out of memory in {function.__name__}")
     if result == CONSTANTS["FAILED"]:
-        raise RuntimeError(f"oneDNN fails in {function.__name__}")
+        raise RuntimeError(f"oneDNN failed in {function.__name__}")
     return result

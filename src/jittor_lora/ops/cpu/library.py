@@ -24,20 +24,20 @@ from jittor_lora.system.locks import alone
 from jittor_lora.system.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
-# Not -Ofast: it would hide NaN. Contraction to fused multiply-adds is on.
+# Not -Ofast, which would hide NaN. Fused multiply-adds are allowed.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-ffp-contract=fast", "-fno-math-errno",
          "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas")
 TAIL_LINES = 15
 
 
 def library() -> ctypes.CDLL:
-    """The compiled kernels, with the types of interface.h; their symbols are visible to the operators of Jittor.
+    """The compiled kernels, typed as in interface.h; their symbols are visible to Jittor's operators.
 
     Raises:
         UserError: they cannot be compiled, with the end of the compiler's output.
     """
     kernels = _loaded()
-    if not hasattr(_thread, "flushes_denormals"):  # a mode of each thread, and of those that its loops started
+    if not hasattr(_thread, "flushes_denormals"):  # set per thread, and for the threads of its loops
         kernels.jl_flush_denormals()
         _thread.flushes_denormals = True
     return kernels
@@ -54,7 +54,7 @@ def _loaded() -> ctypes.CDLL:
 
 
 def compiled(tools: KernelTools, screen: TextIO) -> Path:
-    """The library in Jittor's cache, compiled if it is not there yet."""
+    """The library in Jittor's cache, compiled if it is missing."""
     flags = [*FLAGS, f"-I{tools.onednn / 'include'}"]
     key = hashlib.sha256()
     processor = machine.cpu_model(), *sorted(machine.cpu_flags())
@@ -68,7 +68,7 @@ def compiled(tools: KernelTools, screen: TextIO) -> Path:
     with alone(target.with_suffix(".lock"), "Compiling the CPU kernels"):
         if not target.is_file():
             started = time.monotonic()
-            screen.write("Compiling the CPU kernels for this machine: once, some 10 seconds.\n")
+            screen.write("Compiling the CPU kernels for this machine, once: about 10 seconds.\n")
             screen.flush()
             link = [f"-L{tools.onednn / 'lib'}", "-ldnnl", f"-Wl,-rpath,{tools.onednn / 'lib'}"]
             _compile(tools.compiler, flags, sorted(SOURCES.glob("*.cpp")), link, target)
@@ -83,10 +83,10 @@ def _compile(compiler: str, flags: list[str], sources: list[Path], link: list[st
         with ThreadPoolExecutor(machine.available_cores()) as pool:
             list(pool.map(lambda pair: _run([compiler, *flags, "-c", str(pair[0]), "-o", str(pair[1])]),
                           zip(sources, objects)))
-        made = work / target.name
-        _run([compiler, "-shared", *flags, *map(str, objects), *link, "-o", str(made)])
-        sync(made)
-        os.replace(made, target)
+        linked = work / target.name
+        _run([compiler, "-shared", *flags, *map(str, objects), *link, "-o", str(linked)])
+        sync(linked)
+        os.replace(linked, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
