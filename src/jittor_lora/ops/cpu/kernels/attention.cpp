@@ -1,5 +1,5 @@
-// Attention over a layout: cuts it into tasks, gathers each task's rows and adds up the gradients for keys and values. What is
-// computed per block, and the formulas, are in attention.h.
+// Attention over a layout: cuts it into tasks, gathers each task's rows and adds up the gradients for keys and values.
+// What is computed per block, and the formulas, are in attention.h.
 #include "attention.h"
 
 #include "parallel.h"
@@ -19,16 +19,16 @@ static void backward(const BlockOfHead& b, bool bf16, const float* x, const floa
     backward_in_fp32(b, x, dy, log_sums, deltas, dx, sums_k, sums_v, first);
 }
 
-// Consecutive blocks of one group, whose gradients for keys and values are summed together. They reach key rows [0, keys) of
-// the group, and own as many rows of the memory for sums, from row `at` on.
+// Consecutive blocks of one group, whose gradients for keys and values are summed together. They reach key rows [0,
+// keys) of the group, and own as many rows of the memory for sums, from row `at` on.
 struct Part {
     int group, keys, at;
     std::vector<Block> blocks;
 };
 
-// The backward pass has a task per part and head. With many groups a part is a whole group; few long ones are cut until there
-// are this many tasks, so that machines of many cores have work. Each part's sums take 2 · keys · d floats per head to zero,
-// write and add, so parts of fewer query rows than PART_ROWS, two blocks, are not worth it.
+// The backward pass has a task per part and head. With many groups a part is a whole group; few long ones are cut until
+// there are this many tasks, so that machines of many cores have work. Each part's sums take 2 · keys · d floats per
+// head to zero, write and add, so parts of fewer query rows than PART_ROWS, two blocks, are not worth it.
 constexpr int ENOUGH_TASKS = 96;
 constexpr int PART_ROWS = 2 * BLOCK_ROWS;
 
@@ -69,8 +69,8 @@ static const float* gathered(Buffer& memory, Heads<const float> x, const int* ro
 using namespace jl;
 
 // out (rows, heads · d) and lse (rows, heads), the log-sum-exp of each row's scores.
-// query_rows: the row of q that each query row is in; null: the same. Query head h uses key head h / (heads / kv_heads).
-// bf16: products in bf16 where the processor has them.
+// query_rows: the row of q that holds each query row; null: the row itself.
+// bf16: products in bf16 where the processor has them. Query head h uses key head h / (heads / kv_heads).
 JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                                  const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
                                  int heads, int kv_heads, int d, int bf16) {

@@ -2,16 +2,16 @@
 //
 // Per head, with scale = 1 / √d, row by row:
 //     S = scale · Q Kᵀ,  P = softmax(S),  O = P V
-// Neither S nor P is kept: only O and L, the log-sum-exp of each row of S (one number per row and head). The backward pass
-// computes S again and from it P = e^(S - L). Given dO, the gradient of O:
+// Neither S nor P is kept: only O and L, the log-sum-exp of each row of S (one number per row and head). The backward
+// pass computes S again and from it P = e^(S - L). Given dO, the gradient of O:
 //     dV = Pᵀ dO                                              (O is linear in V)
 //     dP = dO Vᵀ                                              (and in P)
 //     dS_ij = Σ_k dP_ik ∂P_ik/∂S_ij = P_ij (dP_ij - Σ_k P_ik dP_ik)   (since ∂P_ik/∂S_ij = P_ik (δ_kj - P_ij))
 //     dQ = scale · dS K,  dK = scale · dSᵀ Q
 // The sum over k needs a whole row of P and dP, but equals a product over d that the forward pass has all of:
 //     Σ_k P_ik dP_ik = Σ_k P_ik (dO_i · V_k) = dO_i · O_i = D_i,  so D = rowsum(dO ∘ O)
-// and dS = P ∘ (dP - D), element by element. The scheme is FlashAttention's (Dao et al. 2022, algorithm 4 and appendix B). Keys
-// are not tiled here: a block's scores are computed for all of its keys, so no running maximum is needed.
+// and dS = P ∘ (dP - D), element by element. The scheme is FlashAttention's (Dao et al. 2022, algorithm 4 and appendix
+// B). Keys are not tiled here: a block's scores are computed for all of its keys, so no running maximum is needed.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -21,13 +21,13 @@
 
 namespace jl {
 
-// Query rows per block. Their scores against 384 keys are 96 KiB, and the backward pass holds two such arrays: both stay in an L2
-// of 512 KiB. Measured on AVX2 with four texts of 384 tokens, 12 heads of 64: 16 rows take 17 % longer, 32 rows 5 % and 128 rows
-// 14 %.
+// Query rows per block. Their scores against 384 keys are 96 KiB, and the backward pass holds two such arrays: both
+// stay in an L2 of 512 KiB. Measured on AVX2 with four texts of 384 tokens, 12 heads of 64: 16 rows take 17 % longer,
+// 32 rows 5 % and 128 rows 14 %.
 constexpr int BLOCK_ROWS = 64;
 
-// As `Segment` in model/layout.py: query rows [q0, q1) see key rows [p0, p1), their prefix, and of key rows [k0, k1), their
-// own, row q1 - 1 - i sees all but the last i.
+// As `Segment` in model/layout.py: query rows [q0, q1) see key rows [p0, p1), their prefix, and of key rows [k0, k1),
+// their own, row q1 - 1 - i sees all but the last i.
 struct Segment {
     int q0, q1, p0, p1, k0, k1;
 };
@@ -53,21 +53,22 @@ struct Rectangle {
     bool is_prefix;
 };
 
-// Up to BLOCK_ROWS query rows, of several branches if these see the same prefix. Branches are short (an answer, a few tokens)
-// and prefixes long (a paragraph): together their rows make one product with the prefix of a height that pays off, and each
-// piece is multiplied with its own keys besides. The scores of a block with pieces of three branches, a dot where a row does
-// not see a key:
+// Up to BLOCK_ROWS query rows, of several branches if these see the same prefix. Branches are short (an answer, a few
+// tokens) and prefixes long (a paragraph): the rows of a block together are one product with the prefix, of a height
+// that pays off, and each piece is one more product with its own keys. A block with three branches, and what its rows
+// see (#) or do not (.):
 //
-//               prefix          own keys
-//     branch 1  ################ #..
-//               ################ ##.         One product for the rectangle of all rows and the prefix, one product per
-//               ################ ###         branch for the square of its own keys. A row's weights lie in memory
-//     branch 2  ################ #.          as drawn: those of the prefix, then those of its own keys, whichever
-//               ################ ##          branch that is.
-//     branch 3  ################ #..
-//               ################ ##.
+//               keys of the prefix  own keys
+//     branch 1  ##################  #..
+//               ##################  ##.         One rectangle for all rows and the prefix, one per piece for its own
+//               ##################  ###         keys, of which a row sees those up to itself. In float32 scores lie
+//     branch 2  ##################  #.          in memory as drawn: own keys follow the prefix, whichever branch
+//               ##################  ##          they belong to. In bf16 each branch has columns to itself.
+//     branch 3  ##################  #..
+//               ##################  ##.
+//               ##################  ###
 //
-// Rows of a prefix, and of texts that share none, have no prefix themselves: their block is of one segment.
+// Rows of a prefix, and of texts that share none, see no prefix: their blocks are of one segment.
 struct Block {
     int first, end, p0, p1;
     std::vector<Piece> pieces;
@@ -127,8 +128,8 @@ struct BlockOfHead {
 void forward_in_fp32(const BlockOfHead& b, const float* x, float* o, float* log_sums);
 void forward_in_bf16(const BlockOfHead& b, const float* x, float* o, float* log_sums);
 
-// dx (rows, d), and the gradients for keys and values added to sums_k and sums_v (keys, d), whose row 0 is key row `first`.
-// deltas: D of each row.
+// dx (rows, d), and the gradients for keys and values added to sums_k and sums_v (keys, d), whose row 0 is key row
+// `first`. deltas: D of each row.
 void backward_in_fp32(const BlockOfHead& b, const float* x, const float* dy, const float* log_sums, const float* deltas,
                       float* dx, float* sums_k, float* sums_v, int first);
 void backward_in_bf16(const BlockOfHead& b, const float* x, const float* dy, const float* log_sums, const float* deltas,

@@ -1,7 +1,8 @@
 // Blocks of attention with products of pairs of bf16 numbers, summed in float32 as everything else is.
 //
-// A block's keys are columns side by side: those of the prefix, then those of each piece. Where a row does not see a column,
-// its weight is zero. These products are superfluous, but one product of the block's height is faster than one per piece.
+// A block's keys are columns side by side: those of the prefix, then those of each piece. Where a row does not see a
+// column, its weight is zero. These products are superfluous, but one product of the block's height is faster than one
+// per piece.
 #include "attention.h"
 
 #if defined(__AVX512BF16__)
@@ -9,7 +10,8 @@
 
 namespace jl {
 
-// Two consecutive bf16 numbers along the inner dimension of a product, as VDPBF16PS multiplies them; the first is the lower half.
+// Two consecutive bf16 numbers along the inner dimension of a product, as VDPBF16PS multiplies them; the first is the
+// lower half.
 typedef uint32_t pair_t;
 
 static inline uvec paired(vec first, vec second) {
@@ -22,8 +24,8 @@ static inline uvec paired(vec first, vec second) {
 
 static inline void store(pair_t* p, uvec v) { memcpy(p, &v, sizeof v); }
 
-// c (R, N · W) = a · b or, with `add`, += a · b. Pair k of row r of a is a[r · a_row + k · a_pair]; row k of b, N vectors of
-// pairs, starts at b + k · ldb. The R · N sums stay in registers while k runs.
+// c (R, N · W) = a · b or, with `add`, += a · b. Pair k of row r of a is a[r · a_row + k · a_pair]; row k of b, N
+// vectors of pairs, starts at b + k · ldb. The R · N sums stay in registers while k runs.
 template <int R, int N>
 static void multiply(const pair_t* a, int a_row, int a_pair, const pair_t* b, int ldb, int pairs, float* c, int ldc, bool add) {
     __m512 s[R][N];
@@ -58,9 +60,9 @@ static void multiply_columns(int rows, const pair_t* a, int a_row, int a_pair, c
         });
 }
 
-// c (rows, columns) = a · b or, with `add`, += a · b; columns are a multiple of W. Of the 32 registers, R · N hold sums, N the
-// vectors of b and one the pair of a: 6 · 4 + 4 + 1, 8 · 3 + 3 + 1, 12 · 2 + 2 + 1. A vector of b is thus used in 6 to 12 rows per
-// load. One column of vectors has 12 sums, enough to cover the latency of a product.
+// c (rows, columns) = a · b or, with `add`, += a · b; columns are a multiple of W. Of the 32 registers, R · N hold
+// sums, N the vectors of b and one the pair of a: 6 · 4 + 4 + 1, 8 · 3 + 3 + 1, 12 · 2 + 2 + 1. A vector of b is thus
+// used in 6 to 12 rows per load. One column of vectors has 12 sums, enough to cover the latency of a product.
 static void multiply(int rows, int columns, const pair_t* a, int a_row, int a_pair, const pair_t* b, int ldb, int pairs, float* c,
                      int ldc, bool add) {
     int j = 0;
@@ -122,7 +124,8 @@ static const pair_t* right(Buffer& memory, const float* x, int rows, int d) {
     pair_t* to = memory.get<pair_t>(size_t(rows + 1) / 2 * d);
     for (int r = 0; r < rows; r += 2)
         for (int i = 0; i < d; i += W)
-            store(to + size_t(r / 2) * d + i, paired(load(x + size_t(r) * d + i), r + 1 < rows ? load(x + size_t(r + 1) * d + i) : vec{}));
+            store(to + size_t(r / 2) * d + i,
+                  paired(load(x + size_t(r) * d + i), r + 1 < rows ? load(x + size_t(r + 1) * d + i) : vec{}));
     return to;
 }
 
@@ -139,14 +142,16 @@ static const pair_t* right(Buffer& memory, const Columns& c, Heads<const float> 
     return to;
 }
 
-// Transposes a square of W by W pairs: log2 W steps, each of which swaps the off-diagonal quarters of squares of 2 · step.
+// Transposes a square of W by W pairs: log2 W steps, each of which swaps the off-diagonal quarters of squares of 2 ·
+// step.
 static inline void transpose(uvec (&rows)[W]) {
     const ivec lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
     for (int step = W / 2; step; step /= 2) {
         // In a shuffle the lanes of the second vector are numbered from W on.
         const ivec upper = (lanes & step) != 0;
-        const ivec first = (~upper & lanes) | (upper & (lanes - step + W)), second = (~upper & (lanes + step)) | (upper & (lanes + W));
+        const ivec first = (~upper & lanes) | (upper & (lanes - step + W));
+        const ivec second = (~upper & (lanes + step)) | (upper & (lanes + W));
 #pragma GCC unroll 16
         for (int i = 0; i < W; i++) {
             if (i & step) continue;
@@ -184,7 +189,8 @@ void forward_in_bf16(const BlockOfHead& b, const float* x, float* o, float* log_
     float* scores = for_scores.get<float>(size_t(rows) * wide);
     pair_t* weights = for_weights.get<pair_t>(size_t(rows) * wide / 2);
     float sums[BLOCK_ROWS];
-    multiply(rows, wide, left(for_x, x, rows, d), d / 2, 1, across(for_keys, c, b.keys, b.head, d), wide, d / 2, scores, wide, false);
+    multiply(rows, wide, left(for_x, x, rows, d), d / 2, 1, across(for_keys, c, b.keys, b.head, d), wide, d / 2, scores, wide,
+             false);
     b.block.each_row([&](int r, const Piece& p, size_t index) {
         float* s = scores + size_t(r) * wide;
         bf16* w = reinterpret_cast<bf16*>(weights + size_t(r) * wide / 2);
@@ -208,8 +214,10 @@ void backward_in_bf16(const BlockOfHead& b, const float* x, const float* dy, con
     pair_t* gradient_rows = for_rows.get<pair_t>(size_t(rows + 1) * wide / 2);         // dS, pairs of columns: for dQ
     pair_t* weights = for_weights.get<pair_t>(size_t(rows + 1) / 2 * wide);            // P, pairs of rows: for dV
     pair_t* gradients = for_gradients.get<pair_t>(size_t(rows + 1) / 2 * wide);        // dS, pairs of rows: for dK
-    multiply(rows, wide, left(for_x, x, rows, d), d / 2, 1, across(for_keys, c, b.keys, b.head, d), wide, d / 2, scores, wide, false);
-    multiply(rows, wide, left(for_x, dy, rows, d), d / 2, 1, across(for_values, c, b.values, b.head, d), wide, d / 2, upstream, wide, false);
+    multiply(rows, wide, left(for_x, x, rows, d), d / 2, 1, across(for_keys, c, b.keys, b.head, d), wide, d / 2, scores, wide,
+             false);
+    multiply(rows, wide, left(for_x, dy, rows, d), d / 2, 1, across(for_values, c, b.values, b.head, d), wide, d / 2, upstream,
+             wide, false);
     b.block.each_row([&](int r, const Piece& p, size_t index) { c.mask(b.block, p, index, r, scores + size_t(r) * wide); });
     if (rows % 2) {  // a row of zeros makes the last pair whole
         std::fill_n(scores + size_t(rows) * wide, wide, -INFINITY);

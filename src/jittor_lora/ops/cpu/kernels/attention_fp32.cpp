@@ -1,13 +1,13 @@
-// Blocks of attention with products in float32, by oneDNN's sgemm. Scores of a block are (rows, stride): those of the prefix,
-// then those of each row's own keys.
+// Blocks of attention with products in float32, by oneDNN's sgemm. Scores of a block are (rows, stride): those of the
+// prefix, then those of each row's own keys.
 #include "attention.h"
 #include "product.h"
 #include "softmax.h"
 
 namespace jl {
 
-// Columns of a block's scores, rounded up to whole vectors; one vector more keeps rows out of each other's cache sets where
-// their length is a power of two.
+// Columns of a block's scores, rounded up to whole vectors; one vector more keeps rows out of each other's cache sets
+// where their length is a power of two.
 static int stride_of(const Block& b) {
     int own = 0;
     for (const Piece& piece : b.pieces) own = std::max(own, piece.keys());
@@ -39,7 +39,8 @@ static void over_keys(const BlockOfHead& b, const float* x, int stride, Heads<co
     });
 }
 
-// sums (keys, d) += xᵀ (keys, rows) · y (rows, d): dK from dS and Q, dV from P and dO. Row 0 of sums is key row `first`.
+// sums (keys, d) += xᵀ (keys, rows) · y (rows, d): dK from dS and Q, dV from P and dO. Row 0 of sums is key row
+// `first`.
 static void onto_keys(const BlockOfHead& b, const float* x, int stride, const float* y, float* sums, int first) {
     b.block.each_rectangle([&](const Rectangle& r) {
         const float* from = x + size_t(r.row) * stride + (r.is_prefix ? 0 : b.block.prefix());

@@ -1,6 +1,6 @@
-// The scheme of Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008), with its names as in BLIS:
-// x is copied once into strips of MR rows, M strip by strip of NR columns as it is needed. A strip of M stays in the first
-// cache while strips of x stream by from the second, and MR · NR sums stay in registers while k runs.
+// The scheme of Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008), with its names as in
+// BLIS: x is copied once into strips of MR rows, M strip by strip of NR columns as it is needed. A strip of M stays in
+// the first cache while strips of x stream by from the second, and MR · NR sums stay in registers while k runs.
 #include "blocked_product.h"
 
 #if JL_BLOCKED_PRODUCTS
@@ -8,16 +8,17 @@
 namespace jl {
 namespace {
 
-// 6 · 16 sums take 12 of the 16 registers; two more hold a row of M's strip and one an element of x, in every lane. Each step of
-// k then has 12 multiply-adds for 8 loads, and 12 sums cover the latency of a multiply-add (4 cycles, two per cycle).
+// 6 · 16 sums take 12 of the 16 registers; two more hold a row of M's strip and one an element of x, in every lane.
+// Each step of k then has 12 multiply-adds for 8 loads, and 12 sums cover the latency of a multiply-add (4 cycles, two
+// per cycle).
 constexpr int MR = 6, NR = 2 * W;
-// Steps of k that are summed in registers at a time. A strip of M is KC · NR floats, 16 KiB: half of an L1 of 32 KiB. 128 steps
-// take 6 to 9 % longer with 3,072 inputs, as y is read and written twice as often; 512 are no faster.
+// Steps of k that are summed in registers at a time. A strip of M is KC · NR floats, 16 KiB: half of an L1 of 32 KiB.
+// 128 steps take 6 to 9 % longer with 3,072 inputs, as y is read and written twice as often; 512 are no faster.
 constexpr int KC = 256;
-// Rows and columns of y per task, at most. MC rows of x are MC · KC floats, 480 KiB, and stay in an L2 of 512 KiB while the strips
-// of M pass: 240 rows take 4 to 6 % longer, as each strip is copied twice as often, 960 are no faster. The rows of x are read again
-// for each of NC / NR strips: 16 columns take 13 % longer, 48 up to 12 %, 192 are no faster and leave fewer tasks. LEAST_MC rows
-// use a strip's copy ten times.
+// Rows and columns of y per task, at most. MC rows of x are MC · KC floats, 480 KiB, and stay in an L2 of 512 KiB while
+// the strips of M pass: 240 rows take 4 to 6 % longer, as each strip is copied twice as often, 960 are no faster. The
+// rows of x are read again for each of NC / NR strips: 16 columns take 13 % longer, 48 up to 12 %, 192 are no faster
+// and leave fewer tasks. LEAST_MC rows use a strip's copy ten times.
 constexpr int MC = 480, NC = 96, LEAST_MC = 60;
 
 // Transposes 8 × 8 floats in registers.
@@ -72,8 +73,8 @@ void pack_strip(const Frozen& m, int row, int column, int deep, int wide, float*
     }
 }
 
-// y (MR, NR) = x · strip or, with `add`, += x · strip. The micro-kernel: loops over rows and vectors are unrolled, so that s is
-// registers; k is unrolled by 4, which leaves one branch per 48 multiply-adds.
+// y (MR, NR) = x · strip or, with `add`, += x · strip. The micro-kernel: loops over rows and vectors are unrolled, so
+// that s is registers; k is unrolled by 4, which leaves one branch per 48 multiply-adds.
 void multiply(const float* x, const float* strip, int deep, float* y, int ldy, bool add) {
     vec s[MR][2] = {};
 #pragma GCC unroll 6
@@ -131,8 +132,8 @@ void blocked_product(const Frozen& m, const float* x, float* y, int rows) {
     int high = MC / MR, wide = NC;  // strips and columns of a task
     auto across = [&] { return ceil_div(m.n, wide); };
     auto down = [&] { return ceil_div(strips, high); };
-    // Smaller tasks where there are few per thread: the last ones to finish leave threads idle for up to a task. The division
-    // does not touch k, so it may depend on the number of threads.
+    // Smaller tasks where there are few per thread: the last ones to finish leave threads idle for up to a task. The
+    // division does not touch k, so it may depend on the number of threads.
     constexpr int TASKS_PER_THREAD = 4;
     while (across() * down() < TASKS_PER_THREAD * threads_to_feed() && (wide > NR || high > LEAST_MC / MR))
         wide > NR ? wide = round_up(wide / 2, NR) : high /= 2;

@@ -2,12 +2,14 @@
 //
 // For a row with logits z = hidden · headᵀ over V entries, label y, weight w and smoothing ε:
 //     loss = w · (lse(z) - (1 - ε) z_y - ε · mean(z)),  lse(z) = log Σ_j e^{z_j}
-// which is 1 - ε of the label's negative log-likelihood plus ε of its mean over the vocabulary. Since ∂lse/∂z = softmax(z),
+// which is 1 - ε of the label's negative log-likelihood plus ε of its mean over the vocabulary. Since ∂lse/∂z =
+// softmax(z),
 //     dz_j = w · (e^{z_j - lse} - ε / V - (1 - ε) [j = y])
 //     dhidden = dz · head
 //
-// A batch of rows at a time; the vocabulary is cut into slices, and slices into parts. Each part's sum for the gradient is taken
-// slice by slice in one thread, and the parts are added in order: the result is independent of the number of threads.
+// A batch of rows at a time; the vocabulary is cut into slices, and slices into parts. Each part's sum for the gradient
+// is taken slice by slice in one thread, and the parts are added in order: the result is independent of the number of
+// threads.
 #include <vector>
 
 #include "product.h"
@@ -15,19 +17,20 @@
 
 namespace jl {
 
-// Rows whose logits are held at a time: 256 · 50,257 floats are 49 MiB. 64 rows at a time take 5 to 11 % longer, as the head is
-// read from memory for each batch, and 512 are no faster.
+// Rows whose logits are held at a time: 256 · 50,257 floats are 49 MiB. 64 rows at a time take 5 to 11 % longer on
+// AVX2, as the head is read from memory for each batch, and 512 are no faster.
 constexpr int BATCH_ROWS = 256;
-// Entries of the vocabulary per slice: logits of TASK_ROWS rows are 256 KiB and stay in an L2 of 512 KiB from the product to the
-// exponentials. 512 entries take 9 % longer on AVX2, 2,048 18 to 25 %.
+// Entries of the vocabulary per slice: logits of TASK_ROWS rows are 256 KiB and stay in an L2 of 512 KiB from the
+// product to the exponentials. 512 entries take 9 % longer on AVX2, 2,048 18 to 25 %.
 constexpr int SLICE = 1024;
-// Rows per task, which share a slice of the head, 3 MiB for 768 inputs. 32 rows take 45 % longer on AVX2 and 16 90 %, as the head is
-// read more often; 128 take 11 to 16 % longer, as their logits leave the L2.
+// Rows per task, which share a slice of the head, 3 MiB for 768 inputs. 32 rows take 45 % longer on AVX2 and 16 90 %,
+// as the head is read more often; 128 take 11 to 16 % longer, as their logits leave the L2.
 constexpr int TASK_ROWS = 64;
-// Tasks of the gradient, row tiles times parts, for machines of many cores. Each part has sums for all rows of the batch: 25
-// parts of 256 · 768 floats are 19 MiB.
+// Tasks of the gradient, row tiles times parts, for machines of many cores. Each part has sums for all rows of the
+// batch: 25 parts of 256 · 768 floats are 19 MiB.
 constexpr int GRADIENT_TASKS = 100;
-// Columns of a packed slice are a multiple of this: oneDNN has no fast bf16 products of odd sizes, or of rows with a gap.
+// Columns of a packed slice are a multiple of this: oneDNN has no fast bf16 products of odd sizes, or of rows with a
+// gap.
 constexpr int BF16_COLUMN_UNIT = 64;
 
 struct Vocabulary {
@@ -98,14 +101,17 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         bf16* hs = bf16_head ? for_hidden.get<bf16>(size_t(whole) * width) : nullptr;
         if (bf16_head)
             parallel_evenly(whole, [&](int r) {
-                each(width, [&](int64_t i, int n) { put(hs + size_t(r) * width + i, r < count ? get(h + size_t(r) * width + i, n) : vec{}, n); });
+                each(width, [&](int64_t i, int n) {
+                    put(hs + size_t(r) * width + i, r < count ? get(h + size_t(r) * width + i, n) : vec{}, n);
+                });
             });
         // Slice p's logits are (whole, padded(p)), slice by slice.
         size_t slice_size = size_t(whole) * SLICE;
         float* logits = for_logits.get<float>(slice_size * v.slices());
         std::vector<float> tops(size_t(v.slices()) * count), totals(size_t(v.slices()) * count);
         std::vector<float> scores(smoothing > 0 ? size_t(v.slices()) * count : 0);
-        // Collapses slices and tiles of rows: logits, and of each row the highest and the sum of exponentials within the slice.
+        // Collapses slices and tiles of rows: logits, and of each row the highest and the sum of exponentials within
+        // the slice.
         parallel(v.slices() * tiles, [&](int task) {
             const int p = task / tiles, r0 = task % tiles * TASK_ROWS, n = v.count(p), wide = v.padded(p);
             const int whole_end = std::min(whole, r0 + TASK_ROWS), end = std::min(count, r0 + TASK_ROWS);
@@ -180,7 +186,8 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
                     if (p > first)
                         each(int64_t(high) * width, [&](int64_t i, int m) { put(to + i, get(to + i, m) + get(product + i, m), m); });
                 } else {
-                    sgemm('N', 'N', high, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f, to, width);
+                    sgemm('N', 'N', high, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f,
+                          to, width);
                 }
             }
         });

@@ -1,7 +1,8 @@
 // A whole network on some rows of tokens, in one parallel region: reads prompts and continues them.
 //
-// Norms, activations, rotary positions and the softmax of attention are the operators' (norms.h, elementwise.h, softmax.h). Products
-// are not: one token, or a few, meet all weights, which must be read once at the memory's bandwidth (decode_panels.h).
+// Norms, activations, rotary positions and the softmax of attention are the operators' (norms.h, elementwise.h,
+// softmax.h). Products are not: one token, or a few, meet all weights, which must be read once at the memory's
+// bandwidth (decode_panels.h).
 #include <cfloat>
 #include <cstdlib>
 #include <memory>
@@ -22,8 +23,8 @@ struct Free {
     void operator()(void* p) const { free(p); }
 };
 
-// Rows of floats and, where products multiply bf16, of the same numbers in bf16. Initially zero; the padding between width and
-// stride stays zero.
+// Rows of floats and, where products multiply bf16, of the same numbers in bf16. Initially zero; the padding between
+// width and stride stays zero.
 struct Rows {
     std::unique_ptr<float, Free> floats;
     std::unique_ptr<bf16, Free> halves;
@@ -70,8 +71,8 @@ struct Query {
     int row, segment, to;
 };
 
-// Up to REGISTER_ROWS pairs of query row and query head that share a key head and a prefix. Pair u is query u / share of
-// `queries` and head u % share of those that use the key head.
+// Up to REGISTER_ROWS pairs of query row and query head that share a key head and a prefix. Pair u is query u / share
+// of `queries` and head u % share of those that use the key head.
 struct Task {
     int first, end, key_head;
 };
@@ -159,8 +160,8 @@ class Run {
         }
     }
 
-    // Returns whether all logits are finite. Threads wait for each other's parts, so none may throw: all memory is allocated
-    // beforehand.
+    // Returns whether all logits are finite. Threads wait for each other's parts, so none may throw: all memory is
+    // allocated beforehand.
     bool go() {
 #pragma omp parallel num_threads(threads_)
         work(omp_get_thread_num());
@@ -174,7 +175,8 @@ class Run {
     }
 
   private:
-    // Most parts of a phase that a thread takes at a time, see Schedule: enough that taking them costs nothing beside the work.
+    // Most parts of a phase that a thread takes at a time, see Schedule: enough that taking them costs nothing beside
+    // the work.
     static constexpr int COPIED_ROWS = 16;      // rows to copy
     static constexpr int ATTENTION_TASKS = 4;   // tasks of attention
     static constexpr int PANEL_PAIRS = 16;      // pairs of panels of a matrix: 1.5 MiB of float32 for 768 inputs on AVX2
@@ -285,7 +287,8 @@ class Run {
         }
     }
 
-    // y (count, panels · PANEL): the outputs of `panels` panels, from `panel` on, for `count` rows of the input from row r on.
+    // y (count, panels · PANEL): the outputs of `panels` panels, from `panel` on, for `count` rows of the input from
+    // row r on.
     void tile(const Linear& linear, const Matrix& matrix, int panel, int panels, const Rows& in, int r, int count,
               float* y) {
         const int ldy = panels * PANEL;
@@ -314,8 +317,8 @@ class Run {
     // Calls each(r, count, panel, panels) for blocks of rows and the panels from 2 · first to 2 · end.
     template <class Each>
     static void blocks(int first, int end, int all, int rows, Each each) {
-        // Rows are cut into equal blocks, each multiplied with one panel at a time, if that leaves the blocks enough rows; else
-        // into whole blocks and a rest, which is multiplied with two panels at a time.
+        // Rows are cut into equal blocks, each multiplied with one panel at a time, if that leaves the blocks enough
+        // rows; else into whole blocks and a rest, which is multiplied with two panels at a time.
         const int left = rows % REGISTER_ROWS, least = rows / (rows / REGISTER_ROWS + 1);  // rows of the smallest equal block
         const int rest = rows <= TWO_PANEL_ROWS || (left <= TWO_PANEL_ROWS && least < BUSY_ROWS) ? left : 0;
         const int even = rows - rest, count = ceil_div(even, REGISTER_ROWS);
@@ -329,8 +332,8 @@ class Run {
         }
     }
 
-    // Multiplies rows of `in` with the matrices of `linear`. take(r, column, y, width) receives the results: `width` values of row
-    // r from a column on; columns are counted through all matrices, each padded to whole panels.
+    // Multiplies rows of `in` with the matrices of `linear`. take(r, column, y, width) receives the results: `width`
+    // values of row r from a column on; columns are counted through all matrices, each padded to whole panels.
     template <class Take>
     void multiply_all(int64_t& phase, const Linear& linear, const Rows& in, int rows, Take take) {
         int parts = 0, ends[3], starts[3];
@@ -404,7 +407,8 @@ class Run {
         return segment.own.rows + query.row - segment.first + 1;
     }
 
-    // Floats per pair of query row and head in attention: query and result, then the scores of the prefix and of its own keys.
+    // Floats per pair of query row and head in attention: query and result, then the scores of the prefix and of its
+    // own keys.
     static int attention_floats(int wide, int before, int longest) { return 2 * wide + before + round_up(longest, PANEL) + W; }
 
     // An upper bound of what any pair needs.
@@ -418,8 +422,8 @@ class Run {
         return attention_floats(round_up(net_.head_dim, PANEL), before, longest);
     }
 
-    // Attention of one task, as in attention.h: scores of all pairs against the prefix, and of the pairs of each segment against its
-    // own span; softmax; then the weighted sums of values in the same two steps.
+    // Attention of one task, as in attention.h: scores of all pairs against the prefix, and of the pairs of each
+    // segment against its own span; softmax; then the weighted sums of values in the same two steps.
     void attend(int layer, const std::vector<Query>& queries, const Task& task, float* memory) {
         const int d = net_.head_dim, wide = round_up(d, PANEL), count = task.end - task.first;
         const Query* of[REGISTER_ROWS];
@@ -475,8 +479,8 @@ class Run {
         }
     }
 
-    // Replaces scores [0, shared) and [before, before + own) by e^(score - highest), and the others up to `end` by 0. Returns
-    // the sum.
+    // Replaces scores [0, shared) and [before, before + own) by e^(score - highest), and the others up to `end` by 0.
+    // Returns the sum.
     static float weigh(float* scores, int shared, int before, int own, int end) {
         std::fill(scores + shared, scores + before, -INFINITY);
         std::fill(scores + before + own, scores + end, -INFINITY);
@@ -522,8 +526,8 @@ class Run {
         if (!(h_.halves ? take(h_.half(r)) : take(h_.row(r)))) bounded_ = false;
     }
 
-    // Bounds on all logits, then the exact logits of those panels where an upper bound reaches the highest lower bound: the token is
-    // the one that all logits would give.
+    // Bounds on all logits, then the exact logits of those panels where an upper bound reaches the highest lower bound:
+    // the token is the one that all logits would give.
     void choose_screened(int64_t& phase, int thread) {
         const Screen screen(net_.width);
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
@@ -599,9 +603,9 @@ JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network*
 
 JL_API void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
 
-// Reads rows of tokens whose embeddings are `embedded` (rows, width), and appends their keys and values to the segments' spans.
-// Writes `logits` (wanted, vocabulary) and `likeliest` (wanted,) of the wanted segments in their order, unless null. Returns 0 if
-// a logit is not finite, else 1.
+// Reads rows of tokens whose embeddings are `embedded` (rows, width), and appends their keys and values to the
+// segments' spans. Writes `logits` (wanted, vocabulary) and `likeliest` (wanted,) of the wanted segments in their
+// order, unless null. Returns 0 if a logit is not finite, else 1.
 JL_API int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
                      const float* embedded, const int32_t* positions, int segments,
                      const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {

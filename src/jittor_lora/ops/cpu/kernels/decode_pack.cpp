@@ -37,8 +37,8 @@ void pack(const float* weight, int outputs, int inputs, T* to) {
     });
 }
 
-// Asks for large pages, where the system has them, for memory that is not written yet and will be read straight through:
-// fewer misses of the address cache.
+// Asks for large pages, where the system has them, for memory that is not written yet and will be read straight
+// through: fewer misses of the address cache.
 void use_large_pages(void* memory, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = sysconf(_SC_PAGESIZE), start = ((uintptr_t)memory + page - 1) / page * page;

@@ -1,8 +1,8 @@
-// Products with weights packed in panels. A panel is PANEL columns of the transposed weight: PANEL consecutive values per input,
-// so that a product reads its weights once, straight through.
+// Products with weights packed in panels. A panel is PANEL columns of the transposed weight: PANEL consecutive values
+// per input, so that a product reads its weights once, straight through.
 //
-// Every sum runs over the inputs in order, in one accumulator per output. A row's bits are therefore independent of the rows
-// multiplied with it and of the number of threads.
+// Every sum runs over the inputs in order, in one accumulator per output. A row's bits are therefore independent of the
+// rows multiplied with it and of the number of threads.
 #pragma once
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -16,32 +16,33 @@ namespace jl::decoding {
 // Two vectors: 64 bytes of float32 on AVX2, 128 on AVX-512, which is one or two cache lines per input.
 constexpr int PANEL = 2 * W;
 
-// Rows whose sums fit the registers beside the weights' vectors and an input: with one panel 6 · 2 + 2 + 1 of AVX2's 16, and
-// 12 · 2 + 2 + 1 of AVX-512's 32; with two panels half as many rows, 3 · 4 + 4, and each input is loaded for twice the weights.
+// Rows whose sums fit the registers beside the weights' vectors and an input: with one panel 6 · 2 + 2 + 1 of AVX2's
+// 16, and 12 · 2 + 2 + 1 of AVX-512's 32; with two panels half as many rows have as many
+// sums, and each input is loaded for twice the weights.
 constexpr int REGISTER_ROWS = W == 16 ? 12 : 6;
 constexpr int TWO_PANEL_ROWS = REGISTER_ROWS / 2;
-// Fewest rows with one panel that keep both units for multiply-adds busy: each starts one per cycle and takes 4, on some
-// processors 5, so 10 sums have to be under way, two per row.
+// Fewest rows with one panel that keep both units for multiply-adds busy: each starts one per cycle and takes 4, on
+// some processors 5, so 10 sums have to be under way, two per row.
 constexpr int BUSY_ROWS = 5;
 
 // Distance of rows of this width, so that they do not fall into the same set of the first cache.
 static inline int float_stride(int width) { return round_up(width, PANEL) + W; }
 static inline int bf16_stride(int width) { return round_up(width, PANEL) + PANEL; }
 
-// How far ahead weights are fetched, in bytes: about the memory's latency times one core's bandwidth (100 ns at 20 GB/s).
-// On AVX2 in bf16, fetching 0 or 512 bytes ahead takes 12 to 28 % longer; from 1,024 to 8,192 bytes no difference exceeds the noise
-// of 10 %. In float32 hardware prefetching does as well.
+// How far ahead weights are fetched, in bytes: about the memory's latency times one core's bandwidth (100 ns at 20
+// GB/s). On AVX2 in bf16, fetching 0 or 512 bytes ahead takes 12 to 28 % longer; from 1,024 to 8,192 bytes no
+// difference exceeds the noise of 10 %. In float32 hardware prefetching does as well.
 constexpr int AHEAD = 2048;
 constexpr int LINE = 64;  // bytes of a cache line
 
-// Fetches the weights AHEAD bytes after `at`. Beyond the end of a panel these are the next one's or, where that is read at the
-// same time, those of the one after it: `skipped` bytes further on.
+// Fetches the weights AHEAD bytes after `at`. Beyond the end of a panel these are the next one's or, where that is read
+// at the same time, those of the one after it: `skipped` bytes further on.
 static inline void prefetch(const void* at, size_t skipped) {
     __builtin_prefetch((const char*)at + AHEAD + skipped, 0, 3);
 }
 
-// y (R, N · W) += x (R, inputs) · weights. Vector j of an input's weights is in panel j / 2; a panel has STEP values per input,
-// and panels are `panel` values apart. The R · N sums stay in registers while k runs.
+// y (R, N · W) += x (R, inputs) · weights. Vector j of an input's weights is in panel j / 2; a panel has STEP values
+// per input, and panels are `panel` values apart. The R · N sums stay in registers while k runs.
 template <class T, int R, int N, int STEP>
 static void multiply_floats(const T* weights, size_t panel, const float* x, int ldx, int inputs, float* y, int ldy) {
     vec s[R][N];
@@ -74,8 +75,8 @@ static void multiply_floats(const T* weights, size_t panel, const float* x, int 
 }
 
 #if defined(__AVX512BF16__)
-// The same for bf16, whose panels hold the values of two inputs side by side, as VDPBF16PS multiplies them; the last pair of an
-// odd number of inputs is filled up with zeros.
+// The same for bf16, whose panels hold the values of two inputs side by side, as VDPBF16PS multiplies them; the last
+// pair of an odd number of inputs is filled up with zeros.
 template <int R, int N>
 static void multiply_pairs(const bf16* weights, size_t panel, const bf16* x, int ldx, int inputs, float* y, int ldy) {
     __m512 s[R][N];
@@ -119,7 +120,8 @@ static inline void multiply(int rows, const T* weights, size_t panel, const floa
     });
 }
 
-// Up to REGISTER_ROWS rows with one panel, or up to TWO_PANEL_ROWS with two. Weights in bf16 become floats as they are loaded.
+// Up to REGISTER_ROWS rows with one panel, or up to TWO_PANEL_ROWS with two. Weights in bf16 become floats as they are
+// loaded.
 template <class T>
 static inline void multiply_panels(int rows, int panels, const T* weights, size_t panel, const float* x, int ldx, int inputs,
                                    float* y, int ldy) {

@@ -1,14 +1,14 @@
 // Bounds on all logits from 8-bit copies of the output head's rows, to find the few that can be the largest.
 //
-// Let m be the mean of the head's rows w_r, and s the root mean square of each column of w_r - m. A row is kept as bytes q_r with
-// q_r · scale_r ≈ v_r = (w_r - m) / s. For a state x let u = x ∘ s ≈ U · step, with U in 16 bits. Then
+// Let m be the mean of the head's rows w_r, and s the root mean square of each column of w_r - m. A row is kept as
+// bytes q_r with q_r · scale_r ≈ v_r = (w_r - m) / s. For a state x let u = x ∘ s ≈ U · step, with U in 16 bits. Then
 //     x · w_r = x · m + u · v_r
 //     u · v_r = step · scale_r · (U · q_r) + u · (v_r - q_r scale_r) + (u - U step) · q_r scale_r
 // The first term is computed in integers; by Cauchy and Schwarz the others are at most
 //     |u| |v_r - q_r scale_r| + |u - U step| |q_r scale_r|
-// and the norms of the row's factors are kept with it. x · m is the same for all rows and left out. The rounding errors of the
-// logits themselves and of their bounds are added. The bounds hold for any weights; a row whose norm is not finite has infinite
-// ones.
+// and the norms of the row's factors are kept with it. x · m is the same for all rows and left out. The rounding errors
+// of the logits themselves and of their bounds are added. The bounds hold for any weights; a row whose norm is not
+// finite has infinite ones.
 #pragma once
 #include <algorithm>
 #include <cfloat>
@@ -23,7 +23,8 @@
 namespace jl::decoding {
 
 #if defined(__AVX512VNNI__)
-// sum + the dot product, per lane, of four unsigned bytes of `weights` and the four signed bytes of `x`, at most DIGIT in size.
+// sum + the dot product, per lane, of four unsigned bytes of `weights` and the four signed bytes of `x`, at most DIGIT
+// in size.
 static inline ivec products(ivec sum, ivec weights, int32_t x) {
     return (ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
 }
@@ -60,8 +61,9 @@ constexpr int DIGIT = 127;
 constexpr bool SCREENS = false;  // without instructions for products of bytes it is faster to compute all logits
 #endif
 
-// Most states that are screened at a time (for more, all logits are computed, by products that share the head's weights), and
-// most that share one pass over the bytes: two sums per state, high and low, take 24 of AVX-512's 32 registers, 12 of AVX2's 16.
+// Most states that are screened at a time (for more, all logits are computed, by products that share the head's
+// weights), and most that share one pass over the bytes: two sums per state, high and low, take 24 of AVX-512's 32
+// registers, 12 of AVX2's 16.
 constexpr int STATES = 12, STATES_AT_ONCE = W == 16 ? 12 : 6;
 
 // 16,384 products of at most 255 · 127 stay below 2^31. Norms of states and rows within these bounds keep logits and
@@ -150,18 +152,19 @@ struct Screen {
         });
     }
 
-    // A float that is at least `value`: 1e-6 is more than float's rounding, 2^-24, and the errors of the sums of doubles behind it.
+    // A float that is at least `value`: 1e-6 is more than float's rounding, 2^-24, and the errors of the sums of
+    // doubles behind it.
     static float raised(double value) { return value * (1 + 1e-6) + FLT_MIN; }
 };
 
-// A state in two bytes per number, U = STATE_BASE · high + low with |high|, |low| ≤ DIGIT, and its factors of the bounds. The
-// bytes of all states lie together: (deep / 4, states, high and low, 4).
+// A state in two bytes per number, U = STATE_BASE · high + low with |high|, |low| ≤ DIGIT, and its factors of the
+// bounds. The bytes of all states lie together: (deep / 4, states, high and low, 4).
 struct Probe {
     int32_t high_sum, low_sum;  // times BYTE_OFFSET: what the offset of the rows' bytes adds to a dot product
     float step, by_error, by_spread, by_norm, constant;
 
-    // Fills in state r of `states`; returns false if it has no bound. x: the state as the exact logits use it; u: scratch of its
-    // length.
+    // Fills in state r of `states`; returns false if it has no bound. x: the state as the exact logits use it; u:
+    // scratch of its length.
     template <class T>
     bool take(const Screen& screen, const float* column, const T* x, float* u, int8_t* bytes, int r, int states) {
         double most = 0, size = 0, state = 0, rest = 0;
@@ -191,15 +194,17 @@ struct Probe {
         const double tiny = 1e-30;  // more than all denormal products lose, which count as zero
         by_error = Screen::raised(size);
         by_spread = Screen::raised(std::sqrt(rest) + 2e-6 * size);  // 2e-6: rounding of the bounds
-        // A sum of n products in float is off by at most about n · 2^-24 · Σ |x_k w_k| ≤ n · 2^-24 · |x| |w|; twice that is safe.
+        // A sum of n products in float is off by at most about n · 2^-24 · Σ |x_k w_k| ≤ n · 2^-24 · |x| |w|; twice
+        // that is safe.
         by_norm = Screen::raised(2. * (screen.inputs + 8) * 0x1p-24 * state + tiny);
         constant = Screen::raised(tiny * (1 + state));
         return true;
     }
 };
 
-// For R of `states` states and a group of W rows: upper[r] receives the upper bounds of their logits, and lower[r] becomes the
-// largest of itself and the lower bounds of the group's first `count` rows. `bytes` are those of the first of the R states.
+// For R of `states` states and a group of W rows: upper[r] receives the upper bounds of their logits, and lower[r]
+// becomes the largest of itself and the lower bounds of the group's first `count` rows. `bytes` are those of the first
+// of the R states.
 template <int R>
 static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes, int states,
                       int count, float* const* upper, vec* lower) {

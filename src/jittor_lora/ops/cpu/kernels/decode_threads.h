@@ -9,17 +9,17 @@
 
 namespace jl::decoding {
 
-// Hands out the parts of each phase to whichever thread is free. Unlike at a barrier, a phase ends when its parts are done, not
-// when every thread has arrived: on a busy machine one may not be running, and does not hold up the others.
+// Hands out the parts of each phase to whichever thread is free. Unlike at a barrier, a phase ends when its parts are
+// done, not when every thread has arrived: on a busy machine one may not be running, and does not hold up the others.
 //
 // Parts are numbered through all phases: a thread that arrives late finds the numbers of its phase taken and done.
 class Schedule {
   public:
     explicit Schedule(int threads) : threads_(threads) {}
 
-    // Calls work(first, end) until all `parts` are taken, and waits until all are done. `before` is the calling thread's count
-    // of the parts of earlier phases; at most `most` parts are handed out at a time. `work` must not throw: the others would
-    // wait for its parts forever.
+    // Calls work(first, end) until all `parts` are taken, and waits until all are done. `before` is the calling
+    // thread's count of the parts of earlier phases; at most `most` parts are handed out at a time. `work` must not
+    // throw: the others would wait for its parts forever.
     template <class Work>
     void share(int64_t& before, int parts, int most, Work work) {
         // About three helpings per thread even out what other processes take, without many turns at the counter.
@@ -34,8 +34,8 @@ class Schedule {
             done_.fetch_add(end - first, std::memory_order_acq_rel);
             first = taken_.load(std::memory_order_relaxed);
         }
-        // A phase of one token takes some ten microseconds, less than it takes to sleep and wake up, so threads spin; but not for
-        // long, as the one they wait for may need this core.
+        // A phase of one token takes some ten microseconds, less than it takes to sleep and wake up, so threads spin;
+        // but not for long, as the one they wait for may need this core.
         for (int turn = 0; done_.load(std::memory_order_acquire) < all; turn++)
             if (turn < PATIENCE)
                 pause();

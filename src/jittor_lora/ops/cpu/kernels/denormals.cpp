@@ -1,7 +1,7 @@
 // Denormal numbers, too small for a float's full precision, count as zero in every thread.
 //
-// Jittor links its operators with -Ofast, whose start-up code sets this mode in the thread that loads them: the main thread,
-// and through it threads started later, but not those already running. Results would depend on the thread.
+// Jittor links its operators with -Ofast, whose start-up code sets this mode in the thread that loads them: the main
+// thread, and through it threads started later, but not those already running. Results would depend on the thread.
 #include "rows.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>

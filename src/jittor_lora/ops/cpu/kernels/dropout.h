@@ -1,5 +1,5 @@
-// The mask of `dropout_mask` in ops/portable.py: a hash of the element's index and two keys, so that the backward pass can
-// compute it again.
+// The mask of `dropout_mask` in ops/portable.py: a hash of the element's index and two keys, so that the backward pass
+// can compute it again.
 #pragma once
 #include "vector.h"
 

@@ -30,7 +30,8 @@ static inline vec gelu_derivative(vec x) {
 
 static inline vec silu(vec x) { return x * sigmoid(x); }
 
-// y = x with each pair (x_i, x_{i + half}) rotated by the angle of cosine i and sine i; sign -1 rotates back. y may be x.
+// y = x with each pair (x_i, x_{i + half}) rotated by the angle of cosine i and sine i; sign -1 rotates back. y may be
+// x.
 static inline void rotate(const float* x, const float* cosines, const float* sines, float* y, int half, float sign) {
     each(half, [&](int64_t i, int n) {
         vec a = get(x + i, n), b = get(x + half + i, n);

@@ -1,8 +1,9 @@
-// The C interface of the kernels, stated once: the kernels and operators.cpp, which calls them for Jittor, include it, and
-// ops/cpu/interface.py parses it for ctypes. Keep to its syntax: one declaration per statement, of the types it knows.
+// The C interface of the kernels, stated once: the kernels and operators.cpp, which calls them for Jittor, include it,
+// and ops/cpu/interface.py parses it for ctypes. Keep to its syntax: one declaration per statement, of the types it
+// knows.
 //
-// When out of memory, kernels called by operators throw std::bad_alloc; those called by Python return a negative status or
-// a null pointer.
+// When out of memory, kernels called by operators throw std::bad_alloc; those called by Python return a negative status
+// or a null pointer.
 #ifndef JL_INTERFACE_H
 #define JL_INTERFACE_H
 #include <stdint.h>
@@ -56,15 +57,15 @@ struct Network {
     float eps;
 };
 
-// A key-value cache with room for `capacity` rows, a multiple of PANEL. Per layer and key head: the keys, transposed, in
-// panels (head_dim, PANEL) of PANEL rows each, then the values in panels (capacity, PANEL) of PANEL columns each.
+// A key-value cache with room for `capacity` rows, a multiple of PANEL. Per layer and key head: the keys, transposed,
+// in panels (head_dim, PANEL) of PANEL rows each, then the values in panels (capacity, PANEL) of PANEL columns each.
 struct Span {
     float* memory;
     int32_t capacity, rows;  // `rows`: how many are filled
 };
 
-// Rows [first, first + count) of a call. They see the whole prefix and, causally, the rows of their own span, which they are
-// appended to.
+// Rows [first, first + count) of a call. They see the whole prefix and, causally, the rows of their own span, which
+// they are appended to.
 struct Segment {
     Span prefix, own;
     int32_t first, count;

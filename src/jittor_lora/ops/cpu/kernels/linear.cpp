@@ -1,25 +1,26 @@
 // A frozen linear layer with bias and LoRA (Hu et al. 2022), y = x Wᵀ + bias + s · drop(x) Aᵀ Bᵀ, and its gradient.
 //
-// Forward: t = s · drop(x) Aᵀ, kept for the backward pass; y = x Wᵀ + bias + t Bᵀ. With u = s · dy B (rows, rank), backward:
+// Forward: t = s · drop(x) Aᵀ, kept for the backward pass; y = x Wᵀ + bias + t Bᵀ. With u = s · dy B (rows, rank),
+// backward:
 //     dB = dyᵀ t,  dA = uᵀ drop(x),  dx = dy W + mask ∘ (u A)
 // where drop(x) = mask ∘ x. The mask, 0 or 1 / (1 - p), is drawn again from its seed; neither it nor drop(x) is kept.
 //
-// A and B are thin: these products do few operations per number read, so they run around the product with W (`product`), on rows
-// that are in the cache.
+// A and B are thin: these products do few operations per number read, so they run around the product with W
+// (`product`), on rows that are in the cache.
 #include "dropout.h"
 #include "product.h"
 
 namespace jl {
 
-// Ranks per group, whose sums or factors are held in registers: 8 of AVX2's 16, 24 of AVX-512's 32 for three rows at a time.
-// Missing ranks are zeros.
+// Ranks per group, whose sums or factors are held in registers: 8 of AVX2's 16, 24 of AVX-512's 32 for three rows at a
+// time. Missing ranks are zeros.
 constexpr int RANK = RANKS_AT_A_TIME;
 
-// Rows that share one load of A's or B's vectors. With 16 registers one row's 8 sums are as many as fit beside the operands; two
-// and three rows at a time were no faster on AVX2.
+// Rows that share one load of A's or B's vectors. With 16 registers one row's 8 sums are as many as fit beside the
+// operands; two and three rows at a time were no faster on AVX2.
 constexpr int ROWS_AT_ONCE = W == 16 ? 3 : 1;
 
-// A as it is, (rank, n), or B transposed from (n, rank), with whole groups of ranks and whole vectors of columns.
+// A (rank, n), or B transposed from (n, rank), padded to whole groups of ranks and whole vectors of columns.
 struct Factor {
     int rank, n, groups, stride;
     float* rows;
@@ -29,7 +30,8 @@ struct Factor {
         rows = memory.get<float>(size_t(groups) * RANK * stride);
         memset(rows, 0, size_t(groups) * RANK * stride * sizeof(float));
         for (int j = 0; j < rank; j++)
-            for (int i = 0; i < n; i++) rows[size_t(j) * stride + i] = transposed ? from[size_t(i) * rank + j] : from[size_t(j) * n + i];
+            for (int i = 0; i < n; i++)
+                rows[size_t(j) * stride + i] = transposed ? from[size_t(i) * rank + j] : from[size_t(j) * n + i];
     }
 
     int width() const { return groups * RANK; }
@@ -69,8 +71,9 @@ static void project(const float* x, const Factor& m, int count, float scale, flo
         });
 }
 
-// Columns of a group that stay in the first cache while rows go by: 8 · 128 floats on AVX2 are 4 KiB, 8 · 256 on AVX-512 8 KiB.
-// A quarter as many take 7 % longer with rank 64, where every row of y is visited by eight groups; more are no faster.
+// Columns of a group that stay in the first cache while rows go by: 8 · 128 floats on AVX2 are 4 KiB, 8 · 256 on
+// AVX-512 8 KiB. A quarter as many take 7 % longer with rank 64, where every row of y is visited by eight groups; more
+// are no faster.
 constexpr int COLUMNS = 16 * W;
 
 // y (R rows of n) += bias + t · group g of m, in columns [i0, i1); the update is masked if dropout is on.
@@ -96,13 +99,15 @@ static inline void expand_rows(float* y, const float* t, const Factor& m, int g,
     });
 }
 
-// y (count, n) += bias + t (count, width) · m; the update is masked if dropout is on. `row` is the first row's number for it.
+// y (count, n) += bias + t (count, width) · m; the update is masked if dropout is on. `row` is the first row's number
+// for it.
 static void expand(float* y, const float* t, const Factor& m, const float* bias, int count, const Dropout& drop, int row) {
     for (int i = 0; i < m.n; i += COLUMNS) {
         const int end = std::min(i + COLUMNS, m.n);
         for (int g = 0; g < m.groups; g++)
             each_rows(count, [&](int r, auto rows) {
-                expand_rows<rows.value>(y + size_t(r) * m.n, t + size_t(r) * m.width(), m, g, g ? nullptr : bias, drop, row + r, i, end);
+                expand_rows<rows.value>(y + size_t(r) * m.n, t + size_t(r) * m.width(), m, g, g ? nullptr : bias, drop, row + r, i,
+                                        end);
             });
         if (!m.groups && bias)
             for (int r = 0; r < count; r++)
@@ -142,13 +147,13 @@ static const float* dropped(Buffer& memory, const float* x, const Dropout& drop,
     return to;
 }
 
-// Rows whose input stays in the cache between the steps of an update: 15 rows of 768 floats are 45 KiB, of 3,072 floats 180 KiB,
-// both within an L2 of 256 KiB; a multiple of ROWS_AT_ONCE. 4 to 60 rows differ by less than the
-// noise of 5 %.
+// Rows whose input stays in the cache between the steps of an update: 15 rows of 768 floats are 45 KiB, of 3,072 floats
+// 180 KiB, both within an L2 of 256 KiB; a multiple of ROWS_AT_ONCE. 4 to 60 rows differ by less than the noise of 5 %.
 constexpr int UPDATE_ROWS = 15;
 
-// Chunks of rows for the gradients of A and B. Each has sums of width · (in + out) floats to zero, write and add, so a chunk has
-// at least MIN_CHUNK_ROWS rows where there are many, and there are fewer chunks the higher the rank; but MIN_CHUNKS at least.
+// Chunks of rows for the gradients of A and B. Each has sums of width · (in + out) floats to zero, write and add, so a
+// chunk has at least MIN_CHUNK_ROWS rows where there are many, and there are fewer chunks the higher the rank; but
+// MIN_CHUNKS at least.
 static int chunks_with_sums(int rows, int width) {
     constexpr int MIN_CHUNKS = 32, MIN_CHUNK_ROWS = 32;
     return std::max(MIN_CHUNKS, std::min(rows / MIN_CHUNK_ROWS, MAX_CHUNKS * RANK / std::max(width, RANK)));

@@ -10,8 +10,8 @@ static void forward(const float* x, const float* weight, const float* bias, floa
     parallel_evenly(rows, [&](int r) { norm_row(x + size_t(r) * d, weight, bias, y + size_t(r) * d, d, eps, centred); });
 }
 
-// With x̂ = (x - mean) / σ and g = dy · weight, the gradient of y = x̂ · weight + bias. x̂_j depends on x_i directly, through the
-// mean and through σ: ∂x̂_j/∂x_i = (δ_ij - 1/d - x̂_i x̂_j / d) / σ, hence
+// With x̂ = (x - mean) / σ and g = dy · weight, the gradient of y = x̂ · weight + bias. x̂_j depends on x_i directly,
+// through the mean and through σ: ∂x̂_j/∂x_i = (δ_ij - 1/d - x̂_i x̂_j / d) / σ, hence
 //     dx = (g - mean(g) - x̂ · mean(g x̂)) / σ.
 // RMS norm has no mean: x̂ = x / rms(x), and dx = (g - x̂ · mean(g x̂)) / rms(x).
 static void backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, float eps, bool centred) {

@@ -8,8 +8,8 @@ struct Moments {
     float mean, inverse;  // inverse: 1 / standard deviation, or 1 / root mean square
 };
 
-// Two passes: the one-pass variance, mean(x²) - mean(x)², loses its digits on rows with a large mean. `centred`: layer norm;
-// else RMS norm, whose mean is 0.
+// Two passes: the one-pass variance, mean(x²) - mean(x)², loses its digits on rows with a large mean. `centred`: layer
+// norm; else RMS norm, whose mean is 0.
 static inline Moments moments(const float* x, int d, float eps, bool centred) {
     float mean = 0;
     if (centred) {
@@ -30,7 +30,8 @@ static inline Moments moments(const float* x, int d, float eps, bool centred) {
 static inline void norm_row(const float* x, const float* weight, const float* bias, float* y, int d, float eps, bool centred) {
     const Moments m = moments(x, d, eps, centred);
     each(d, [&](int64_t i, int n) { put(y + i, (get(x + i, n) - m.mean) * m.inverse * get(weight + i, n), n); });
-    // In a loop of its own, so that it rounds apart: whether a compiler fuses it into the product would show in the bits.
+    // In a separate loop, so that it rounds separately: whether a compiler fuses it into the product would show in the
+    // bits.
     if (bias) each(d, [&](int64_t i, int n) { put(y + i, get(y + i, n) + get(bias + i, n), n); });
 }
 

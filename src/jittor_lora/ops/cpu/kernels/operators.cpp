@@ -1,4 +1,5 @@
-// The kernels as Jittor's operator calls them: arrays and numbers in the order in which ops/cpu/functions.py passes them.
+// The kernels as Jittor's operator calls them: arrays and numbers in the order in which ops/cpu/functions.py passes
+// them.
 #include <string.h>
 
 #include "call.h"
@@ -98,7 +99,8 @@ JL_OPERATOR(fused_attention_backward) {
                           gradient + 2 * width, c.size(0, 0), h, h, width / h, int(bf16));
 }
 
-// --- loss: hidden states; the head in float32, or packed in bf16 for logits and for their gradient; labels, weights ---
+// --- loss: hidden states; the head in float32, or packed in bf16 for logits and for their gradient; labels, weights
+// ---
 
 JL_OPERATOR(cross_entropy) {
     auto& [wanted, bf16, size, smoothing] = c.numbers<4>();

@@ -1,5 +1,5 @@
-// Loops over independent tasks, with all threads. An exception that leaves a parallel region would end the process, so what
-// a task throws is kept and rethrown after the region; tasks that have not started by then are skipped.
+// Loops over independent tasks, with all threads. An exception that leaves a parallel region would end the process, so
+// what a task throws is kept and rethrown after the region; tasks that have not started by then are skipped.
 #pragma once
 #include <omp.h>
 
@@ -93,7 +93,8 @@ static inline void parallel_evenly(int count, Body body, const char* where = __b
 template <class Body>
 static inline void parallel_pieces(int64_t count, Body body, const char* where = __builtin_FUNCTION(),
                                    int line = __builtin_LINE()) {
-    // 64 KiB per array: far more work than starting a task, and a few arrays fit the second cache. 2^12 and 2^16 are as fast.
+    // 64 KiB per array: far more work than starting a task, and a few arrays fit the second cache. 2^12 and 2^16 are as
+    // fast.
     constexpr int64_t PIECE = 1 << 14;
     parallel_evenly(int((count + PIECE - 1) / PIECE), [&](int p) {
         int64_t at = p * PIECE;

@@ -20,14 +20,14 @@ static dnnl::engine& engine() {
     return e;
 }
 
-// The tiles of y that float32 products are cut into, one call of sgemm each. oneDNN's own division among threads may cut the
-// inner dimension depending on how many there are, which changes the order of sums; tiles never do, and their size depends on
-// that of the product alone.
+// The tiles of y that float32 products are cut into, one call of sgemm each. oneDNN's own division among threads may
+// cut the inner dimension depending on how many there are, which changes the order of sums; tiles never do, and their
+// size depends on that of the product alone.
 //
-// A tile of 256 × 384 floats takes 384 KiB, most of an L2 of 512 KiB; with k in the middle each tile reads (256 + 384) · k floats
-// for 256 · 384 · k multiply-adds, 154 per float. Smaller tiles read more: 64 × 96 has 38 per float and takes 8 % longer on AVX2,
-// 512 × 768 would take 4 to 9 % less. But 64 tiles are needed for machines of many cores, so tiles are halved, down to 64 × 96, until
-// there are as many.
+// A tile of 256 × 384 floats takes 384 KiB, most of an L2 of 512 KiB; with k in the middle each tile reads (256 + 384)
+// · k floats for 256 · 384 · k multiply-adds, 154 per float. Smaller tiles read more: 64 × 96 has 38 per float and
+// takes 8 % longer on AVX2, 512 × 768 would take 4 to 9 % less. But 64 tiles are needed for machines of many cores, so
+// tiles are halved, down to 64 × 96, until there are as many.
 struct Tiling {
     static constexpr int MOST_ROWS = 256, MOST_COLUMNS = 384, LEAST_ROWS = 64, LEAST_COLUMNS = 96, ENOUGH_TILES = 64;
     int rows = MOST_ROWS, columns = MOST_COLUMNS;
@@ -68,7 +68,8 @@ void gemm(const Frozen& m, const float* x, float* y, int rows) {
     const float* w = static_cast<const float*>(m.weights);
     const Tiling tiling(rows, m.n);
     const int high = tiling.high(rows);
-    // Collapses tiles down and across, so that neighbours in time share their columns of M. Heights differ by a row at most.
+    // Collapses tiles down and across, so that neighbours in time share their columns of M. Heights differ by a row at
+    // most.
     parallel(high * tiling.wide(m.n), [&](int tile) {
         const int r = int64_t(rows) * (tile % high) / high, end = int64_t(rows) * (tile % high + 1) / high;
         const int c = tile / high * tiling.columns;
@@ -92,7 +93,7 @@ static const memory::desc& packed_layout(int k, int n) {
     return found->second;
 }
 
-// A product of one size, which oneDNN generates code for when it is made.
+// A product of one size; oneDNN generates its code on creation.
 struct TileProduct {
     matmul primitive;
     memory::desc x, y, scratch;

@@ -31,16 +31,16 @@ void pack(const float* w, void* packed, int k, int n, bool transposed);
 // oneDNN's bf16 products take rows in multiples of this: the height of AMX's tiles.
 constexpr int BF16_ROW_UNIT = 16;
 
-// Rows per tile of a bf16 product: all steps of a linear layer are done on a tile while its rows are in the cache. 64 rows of
-// 768 inputs are 96 KiB in bf16, and as many outputs 192 KiB in float32: together within an L2 of 1 MiB or more, as every
-// processor with bf16 products has. Short streams get tiles of half the height, for twice as many tasks.
+// Rows per tile of a bf16 product: all steps of a linear layer are done on a tile while its rows are in the cache. 64
+// rows of 768 inputs are 96 KiB in bf16, and as many outputs 192 KiB in float32: together within an L2 of 1 MiB or
+// more, as every processor with bf16 products has. Short streams get tiles of half the height, for twice as many tasks.
 static inline int tile_rows(int rows) {
     constexpr int TILE_ROWS = 64, SHORT_STREAM = 8 * TILE_ROWS;
     return rows < SHORT_STREAM ? TILE_ROWS / 2 : TILE_ROWS;
 }
 
-// Rows per tile around a float32 product, which is one call for all rows: chunks start at multiples of this, so that even short
-// streams have a task per thread.
+// Rows per tile around a float32 product, which is one call for all rows: chunks start at multiples of this, so that
+// even short streams have a task per thread.
 constexpr int FP32_TILE_ROWS = 16;
 
 // The rows of a stream as `product` cuts them, into `most` chunks at most.
@@ -48,8 +48,8 @@ static inline Chunks chunks_of(int rows, bool bf16, int most = MAX_CHUNKS) {
     return Chunks(rows, bf16 ? tile_rows(rows) : FP32_TILE_ROWS, most);
 }
 
-// y = x M. Around it, before(chunk, r0, r1) and after(chunk, r0, r1) are called for each chunk of rows by whichever thread has
-// them. In bf16 they are called tile by tile, so that `after` finds its rows of y in the cache.
+// y = x M. Around it, before(chunk, r0, r1) and after(chunk, r0, r1) are called for each chunk of rows by whichever
+// thread has them. In bf16 they are called tile by tile, so that `after` finds its rows of y in the cache.
 template <class Before, class After>
 void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Before before, After after) {
     const int rows = chunks.rows;

@@ -10,8 +10,8 @@ struct Exponentials {
     float log_sum() const { return highest + std::log(sum); }  // log-sum-exp of scale · score
 };
 
-// Calls use(i, e) with the vectors e^(scale · score - highest) of a row of `count` scores, a multiple of W. Subtracting the
-// highest keeps e in (0, 1]. A score of -∞ gives 0: that is how keys that a row must not see are masked.
+// Calls use(i, e) with the vectors e^(scale · score - highest) of a row of `count` scores, a multiple of W. Subtracting
+// the highest keeps e in (0, 1]. A score of -∞ gives 0: that is how keys that a row must not see are masked.
 template <class Use>
 static inline Exponentials exponentials(const float* scores, int count, float scale, Use use) {
     vec top = splat(-INFINITY), total{};

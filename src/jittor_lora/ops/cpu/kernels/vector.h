@@ -28,7 +28,8 @@ typedef uint32_t uvec __attribute__((vector_size(4 * W)));
 typedef uint16_t half_vec __attribute__((vector_size(2 * W)));
 typedef uint16_t bf16;  // the upper half of a float
 
-// Does the processor multiply pairs of bf16 numbers (VDPBF16PS)? Elsewhere bf16 weights become floats as they are loaded.
+// Does the processor multiply pairs of bf16 numbers (VDPBF16PS)? Elsewhere bf16 weights become floats as they are
+// loaded.
 #if defined(__AVX512BF16__)
 constexpr bool BF16_PRODUCTS = true;
 #else
@@ -118,8 +119,8 @@ static inline void with_constant(int count, Body body) {
 // x in every lane. The compiler drops the subtraction of 0; an addition would stay, since -0 + 0 is 0.
 static inline vec splat(float x) { return x - vec{}; }
 
-// a · b + c, fused (rounded once) where the processor can. Left to itself, GCC fuses in some copies of a loop and not in
-// others, and a row's bits would depend on how many rows are processed together.
+// a · b + c, fused (rounded once) where the processor can. Left to itself, GCC fuses in some copies of a loop and not
+// in others, and a row's bits would depend on how many rows are processed together.
 static inline vec multiply_add(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -164,8 +165,8 @@ static inline float maximum(vec v) {
     return s[0];
 }
 
-// e^x within 2 ulp; 0 below -87.3, e^88.3 above 88.3, NaN for NaN. As in Cephes' expf (Moshier): x = n ln 2 + r with a whole
-// n and |r| <= ln 2 / 2, a polynomial for e^r, and 2^n put into the exponent's bits.
+// e^x within 2 ulp; 0 below -87.3, e^88.3 above 88.3, NaN for NaN. As in Cephes' expf (Moshier): x = n ln 2 + r with a
+// whole n and |r| <= ln 2 / 2, a polynomial for e^r, and 2^n put into the exponent's bits.
 static inline vec exp(vec x) {
     constexpr float LOWEST = -87.3f, HIGHEST = 88.3f;  // 2^n stays a normal float
     constexpr float LOG2_E = 1.44269504f;
