@@ -7,20 +7,20 @@ namespace jittor {
 KernelOp::KernelOp(int64 kernel, vector<Var*>&& inputs, vector<NanoVector>&& shapes, vector<float64>&& numbers)
     : reads(inputs), kernel(kernel), numbers(move(numbers)) {
     flags.set(NodeFlags::_cpu);
-    flags.set(NodeFlags::_manual_set_vnbb);  // no input is needed by a gradient of this operator's own
+    flags.set(NodeFlags::_manual_set_vnbb);  // the operator has no gradient that would keep its inputs
     for (auto& shape : shapes) writes.push_back(create_output(shape, ns_float32));
 }
 
 static vector<jl::Array> arrays(const vector<Var*>& vars) {
-    vector<jl::Array> made;
-    made.reserve(vars.size());
+    vector<jl::Array> result;
+    result.reserve(vars.size());
     for (Var* var : vars) {
-        CHECK(var->shape.size() <= jl::MAX_DIMENSIONS) << "A kernel takes arrays of up to" << jl::MAX_DIMENSIONS << "axes";
+        CHECK(var->shape.size() <= jl::MAX_DIMENSIONS) << "A kernel accepts arrays of up to" << jl::MAX_DIMENSIONS << "axes";
         jl::Array array{var->mem_ptr, var->num, {}};
         for (int axis = 0; axis < var->shape.size(); axis++) array.shape[axis] = var->shape[axis];
-        made.push_back(array);
+        result.push_back(array);
     }
-    return made;
+    return result;
 }
 
 void KernelOp::run() {

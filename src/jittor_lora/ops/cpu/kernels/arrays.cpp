@@ -1,4 +1,4 @@
-// What is between the layers: sums of arrays, their products with a number, and choosing rows.
+// Between the layers: sums of arrays, multiples of an array, and gathering rows.
 #include <string.h>
 
 #include "call.h"
@@ -6,14 +6,14 @@
 
 namespace jl {
 
-// Elements of a row.
+// Elements per row.
 static int64_t width(const Array& array) { return array.shape[0] ? array.count / array.shape[0] : 0; }
 
 }  // namespace jl
 
 using namespace jl;
 
-// The first input plus the second, plus the third, …
+// The sum of the inputs, added in their order.
 JL_OPERATOR(sum) {
     float* y = c.out(0);
     parallel_pieces(c.outputs[0].count, [&](int64_t at, int64_t n) {
@@ -26,7 +26,7 @@ JL_OPERATOR(sum) {
     });
 }
 
-// The first input times the number that the second one is.
+// The first input times the second, which is one number.
 JL_OPERATOR(scale) {
     const float *x = c.in(0), factor = *c.in(1);
     float* y = c.out(0);
@@ -35,7 +35,7 @@ JL_OPERATOR(scale) {
     });
 }
 
-// One number divided by another, and 1 divided by it.
+// loss / n, and its gradient 1 / n.
 JL_OPERATOR(divide) {
     auto& [divisor] = c.numbers<1>();
     *c.out(0) = *c.in(0) / float(divisor);
@@ -46,14 +46,15 @@ JL_OPERATOR(reciprocal) {
     *c.out(0) = 1.f / float(divisor);
 }
 
-// Rows x_j for each j of the second input.
+// y_i = x_{j_i} for the row numbers j of the second input. Copying is bound by memory: one thread is enough.
 JL_OPERATOR(rows_forward) {
     int64_t size = width(c.inputs[0]);
     for (int64_t i = 0; i < c.inputs[1].count; i++)
         memcpy(c.out(0) + i * size, c.in(0) + c.indices(1)[i] * size, size * sizeof(float));
 }
 
-// The gradient of x: each row of the upstream, the first input, is added to the row that it was taken from.
+// The gradient for x: each row of the upstream gradient, the first input, is added to the row it was taken from. In one
+// thread, since rows may repeat.
 JL_OPERATOR(rows_backward) {
     int64_t size = width(c.outputs[0]);
     memset(c.out(0), 0, c.outputs[0].count * sizeof(float));

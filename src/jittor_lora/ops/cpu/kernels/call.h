@@ -1,5 +1,5 @@
-// What an operator of Jittor hands to a kernel: the arrays it reads and writes, and numbers. The operator itself
-// (../operator/kernel_op.cc) is compiled by Jittor and includes this file alone.
+// A call of a kernel by Jittor's operator: the arrays it reads and writes, and numbers. The operator itself
+// (../operator/kernel_op.cc) is compiled by Jittor and includes only this file.
 #pragma once
 #include <stdint.h>
 
@@ -25,13 +25,13 @@ struct Call {
     const char* bytes(int i) const { return static_cast<const char*>(inputs[i].memory); }
     float* out(int i) const { return static_cast<float*>(outputs[i].memory); }
 
-    // Axis `axis` of input i.
+    // Length of an axis of input i.
     int size(int i, int axis) const { return int(inputs[i].shape[axis]); }
 
-    // The numbers, of which there are `Count`.
+    // The `Count` numbers of the call, for a structured binding.
     template <int Count>
     const double (&numbers() const)[Count] {
-        if (value_count != Count) throw std::logic_error("a kernel is called with another count of numbers");
+        if (value_count != Count) throw std::logic_error("a kernel was called with the wrong count of numbers");
         return *reinterpret_cast<const double(*)[Count]>(values);
     }
 };
@@ -40,5 +40,5 @@ using Kernel = void (*)(const Call&);
 
 }  // namespace jl
 
-// Defines the kernel that ops/cpu/custom_op.py knows by this name.
+// Defines the kernel that ops/cpu/kernel_op.py looks up by this name.
 #define JL_OPERATOR(name) extern "C" __attribute__((visibility("default"))) void jl_operator_##name(const jl::Call& c)

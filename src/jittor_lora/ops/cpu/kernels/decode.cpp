@@ -1,7 +1,8 @@
-// A whole network on some rows of tokens in one parallel region: reads prompts and continues them.
-#include <sys/mman.h>
-#include <unistd.h>
-
+// A whole network on some rows of tokens, in one parallel region: reads prompts and continues them.
+//
+// Norms, activations, rotary positions and the softmax of attention are the operators' (norms.h, elementwise.h,
+// softmax.h). Products are not: one token, or a few, meet all weights, which must be read once at the memory's
+// bandwidth (decode_panels.h).
 #include <cfloat>
 #include <cstdlib>
 #include <memory>
@@ -9,8 +10,11 @@
 #include "decode_panels.h"
 #include "decode_screen.h"
 #include "decode_threads.h"
+#include "elementwise.h"
+#include "norms.h"
 #include "parallel.h"
 #include "rows.h"
+#include "softmax.h"
 
 namespace jl::decoding {
 namespace {
@@ -19,8 +23,8 @@ struct Free {
     void operator()(void* p) const { free(p); }
 };
 
-// Rows of floats, and of the same numbers in bf16 where products take them so. All zeros at the start; what lies
-// between the width and the stride stays zero.
+// Rows of floats and, where products multiply bf16, of the same numbers in bf16. Initially zero; the padding between
+// width and stride stays zero.
 struct Rows {
     std::unique_ptr<float, Free> floats;
     std::unique_ptr<bf16, Free> halves;
@@ -34,7 +38,7 @@ struct Rows {
     float* row(int r) const { return floats.get() + (size_t)r * ld; }
     bf16* half(int r) const { return halves ? halves.get() + (size_t)r * ldh : nullptr; }
 
-    // Rewrites `width` values of a row in bf16, from column `at`, a multiple of W.
+    // Refreshes the bf16 copy of `width` values of a row, from column `at`, a multiple of W.
     void halve(int r, int at, int width) const {
         if (halves)
             for (int i = at; i < at + width; i += W) store(half(r) + i, load(row(r) + i));
@@ -42,40 +46,19 @@ struct Rows {
 
   private:
     static void* zeros(size_t bytes) {
-        size_t whole = (bytes / 64 + 1) * 64;
-        void* p = aligned_alloc(64, whole);
+        size_t whole = (bytes / LINE + 1) * LINE;
+        void* p = aligned_alloc(LINE, whole);
         if (!p) throw std::bad_alloc();
         return memset(p, 0, whole);
     }
 };
-
-// y = norm(x) of one row of `width` values; y is written up to a multiple of W.
-void normalize(const Network& net, const Norm& norm, const float* x, float* y) {
-    int width = net.width;
-    vec total{};
-    float mean = 0;
-    if (!net.root_mean_square) {
-        for (int i = 0; i < width; i += W) total += load(x + i);  // zeros beyond the width
-        mean = sum(total) / width;
-        total = vec{};
-    }
-    for (int i = 0; i < width; i += W) {
-        vec centred = first(load(x + i) - mean, width - i);
-        total += centred * centred;
-    }
-    float scale = 1.f / std::sqrt(sum(total) / width + net.eps);
-    for (int i = 0; i < width; i += W) {
-        vec value = (load(x + i) - mean) * scale * load(norm.weight + i);
-        store(y + i, norm.bias ? value + load(norm.bias + i) : value);
-    }
-}
 
 vec activate(int activation, vec x) {
     switch (activation) {
         case GELU_TANH:
             return gelu(x);
         case SILU:
-            return x * sigmoid(x);
+            return silu(x);
         case RELU:
             return max(x, vec{});
     }
@@ -83,32 +66,23 @@ vec activate(int activation, vec x) {
     return x;
 }
 
-// Rotates the pairs (x_i, x_{i + d/2}).
-void rotate(float* x, int d, const float* cosines, const float* sines) {
-    for (int i = 0; i < d / 2; i++) {
-        float a = x[i], b = x[i + d / 2];
-        x[i] = a * cosines[i] - b * sines[i];
-        x[i + d / 2] = b * cosines[i] + a * sines[i];
-    }
-}
-
-// A query row of an attention: which row of the call it is, and where its result goes.
+// A query row of attention: which row of the call it is, and the row its result goes to.
 struct Query {
     int row, segment, to;
 };
 
-// Up to ROWS pairs of query row and query head that share a key head and a prefix. Pair u is of query u / share in
-// `queries` and of head u % share of those that use the key head.
+// Up to REGISTER_ROWS pairs of query row and query head that share a key head and a prefix. Pair u is query u / share
+// of `queries` and head u % share of those that use the key head.
 struct Task {
     int first, end, key_head;
 };
 
-// Where the keys and values of a layer and key head are in a span.
+// The keys and values of a layer and key head in a span.
 struct Keys {
     float *keys, *values;
 
     Keys(const Network& net, const Span& span, int layer, int head) {
-        size_t d = net.head_dim, wide = padded(net.head_dim, PANEL);
+        size_t d = net.head_dim, wide = round_up(net.head_dim, PANEL);
         keys = span.memory + (size_t)(layer * net.kv_heads + head) * span.capacity * (d + wide);
         values = keys + (size_t)span.capacity * d;
     }
@@ -116,7 +90,7 @@ struct Keys {
 
 }  // namespace
 
-// The states of up to `rows` rows, kept from call to call.
+// Room for the states of up to `rows` rows, reused from call to call.
 struct Workspace {
     Rows x, last, h, qkv, attended, inner, projected, upper;
     mutable Buffer scratch;
@@ -126,12 +100,12 @@ struct Workspace {
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
           projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
 
-    static bool halves(const Network& net) { return net.bf16 && PAIRS; }
+    static bool halves(const Network& net) { return net.bf16 && BF16_PRODUCTS; }
 
     static int qkv_width(const Network& net) {
         int width = 0;
         const Linear& qkv = net.layers[0].qkv;
-        for (int m = 0; m < qkv.count; m++) width += padded(qkv.matrices[m].outputs, PANEL);
+        for (int m = 0; m < qkv.count; m++) width += round_up(qkv.matrices[m].outputs, PANEL);
         return width;
     }
 
@@ -158,7 +132,7 @@ class Run {
           inner_(space.inner), projected_(space.projected), upper_(space.upper) {
         share_ = net.heads / net.kv_heads;
         bool fused = net.layers[0].qkv.count == 1;
-        int wide_q = padded(net.heads * net.head_dim, PANEL), wide_k = padded(net.kv_heads * net.head_dim, PANEL);
+        int wide_q = round_up(net.heads * net.head_dim, PANEL), wide_k = round_up(net.kv_heads * net.head_dim, PANEL);
         k_at_ = fused ? net.heads * net.head_dim : wide_q;
         v_at_ = fused ? k_at_ + net.kv_heads * net.head_dim : wide_q + wide_k;
         for (int s = 0; s < segments; s++) {
@@ -176,7 +150,7 @@ class Run {
         last_tasks_ = tasks_of(last_queries_);
         every_.resize(rows);
         for (int r = 0; r < rows; r++) every_[r] = r;
-        scratch_stride_ = padded(std::max(net.width, ROWS * longest_attention()), PANEL) + PANEL;
+        scratch_stride_ = round_up(std::max(net.width, REGISTER_ROWS * longest_attention()), PANEL) + PANEL;
         scratch_ = space.scratch.get<float>((size_t)threads_ * scratch_stride_);
         best_.resize((size_t)threads_ * wanted_.size());
         if (net.screen && likeliest && !logits && wanted_.size() <= STATES) {
@@ -186,7 +160,8 @@ class Run {
         }
     }
 
-    // Are all logits finite? Threads wait for each other's parts, so that none may throw: all memory is there before.
+    // Returns whether all logits are finite. Threads wait for each other's parts, so none may throw: all memory is
+    // allocated beforehand.
     bool go() {
 #pragma omp parallel num_threads(threads_)
         work(omp_get_thread_num());
@@ -200,6 +175,14 @@ class Run {
     }
 
   private:
+    // Most parts of a phase that a thread takes at a time, see Schedule: enough that taking them costs nothing beside
+    // the work.
+    static constexpr int COPIED_ROWS = 16;      // rows to copy
+    static constexpr int ATTENTION_TASKS = 4;   // tasks of attention
+    static constexpr int PANEL_PAIRS = 16;      // pairs of panels of a matrix: 1.5 MiB of float32 for 768 inputs on AVX2
+    static constexpr int SCREEN_GROUPS = 64;    // groups of W rows of the head's bytes: 384 KiB for 768 inputs on AVX2
+    static constexpr int SCREENED_PANELS = 16;  // panels of the head, most of which are skipped
+
     struct Best {
         float logit = -FLT_MAX;
         int token = INT32_MAX;
@@ -209,11 +192,12 @@ class Run {
         }
     };
 
-    // Cuts the queries, those next to each other with the same prefix together, into tasks.
+    // Cuts the queries into tasks, neighbours with the same prefix together.
     std::vector<Task> tasks_of(const std::vector<Query>& queries) const {
         std::vector<Task> tasks;
         int count = queries.size();
-        int room = std::max(1, std::min(ROWS, count * net_.heads / (2 * threads_)));
+        constexpr int TASKS_PER_THREAD = 2;  // smaller tasks where there are few
+        int room = std::max(1, std::min(REGISTER_ROWS, count * net_.heads / (TASKS_PER_THREAD * threads_)));
         for (int first = 0, end; first < count; first = end) {
             const float* prefix = segments_[queries[first].segment].prefix.memory;
             for (end = first + 1; end < count; end++) {
@@ -229,31 +213,31 @@ class Run {
     }
 
     void work(int thread) {
-        int64_t phase = 0;  // the parts of the phases before, see Schedule
+        int64_t phase = 0;  // the parts of earlier phases, see Schedule
         float* own = scratch(thread);
         const int all = rows_;
-        schedule_.share(phase, all, 16, [&](int r0, int r1) { embed(r0, r1); });
+        schedule_.share(phase, all, COPIED_ROWS, [&](int r0, int r1) { embed(r0, r1); });
         for (int l = 0; l < net_.layer_count; l++) {
             const Layer& layer = net_.layers[l];
             bool last = l == net_.layer_count - 1;
             const std::vector<Query>& queries = last ? last_queries_ : queries_;
             const std::vector<Task>& tasks = last ? last_tasks_ : tasks_;
-            const std::vector<int>& from = last ? wanted_ : every_;  // whose rows go on after the attention
+            const std::vector<int>& from = last ? wanted_ : every_;  // rows that go on after attention
             int count = from.size();
-            schedule_.share(phase, all, ROWS, [&](int r0, int r1) {
+            schedule_.share(phase, all, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.attention_norm, x_, r0, r1);
                 project(layer.qkv, h_, r0, r1);
             });
             multiply_all(phase, layer.qkv, h_, all, [&](int r, int at, const float* y, int width) {
                 memcpy(qkv_.row(r) + at, y, width * sizeof(float));
             });
-            schedule_.share(phase, all, 16, [&](int r0, int r1) { keep(l, r0, r1); });
+            schedule_.share(phase, all, COPIED_ROWS, [&](int r0, int r1) { append(l, r0, r1); });
             if (count == 0) return;
-            schedule_.share(phase, tasks.size(), 4, [&](int t0, int t1) {
+            schedule_.share(phase, tasks.size(), ATTENTION_TASKS, [&](int t0, int t1) {
                 for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], own);
             });
             if (layer.out.ranks || attended_.halves)
-                schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
+                schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
                     for (int r = r0; r < r1; r++) attended_.halve(r, 0, attended_.ld - W);
                     project(layer.out, attended_, r0, r1);
                 });
@@ -262,13 +246,13 @@ class Run {
                 for (int i = 0; i < width; i += W)
                     store(sum.row(r) + at + i, load(x_.row(from[r]) + at + i) + load(y + i));
             });
-            schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
+            schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.mlp_norm, sum, r0, r1);
                 project(layer.up, h_, r0, r1);
             });
             multiply_inner(phase, layer.up, count);
             if (layer.down.ranks)
-                schedule_.share(phase, count, ROWS, [&](int r0, int r1) { project(layer.down, inner_, r0, r1); });
+                schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) { project(layer.down, inner_, r0, r1); });
             multiply_all(phase, layer.down, inner_, count, [&](int r, int at, const float* y, int width) {
                 for (int i = 0; i < width; i += W)
                     store(sum.row(r) + at + i, load(sum.row(r) + at + i) + load(y + i));
@@ -287,23 +271,24 @@ class Run {
     // h = norm(x)
     void normalize_rows(const Norm& norm, const Rows& x, int r0, int r1) {
         for (int r = r0; r < r1; r++) {
-            normalize(net_, norm, x.row(r), h_.row(r));
-            h_.halve(r, 0, padded(net_.width, W));
+            norm_row(x.row(r), norm.weight, norm.bias, h_.row(r), net_.width, net_.eps, !net_.root_mean_square);
+            h_.halve(r, 0, round_up(net_.width, W));
         }
     }
 
-    // The rows' projections onto A.
+    // The projections of rows onto A.
     void project(const Linear& linear, const Rows& in, int r0, int r1) {
-        for (int r = r0; r < r1; r += ROWS) {
-            int count = std::min(ROWS, r1 - r);
+        for (int r = r0; r < r1; r += REGISTER_ROWS) {
+            int count = std::min(REGISTER_ROWS, r1 - r);
             for (int i = 0; i < count; i++) memset(projected_.row(r + i), 0, linear.ranks * sizeof(float));
             for (int at = 0; at < linear.ranks; at += W)
-                multiply<ROWS, 1, W>(count, linear.lora_a + (size_t)at * linear.inputs, 0, in.row(r), in.ld,
+                multiply<REGISTER_ROWS, 1, W>(count, linear.lora_a + (size_t)at * linear.inputs, 0, in.row(r), in.ld,
                                      linear.inputs, projected_.row(r) + at, projected_.ld);
         }
     }
 
-    // y (count rows, panels · PANEL): `panels` panels of a matrix from `panel` on, for rows of the input from r on.
+    // y (count, panels · PANEL): the outputs of `panels` panels, from `panel` on, for `count` rows of the input from
+    // row r on.
     void tile(const Linear& linear, const Matrix& matrix, int panel, int panels, const Rows& in, int r, int count,
               float* y) {
         const int ldy = panels * PANEL;
@@ -312,51 +297,57 @@ class Run {
                 memcpy(y + i * ldy, matrix.bias + panel * PANEL, ldy * sizeof(float));
             else
                 memset(y + i * ldy, 0, ldy * sizeof(float));
-        size_t size = (size_t)(net_.bf16 && PAIRS ? padded(linear.inputs, 2) : linear.inputs) * PANEL;
-        if (net_.bf16)
-            multiply_panels(count, panels, (const bf16*)matrix.weight + panel * size, size, in.row(r), in.ld,
-                            in.half(r), in.ldh, linear.inputs, y, ldy);
-        else
-            multiply_panels(count, panels, (const float*)matrix.weight + panel * size, size, in.row(r), in.ld,
-                            linear.inputs, y, ldy);
+        size_t size = (size_t)(net_.bf16 && BF16_PRODUCTS ? round_up(linear.inputs, 2) : linear.inputs) * PANEL;
+        if (!net_.bf16) {
+            multiply_panels(count, panels, (const float*)matrix.weight + panel * size, size, in.row(r), in.ld, linear.inputs, y, ldy);
+        } else {
+            const bf16* weight = (const bf16*)matrix.weight + panel * size;
+#if defined(__AVX512BF16__)
+            multiply_panels(count, panels, weight, size, in.half(r), in.ldh, linear.inputs, y, ldy);
+#else
+            multiply_panels(count, panels, weight, size, in.row(r), in.ld, linear.inputs, y, ldy);
+#endif
+        }
         size = (size_t)matrix.rank * PANEL;
         if (matrix.rank)
             multiply_panels(count, panels, matrix.lora_b + panel * size, size, projected_.row(r) + matrix.rank_at,
                             projected_.ld, matrix.rank, y, ldy);
     }
 
-    // Calls each(r, count, panel, panels) for blocks of rows with the panels from 2 · first to 2 · end.
+    // Calls each(r, count, panel, panels) for blocks of rows and the panels from 2 · first to 2 · end.
     template <class Each>
     static void blocks(int first, int end, int all, int rows, Each each) {
-        // Blocks are equal if that leaves them enough rows; else whole ones, and the rest with two panels.
-        const int left = rows % ROWS, least = rows / (rows / ROWS + 1);  // rows of the smallest of equal blocks
-        const int wide = rows <= WIDE_ROWS || (left <= WIDE_ROWS && least < FULL_ROWS) ? left : 0;
-        const int narrow = rows - wide, count = (narrow + ROWS - 1) / ROWS;
+        // Rows are cut into equal blocks, each multiplied with one panel at a time, if that leaves the blocks enough
+        // rows; else into whole blocks and a rest, which is multiplied with two panels at a time.
+        const int left = rows % REGISTER_ROWS, least = rows / (rows / REGISTER_ROWS + 1);  // rows of the smallest equal block
+        const int rest = rows <= TWO_PANEL_ROWS || (left <= TWO_PANEL_ROWS && least < BUSY_ROWS) ? left : 0;
+        const int even = rows - rest, count = ceil_div(even, REGISTER_ROWS);
+        // Panels outside, blocks inside: a panel is read from memory once and stays in the cache for the other blocks.
         for (int part = first; part < end; part++) {
             const int panel = 2 * part, panels = std::min(2, all - panel);
             for (int p = panel; p < panel + panels; p++)
                 for (int b = 0; b < count; b++)
-                    each(narrow * b / count, narrow * (b + 1) / count - narrow * b / count, p, 1);
-            if (wide) each(narrow, wide, panel, panels);
+                    each(even * b / count, even * (b + 1) / count - even * b / count, p, 1);
+            if (rest) each(even, rest, panel, panels);
         }
     }
 
-    // take(r, column, y, width) gets the results: values of row r from a column on; columns are counted through the
-    // matrices, each padded to whole panels.
+    // Multiplies rows of `in` with the matrices of `linear`. take(r, column, y, width) receives the results: `width`
+    // values of row r from a column on; columns are counted through all matrices, each padded to whole panels.
     template <class Take>
     void multiply_all(int64_t& phase, const Linear& linear, const Rows& in, int rows, Take take) {
         int parts = 0, ends[3], starts[3];
         for (int m = 0, column = 0; m < linear.count; m++) {
             starts[m] = column;
-            column += padded(linear.matrices[m].outputs, PANEL);
-            ends[m] = parts += (padded(linear.matrices[m].outputs, PANEL) / PANEL + 1) / 2;
+            column += round_up(linear.matrices[m].outputs, PANEL);
+            ends[m] = parts += ceil_div(ceil_div(linear.matrices[m].outputs, PANEL), 2);
         }
-        schedule_.share(phase, parts, 16, [&](int first, int end) {
-            alignas(64) float y[ROWS * 2 * PANEL];
+        schedule_.share(phase, parts, PANEL_PAIRS, [&](int first, int end) {
+            alignas(64) float y[REGISTER_ROWS * 2 * PANEL];
             for (int m = 0, before = 0; m < linear.count; before = ends[m++]) {
                 const Matrix& matrix = linear.matrices[m];
                 blocks(std::max(first, before) - before, std::min(end, ends[m]) - before,
-                       padded(matrix.outputs, PANEL) / PANEL, rows, [&](int r, int count, int panel, int panels) {
+                       round_up(matrix.outputs, PANEL) / PANEL, rows, [&](int r, int count, int panel, int panels) {
                            tile(linear, matrix, panel, panels, in, r, count, y);
                            for (int i = 0; i < count; i++)
                                take(r + i, starts[m] + panel * PANEL, y + i * panels * PANEL, panels * PANEL);
@@ -367,9 +358,9 @@ class Run {
 
     // inner = activation(x · up), or activation(x · gate) · (x · up).
     void multiply_inner(int64_t& phase, const Linear& linear, int rows) {
-        int panels = padded(net_.inner, PANEL) / PANEL;
-        schedule_.share(phase, (panels + 1) / 2, 16, [&](int first, int end) {
-            alignas(64) float y[ROWS * 2 * PANEL], factor[ROWS * 2 * PANEL];
+        int panels = round_up(net_.inner, PANEL) / PANEL;
+        schedule_.share(phase, ceil_div(panels, 2), PANEL_PAIRS, [&](int first, int end) {
+            alignas(64) float y[REGISTER_ROWS * 2 * PANEL], factor[REGISTER_ROWS * 2 * PANEL];
             blocks(first, end, panels, rows, [&](int r, int count, int panel, int panels) {
                 int width = panels * PANEL;
                 tile(linear, linear.matrices[0], panel, panels, h_, r, count, y);
@@ -386,16 +377,17 @@ class Run {
         });
     }
 
-    // Turns queries and keys to their positions, and adds keys and values to their spans.
-    void keep(int layer, int r0, int r1) {
+    // Rotates queries and keys to their positions, and appends keys and values to their spans.
+    void append(int layer, int r0, int r1) {
         const int d = net_.head_dim;
         for (int r = r0; r < r1; r++) {
             const Segment& segment = segments_[owner_[r]];
             float *q = qkv_.row(r), *k = q + k_at_, *v = q + v_at_;
             if (net_.cosines) {
-                size_t at = (size_t)positions_[r] * (d / 2);
-                for (int h = 0; h < net_.heads; h++) rotate(q + h * d, d, net_.cosines + at, net_.sines + at);
-                for (int h = 0; h < net_.kv_heads; h++) rotate(k + h * d, d, net_.cosines + at, net_.sines + at);
+                const size_t at = (size_t)positions_[r] * (d / 2);
+                auto turn = [&](float* x) { rotate(x, net_.cosines + at, net_.sines + at, x, d / 2, 1.f); };
+                for (int h = 0; h < net_.heads; h++) turn(q + h * d);
+                for (int h = 0; h < net_.kv_heads; h++) turn(k + h * d);
             }
             int row = segment.own.rows + r - segment.first;
             for (int h = 0; h < net_.kv_heads; h++) {
@@ -409,36 +401,39 @@ class Run {
         }
     }
 
-    // Keys of its own span that a query sees.
+    // How many keys of its own span a query sees.
     int seen(const Query& query) const {
         const Segment& segment = segments_[query.segment];
         return segment.own.rows + query.row - segment.first + 1;
     }
 
-    // Of a pair of query row and head in an attention: query and result, then scores of the prefix and of its own keys.
-    static int attention_floats(int wide, int before, int longest) { return 2 * wide + before + padded(longest, PANEL) + W; }
+    // Floats per pair of query row and head in attention: query and result, then the scores of the prefix and of its
+    // own keys.
+    static int attention_floats(int wide, int before, int longest) { return 2 * wide + before + round_up(longest, PANEL) + W; }
 
-    // At least what any pair needs.
+    // An upper bound of what any pair needs.
     int longest_attention() const {
         int before = 0, longest = 0;
         for (const Query& query : queries_) {
             const Span& prefix = segments_[query.segment].prefix;
-            if (prefix.memory) before = std::max(before, padded(prefix.rows, PANEL));
+            if (prefix.memory) before = std::max(before, round_up(prefix.rows, PANEL));
             longest = std::max(longest, seen(query));
         }
-        return attention_floats(padded(net_.head_dim, PANEL), before, longest);
+        return attention_floats(round_up(net_.head_dim, PANEL), before, longest);
     }
 
+    // Attention of one task, as in attention.h: scores of all pairs against the prefix, and of the pairs of each
+    // segment against its own span; softmax; then the weighted sums of values in the same two steps.
     void attend(int layer, const std::vector<Query>& queries, const Task& task, float* memory) {
-        const int d = net_.head_dim, wide = padded(d, PANEL), count = task.end - task.first;
-        const Query* of[ROWS];
+        const int d = net_.head_dim, wide = round_up(d, PANEL), count = task.end - task.first;
+        const Query* of[REGISTER_ROWS];
         int longest = 0;
         for (int u = 0; u < count; u++) {
             of[u] = &queries[(task.first + u) / share_];
             longest = std::max(longest, seen(*of[u]));
         }
         const Span& prefix = segments_[of[0]->segment].prefix;
-        const int before = prefix.memory ? padded(prefix.rows, PANEL) : 0, ld = before + padded(longest, PANEL) + W;
+        const int before = prefix.memory ? round_up(prefix.rows, PANEL) : 0, ld = before + round_up(longest, PANEL) + W;
         memset(memory, 0, (size_t)count * attention_floats(wide, before, longest) * sizeof(float));
         float *q = memory, *y = q + count * wide, *scores = y + count * wide;
         const float scale = 1.f / std::sqrt((float)d);
@@ -448,19 +443,19 @@ class Run {
             for (int i = 0; i < d; i++) q[u * wide + i] = from[i] * scale;
         }
         auto score = [&](const Keys& keys, int rows, int u, int u1, int at) {
-            int step = u1 - u <= WIDE_ROWS ? 2 : 1, panels = padded(rows, PANEL) / PANEL;
+            int step = u1 - u <= TWO_PANEL_ROWS ? 2 : 1, panels = round_up(rows, PANEL) / PANEL;
             for (int p = 0; p < panels; p += step)
                 multiply_panels(u1 - u, std::min(step, panels - p), keys.keys + (size_t)p * d * PANEL,
                                 (size_t)d * PANEL, q + u * wide, wide, d, scores + u * ld + at + p * PANEL, ld);
         };
         auto gather = [&](const Keys& keys, int capacity, int rows, int u, int u1, int at) {
-            int step = u1 - u <= WIDE_ROWS ? 2 : 1, panels = wide / PANEL;
+            int step = u1 - u <= TWO_PANEL_ROWS ? 2 : 1, panels = wide / PANEL;
             for (int p = 0; p < panels; p += step)
                 multiply_panels(u1 - u, std::min(step, panels - p), keys.values + (size_t)p * capacity * PANEL,
                                 (size_t)capacity * PANEL, scores + u * ld + at, ld, rows, y + u * wide + p * PANEL,
                                 wide);
         };
-        // Pairs of one segment share its span; the last of them sees most of it.
+        // Pairs of one segment share its span, of which the last pair sees most.
         auto by_segment = [&](auto use) {
             for (int u = 0, end; u < count; u = end) {
                 for (end = u + 1; end < count && of[end]->segment == of[u]->segment; end++) {
@@ -471,9 +466,9 @@ class Run {
         };
         if (before) score(Keys(net_, prefix, layer, task.key_head), prefix.rows, 0, count, 0);
         by_segment([&](const Keys& keys, int, int rows, int u, int end) { score(keys, rows, u, end, before); });
-        float totals[ROWS];
-        for (int u = 0; u < count; u++) totals[u] = exponentials(scores + u * ld, before ? prefix.rows : 0, before,
-                                                                 seen(*of[u]), ld - W);
+        float totals[REGISTER_ROWS];
+        for (int u = 0; u < count; u++)
+            totals[u] = weigh(scores + u * ld, before ? prefix.rows : 0, before, seen(*of[u]), ld - W);
         if (before) gather(Keys(net_, prefix, layer, task.key_head), prefix.capacity, prefix.rows, 0, count, 0);
         by_segment([&](const Keys& keys, int capacity, int rows, int u, int end) {
             gather(keys, capacity, rows, u, end, before);
@@ -484,29 +479,18 @@ class Run {
         }
     }
 
-    // Replaces scores [0, shared) and [before, before + own) by exp(score - largest), the others to `end` by 0; returns
-    // the sum.
-    static float exponentials(float* scores, int shared, int before, int own, int end) {
-        auto count = [&](int i) { return (float)(i < before ? shared - i : before + own - i); };
-        vec lane = lanes(), most = splat(-FLT_MAX), total{};
-        for (int i = 0; i < end; i += W) {
-            vec s = select(lane < count(i), load(scores + i), splat(-FLT_MAX));
-            store(scores + i, s);
-            most = max(most, s);
-        }
-        float largest = maximum(most);
-        for (int i = 0; i < end; i += W) {
-            vec odds = select(lane < count(i), exp(load(scores + i) - largest), vec{});
-            store(scores + i, odds);
-            total += odds;
-        }
-        return sum(total);
+    // Replaces scores [0, shared) and [before, before + own) by e^(score - highest), and the others up to `end` by 0.
+    // Returns the sum.
+    static float weigh(float* scores, int shared, int before, int own, int end) {
+        std::fill(scores + shared, scores + before, -INFINITY);
+        std::fill(scores + before + own, scores + end, -INFINITY);
+        return exponentials(scores, end, 1.f, [&](int i, vec e) { store(scores + i, e); }).sum;
     }
 
-    // The likeliest tokens, or all logits, of the wanted rows.
+    // The likeliest tokens of the wanted rows, or all their logits.
     void choose(int64_t& phase, int thread) {
         const int count = wanted_.size();
-        schedule_.share(phase, count, ROWS, [&](int r0, int r1) {
+        schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
             normalize_rows(net_.last_norm, x_last_, r0, r1);
             for (int r = r0; r < r1 && !probes_.empty(); r++) probe(r, scratch(thread));
         });
@@ -516,14 +500,14 @@ class Run {
         });
     }
 
-    // Logits of row r from a column on.
+    // Takes in `width` logits of wanted row r from a column on.
     void score(int thread, int r, int column, const float* y, int width) {
         const int vocabulary = net_.head.matrices[0].outputs;
         width = std::min(width, vocabulary - column);
         vec wrong{}, most = splat(-FLT_MAX);
         for (int i = 0; i < width; i += W) {
             vec v = load(y + i);
-            wrong += v - v;  // not zero where v is not finite
+            wrong += v - v;  // NaN where v is not finite
             most = max(most, width - i < W ? first(v, width - i, -FLT_MAX) : v);
         }
         if (!(sum(wrong) == 0.f)) finite_ = false;
@@ -542,14 +526,14 @@ class Run {
         if (!(h_.halves ? take(h_.half(r)) : take(h_.row(r)))) bounded_ = false;
     }
 
-    // Bounds on all logits, then the logits of the panels where a bound reaches the best token's: the token is the one
-    // that all logits give.
+    // Bounds on all logits, then the exact logits of those panels where an upper bound reaches the highest lower bound:
+    // the token is the one that all logits would give.
     void choose_screened(int64_t& phase, int thread) {
         const Screen screen(net_.width);
         const int count = wanted_.size(), vocabulary = net_.head.matrices[0].outputs;
-        float bar[STATES];  // there are no probes of more rows
+        float bar[STATES];  // with more rows there are no probes
         std::fill_n(bar, count, -INFINITY);
-        schedule_.share(phase, padded(vocabulary, W) / W, 64, [&](int begin, int end) {
+        schedule_.share(phase, ceil_div(vocabulary, W), SCREEN_GROUPS, [&](int begin, int end) {
             vec lower[STATES];
             float* upper[STATES];
             std::fill_n(lower, count, splat(-INFINITY));
@@ -565,15 +549,15 @@ class Run {
         });
         for (int r = 0; r < count; r++)
             for (int t = 0; t < threads_; t++) bar[r] = std::max(bar[r], bars_[t * count + r]);
-        schedule_.share(phase, padded(vocabulary, PANEL) / PANEL, 16, [&](int begin, int end) {
-            alignas(64) float y[ROWS * PANEL];
+        schedule_.share(phase, ceil_div(vocabulary, PANEL), SCREENED_PANELS, [&](int begin, int end) {
+            alignas(64) float y[REGISTER_ROWS * PANEL];
             for (int panel = begin; panel < end; panel++) {
                 ivec reaches{};
                 for (int r = 0; r < count; r++)
                     for (int j = 0; j < PANEL; j += W) reaches |= load(upper_.row(r) + panel * PANEL + j) >= bar[r];
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
                 for (int r = 0, some; r < count; r += some) {
-                    some = std::min(ROWS, count - r);
+                    some = std::min(REGISTER_ROWS, count - r);
                     tile(net_.head, net_.head.matrices[0], panel, 1, h_, r, some, y);
                     for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
                 }
@@ -591,101 +575,26 @@ class Run {
     const int threads_;
     Schedule schedule_;
     int share_, k_at_, v_at_;
-    std::vector<int> owner_;   // the segment of each row
-    std::vector<int> wanted_;  // rows whose next token is asked for
+    std::vector<int> owner_;   // segment of each row
+    std::vector<int> wanted_;  // rows whose next token is predicted
     std::vector<int> every_;
-    std::vector<Query> queries_, last_queries_;  // of all rows; of the wanted ones, which alone leave the last layer
+    std::vector<Query> queries_, last_queries_;  // of all rows; of the wanted ones, the only ones to leave the last layer
     std::vector<Task> tasks_, last_tasks_;
-    float* scratch_;  // of all threads, each `scratch_stride_` numbers
+    float* scratch_;  // `scratch_stride_` floats per thread
     int scratch_stride_;
-    std::vector<Best> best_;  // of each thread and wanted row
-    std::vector<Probe> probes_;  // of each wanted row, if tokens are found with the screen
+    std::vector<Best> best_;  // per thread and wanted row
+    std::vector<Probe> probes_;  // per wanted row, if the screen is used
     std::vector<int8_t> probe_bytes_;
-    std::vector<float> bars_;  // of each thread and wanted row: what the largest logit reaches at least
+    std::vector<float> bars_;  // per thread and wanted row: a lower bound of the largest logit
     std::atomic<bool> bounded_{true};
     std::atomic<bool> finite_{true};
     const Rows &x_, &x_last_, &h_, &qkv_, &attended_, &inner_, &projected_, &upper_;
 };
 
-bf16 to_bf16(float value) {
-    uint32_t u;
-    memcpy(&u, &value, 4);
-    return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-}
-
-template <class T>
-void pack(const float* weight, int outputs, int inputs, T* to) {
-    const bool pairs = sizeof(T) == 2 && PAIRS;
-    const int deep = pairs ? padded(inputs, 2) : inputs;
-    parallel_evenly(padded(outputs, PANEL) / PANEL, [=](int panel) {
-        T* p = to + (size_t)panel * deep * PANEL;
-        for (int k = 0; k < deep; k++)
-            for (int j = 0; j < PANEL; j++) {
-                int n = panel * PANEL + j;
-                float value = n < outputs && k < inputs ? weight[(size_t)n * inputs + k] : 0.f;
-                T* at = pairs ? p + (size_t)(k / 2) * 2 * PANEL + 2 * j + k % 2 : p + (size_t)k * PANEL + j;
-                if constexpr (sizeof(T) == 2)
-                    *at = to_bf16(value);
-                else
-                    *at = value;
-            }
-    });
-}
-
-// Memory that is read straight through, and not written yet, takes large pages where the system has them.
-void in_large_pages(void* memory, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-    const uintptr_t page = sysconf(_SC_PAGESIZE), start = ((uintptr_t)memory + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
-    if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);  // it is good without, too
-#else
-    (void)memory, (void)bytes;
-#endif
-}
-
 }  // namespace
 }  // namespace jl::decoding
 
-JL_API int jl_decode_panel() { return jl::decoding::PANEL; }
-
-JL_API int jl_decode_vector() { return jl::W; }
-
-// Bytes of a packed weight (outputs, inputs).
-JL_API int64_t jl_decode_packed_size(int outputs, int inputs, int bf16) {
-    using namespace jl::decoding;
-    int64_t deep = bf16 && PAIRS ? padded(inputs, 2) : inputs;
-    return deep * padded(outputs, PANEL) * (bf16 ? 2 : 4);
-}
-
-JL_API int jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to) {
-    using namespace jl::decoding;
-    return jl::status_of([&] {
-        in_large_pages(to, jl_decode_packed_size(outputs, inputs, bf16));
-        bf16 ? pack(weight, outputs, inputs, (jl::bf16*)to) : pack(weight, outputs, inputs, (float*)to);
-        return 0;
-    });
-}
-
-// Bytes of a head (outputs, inputs) as `jl_decode_pack_screen` writes it; 0 if tokens are found without one here.
-JL_API int64_t jl_decode_screen_size(int outputs, int inputs) {
-    using namespace jl::decoding;
-    return SCREENS && inputs <= MOST_INPUTS ? Screen(inputs).size(outputs) : 0;
-}
-
-JL_API int jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to) {
-    using namespace jl::decoding;
-    return jl::status_of([&] {
-        in_large_pages(to, Screen(inputs).size(outputs));
-        auto value = [&](int r, int k) { return weight[(size_t)r * inputs + k]; };
-        if (bf16)
-            Screen(inputs).pack(outputs, [&](int r, int k) { return single(to_bf16(value(r, k))); }, (uint8_t*)to);
-        else
-            Screen(inputs).pack(outputs, value, (uint8_t*)to);
-        return 0;
-    });
-}
-
-// Room for calls of up to `rows` rows; to be freed with jl_decode_free. Null if there is no memory.
+// Room for calls of up to `rows` rows, to be freed with jl_decode_free; null if out of memory.
 JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows) try {
     return new jl::decoding::Workspace(*net, rows);
 } catch (const std::bad_alloc&) {
@@ -694,9 +603,9 @@ JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network*
 
 JL_API void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
 
-// Reads rows of tokens, of which `embedded` (rows, width) are the first states; their keys and values are added to the
-// segments' spans. Of the wanted segments, in their order, `logits` (wanted, vocabulary) and `likeliest` (wanted,) are
-// written if they are not null. Returns 0 if a logit is not finite, else 1.
+// Reads rows of tokens whose embeddings are `embedded` (rows, width), and appends their keys and values to the
+// segments' spans. Writes `logits` (wanted, vocabulary) and `likeliest` (wanted,) of the wanted segments in their
+// order, unless null. Returns 0 if a logit is not finite, else 1.
 JL_API int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
                      const float* embedded, const int32_t* positions, int segments,
                      const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {

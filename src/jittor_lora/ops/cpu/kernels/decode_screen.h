@@ -1,11 +1,14 @@
 // Bounds on all logits from 8-bit copies of the output head's rows, to find the few that can be the largest.
 //
-// With m the mean of the head's rows w_r, and s the root mean square of each column of w_r - m, a row is kept as the
-// bytes q_r of q_r · scale_r ≈ (w_r - m) / s. For a state x and u = x · s ≈ U · step in 16 bits,
-//     x · w_r = x · m + step · scale_r · (U · q_r) + rest,
-//     |rest| ≤ |u| |(w_r - m) / s - q_r scale_r| + |u - U step| |q_r scale_r|
-// by Cauchy and Schwarz; x · m is the same for all rows and left out. What rounding does to the logits themselves and
-// to their bounds is added. Bounds hold whatever the weights are; a row that has none has an infinite one.
+// Let m be the mean of the head's rows w_r, and s the root mean square of each column of w_r - m. A row is kept as
+// bytes q_r with q_r · scale_r ≈ v_r = (w_r - m) / s. For a state x let u = x ∘ s ≈ U · step, with U in 16 bits. Then
+//     x · w_r = x · m + u · v_r
+//     u · v_r = step · scale_r · (U · q_r) + u · (v_r - q_r scale_r) + (u - U step) · q_r scale_r
+// The first term is computed in integers; by Cauchy and Schwarz the others are at most
+//     |u| |v_r - q_r scale_r| + |u - U step| |q_r scale_r|
+// and the norms of the row's factors are kept with it. x · m is the same for all rows and left out. The rounding errors
+// of the logits themselves and of their bounds are added. The bounds hold for any weights; a row whose norm is not
+// finite has infinite ones.
 #pragma once
 #include <algorithm>
 #include <cfloat>
@@ -20,7 +23,8 @@
 namespace jl::decoding {
 
 #if defined(__AVX512VNNI__)
-// sum + the products of four bytes of `weights` for each lane, and the four of `x`, whose size is at most DIGIT.
+// sum + the dot product, per lane, of four unsigned bytes of `weights` and the four signed bytes of `x`, at most DIGIT
+// in size.
 static inline ivec products(ivec sum, ivec weights, int32_t x) {
     return (ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
 }
@@ -33,7 +37,7 @@ static inline ivec products(ivec sum, ivec weights, int32_t x) {
 constexpr int DIGIT = 127;
 constexpr bool SCREENS = true;
 #elif defined(__AVX2__) && (!defined(__AVX512F__) || defined(__AVX512BW__))
-// Products are added in pairs first, and two of at most 255 · 64 fit 16 bits.
+// Products are first added in pairs, in 16 bits with saturation: 2 · 255 · 64 = 32,640 fit.
 static inline ivec products(ivec sum, ivec weights, int32_t x) {
 #if defined(__AVX512BW__)
     __m512i pairs = _mm512_maddubs_epi16((__m512i)weights, _mm512_set1_epi32(x));
@@ -54,34 +58,44 @@ static inline ivec products(ivec sum, ivec weights, int32_t x) {
     return sum;
 }
 constexpr int DIGIT = 127;
-constexpr bool SCREENS = false;  // without instructions for products of bytes all logits are computed
+constexpr bool SCREENS = false;  // without instructions for products of bytes it is faster to compute all logits
 #endif
 
-// Most states that are asked for at a time, and most that share one reading of the bytes: their sums fit the registers.
+// Most states that are screened at a time (for more, all logits are computed, by products that share the head's
+// weights), and most that share one pass over the bytes: two sums per state, high and low, take 24 of AVX-512's 32
+// registers, 12 of AVX2's 16.
 constexpr int STATES = 12, STATES_AT_ONCE = W == 16 ? 12 : 6;
 
-// Beyond these sizes sums of products of bytes, and sums of logits, might not be finite.
+// 16,384 products of at most 255 · 127 stay below 2^31. Norms of states and rows within these bounds keep logits and
+// their bounds finite.
 constexpr int MOST_INPUTS = 16384;
 constexpr double LEAST_STATE = 1e-15, LARGEST_STATE = 1e15, LARGEST_ROW = 1e15;
 
-// W rows of the head: the bytes, 128 added to each, as (deep / 4, W, 4), then these.
+// Inputs are padded to a multiple of this, so that groups of rows start at cache lines.
+constexpr int INPUT_UNIT = 32;
+// Range of a weight's byte, which is stored with BYTE_OFFSET added, as the products take it unsigned.
+constexpr int MOST_BYTE = 127, BYTE_OFFSET = 128;
+// A state's 16-bit value is STATE_BASE · high + low.
+constexpr int STATE_BASE = 128;
+
+// A group of W rows of the head is their bytes, as (deep / 4, W, 4), followed by these.
 struct RowBounds {
     float scale[W];
-    float error[W];   // at least |(w - m) / s - q · scale|
-    float spread[W];  // at least |q · scale|
-    float norm[W];    // at least |w|
+    float error[W];   // upper bound of |v - q · scale|
+    float spread[W];  // upper bound of |q · scale|
+    float norm[W];    // upper bound of |w|
 };
 
-// The head as bytes: s (deep), then groups of W rows.
+// The head as bytes: s, `deep` floats, then groups of W rows.
 struct Screen {
     const int inputs, deep;
 
-    explicit Screen(int inputs) : inputs(inputs), deep(padded(inputs, 32)) {}
+    explicit Screen(int inputs) : inputs(inputs), deep(round_up(inputs, INPUT_UNIT)) {}
 
     size_t group(int index) const { return deep * sizeof(float) + index * (deep * W + sizeof(RowBounds)); }
-    size_t size(int outputs) const { return group(padded(outputs, W) / W); }
+    size_t size(int outputs) const { return group(round_up(outputs, W) / W); }
 
-    // `value(r, k)` is the weight that logits are computed with.
+    // value(r, k): the weight as the exact logits use it.
     template <class Value>
     void pack(int outputs, Value value, uint8_t* to) const {
         std::vector<uint8_t> usable(outputs);
@@ -103,13 +117,14 @@ struct Screen {
                 squares[k] += centred * centred;
             }
         double largest = count ? std::sqrt(*std::max_element(squares.begin(), squares.end()) / count) : 0;
+        // Not zero, as (w - m) / s must stay finite: columns that hardly vary have bytes of about zero either way.
         for (int k = 0; largest > 0 && k < inputs; k++)
             column[k] = std::max(std::max(std::sqrt(squares[k] / count), 1e-6 * largest), (double)FLT_MIN);
         memcpy(to, column.data(), deep * sizeof(float));
-        parallel_evenly(padded(outputs, W) / W, [&](int g) {
+        parallel_evenly(round_up(outputs, W) / W, [&](int g) {
             uint8_t* bytes = to + group(g);
             RowBounds bounds{};
-            memset(bytes, 128, (size_t)deep * W);
+            memset(bytes, BYTE_OFFSET, (size_t)deep * W);
             for (int j = 0; j < W && g * W + j < outputs; j++) {
                 int r = g * W + j;
                 if (!usable[r]) {
@@ -119,11 +134,11 @@ struct Screen {
                 auto scaled = [&](int k) { return ((double)value(r, k) - mean[k]) / column[k]; };
                 double most = 0, error = 0, spread = 0;
                 for (int k = 0; k < inputs; k++) most = std::max(most, std::abs(scaled(k)));
-                float scale = most / 127;
+                float scale = most / MOST_BYTE;
                 for (int k = 0; k < inputs; k++) {
                     double rounded = scale > 0 ? std::nearbyint(scaled(k) / scale) : 0;
-                    int q = std::min(127., std::max(-127., rounded));
-                    bytes[k / 4 * 4 * W + 4 * j + k % 4] = 128 + q;
+                    int q = std::min<double>(MOST_BYTE, std::max<double>(-MOST_BYTE, rounded));
+                    bytes[k / 4 * 4 * W + 4 * j + k % 4] = BYTE_OFFSET + q;
                     double rest = scaled(k) - (double)q * scale;
                     error += rest * rest;
                     spread += (double)q * scale * q * scale;
@@ -137,32 +152,24 @@ struct Screen {
         });
     }
 
-    // At least `value`, as a float.
+    // A float that is at least `value`: 1e-6 is more than float's rounding, 2^-24, and the errors of the sums of
+    // doubles behind it.
     static float raised(double value) { return value * (1 + 1e-6) + FLT_MIN; }
 };
 
-static inline float single(float x) { return x; }
-
-static inline float single(bf16 x) {
-    uint32_t u = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &u, sizeof value);
-    return value;
-}
-
-// A state in two bytes per number, U = 128 · high + low with |high|, |low| ≤ DIGIT, and the factors of a row's bound.
-// The bytes of all states lie together: (deep / 4, states, high and low, 4).
+// A state in two bytes per number, U = STATE_BASE · high + low with |high|, |low| ≤ DIGIT, and its factors of the
+// bounds. The bytes of all states lie together: (deep / 4, states, high and low, 4).
 struct Probe {
-    int32_t high_sum, low_sum;  // times 128, which the rows' bytes have too much
+    int32_t high_sum, low_sum;  // times BYTE_OFFSET: what the offset of the rows' bytes adds to a dot product
     float step, by_error, by_spread, by_norm, constant;
 
-    // Is there a bound? `x` are the numbers that logits are computed from; the bytes are of state r of `states`. `u` is
-    // room for as many numbers as x has.
+    // Fills in state r of `states`; returns false if it has no bound. x: the state as the exact logits use it; u:
+    // scratch of its length.
     template <class T>
     bool take(const Screen& screen, const float* column, const T* x, float* u, int8_t* bytes, int r, int states) {
         double most = 0, size = 0, state = 0, rest = 0;
         for (int k = 0; k < screen.inputs; k++) {
-            float value = single(x[k]);
+            float value = to_float(x[k]);
             u[k] = value * column[k];
             state += (double)value * value;
             size += (double)u[k] * u[k];
@@ -172,28 +179,32 @@ struct Probe {
         auto fits = [](double norm) { return norm >= LEAST_STATE && norm <= LARGEST_STATE; };
         if (!fits(state) || !fits(size)) return false;  // NaN does not
         high_sum = low_sum = 0;
-        step = most / (DIGIT * 128);
+        step = most / (DIGIT * STATE_BASE);
         for (int k = 0; k < screen.inputs; k++) {
-            int whole = std::lrint(u[k] / step), upper = (whole + 64) >> 7;
+            // The division rounds to the nearest, so that |low| ≤ 64.
+            int whole = std::lrint(u[k] / step), upper = (whole + STATE_BASE / 2) >> 7;
             upper = std::min(DIGIT, std::max(-DIGIT, upper));
-            int lower = std::min(DIGIT, std::max(-DIGIT, whole - 128 * upper));
+            int lower = std::min(DIGIT, std::max(-DIGIT, whole - STATE_BASE * upper));
             int8_t* at = bytes + (k / 4 * states + r) * 8 + k % 4;
             at[0] = upper, at[4] = lower;
-            high_sum += 128 * upper, low_sum += 128 * lower;
-            double left = u[k] - (double)step * (128 * upper + lower);
+            high_sum += BYTE_OFFSET * upper, low_sum += BYTE_OFFSET * lower;
+            double left = u[k] - (double)step * (STATE_BASE * upper + lower);
             rest += left * left;
         }
-        const double tiny = 1e-30;  // more than all numbers that are too small for a float
+        const double tiny = 1e-30;  // more than all denormal products lose, which count as zero
         by_error = Screen::raised(size);
-        by_spread = Screen::raised(std::sqrt(rest) + 2e-6 * size);  // the second: rounding of the bounds
-        by_norm = Screen::raised(2. * (screen.inputs + 8) * 0x1p-24 * state + tiny);  // rounding of the logits
+        by_spread = Screen::raised(std::sqrt(rest) + 2e-6 * size);  // 2e-6: rounding of the bounds
+        // A sum of n products in float is off by at most about n · 2^-24 · Σ |x_k w_k| ≤ n · 2^-24 · |x| |w|; twice
+        // that is safe.
+        by_norm = Screen::raised(2. * (screen.inputs + 8) * 0x1p-24 * state + tiny);
         constant = Screen::raised(tiny * (1 + state));
         return true;
     }
 };
 
-// upper[r] gets upper bounds on the logits of R of `states` states and a group of W rows; lower[r] becomes the largest
-// of itself and the lower bounds of the group's first `count` rows. `bytes` are those of the first of the R states.
+// For R of `states` states and a group of W rows: upper[r] receives the upper bounds of their logits, and lower[r]
+// becomes the largest of itself and the lower bounds of the group's first `count` rows. `bytes` are those of the first
+// of the R states.
 template <int R>
 static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes, int states,
                       int count, float* const* upper, vec* lower) {
@@ -206,7 +217,7 @@ static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* p
         prefetch(group + k * 4 * W, 0);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            int32_t high_four, low_four;  // apart, or the compiler loads them together and takes longer to spread them
+            int32_t high_four, low_four;  // two copies: loaded as one, they take the compiler longer to broadcast
             memcpy(&high_four, bytes + r * 8, 4);
             memcpy(&low_four, bytes + r * 8 + 4, 4);
             high[r] = products(high[r], weights, high_four);
@@ -218,34 +229,26 @@ static void bounds_of(const Screen& screen, const uint8_t* group, const Probe* p
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
         const Probe& probe = probes[r];
-        vec product = __builtin_convertvector(high[r], vec) * 128.f + __builtin_convertvector(low[r], vec);
+        vec product = __builtin_convertvector(high[r], vec) * float(STATE_BASE) + __builtin_convertvector(low[r], vec);
         vec middle = product * (load(rows.scale) * probe.step);
         vec radius = load(rows.error) * probe.by_error + load(rows.spread) * probe.by_spread +
                      load(rows.norm) * probe.by_norm + probe.constant;
-        radius *= 1.000002f;
+        radius *= 1.000002f;  // the roundings of this sum
         store(upper[r], middle + radius);
         vec least = middle - radius;
         lower[r] = max(lower[r], count < W ? first(least, count, -INFINITY) : least);
     }
 }
 
-// The same for states [first, first + some), of which there are 1 to R.
-template <int R>
-static void bounds_of(int some, int first, const Screen& screen, const uint8_t* group, const Probe* probes,
-                      const int8_t* bytes, int states, int count, float* const* upper, vec* lower) {
-    if constexpr (R > 1)
-        if (some < R)
-            return bounds_of<R - 1>(some, first, screen, group, probes, bytes, states, count, upper, lower);
-    bounds_of<R>(screen, group, probes + first, bytes + first * 8, states, count, upper + first, lower + first);
-}
-
-// The same for all of up to STATES states.
+// For all of up to STATES states, in equal parts.
 static inline void bounds_of(const Screen& screen, const uint8_t* group, const Probe* probes, const int8_t* bytes,
                              int states, int count, float* const* upper, vec* lower) {
-    const int parts = (states + STATES_AT_ONCE - 1) / STATES_AT_ONCE;
+    const int parts = ceil_div(states, STATES_AT_ONCE);
     for (int p = 0; p < parts; p++) {
         const int first = states * p / parts, some = states * (p + 1) / parts - first;
-        bounds_of<STATES_AT_ONCE>(some, first, screen, group, probes, bytes, states, count, upper, lower);
+        with_constant<STATES_AT_ONCE>(some, [&](auto n) {
+            bounds_of<n.value>(screen, group, probes + first, bytes + first * 8, states, count, upper + first, lower + first);
+        });
     }
 }
 

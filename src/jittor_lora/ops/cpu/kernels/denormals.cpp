@@ -1,7 +1,7 @@
-// Numbers too small for a float's full precision count as zero, in all threads alike.
+// Denormal numbers, too small for a float's full precision, count as zero in every thread.
 //
-// Jittor's operators are linked with -Ofast, which sets this mode where their libraries are loaded: in the main thread,
-// and so in threads that start later, but not in those that run already. Results would depend on the thread.
+// Jittor links its operators with -Ofast, whose start-up code sets this mode in the thread that loads them: the main
+// thread, and through it threads started later, but not those already running. Results would depend on the thread.
 #include "rows.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -10,15 +10,16 @@
 namespace {
 
 #if defined(__SSE__)
-constexpr unsigned MODE = 0x8040;  // results to zero, operands as zero
+constexpr unsigned MODE = _MM_FLUSH_ZERO_ON | 0x40;  // 0x40: denormals are zero as operands too
 
+// Returns whether the thread was in another mode.
 bool set_mode() {
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | MODE);
     return (before & MODE) != MODE;
 }
 #elif defined(__aarch64__)
-constexpr uint64_t MODE = 1 << 24;
+constexpr uint64_t MODE = 1 << 24;  // FZ of FPCR
 
 bool set_mode() {
     uint64_t before;
@@ -32,8 +33,8 @@ bool set_mode() { return false; }
 
 }  // namespace
 
-// Sets the mode in this thread and in those of its parallel regions; later ones inherit it. Returns how many were in
-// another mode.
+// Sets the mode in this thread and in those of its parallel regions; threads started later inherit it. Returns how many
+// threads were in another mode.
 JL_API int jl_flush_denormals() {
     int changed = 0;
 #pragma omp parallel reduction(+ : changed)

@@ -1,6 +1,6 @@
 #include "rows.h"
 
-// The sizes of the structures in interface.h, in their order.
+// Writes the sizes of interface.h's structures, in its order, and returns their count.
 JL_API int jl_interface_sizes(int64_t* sizes, int room) {
     using namespace jl::decoding;
     int count = 0;

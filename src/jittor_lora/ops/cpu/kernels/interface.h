@@ -1,9 +1,9 @@
-// The C interface of the kernels, in one place: they and operators.cpp, which calls them for Jittor, include it, and
-// ops/cpu/interface.py reads types, structures and constants from it for ctypes. What it reads is one declaration a
-// statement, of the types that it knows.
+// The C interface of the kernels, stated once: the kernels and operators.cpp, which calls them for Jittor, include it,
+// and ops/cpu/interface.py parses it for ctypes. Keep to its syntax: one declaration per statement, of the types it
+// knows.
 //
-// A kernel that an operator calls throws std::bad_alloc if there is no memory. The others, which Python calls, return a
-// negative number then, or a null pointer.
+// When out of memory, kernels called by operators throw std::bad_alloc; those called by Python return a negative status
+// or a null pointer.
 #ifndef JL_INTERFACE_H
 #define JL_INTERFACE_H
 #include <stdint.h>
@@ -12,15 +12,15 @@
 
 namespace jl {
 
-constexpr int RANKS_AT_A_TIME = 8;  // projections onto A have a multiple of so many columns
+constexpr int RANKS_AT_A_TIME = 8;  // projections onto A are padded to a multiple of this many columns; see linear.cpp
 constexpr int NO_MEMORY = -1;
-constexpr int FAILED = -2;  // oneDNN refuses
+constexpr int FAILED = -2;  // oneDNN failed
 
 }  // namespace jl
 
 namespace jl::decoding {
 
-// y = x · weightᵀ + bias + t · lora_bᵀ, where t are columns [rank_at, rank_at + rank) of the projections onto A.
+// y = x · weightᵀ + bias + t · lora_bᵀ, where t is columns [rank_at, rank_at + rank) of the projections onto A.
 struct Matrix {
     const void* weight;   // panels of (inputs, PANEL), float or bf16
     const float* bias;    // (outputs padded to PANEL), or null
@@ -28,7 +28,7 @@ struct Matrix {
     int32_t outputs, rank, rank_at, unused;
 };
 
-// Matrices with the same input.
+// Matrices that share their input.
 struct Linear {
     const float* lora_a;  // ranks / W panels of (inputs, W), or null
     int32_t inputs, ranks, count, unused;
@@ -42,34 +42,34 @@ struct Norm {
 
 struct Layer {
     Norm attention_norm, mlp_norm;
-    Linear qkv, out, up, down;  // qkv is one matrix or three; up is one, or the gate and the one it is for
+    Linear qkv, out, up, down;  // qkv is one matrix or three; up is one matrix, or the gate and the matrix it gates
 };
 
 enum Activation { GELU_TANH, GELU_ERF, SILU, RELU };
 
 struct Network {
     const Layer* layers;
-    const float *cosines, *sines;  // (positions, head_dim / 2) for rotary positions, or null
+    const float *cosines, *sines;  // (positions, head_dim / 2) of rotary positions, or null
     Norm last_norm;
     Linear head;
-    const void* screen;  // the head as 8-bit copies, to find the likeliest token without all logits, or null
+    const void* screen;  // an 8-bit copy of the head that finds the likeliest token without all logits, or null
     int32_t layer_count, width, heads, kv_heads, head_dim, inner, root_mean_square, activation, bf16;
     float eps;
 };
 
-// Keys and values of `capacity` rows, a multiple of PANEL, of every layer and key head: keys as panels of
-// (head_dim, PANEL) rows, then values as panels of (capacity, PANEL) columns.
+// A key-value cache with room for `capacity` rows, a multiple of PANEL. Per layer and key head: the keys, transposed,
+// in panels (head_dim, PANEL) of PANEL rows each, then the values in panels (capacity, PANEL) of PANEL columns each.
 struct Span {
     float* memory;
-    int32_t capacity, rows;  // `rows`: those that are there already
+    int32_t capacity, rows;  // `rows`: how many are filled
 };
 
-// Rows [first, first + count) of a call: they see the whole prefix and, causally, the rows of their own span, to which
-// they are added.
+// Rows [first, first + count) of a call. They see the whole prefix and, causally, the rows of their own span, which
+// they are appended to.
 struct Segment {
     Span prefix, own;
     int32_t first, count;
-    int32_t wanted, unused;  // is the token after the last row asked for?
+    int32_t wanted, unused;  // wanted: whether to predict the token after the last row
 };
 
 struct Workspace;
@@ -89,19 +89,19 @@ void jl_gelu_backward(const float* x, const float* dy, float* dx, int64_t count)
 void jl_swiglu_forward(const float* gate, const float* up, float* y, int64_t count);
 void jl_swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup, int64_t count);
 void jl_rotary(const float* x, const float* cosine, const float* sine, float* y, int rows, int heads, int d, double sign);
-void jl_linear_forward(const float* x, const void* w, int narrow, const float* bias, const float* a, const float* b,
-                       int rank, double scaling, double p, double first, double second, double row, float* y, float* t,
+void jl_linear_forward(const float* x, const void* w, int bf16, const float* bias, const float* a, const float* b,
+                       int rank, double scaling, double p, double key1, double key2, double row, float* y, float* t,
                        int rows, int in, int out);
-void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int narrow, const float* a,
-                        const float* b, int rank, double scaling, double p, double first, double second, double row,
+void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int bf16, const float* a,
+                        const float* b, int rank, double scaling, double p, double key1, double key2, double row,
                         float* dx, float* da, float* db, int rows, int in, int out);
 void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                           const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
-                          int heads, int kv_heads, int d, int narrow);
+                          int heads, int kv_heads, int d, int bf16);
 void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                            const int* query_rows, const int* segments, const int* groups, int group_count,
                            const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
-                           int key_rows, int heads, int kv_heads, int d, int narrow);
+                           int key_rows, int heads, int kv_heads, int d, int bf16);
 void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down, const int* labels,
                       const float* weights, double smoothing, float* loss, float* gradient, int rows, int width, int size);
 

@@ -1,53 +1,30 @@
-// Layer norm and RMS norm of rows, in two passes: the one-pass variance loses its digits on rows with a large mean.
+// Layer norm and RMS norm, forward and backward. Nothing but x is kept for the backward pass.
+#include "norms.h"
+
 #include "parallel.h"
 #include "rows.h"
-#include "vector.h"
 
 namespace jl {
 
-struct Moments {
-    float mean, inverse;  // inverse: 1 / deviation, or 1 / root mean square
-};
-
-static Moments moments(const float* x, int d, float eps, bool centred) {
-    float mean = 0;
-    if (centred) {
-        vec s{};
-        each(d, [&](int64_t i, int n) { s += get(x + i, n); });
-        mean = sum(s) / d;
-    }
-    vec s{};
-    each(d, [&](int64_t i, int n) {
-        vec c = get(x + i, n) - mean;
-        if (n < W)
-            for (int e = n; e < W; e++) c[e] = 0;
-        s += c * c;
-    });
-    return {mean, 1.f / std::sqrt(sum(s) / d + eps)};
+static void forward(const float* x, const float* weight, const float* bias, float* y, int rows, int d, float eps, bool centred) {
+    parallel_evenly(rows, [&](int r) { norm_row(x + size_t(r) * d, weight, bias, y + size_t(r) * d, d, eps, centred); });
 }
 
-static void forward(const float* x, const float* weight, const float* bias, float* y, int rows, int d, float eps) {
-    parallel_evenly(rows, [&](int r) {
-        const float* from = x + size_t(r) * d;
-        Moments m = moments(from, d, eps, bias);
-        each(d, [&](int64_t i, int n) {
-            vec v = (get(from + i, n) - m.mean) * m.inverse * get(weight + i, n);
-            put(y + size_t(r) * d + i, bias ? v + get(bias + i, n) : v, n);
-        });
-    });
-}
-
+// With x̂ = (x - mean) / σ and g = dy · weight, the gradient of y = x̂ · weight + bias. x̂_j depends on x_i directly,
+// through the mean and through σ: ∂x̂_j/∂x_i = (δ_ij - 1/d - x̂_i x̂_j / d) / σ, hence
+//     dx = (g - mean(g) - x̂ · mean(g x̂)) / σ.
+// RMS norm has no mean: x̂ = x / rms(x), and dx = (g - x̂ · mean(g x̂)) / rms(x).
 static void backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, float eps, bool centred) {
     parallel_evenly(rows, [&](int r) {
         const float *from = x + size_t(r) * d, *up = dy + size_t(r) * d;
-        Moments m = moments(from, d, eps, centred);
-        vec s1{}, s2{};
+        const Moments m = moments(from, d, eps, centred);
+        vec sum_g{}, sum_gx{};
         each(d, [&](int64_t i, int n) {
             vec g = get(up + i, n) * get(weight + i, n);
-            s1 += g;
-            s2 += g * (get(from + i, n) - m.mean) * m.inverse;
+            sum_g += g;
+            sum_gx += g * (get(from + i, n) - m.mean) * m.inverse;
         });
-        float mean_g = centred ? sum(s1) / d : 0.f, mean_gx = sum(s2) / d;
+        float mean_g = centred ? sum(sum_g) / d : 0.f, mean_gx = sum(sum_gx) / d;
         each(d, [&](int64_t i, int n) {
             vec g = get(up + i, n) * get(weight + i, n), normal = (get(from + i, n) - m.mean) * m.inverse;
             put(dx + size_t(r) * d + i, (g - mean_g - normal * mean_gx) * m.inverse, n);
@@ -58,7 +35,7 @@ static void backward(const float* x, const float* weight, const float* dy, float
 }  // namespace jl
 
 JL_API void jl_layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, int rows, int d, double eps) {
-    jl::forward(x, weight, bias, y, rows, d, float(eps));
+    jl::forward(x, weight, bias, y, rows, d, float(eps), true);
 }
 
 JL_API void jl_layer_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps) {
@@ -66,7 +43,7 @@ JL_API void jl_layer_norm_backward(const float* x, const float* weight, const fl
 }
 
 JL_API void jl_rms_norm_forward(const float* x, const float* weight, float* y, int rows, int d, double eps) {
-    jl::forward(x, weight, nullptr, y, rows, d, float(eps));
+    jl::forward(x, weight, nullptr, y, rows, d, float(eps), false);
 }
 
 JL_API void jl_rms_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps) {

@@ -1,4 +1,5 @@
-// The kernels as operators call them: arrays and numbers in the order in which ops/cpu/functions.py gives them.
+// The kernels as Jittor's operator calls them: arrays and numbers in the order in which ops/cpu/functions.py passes
+// them.
 #include <string.h>
 
 #include "call.h"
@@ -6,7 +7,7 @@
 
 using jl::Call;
 
-// --- norms: x, weight, …; eps ---
+// --- norms: x, weight, bias or upstream gradient; eps ---
 
 JL_OPERATOR(layer_norm_forward) {
     auto& [eps] = c.numbers<1>();
@@ -28,7 +29,7 @@ JL_OPERATOR(rms_norm_backward) {
     jl_rms_norm_backward(c.in(0), c.in(1), c.in(2), c.out(0), c.size(0, 0), c.size(0, 1), eps);
 }
 
-// --- element by element ---
+// --- elementwise ---
 
 JL_OPERATOR(gelu_forward) { jl_gelu_forward(c.in(0), c.out(0), c.inputs[0].count); }
 
@@ -48,60 +49,61 @@ JL_OPERATOR(rotary) {
 // --- linear layer: x, weight, bias, A, B ---
 
 JL_OPERATOR(linear_forward) {
-    auto& [scaling, p, first, second, row, out, rank, narrow, biased] = c.numbers<9>();
-    jl_linear_forward(c.in(0), c.bytes(1), int(narrow), biased ? c.in(2) : nullptr, c.in(3), c.in(4), int(rank), scaling,
-                      p, first, second, row, c.out(0), c.out(1), c.size(0, 0), c.size(0, 1), int(out));
+    auto& [scaling, p, key1, key2, row, out, rank, bf16, biased] = c.numbers<9>();
+    jl_linear_forward(c.in(0), c.bytes(1), int(bf16), biased ? c.in(2) : nullptr, c.in(3), c.in(4), int(rank), scaling,
+                      p, key1, key2, row, c.out(0), c.out(1), c.size(0, 0), c.size(0, 1), int(out));
 }
 
-// x, projection, upstream, weight, A, B
+// x, its projection onto A, upstream gradient, weight, A, B
 JL_OPERATOR(linear_backward) {
-    auto& [scaling, p, first, second, row, out, rank, narrow, wanted] = c.numbers<9>();
-    jl_linear_backward(c.in(0), c.in(1), c.in(2), c.bytes(3), int(narrow), c.in(4), c.in(5), int(rank), scaling, p, first,
-                       second, row, wanted ? c.out(0) : nullptr, c.out(1), c.out(2), c.size(0, 0), c.size(0, 1), int(out));
+    auto& [scaling, p, key1, key2, row, out, rank, bf16, wanted] = c.numbers<9>();
+    jl_linear_backward(c.in(0), c.in(1), c.in(2), c.bytes(3), int(bf16), c.in(4), c.in(5), int(rank), scaling, p, key1,
+                       key2, row, wanted ? c.out(0) : nullptr, c.out(1), c.out(2), c.size(0, 0), c.size(0, 1), int(out));
 }
 
-// --- attention: q, k, v, segments; or q, k and v beside each other, segments, the rows that have queries ---
+// --- attention: q, k, v, segments; fused: q, k and v side by side in one array, segments, rows that have a query ---
 
 JL_OPERATOR(attention_forward) {
-    auto& [narrow] = c.numbers<1>();
+    auto& [bf16] = c.numbers<1>();
     int heads = c.size(0, 1), kv_heads = c.size(1, 1), d = c.size(0, 2);
     jl_attention_forward(c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, nullptr, c.indices(3), c.size(3, 0), c.out(0),
-                         c.out(1), heads, kv_heads, d, int(narrow));
+                         c.out(1), heads, kv_heads, d, int(bf16));
 }
 
-// q, k, v, segments, groups, output, its log sums, upstream
+// q, k, v, segments, groups, output, log-sum-exp, upstream gradient
 JL_OPERATOR(attention_backward) {
-    auto& [narrow] = c.numbers<1>();
+    auto& [bf16] = c.numbers<1>();
     int heads = c.size(0, 1), kv_heads = c.size(1, 1), d = c.size(0, 2);
     jl_attention_backward(c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, nullptr, c.indices(3), c.indices(4),
                           c.size(4, 0), c.in(5), c.in(6), c.in(7), c.out(0), c.out(1), c.out(2), c.size(1, 0), heads,
-                          kv_heads, d, int(narrow));
+                          kv_heads, d, int(bf16));
 }
 
 JL_OPERATOR(fused_attention_forward) {
-    auto& [heads, chosen, narrow] = c.numbers<3>();
+    auto& [heads, chosen, bf16] = c.numbers<3>();
     int h = int(heads), width = c.size(0, 1) / 3;
     const float* qkv = c.in(0);
     jl_attention_forward(qkv, 3 * width, qkv + width, qkv + 2 * width, 3 * width, chosen ? c.indices(2) : nullptr,
-                         c.indices(1), c.size(1, 0), c.out(0), c.out(1), h, h, width / h, int(narrow));
+                         c.indices(1), c.size(1, 0), c.out(0), c.out(1), h, h, width / h, int(bf16));
 }
 
-// q, k and v beside each other, segments, groups, rows, output, its log sums, upstream
+// q, k and v side by side, segments, groups, rows, output, log-sum-exp, upstream gradient
 JL_OPERATOR(fused_attention_backward) {
-    auto& [heads, chosen, narrow] = c.numbers<3>();
+    auto& [heads, chosen, bf16] = c.numbers<3>();
     int h = int(heads), width = c.size(0, 1) / 3;
     const float* qkv = c.in(0);
     float* gradient = c.out(0);
     if (chosen) memset(gradient, 0, size_t(c.outputs[0].count) * sizeof(float));
     jl_attention_backward(qkv, 3 * width, qkv + width, qkv + 2 * width, 3 * width, chosen ? c.indices(3) : nullptr,
                           c.indices(1), c.indices(2), c.size(2, 0), c.in(4), c.in(5), c.in(6), gradient, gradient + width,
-                          gradient + 2 * width, c.size(0, 0), h, h, width / h, int(narrow));
+                          gradient + 2 * width, c.size(0, 0), h, h, width / h, int(bf16));
 }
 
-// --- loss: hidden states, head in float32, or in panels for logits and for their gradient, labels, weights ---
+// --- loss: hidden states; the head in float32, or packed in bf16 for logits and for their gradient; labels, weights
+// ---
 
 JL_OPERATOR(cross_entropy) {
-    auto& [wanted, narrow, size, smoothing] = c.numbers<4>();
-    jl_cross_entropy(c.in(0), c.in(1), narrow ? c.bytes(2) : nullptr, narrow ? c.bytes(3) : nullptr, c.indices(4), c.in(5),
+    auto& [wanted, bf16, size, smoothing] = c.numbers<4>();
+    jl_cross_entropy(c.in(0), c.in(1), bf16 ? c.bytes(2) : nullptr, bf16 ? c.bytes(3) : nullptr, c.indices(4), c.in(5),
                      smoothing, c.out(0), wanted ? c.out(1) : nullptr, c.size(0, 0), c.size(0, 1), int(size));
 }

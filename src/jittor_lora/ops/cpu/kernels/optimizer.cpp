@@ -1,4 +1,4 @@
-// AdamW, and the size of a gradient.
+// AdamW, and the squared norms of gradients.
 #include <math.h>
 
 #include "call.h"
@@ -6,7 +6,7 @@
 
 namespace jl {
 
-// a · b + c, rounded once where the processor can.
+// a · b + c, fused (rounded once) where the processor can.
 static inline float fused(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
     return __builtin_fmaf(a, b, c);
@@ -16,10 +16,17 @@ static inline float fused(float a, float b, float c) {
 }
 
 struct Step {
-    float beta1, rest1, beta2, rest2, decay, rate, correction, epsilon, factor;
+    float beta1, rest1, beta2, rest2;  // rest: 1 - beta, computed in double by the caller
+    float decay;                       // 1 - learning rate · weight decay
+    float rate;                        // learning rate / (1 - beta1^t)
+    float correction;                  // √(1 - beta2^t)
+    float epsilon, factor;             // factor: of the gradient, for clipping
 };
 
-// One step of AdamW on `count` elements. Every operation is written out, so that the compiler has no choice of roundings.
+// One step of AdamW (Loshchilov and Hutter, 2019), in one pass over memory:
+//     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²
+//     p ← p (1 - η λ) - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
+// The fused multiply-adds are written out, so that the compiler has no choice of roundings.
 static void adamw(Step s, const float* __restrict__ p, const float* __restrict__ g, const float* __restrict__ m,
                   const float* __restrict__ v, float* __restrict__ new_p, float* __restrict__ new_m,
                   float* __restrict__ new_v, int64_t count) {
@@ -33,7 +40,7 @@ static void adamw(Step s, const float* __restrict__ p, const float* __restrict__
     }
 }
 
-// In order, and rounded after each operation: no sum that depends on the width of a vector.
+// Added in order and rounded after each operation: the sum must not depend on the width of a vector.
 __attribute__((optimize("fp-contract=off"))) static float squared(const float* x, int64_t count) {
     float sum = 0.f;
     for (int64_t i = 0; i < count; i++) sum += x[i] * x[i];
@@ -44,7 +51,7 @@ __attribute__((optimize("fp-contract=off"))) static float squared(const float* x
 
 using namespace jl;
 
-// Parameter, gradient, first and second moment → parameter and moments after a step.
+// Parameter, gradient, first and second moment → parameter and both moments after the step.
 JL_OPERATOR(adamw) {
     auto& [beta1, rest1, beta2, rest2, decay, rate, correction, epsilon, factor] = c.numbers<9>();
     Step step{float(beta1), float(rest1), float(beta2), float(rest2), float(decay),
@@ -54,7 +61,7 @@ JL_OPERATOR(adamw) {
     });
 }
 
-// The sum of the squares of each input: (inputs,).
+// The sum of squares of each input: (inputs,).
 JL_OPERATOR(squared_norms) {
     parallel_evenly(c.input_count, [&](int i) { c.out(0)[i] = squared(c.in(i), c.inputs[i].count); });
 }

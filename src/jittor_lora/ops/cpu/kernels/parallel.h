@@ -1,5 +1,5 @@
-// Loops over independent tasks, in all threads. An exception that leaves a parallel region ends the process, so what a
-// task throws is kept and thrown again when the region is over; tasks that have not begun by then are left out.
+// Loops over independent tasks, with all threads. An exception that leaves a parallel region would end the process, so
+// what a task throws is kept and rethrown after the region; tasks that have not started by then are skipped.
 #pragma once
 #include <omp.h>
 
@@ -14,17 +14,22 @@
 
 namespace jl {
 
-// Threads to have tasks for.
+#if defined(JL_TRACE_TASKS)
+// benchmarks/many_cores.py counts in one thread the tasks that a machine with this many would get; its tables end here.
+constexpr int TRACED_THREADS = 128;
+#endif
+
+// How many threads a loop should have tasks for.
 static inline int threads_to_feed() {
 #if defined(JL_TRACE_TASKS)
-    return 128;  // whose tasks are counted, with one thread
+    return TRACED_THREADS;
 #else
     return omp_get_max_threads();
 #endif
 }
 
 #if defined(JL_TRACE_TASKS)
-// A line of standard error for each loop, which benchmarks/many_cores.py reads: where, tasks, seconds.
+// Writes a line per loop to standard error, for benchmarks/many_cores.py: where, tasks, seconds.
 class Trace {
   public:
     Trace(const char* function, int line, int tasks) : function_(function), line_(line), tasks_(tasks) {}
@@ -42,6 +47,7 @@ struct Trace {
 };
 #endif
 
+// The first exception of a loop's tasks.
 class Failure {
   public:
     template <class Body>
@@ -63,7 +69,7 @@ class Failure {
     std::exception_ptr first_;
 };
 
-// Calls body(task) for each task from 0 to count; a thread that is free takes the next.
+// Calls body(task) for each task in [0, count), one at a time to whichever thread is free: for tasks of unequal length.
 template <class Body>
 static inline void parallel(int count, Body body, const char* where = __builtin_FUNCTION(), int line = __builtin_LINE()) {
     Trace trace(where, line, count);
@@ -73,7 +79,7 @@ static inline void parallel(int count, Body body, const char* where = __builtin_
     failure.pass_on();
 }
 
-// The same where tasks take equally long: each thread has a run of them.
+// The same for tasks of equal length: each thread gets one run of consecutive tasks, without handing out.
 template <class Body>
 static inline void parallel_evenly(int count, Body body, const char* where = __builtin_FUNCTION(), int line = __builtin_LINE()) {
     Trace trace(where, line, count);
@@ -83,18 +89,20 @@ static inline void parallel_evenly(int count, Body body, const char* where = __b
     failure.pass_on();
 }
 
-// Calls body(at, n) for elements [at, at + n) of `count`.
+// Calls body(at, n) for pieces [at, at + n) of `count` elements.
 template <class Body>
 static inline void parallel_pieces(int64_t count, Body body, const char* where = __builtin_FUNCTION(),
                                    int line = __builtin_LINE()) {
-    constexpr int64_t PIECE = 1 << 14;  // elements a thread takes at a time
+    // 64 KiB per array: far more work than starting a task, and a few arrays fit the second cache. 2^12 and 2^16 are as
+    // fast.
+    constexpr int64_t PIECE = 1 << 14;
     parallel_evenly(int((count + PIECE - 1) / PIECE), [&](int p) {
         int64_t at = p * PIECE;
         body(at, count - at < PIECE ? count - at : PIECE);
     }, where, line);
 }
 
-// What `body` returns; a negative number, for Python, if it throws.
+// Returns what `body` returns or, if it throws, the negative status that ops/cpu/interface.py raises an error for.
 template <class Body>
 static inline auto status_of(Body body) noexcept -> decltype(body()) {
     try {

@@ -6,34 +6,50 @@
 
 namespace jl {
 
-// A direction of a frozen matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
+// One direction of a frozen matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
 struct Frozen {
-    const void* weights;  // fp32: W itself; bf16: M as `jl_pack` wrote it
+    const void* weights;  // float32: W itself; bf16: M as `jl_pack` wrote it
     bool bf16;
     bool transposed;  // M is Wᵀ
     int k, n;
 };
 
-void gemm(const Frozen& m, const float* x, float* y, int rows);  // fp32, with all threads
+// y = x · M in float32, with all threads.
+void gemm(const Frozen& m, const float* x, float* y, int rows);
 
-// c (m, n) = alpha · op(a) · op(b) + beta · c by oneDNN, in the calling thread if that is in a parallel region.
+// c (m, n) = alpha · op(a) · op(b) + beta · c by oneDNN; inside a parallel region, in the calling thread.
 void sgemm(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta,
            float* c, int ldc);
 
 // y (rows, n) = x (rows, k) in bf16 · packed weights, in the calling thread.
 void gemm_tile(const void* weights, int k, int n, const bf16* x, float* y, int rows);
 
-// Bytes of M (k, n) in bf16, packed, and packing it: w holds it as (n, k) if it is transposed, else as (k, n).
+// Bytes of M (k, n) packed in bf16, and packing it: w holds it as (n, k) if `transposed`, else as (k, n).
 int64_t packed_size(int k, int n);
 void pack(const float* w, void* packed, int k, int n, bool transposed);
 
-int tile_rows(int rows);
+// oneDNN's bf16 products take rows in multiples of this: the height of AMX's tiles.
+constexpr int BF16_ROW_UNIT = 16;
+
+// Rows per tile of a bf16 product: all steps of a linear layer are done on a tile while its rows are in the cache. 64
+// rows of 768 inputs are 96 KiB in bf16, and as many outputs 192 KiB in float32: together within an L2 of 1 MiB or
+// more, as every processor with bf16 products has. Short streams get tiles of half the height, for twice as many tasks.
+static inline int tile_rows(int rows) {
+    constexpr int TILE_ROWS = 64, SHORT_STREAM = 8 * TILE_ROWS;
+    return rows < SHORT_STREAM ? TILE_ROWS / 2 : TILE_ROWS;
+}
+
+// Rows per tile around a float32 product, which is one call for all rows: chunks start at multiples of this, so that
+// even short streams have a task per thread.
+constexpr int FP32_TILE_ROWS = 16;
 
 // The rows of a stream as `product` cuts them, into `most` chunks at most.
-static inline Chunks chunks_of(int rows, bool bf16, int most = MAX_CHUNKS) { return Chunks(rows, bf16 ? tile_rows(rows) : 16, most); }
+static inline Chunks chunks_of(int rows, bool bf16, int most = MAX_CHUNKS) {
+    return Chunks(rows, bf16 ? tile_rows(rows) : FP32_TILE_ROWS, most);
+}
 
-// y = x M. Around it, for each chunk of rows, before(chunk, r0, r1) and after(chunk, r0, r1) are called by whichever
-// thread has these rows: `after` finds rows of y that were just written.
+// y = x M. Around it, before(chunk, r0, r1) and after(chunk, r0, r1) are called for each chunk of rows by whichever
+// thread has them. In bf16 they are called tile by tile, so that `after` finds its rows of y in the cache.
 template <class Before, class After>
 void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Before before, After after) {
     const int rows = chunks.rows;
@@ -44,11 +60,11 @@ void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Be
         return;
     }
     parallel(chunks.count, [&](int c) {
-        static thread_local Buffer narrow, tail;
+        static thread_local Buffer for_x, for_tail;
         for (int r = chunks.begin(c); r < chunks.end(c); r += chunks.tile) {
-            int count = std::min(chunks.tile, chunks.end(c) - r), whole = round_up(count, 16);
+            int count = std::min(chunks.tile, chunks.end(c) - r), whole = round_up(count, BF16_ROW_UNIT);
             before(c, r, r + count);
-            bf16* xs = narrow.get<bf16>(size_t(chunks.tile) * m.k);
+            bf16* xs = for_x.get<bf16>(size_t(chunks.tile) * m.k);
             const float* from = x + size_t(r) * m.k;
             each(int64_t(count) * m.k, [&](int64_t i, int n) { put(xs + i, get(from + i, n), n); });
             memset(xs + size_t(count) * m.k, 0, size_t(whole - count) * m.k * sizeof(bf16));
@@ -56,7 +72,7 @@ void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Be
             if (whole == count) {
                 gemm_tile(m.weights, m.k, m.n, xs, to, count);
             } else {
-                float* ys = tail.get<float>(size_t(whole) * m.n);
+                float* ys = for_tail.get<float>(size_t(whole) * m.n);
                 gemm_tile(m.weights, m.k, m.n, xs, ys, whole);
                 memcpy(to, ys, size_t(count) * m.n * sizeof(float));
             }

@@ -1,5 +1,5 @@
-// Cutting the rows of a stream into chunks, and scratch memory. Chunks depend on the number of rows alone, and sums over
-// rows are taken chunk by chunk in order, so that a result does not depend on the number of threads.
+// Chunks of rows, and scratch memory. Chunks depend on the number of rows alone, and sums over rows are added chunk by
+// chunk in order: no result depends on the number of threads.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -8,38 +8,42 @@
 
 #include "interface.h"
 
-// What is defined with it has to be as interface.h declares it.
+// Marks a definition of a function that interface.h declares; the compiler checks one against the other.
 #define JL_API extern "C"
 
 namespace jl {
 
+static inline int ceil_div(int n, int d) { return (n + d - 1) / d; }
+static inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Tasks of a loop over chunks: for as many threads, and few enough that handing one out costs nothing beside its work.
 constexpr int MAX_CHUNKS = 128;
 
 struct Chunks {
     int rows, tile, count;
 
-    Chunks(int rows, int tile, int most = MAX_CHUNKS) : rows(rows), tile(tile), count(std::min(most, (rows + tile - 1) / tile)) {}
+    Chunks(int rows, int tile, int most = MAX_CHUNKS) : rows(rows), tile(tile), count(std::min(most, ceil_div(rows, tile))) {}
 
-    // Whole tiles, but for the end of the last chunk.
+    // Chunks are whole tiles, except for the end of the last one.
     int begin(int chunk) const {
-        int64_t tiles = (rows + tile - 1) / tile;
+        int64_t tiles = ceil_div(rows, tile);
         return int(std::min<int64_t>(rows, tiles * chunk / count * tile));
     }
     int end(int chunk) const { return begin(chunk + 1); }
 };
 
-// Memory that grows and is kept.
+// Grow-only scratch buffer, for one loop or, as thread_local, for one thread. `get` keeps nothing of what it held.
 class Buffer {
   public:
     ~Buffer() { free(memory_); }
 
     template <class T>
     T* get(size_t count) {
-        size_t bytes = count * sizeof(T) + 64;
+        const size_t bytes = count * sizeof(T) + SLACK;
         if (bytes > size_) {
             free(memory_);
-            size_ = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-            memory_ = aligned_alloc(4096, size_);
+            size_ = (bytes + bytes / 4 + PAGE - 1) / PAGE * PAGE;  // a quarter more: batches vary in length
+            memory_ = aligned_alloc(PAGE, size_);
             if (!memory_) {
                 size_ = 0;
                 throw std::bad_alloc();
@@ -49,10 +53,11 @@ class Buffer {
     }
 
   private:
+    static constexpr size_t PAGE = 4096;
+    static constexpr size_t SLACK = 64;  // bytes of the widest vector, which may be stored over the end
+
     void* memory_ = nullptr;
     size_t size_ = 0;
 };
-
-static inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace jl

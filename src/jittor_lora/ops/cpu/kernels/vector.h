@@ -1,9 +1,10 @@
-// Vectors of floats as wide as the processor's registers, through the vector extension of GCC and Clang, so that one
-// text serves AVX-512, AVX2 and NEON. Sums over a vector have a fixed order.
+// Vectors of floats as wide as the processor's registers, through the vector extension of GCC and Clang: one source
+// serves AVX-512, AVX2, SSE and NEON. Sums over a vector's lanes have a fixed order.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__AVX__)
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_FMA)
@@ -12,6 +13,7 @@
 
 namespace jl {
 
+// Lanes of a vector.
 #if defined(__AVX512F__)
 constexpr int W = 16;
 #elif defined(__AVX__)
@@ -25,6 +27,30 @@ typedef int32_t ivec __attribute__((vector_size(4 * W)));
 typedef uint32_t uvec __attribute__((vector_size(4 * W)));
 typedef uint16_t half_vec __attribute__((vector_size(2 * W)));
 typedef uint16_t bf16;  // the upper half of a float
+
+// Does the processor multiply pairs of bf16 numbers (VDPBF16PS)? Elsewhere bf16 weights become floats as they are
+// loaded.
+#if defined(__AVX512BF16__)
+constexpr bool BF16_PRODUCTS = true;
+#else
+constexpr bool BF16_PRODUCTS = false;
+#endif
+
+static inline float to_float(float x) { return x; }
+
+static inline float to_float(bf16 x) {
+    uint32_t bits = uint32_t(x) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Rounds to nearest, ties to even: adding 0x7fff, and 1 more if the upper half is odd, carries into it from a tie on.
+static inline bf16 to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
 
 static inline vec load(const float* p) {
     vec v;
@@ -40,7 +66,7 @@ static inline vec load(const bf16* p) {
 
 static inline void store(float* p, vec v) { memcpy(p, &v, sizeof v); }
 
-// Rounds to the nearest, ties to even.
+// Rounds as `to_bf16` does.
 static inline void store(bf16* p, vec v) {
 #if defined(__AVX512BF16__)
     __m256bh h = _mm512_cvtneps_pbh((__m512)v);
@@ -51,7 +77,7 @@ static inline void store(bf16* p, vec v) {
     memcpy(p, &h, sizeof h);
 }
 
-// The first n < W elements, zeros behind them.
+// The first n < W elements; the other lanes are zero.
 template <class T>
 static inline vec load(const T* p, int n) {
     T first[W] = {};
@@ -66,7 +92,7 @@ static inline void store(T* p, vec v, int n) {
     memcpy(p, all, n * sizeof(T));
 }
 
-// Calls body(i, n) for the elements [i, i + n) of [0, count): n is the constant W but for the last call.
+// Calls body(i, n) for elements [i, i + n) of [0, count). n is the constant W, except for a shorter tail.
 template <class Body>
 static inline void each(int64_t count, Body body) {
     int64_t i = 0;
@@ -74,18 +100,27 @@ static inline void each(int64_t count, Body body) {
     if (i < count) body(i, int(count - i));
 }
 
-// Whole vectors are loaded and stored without a copy.
+// `load` and `store` of n <= W elements; whole vectors go without the detour through memory.
 template <class T>
 static inline vec get(const T* p, int n) { return n == W ? load(p) : load(p, n); }
 
 template <class T>
 static inline void put(T* p, vec v, int n) { n == W ? store(p, v) : store(p, v, n); }
 
-// Subtracting 0 is no operation; adding it is one, as it makes 0 of -0.
+// Calls body(n) for n = count, 1 to Most, as a compile-time constant: loops over n rows unroll, and their sums stay in
+// registers.
+template <int Most, class Body>
+static inline void with_constant(int count, Body body) {
+    if constexpr (Most > 1)
+        if (count < Most) return with_constant<Most - 1>(count, body);
+    body(std::integral_constant<int, Most>{});
+}
+
+// x in every lane. The compiler drops the subtraction of 0; an addition would stay, since -0 + 0 is 0.
 static inline vec splat(float x) { return x - vec{}; }
 
-// a · b + c, rounded once where the processor can. Left to itself, GCC does so in some copies of a loop and not in others,
-// and a row's bits would depend on how many rows are taken together.
+// a · b + c, fused (rounded once) where the processor can. Left to itself, GCC fuses in some copies of a loop and not
+// in others, and a row's bits would depend on how many rows are processed together.
 static inline vec multiply_add(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -108,7 +143,7 @@ static inline vec lanes() {
     return v;
 }
 
-// The first `count` lanes of v, `other` in the others.
+// v in the first `count` lanes, `other` in the rest.
 static inline vec first(vec v, int count, float other = 0) { return select(lanes() < (float)count, v, splat(other)); }
 
 static inline vec max(vec a, vec b) { return select(a > b, a, b); }
@@ -130,40 +165,25 @@ static inline float maximum(vec v) {
     return s[0];
 }
 
-// exp(x) within 2 units in the last place; 0 below -87.3, e^88.3 above 88.3, NaN of NaN. Range reduction and polynomial as in
-// Cephes' expf (Moshier).
+// e^x within 2 ulp; 0 below -87.3, e^88.3 above 88.3, NaN for NaN. As in Cephes' expf (Moshier): x = n ln 2 + r with a
+// whole n and |r| <= ln 2 / 2, a polynomial for e^r, and 2^n put into the exponent's bits.
 static inline vec exp(vec x) {
-    ivec tiny = x < -87.3f;
-    x = select(x > 88.3f, splat(88.3f), x);  // NaN stays
-    vec n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // rounds to a whole number
-    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    constexpr float LOWEST = -87.3f, HIGHEST = 88.3f;  // 2^n stays a normal float
+    constexpr float LOG2_E = 1.44269504f;
+    constexpr float LN_2_HIGH = 0.693359375f, LN_2_LOW = 2.12194440e-4f;  // ln 2 = HIGH - LOW; n · HIGH is exact
+    constexpr float TO_WHOLE = 12582912.f;                                // 1.5 · 2^23: adding it leaves no fraction bits
+    ivec tiny = x < LOWEST;
+    x = select(x > HIGHEST, splat(HIGHEST), x);  // NaN stays
+    vec n = (x * LOG2_E + TO_WHOLE) - TO_WHOLE;
+    vec r = (x - n * LN_2_HIGH) + n * LN_2_LOW;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 0.5f;
     p = p * (r * r) + (r + 1.f);
-    vec scale = (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
-    return select(tiny, vec{}, p * scale);
-}
-
-static inline vec sigmoid(vec x) { return 1.f / (1.f + exp(-x)); }
-
-// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))) = x sigmoid(2 √(2/π) (x + 0.044715 x³)) and its derivative.
-constexpr float TWICE_ROOT_2_PI = 1.5957691216057308f;
-
-static inline vec gelu_sigmoid(vec x) {
-    // Beyond ±12 it is 0 or 1 in float; x³ must not overflow.
-    vec y = min(max(x, splat(-12.f)), splat(12.f));
-    return sigmoid(TWICE_ROOT_2_PI * (y + 0.044715f * y * y * y));
-}
-
-static inline vec gelu(vec x) { return x * gelu_sigmoid(x); }
-
-static inline vec gelu_slope(vec x) {
-    vec s = gelu_sigmoid(x);
-    vec y = min(max(x, splat(-12.f)), splat(12.f));
-    return s + y * s * (1.f - s) * (TWICE_ROOT_2_PI * (1.f + 3 * 0.044715f * y * y));
+    vec power = (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+    return select(tiny, vec{}, p * power);
 }
 
 }  // namespace jl
