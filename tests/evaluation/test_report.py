@@ -99,7 +99,8 @@ def test_every_picture_has_words_and_every_field_a_name(page):
 def test_tables_and_sections_are_there(report, page):
     assert [attributes["id"] for attributes, _ in page.all("section")] == [
         "scores", "kinds", "duplicates", "settings", "predictions"]
-    assert "Questions that occur in the training data with the same context: 60." in "".join(text for _, text in page.all("p"))
+    paragraphs = "".join(text for _, text in page.all("p"))
+    assert "Questions that occur in the training data with the same context: 60." in paragraphs
     comparison = json.loads((report.parent / "comparison.json").read_text())
     assert [one["metrics"]["exact_match"] for one in comparison["systems"]] == pytest.approx([10, 50, 50])
     assert len(comparison["duplicates"]["questions"]) == 60

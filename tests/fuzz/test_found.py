@@ -219,7 +219,7 @@ def test_lines_of_a_log_that_took_a_power_of_their_length(tmp_path, line):
     path = tmp_path / "loss.txt"
     path.write_text(f"{line}\n" * 20)
     began = time.process_time()
-    with pytest.raises(UserError, match="none of its 20 lines holds a loss"):
+    with pytest.raises(UserError, match="no loss recognised in any of its 20 lines"):
         read_loss_files(path)
     assert time.process_time() - began < SECONDS
 
@@ -274,7 +274,7 @@ def test_a_zip_whose_directory_lies_before_its_beginning(tmp_path):
     ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}},
      "within repetitions"),
     ({"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9,
-                         "pair": [], "special_tokens": {}}}, "holds the text once"),
+                         "pair": [], "special_tokens": {}}}, "contains the text once"),
     ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "x"}, "added_tokens": []}, "fails at a text"),
 ])
 def test_steps_of_a_tokenizer(tmp_path, changed, told):
