@@ -1,13 +1,12 @@
-"""Which earlier rows each row of a token stream may see.
+"""The attention mask of a token stream: which earlier rows each row sees.
 
-A stream is a flat list of N tokens. A layout cuts it into *groups*; a group is a shared prefix followed by its
-branches. Rows of the prefix are causal among themselves; a row of a branch sees the whole of its prefix and
-the earlier rows (and itself) of its own branch, never another branch, never another group. Plain text is a prefix
-without branches.
+A stream is a flat list of N tokens. A layout divides it into *groups*; a group is a shared prefix followed by its
+branches. Rows of the prefix are causal among themselves; a row of a branch sees its whole prefix and the rows of its
+own branch up to itself, never another branch or group. Plain text is a prefix without branches.
 
-The keys of an attention may come from elsewhere than its queries (a key-value cache), so a layout is kept in its
-general form, as segments: a run of query rows, the span of key rows all of them see (the prefix), and the span of
-key rows they see causally (their own), aligned at the end.
+Keys may come from elsewhere than queries (a KV cache), so a layout is stored in a general form, as segments: a run of
+query rows, the span of key rows that all of them see (the prefix), and the span of key rows that they see causally
+(their own), aligned at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Segments that share keys: query rows [q0, q1), which may be none, see key rows within [k0, k1) only."""
+    """Segments that share keys: query rows [q0, q1), possibly empty, see key rows within [k0, k1) only."""
 
     q0: int
     q1: int
@@ -40,7 +39,7 @@ class Group:
     segments: tuple[Segment, ...]
 
     def mask(self) -> np.ndarray:
-        """(q1 - q0, k1 - k0) bool: may this query row see that key row?"""
+        """(q1 - q0, k1 - k0) bool: whether the query row sees the key row."""
         seen = np.zeros((self.q1 - self.q0, self.k1 - self.k0), bool)
         for s in self.segments:
             rows = slice(s.q0 - self.q0, s.q1 - self.q0)
@@ -63,16 +62,16 @@ class Layout:
 
     @classmethod
     def of_lengths(cls, groups: Sequence[tuple[int, Sequence[int]]]) -> Layout:
-        """The layout of a stream that is its own keys (training, or a prompt read at once).
+        """The layout of a stream whose keys are its own rows (training, or a prompt read at once).
 
         Args:
-            groups: for each group the length of its prefix (0 if none) and the lengths of its branches, in the
-                order of the rows: prefix, first branch, second branch, …
+            groups: (length of the prefix, 0 if none, and lengths of the branches) per group, in row order: prefix,
+                first branch, second branch, …
 
         Raises:
             ValueError: a negative length, or an empty branch.
         """
-        made, row = [], 0
+        layout, row = [], 0
         for prefix, branches in groups:
             if prefix < 0 or any(length < 1 for length in branches):
                 raise ValueError(f"a prefix has 0 or more rows and a branch 1 or more, not {prefix} and {branches}")
@@ -84,34 +83,34 @@ class Layout:
                 segments.append(Segment(row, row + length, start, p1, row, row + length))
                 row += length
             if segments:
-                made.append(Group(start, row, start, row, tuple(segments)))
-        return cls(made)
+                layout.append(Group(start, row, start, row, tuple(segments)))
+        return cls(layout)
 
     @classmethod
     def plain(cls, *lengths: int) -> Layout:
-        """Separate texts of these lengths, one after the other."""
+        """Separate texts of these lengths, one after another."""
         return cls.of_lengths([(length, ()) for length in lengths])
 
     def restricted(self, rows: np.ndarray) -> Layout:
-        """The same keys for these query rows alone, which become rows 0 to len(rows) - 1.
+        """The same keys with only these query rows, which become rows 0 to len(rows) - 1.
 
-        Every group is still there, also one without a row: its keys get a gradient, of zero.
+        All groups are kept, also those left without rows: their keys get a gradient of zero.
 
         Args:
-            rows: ascending, none twice.
+            rows: strictly ascending.
 
         Raises:
-            ValueError: rows that are not ascending, or that this layout does not have.
+            ValueError: rows that are not strictly ascending, or out of range.
         """
         rows = np.asarray(rows, np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= self.rows or (np.diff(rows) < 1).any()):
             raise ValueError(f"rows must be ascending and within 0 to {self.rows - 1}, not {rows.tolist()}")
-        made = []
+        groups = []
         for group in self.groups:
             segments = [part for segment in group.segments for part in _runs(segment, rows)]
             q0, q1 = np.searchsorted(rows, (group.q0, group.q1)).tolist()
-            made.append(Group(q0, q1, group.k0, group.k1, tuple(segments)))
-        return Layout(made)
+            groups.append(Group(q0, q1, group.k0, group.k1, tuple(segments)))
+        return Layout(groups)
 
     def segments(self) -> np.ndarray:
         """(S, 6) int32: q0, q1, p0, p1, k0, k1 of every segment."""
@@ -119,10 +118,10 @@ class Layout:
 
 
 def _runs(segment: Segment, rows: np.ndarray) -> Iterator[Segment]:
-    """The runs of consecutive rows among `rows` (ascending) that are of this segment, renumbered."""
+    """The runs of consecutive `rows` (ascending) within this segment, renumbered."""
     first, end = np.searchsorted(rows, (segment.q0, segment.q1)).tolist()
     for run in np.split(np.arange(first, end), np.flatnonzero(np.diff(rows[first:end]) > 1) + 1):
         if len(run):
-            dropped = segment.q1 - 1 - int(rows[run[-1]])  # its last row sees that many keys less than the segment's
+            dropped = segment.q1 - 1 - int(rows[run[-1]])  # its last row sees that many fewer keys than the segment's
             yield Segment(int(run[0]), int(run[-1]) + 1, segment.p0, segment.p1, segment.k0,
                           max(segment.k1 - dropped, segment.k0))
