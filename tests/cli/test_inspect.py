@@ -37,7 +37,7 @@ def test_a_batch_and_the_counts_are_printed(base, data, capsys):
         "batch 1 of 1",
         ":[[ a]][[<|endoftext|>]]",
         "2 of 2 examples, the longest 5 tokens",
-        "tokens read an example: 4.0 with shared prefixes",
+        "tokens read per example: 4.0 with shared prefixes",
         "scored: 4 completion tokens, 50.0% of separate examples",
         "end of text: scored in every example",
     ):

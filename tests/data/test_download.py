@@ -182,5 +182,5 @@ def test_redirects_are_followed_to_https_only(server, tmp_path):
 
 
 def test_an_address_without_encryption_is_refused(server):
-    with pytest.raises(ValueError, match="begins with https"):
+    with pytest.raises(ValueError, match="starts with https"):
         remote(server, url=server.url.replace("https", "http"))

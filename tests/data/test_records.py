@@ -92,6 +92,11 @@ def test_questions_without_an_id_get_the_number_of_their_line(tmp_path):
     assert load(tmp_path, json.dumps(row)).paragraphs[0].questions[0].id == "1"
 
 
+def test_the_id_of_a_question_may_be_a_number(tmp_path):
+    row = {"id": 7, "context": "a b", "question": "?", "answers": [{"text": "b", "answer_start": 2}]}
+    assert load(tmp_path, json.dumps(row)).paragraphs[0].questions[0].id == "7"
+
+
 @pytest.mark.parametrize("row, message", [
     ({"answers": {"text": ["Rome"], "answer_start": []}}, "line 1.answers: expected lists text and answer_start"),
     ({"answers": {"text": [], "answer_start": []}}, "line 1.answers: expected at least one answer"),

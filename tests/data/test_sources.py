@@ -42,7 +42,7 @@ def test_a_file_takes_precedence_over_a_name(tmp_path, monkeypatch):
         ("sqad-train", "did you mean squad-train?"),
         ("sample_dev", "did you mean sample-dev?"),
         ("{folder}/trian.json", "did you mean {folder}/train.json?"),
-        ("zzz", "no data set of that name. Names: squad-train, "),
+        ("zzz", "no such file or data set. Data sets: squad-train, "),
         ("nowhere/at/all.json", "no such file"),
     ],
 )
@@ -93,6 +93,6 @@ def test_broken_json_lines_are_reported_as_lines(tmp_path, text):
 def test_what_is_not_json_is_neither(tmp_path):
     path = tmp_path / "file"
     path.write_text("name[The Eagle], food[French] The Eagle is French.")
-    with pytest.raises(UserError, match="expected SQuAD v1.1 JSON, JSON Lines.*begins with 'name"):
+    with pytest.raises(UserError, match="expected SQuAD v1.1 JSON, JSON Lines.*starts with 'name"):
         load_data(str(path))
     assert is_squad("{\n", path)

@@ -150,7 +150,7 @@ def test_a_hundred_thousand_offenders_fit_on_a_screen():
         ("[" * 100_000, "nested too deeply"),
         ('{"data":' * 100_000, "nested too deeply"),
         ('{"data": [{"title": [], "paragraphs": []}]}', "title: expected a text"),
-        (json.dumps(squad(paragraph(question(question="half \ud83d a pair")))), "text that UTF-8 can hold"),
+        (json.dumps(squad(paragraph(question(question="half \ud83d a pair")))), "text that is valid UTF-8"),
     ],
 )
 def test_hostile_json_is_one_message(text, words):

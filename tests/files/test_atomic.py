@@ -181,7 +181,7 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
 
 
 def test_a_mount_point_is_refused_at_once():
-    with pytest.raises(UserError, match="/proc: is where a disk is mounted"):
+    with pytest.raises(UserError, match="/proc: is a mount point"):
         with atomic_folder("/proc"):
             pass
 

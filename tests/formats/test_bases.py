@@ -143,7 +143,7 @@ def test_smollm2(world, fetched, tmp_path):
         ({"cached": True, "on_hub": True, "on_index": True}, "", "folder", "local cache of the Hub, because there is"),
         ({"on_hub": True, "on_index": True}, "", "folder", "gpt2 from the Hub, because there is no ./gpt2"),
         ({"on_hub": True, "on_index": True}, "empty", "folder", "from the Hub, because ./gpt2 has no config.json"),
-        ({"on_index": True}, "", "gguf", "there is no ./gpt2 and gpt2 is not to be had from the Hub (no answer within"),
+        ({"on_index": True}, "", "gguf", "there is no ./gpt2 and gpt2 is not available from the Hub (no answer within"),
     ],
 )
 def test_auto(world, fetched, tmp_path, there, gpt2_folder, kind, because):
@@ -213,5 +213,5 @@ def test_gpt2_saved_without_its_tokenizer_is_reported(world, tmp_path):
     make_folder(tmp_path / "gpt2", config, make_tensors(config))
     said = []
     _, tokenizer = load_base(world().resolve("auto"), said.append)
-    assert tokenizer.eos_id == 50256 and len(said) == 1 and "holds no tokenizer" in said[0]
+    assert tokenizer.eos_id == 50256 and len(said) == 1 and "has no tokenizer" in said[0]
     assert json.loads((tmp_path / "gpt2" / "config.json").read_text()) == config

@@ -146,7 +146,7 @@ PLACED = text(b"x") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four float32 at the st
     [
         (b"", "an empty file"),
         (b"GG", "truncated"),
-        (b"PK\3\4" + bytes(40), "does not begin with GGUF"),
+        (b"PK\3\4" + bytes(40), "does not start with GGUF"),
         (header(version=1), "version 2 or 3; found 1"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (header(pairs=HUGE), f"a count of {HUGE}"),
@@ -187,7 +187,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path, config):
     for end in [*range(0, 2000, 97), len(content) // 2, len(content) - 32]:
         path.write_bytes(content[:end])
         message = refused(path)
-        assert end < 4 or "The download may have broken off: fetch the file again." in message
+        assert end < 4 or "The download may be incomplete: fetch the file again." in message
 
 
 @settings(max_examples=60)

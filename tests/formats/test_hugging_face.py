@@ -181,7 +181,7 @@ def test_writing_and_reading_back_keeps_every_byte(tmp_path, config, tensors):
 
 def test_a_folder_with_a_model_is_overwritten_only_on_request(folder, tensors, tmp_path):
     checkpoint = read_checkpoint(folder)
-    with pytest.raises(UserError, match="already holds a model"):
+    with pytest.raises(UserError, match="already contains a model"):
         write_checkpoint(folder, checkpoint)
     parts = ("model-00001-of-00001.safetensors", "model.safetensors.index.json")
     for name in (*parts, "generation_config.json", "kept.txt"):
@@ -192,7 +192,7 @@ def test_a_folder_with_a_model_is_overwritten_only_on_request(folder, tensors, t
 
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="already holds an adapter"):
+    with pytest.raises(UserError, match="already contains an adapter"):
         write_checkpoint(tmp_path / "adapter", checkpoint, overwrite=True)
 
 

@@ -277,9 +277,9 @@ def test_tensor_names_replace_an_expression_that_takes_too_long(tmp_path):
 
 
 @pytest.mark.parametrize("before, inside, after, said", [
-    ("_orig_mod.", "", "", "_orig_mod. (torch.compile)"),
-    ("module.", "", "", "module. (DataParallel or DistributedDataParallel)"),
-    ("", "_orig_mod.", "", "_orig_mod. (torch.compile)"),
+    ("_orig_mod.", "", "", "_orig_mod (torch.compile)"),
+    ("module.", "", "", "module (DataParallel or DistributedDataParallel)"),
+    ("", "_orig_mod.", "", "_orig_mod (torch.compile)"),
     ("", "", ".default", "hold the adapter's own, default"),
     ("module.", "", ".mine", "hold the adapter's own, mine"),
 ])

@@ -24,7 +24,7 @@ def test_a_wrapper_of_the_model_is_dropped_and_reported(tmp_path, config, tensor
     assert found.tensors.keys() == tensors.keys()
     assert all(np.array_equal(found.tensors[name], tensors[name]) for name in tensors)
     (note,) = found.notes
-    assert f"have {wrapper} before them, which is left out" in note
+    assert f"start with {wrapper}, which is removed" in note
 
 
 def test_plain_names_give_no_note(tmp_path, config, tensors):

@@ -115,7 +115,7 @@ def test_the_tokenizer_file_says_which_tokens_surround_a_text(tmp_path):
     ours = read_tokenizer(save(tmp_path, make("llama", "begin and end"), add_bos_token=False, add_eos_token=True))
     assert (ours.opening, ours.ending) == ([1], [2])
     (note,) = ours.notes
-    assert "add_bos_token: false, and tokenizer.json puts bos_token before a text. tokenizer.json holds" in note
+    assert "add_bos_token: false, but tokenizer.json puts bos_token before a text. tokenizer.json applies" in note
     assert read_tokenizer(save(tmp_path, make("llama", "begin"), add_bos_token=True, add_eos_token=False)).notes == []
 
 

@@ -45,7 +45,7 @@ def changed_json(reader: str, name: str, **values: object) -> dict[str, bytes]:
     return {name: json.dumps({**json.loads(SEEDS[reader][name]), **values}).encode()}
 
 
-# --- not an ordinary file --------------------------------------------------------------------------------------------
+# --- files that are not regular --------------------------------------------------------------------------------------
 
 PLACES = [("recipe", "recipe.yaml"), ("predictions", "run/evaluation/adapter/predictions.json"),
           ("metrics", "metrics.json"), ("losses", "train.txt"), ("log", "metrics.jsonl"), ("log", "run.log"),
@@ -191,7 +191,7 @@ def test_patterns_on_long_names(tmp_path):
     patterns = {f".*.*.*.*{i}": 4 for i in range(20)}
     changed = changed_json("adapter", "adapter_config.json", rank_pattern=patterns)
     message = refused("adapter", tmp_path / "case", {**changed, "adapter_model.safetensors": save(arrays)})
-    assert "rank_pattern: expected what takes at most 300 million steps to match, found 54,949 million" in message
+    assert "rank_pattern: expected patterns that take at most 300 million steps to match, found 54,949 million" in message
 
 
 def test_many_names_are_looked_up_fast(tmp_path):
@@ -219,7 +219,7 @@ def test_log_lines_that_took_polynomial_time(tmp_path, line):
     path = tmp_path / "loss.txt"
     path.write_text(f"{line}\n" * 20)
     began = time.process_time()
-    with pytest.raises(UserError, match="none of its 20 lines holds a loss"):
+    with pytest.raises(UserError, match="no loss recognised in any of its 20 lines"):
         read_loss_files(path)
     assert time.process_time() - began < SECONDS
 
@@ -274,7 +274,7 @@ def test_a_zip_whose_directory_lies_before_its_start(tmp_path):
     ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}},
      "within repetitions"),
     ({"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9,
-                         "pair": [], "special_tokens": {}}}, "holds the text once"),
+                         "pair": [], "special_tokens": {}}}, "contains the text once"),
     ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "x"}, "added_tokens": []}, "fails at a text"),
 ])
 def test_steps_of_a_tokenizer(tmp_path, changed, told):

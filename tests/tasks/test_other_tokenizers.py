@@ -94,7 +94,7 @@ def test_special_tokens_in_data(base, tmp_path, capsys, meaning, count):
     data.write_text(json.dumps({"prompt": "[CLS]a[CLS]", "completion": " b"}))
     assert main(["inspect", "--base", str(base[0]), "--data", str(data), "--special-tokens", meaning]) == 0
     out = capsys.readouterr().out
-    assert "1 of 1 examples spell out special tokens (times: [CLS] 2)" in out
+    assert "1 of 1 examples spell out special tokens (counts: [CLS] 2)" in out
     assert ("read as plain text" in out) == (meaning == "text")
     tokenizer = load(str(base[0])).tokenizer
     tokenizer.special_tokens = meaning
@@ -110,7 +110,7 @@ def test_generate_says_what_it_reads_as_text_and_what_it_does_not_apply(base, tm
     arguments = ["generate", "--base", str(copy), "--max-new-tokens", "2", "--precision", "fp32"]
     assert main([*arguments, "--prompt", "<s> the town"]) == 0
     err = capsys.readouterr().err
-    assert "1 of 1 prompts spell out special tokens (times: <s> 1). They are read as plain text" in err
+    assert "1 of 1 prompts spell out special tokens (counts: <s> 1). They are read as plain text" in err
     assert "asks for do_sample True, temperature 0.6, repetition_penalty 1.1, which is not applied" in err
     assert main([*arguments, "--prompt", "<s> the town", "--special-tokens", "token"]) == 0
     assert "They are read as the tokens" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Fetching a file from the web: over HTTPS alone, verified, resumable, whole or not at all."""
+"""Downloads a file: over HTTPS only, verified, resumable, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ HTTPS = "https://"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the web and what it has to be; `size` in bytes.
+    """A file on the web with its expected size in bytes and checksum.
 
     Raises:
-        ValueError: the address is not one of https.
+        ValueError: the URL is not HTTPS.
     """
 
     url: str
@@ -39,21 +39,20 @@ class RemoteFile:
 
     def __post_init__(self):
         if not self.url.startswith(HTTPS):
-            raise ValueError(f"{self.url}: expected an address that begins with {HTTPS}")
+            raise ValueError(f"{self.url}: expected a URL that starts with {HTTPS}")
 
 
 def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
-    """Download `remote` to `path` unless it is there already.
+    """Download `remote` to `path` unless it already exists there.
 
-    What has arrived is kept beside it (`….part`) and gone on from the next time. The file gets its name only once
-    its size and checksum are right. Processes that want the same file wait for each other. Progress is shown on
-    standard error.
+    A partial download is kept beside it (`….part`) and resumed next time. The file gets its name only once its size
+    and checksum are right. Processes that want the same file wait for each other. Progress is shown on standard error.
 
     Args:
-        advice: what to do instead where there is no network; ends the message of an error.
+        advice: what to do without a network; ends error messages.
 
     Raises:
-        UserError: the address cannot be reached, answers with an error, or sends another file; the disk is full.
+        UserError: the server cannot be reached, answers with an error, or sends another file; the disk is full.
     """
     path = Path(path)
     try:
@@ -64,7 +63,7 @@ def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:
             if not _is_whole(path, remote):
                 _complete(path.with_name(path.name + ".part"), path, remote, advice)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or mend the permissions.") \
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or fix the permissions.") \
             from error
     return path
 
@@ -80,7 +79,7 @@ def _complete(part: Path, path: Path, remote: RemoteFile, advice: str) -> None:
     if digest != remote.sha256:
         part.unlink()
         raise UserError(
-            f"{remote.url}: expected a file with sha256 {remote.sha256}, found {digest}. What was downloaded is "
+            f"{remote.url}: expected a file with sha256 {remote.sha256}, found {digest}. The download was "
             f"removed; try again. {advice}"
         )
     os.replace(part, path)
@@ -88,7 +87,7 @@ def _complete(part: Path, path: Path, remote: RemoteFile, advice: str) -> None:
 
 
 def _fill(file: BinaryIO, remote: RemoteFile, name: str, advice: str) -> None:
-    """Append to `file` until it has the size wanted."""
+    """Append to `file` until it has its full size."""
     if file.tell() > remote.size:
         _restart(file)
     with tqdm(total=remote.size, initial=file.tell(), unit="B", unit_scale=True, desc=name, file=sys.stderr) as bar:
@@ -112,15 +111,15 @@ def _fill(file: BinaryIO, remote: RemoteFile, name: str, advice: str) -> None:
 
 
 class _Broken(Exception):
-    """The connection could not be made or broke; worth another try."""
+    """The connection failed or broke; worth a retry."""
 
 
 class _Refused(Exception):
-    """The server has answered, and would answer the same again."""
+    """The server answered, and a retry would get the same answer."""
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but not to where the connection would not be encrypted."""
+    """Follows redirects, but only to HTTPS."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith(HTTPS):
@@ -129,11 +128,11 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
 
 
 def _receive(file: BinaryIO, remote: RemoteFile, bar: tqdm) -> None:
-    """One request, for the bytes that are missing; at most the size wanted is written."""
+    """Request the missing bytes once; writes at most the full size."""
     request = urllib.request.Request(remote.url, headers={"User-Agent": "jittor-lora", "Accept-Encoding": "identity"})
     if file.tell():
         request.add_header("Range", f"bytes={file.tell()}-")
-    # A context of its own: Jittor turns certificate checks off for the whole process.
+    # With its own SSL context, because Jittor turns certificate checks off for the whole process.
     https = urllib.request.HTTPSHandler(context=ssl.create_default_context())
     try:
         response = urllib.request.build_opener(https, _OnlyHttps).open(request, timeout=TIMEOUT)

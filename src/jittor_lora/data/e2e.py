@@ -1,4 +1,4 @@
-"""E2E NLG's lines: a meaning representation, two bars, a reference text (Novikova et al. 2017)."""
+"""The lines of E2E NLG: a meaning representation, two bars, a reference text (Novikova et al. 2017)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ BARS = "||"
 
 
 def is_e2e(text: str) -> bool:
-    """Is the first line one of E2E's, and no JSON?"""
+    """Whether the first line is in E2E's format, and not JSON."""
     line = text.lstrip("\ufeff").lstrip().partition("\n")[0]
     return not line.startswith(("{", "[")) and BARS in line
 
 
 def parse_e2e(text: str, path: str | os.PathLike, purpose: str = "training") -> PromptData:
-    """Prompts "<meaning representation> ||", each with all its references as completions, a space before each.
+    """Prompts "<meaning representation> ||" with all their references as completions, each after a space.
 
-    Equal meaning representations are one prompt; ids are line numbers. Blank lines are skipped.
+    Equal meaning representations are merged into one prompt; ids are line numbers. Blank lines are skipped.
 
     Args:
         purpose: "training" and "evaluation" need a reference in each line, "prompts" does not.
 
     Raises:
-        UserError: with the numbers of all lines that are not as expected, or if there is no line at all.
+        UserError: lines are malformed, with their numbers, or there are none.
     """
     offenders, merged = Offenders(path), {}
     for number, line in enumerate(re.split(r"\r?\n", text.lstrip("\ufeff")), 1):

@@ -1,7 +1,7 @@
-"""The one place where texts become token ids: training, evaluation and generation all come through here.
+"""The one place where texts become token ids, for training, evaluation and generation alike.
 
-A prompt has the ids of its whole text, and so has a prompt with its completion. What several texts share is found in
-the ids: a token may reach across any place at which a text is put together.
+A prompt has the ids of its whole text, and so has a prompt with its completion. Shared prefixes are found by comparing
+ids: a token may span any boundary at which a text is put together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from jittor_lora.data.template import Template
 
 
 class TokenizerLike(Protocol):
-    """What is needed of a tokenizer; see `formats.tokenizer.Tokenizer`. As it stands here: one that puts nothing before
-    a text, `eos_id` after it, and of whose tokens none reaches from one part of a text into the next."""
+    """The interface of a tokenizer; see `formats.tokenizer.Tokenizer`. These defaults suit one that puts nothing before
+    a text, `eos_id` after it, and whose tokens never span two parts of a text."""
 
     eos_id: Optional[int]
     opening: Sequence[int] = ()
@@ -34,9 +34,9 @@ class Example(NamedTuple):
     """A prompt and its completion in token ids.
 
     Attributes:
-        prefix, prompt: what the prompt may share with others, and the rest of it.
-        completion: empty where there is nothing to learn.
-        within_token: does the completion begin within a token of the prompt?
+        prefix, prompt: the part of the prompt that others may share, and the rest.
+        completion: empty if there is nothing to learn.
+        within_token: whether the completion starts within a token of the prompt.
     """
 
     prefix: list[int]
@@ -50,16 +50,16 @@ class Example(NamedTuple):
 
 
 class Encoder:
-    """Encodes what a template makes of a question."""
+    """Encodes questions through a template."""
 
     def __init__(self, tokenizer: TokenizerLike, template: Template | None = None):
         self.tokenizer = tokenizer
         self.template = template or Template()
-        # Questions of one context come one after the other, and their prefix is most of the text.
+        # Questions about one context are consecutive, and their prefix is most of the text.
         self._last_prefix: tuple[str | None, list[int]] = (None, [])
 
     def prompt(self, context: str, question: str) -> tuple[list[int], list[int]]:
-        """Token ids of (what questions about this context may share, the rest of the prompt)."""
+        """Token ids of (the prefix that questions about this context may share, the rest of the prompt)."""
         prefix, branch = self.template.prompt_pieces(context, question)
         if self._last_prefix[0] != prefix:
             self._last_prefix = (prefix, self.tokenizer.begin(prefix))
@@ -75,7 +75,7 @@ class Encoder:
     def example(self, context: str, question: str, answer: str | None) -> Example:
         """A question with its answer, if there is one to learn.
 
-        Where a token reaches from the prompt into the answer, all of it is learnt.
+        A token that spans the prompt and the answer is learnt as a whole.
         """
         prefix, branch = self.prompt(context, question)
         if answer is None:
@@ -91,10 +91,10 @@ class Encoder:
         return ids[:-1], ids[-1:]
 
     def completions(self, prompt: str, ids: list[int], texts: Iterable[str]) -> list[tuple[list[int], list[int]]]:
-        """Of each completion the token ids of (the prompt before it, the completion with its end).
+        """Per completion, the token ids of (the prompt before it, the completion with its end).
 
-        The former are `ids`, those of the prompt, unless a token reaches from it into the completion: that token then
-        belongs to the latter.
+        The former are the prompt's `ids`, unless a token spans the prompt and the completion: that token then belongs
+        to the latter.
         """
         found = []
         for whole in self.tokenizer.extend(prompt, ids, texts):
@@ -103,10 +103,10 @@ class Encoder:
         return found
 
     def answers(self, texts: Sequence[str]) -> list[list[int] | None]:
-        """Token ids of answers in the template, without their end; None where a token reaches into one from before.
+        """Token ids of answers in the template, without end of text; None if a token spans the prompt and the answer.
 
-        What follows a token's end does not depend on what stands before it, so the template's last words do for the
-        prompt, or the end of a question where there are none.
+        Text after a token boundary encodes independently of the text before it, so the template's last words can stand
+        for the prompt, or without any, the end of a question.
         """
         before = self.template.end_of_prompt or "?"
         ids = self.tokenizer.begin(before)
@@ -115,7 +115,7 @@ class Encoder:
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """The number of ids with which both begin."""
+    """The length of the common prefix of two lists of ids."""
     most = min(len(first), len(second))
     if first[:most] == second[:most]:
         return most
@@ -123,6 +123,6 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def shared(prompts: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list[list[int]]]:
-    """(the prefix of all, the rest of each) of prompts as (prefix, rest), whose prefixes begin a common text."""
+    """(the common prefix, the rest of each) of prompts as (prefix, rest), whose prefixes start the same text."""
     cut = min(len(prefix) for prefix, _ in prompts)
     return prompts[0][0][:cut], [prefix[cut:] + rest for prefix, rest in prompts]

@@ -1,4 +1,4 @@
-"""Tokenised examples: a shared prefix and the branches that go on from it, fitted into the model's length."""
+"""Tokenised examples: a shared prefix and the branches that continue it, fitted into the model's context length."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Data = Union[SquadData, PromptData]
 
 @dataclass(frozen=True)
 class Branch:
-    """One example, from the end of its group's prefix on.
+    """One example, without its group's prefix.
 
     Attributes:
         id: the example's name in the data (a SQuAD question id, a line number).
         prompt: token ids between the prefix and the completion.
-        completion: token ids to be learnt, end of text included; empty where there is nothing to learn from.
+        completion: token ids to learn, end of text included; empty if there is nothing to learn.
     """
 
     id: str
@@ -36,7 +36,7 @@ class TokenGroup:
     """Examples whose texts start with the same tokens.
 
     Raises:
-        ValueError: no branch, or a branch without any token before its completion (nothing could predict it).
+        ValueError: no branch, or a branch with no token before its completion to predict it from.
     """
 
     prefix: list[int]
@@ -56,22 +56,22 @@ class TokenGroup:
 
 
 def separate(groups: Iterable[TokenGroup]) -> list[TokenGroup]:
-    """Each example in a group of its own, the prefix copied into its prompt."""
+    """Each example in a separate group, the prefix copied into its prompt."""
     return [TokenGroup([], [Branch(b.id, g.prefix + b.prompt, b.completion)]) for g in groups for b in g.branches]
 
 
 @dataclass
 class LengthReport:
-    """What became of the examples that are longer than the limit.
+    """How examples longer than the limit were handled.
 
     Attributes:
-        limit: tokens an example may have, its completion (or the room reserved for one) included.
-        examples: how many there were.
-        longest: tokens of the longest one, before anything was cut, and its id.
+        limit: the most tokens of an example, including its completion or the space reserved for one.
+        examples: their number.
+        longest: tokens of the longest one before cutting, and its id.
         windowed: ids of those whose context was cut to a window around the answer (training).
-        cut: ids of those whose context was cut from its end (evaluation), or whose plain prompt lost its beginning.
-        dropped: id -> why it was left out.
-        within_token: examples whose completion begins within a token of the prompt.
+        cut: ids of those whose context was cut at its end (evaluation), or whose plain prompt was cut at its start.
+        dropped: id -> reason.
+        within_token: the number of examples whose completion starts within a token of the prompt.
     """
 
     limit: int
@@ -87,7 +87,7 @@ class LengthReport:
         return self.examples - len(self.dropped)
 
     def lines(self) -> list[str]:
-        """Sentences for the screen: one for what is always said, one more for each thing that was changed."""
+        """Sentences for the screen: a summary, and one per kind of change."""
         lines = [
             f"{self.kept:,} of {self.examples:,} examples, the longest {self.longest[0]:,} tokens "
             f"({self.longest[1]}), limit {self.limit:,}"
@@ -97,9 +97,9 @@ class LengthReport:
         if self.cut:
             lines.append(f"{len(self.cut):,} too long: cut to the limit")
         if self.within_token:
-            lines.append(f"{self.within_token:,} completions begin within a token of their prompt, which is learnt "
-                         "with them; a prompt given alone has other tokens. Let the completion begin with the space "
-                         "that the prompt ends in")
+            lines.append(f"{self.within_token:,} completions start within a token of their prompt; that token is "
+                         "learnt with them, but a prompt on its own has other tokens. Move the space at the end of the "
+                         "prompt to the start of the completion")
         reasons = list(self.dropped.values())
         lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]
         return lines
@@ -108,13 +108,13 @@ class LengthReport:
 def training_groups(
     data: Data, tokenizer: TokenizerLike, template: Template, limit: int
 ) -> tuple[list[TokenGroup], LengthReport]:
-    """Examples to learn from: every completion whole and closed by end of text.
+    """Examples to learn from: every completion is complete and closed by end of text.
 
-    A SQuAD question that is too long keeps the part of its context around the answer that fits; a plain prompt
-    keeps its end. What does not fit even so is dropped.
+    A SQuAD question that is too long keeps the part of its context around the answer that fits; a plain prompt keeps
+    its end. Examples that do not fit even so are dropped.
 
     Args:
-        limit: tokens of the longest example allowed, the smaller of the model's positions and the user's setting.
+        limit: the most tokens of an example: the smaller of the model's positions and the user's setting.
 
     Raises:
         UserError: no example is left.
@@ -125,13 +125,13 @@ def training_groups(
 def prompt_groups(
     data: Data, tokenizer: TokenizerLike, template: Template, limit: int
 ) -> tuple[list[TokenGroup], LengthReport]:
-    """Prompts to be continued; completions are empty.
+    """Prompts to continue; completions are empty.
 
-    A SQuAD context that is too long is cut from its end, a plain prompt keeps its end. Rows of JSON Lines with the
-    same prompt are one prompt.
+    A SQuAD context that is too long is cut at its end; a plain prompt keeps its end. JSON Lines rows with the same
+    prompt are one prompt.
 
     Args:
-        limit: tokens of the longest prompt allowed: the model's positions less the tokens to be generated.
+        limit: the most tokens of a prompt: the model's positions minus the tokens to generate.
 
     Raises:
         UserError: no prompt is left.
@@ -141,30 +141,30 @@ def prompt_groups(
 
 def _groups(data: Data, fitting: _Fitting) -> tuple[list[TokenGroup], LengthReport]:
     if isinstance(data, SquadData):
-        made = [group for paragraph in data.paragraphs for group in fitting.paragraph(paragraph)]
+        groups = [group for paragraph in data.paragraphs for group in fitting.paragraph(paragraph)]
     else:
-        made = [group for prompt in data.prompts for group in fitting.prompt(prompt)]
+        groups = [group for prompt in data.prompts for group in fitting.prompt(prompt)]
     report = fitting.report
-    if not made:
+    if not groups:
         raise UserError(
             f"{data.path}: none of its {report.examples:,} examples fits into {report.limit} tokens "
             f"(the longest has {report.longest[0]:,}). Raise the limit or shorten the texts."
         )
-    return made, report
+    return groups, report
 
 
 class _Fitting:
     """Tokenises examples, fits them into the limit and keeps the report.
 
     Args:
-        learning: with completions, windows around answers; else prompts alone, contexts cut from the end.
+        learning: with completions, and windows around answers; otherwise prompts alone, and contexts cut at the end.
     """
 
     def __init__(self, encoder: Encoder, report: LengthReport, learning: bool):
         self.encoder, self.report, self.learning = encoder, report, learning
 
     def paragraph(self, paragraph: Paragraph) -> list[TokenGroup]:
-        """One group, and one more for each other context that questions were cut to."""
+        """One group, plus one per shortened context."""
         found: dict[str, list[tuple[str, Example]]] = {}
         words = None
         for question in paragraph.questions:
@@ -177,20 +177,20 @@ class _Fitting:
                     continue
                 context, example = cut
             self.report.within_token += example.within_token
-            # Whether questions share anything is seen in their tokens; without a common text each is a group.
+            # Without a common text, each question is a group; otherwise their tokens show what they share.
             key = self.encoder.template.prompt_pieces(context, "")[0] or question.id
             found.setdefault(key, []).append((question.id, example))
         return [_group(examples) for examples in found.values()]
 
     def prompt(self, prompt: Prompt) -> list[TokenGroup]:
-        """One group, and one more for each example whose prompt was cut or has other tokens before its completion."""
+        """One group, plus one per example whose prompt was cut or has other tokens before its completion."""
         prefix, last = self.encoder.plain_prompt(prompt.text)
-        asked = prefix + last
+        ids = prefix + last
         if self.learning:
-            made = self.encoder.completions(prompt.text, asked, [c.text for c in prompt.completions])
-            examples = [(c.id, *ids) for c, ids in zip(prompt.completions, made)]
+            pairs = self.encoder.completions(prompt.text, ids, [c.text for c in prompt.completions])
+            examples = [(c.id, *pair) for c, pair in zip(prompt.completions, pairs)]
         else:
-            examples = [(prompt.id, asked, [])]
+            examples = [(prompt.id, ids, [])]
         whole, others = [], []
         opening = list(self.encoder.tokenizer.opening)
         for name, before, completion in examples:
@@ -198,7 +198,7 @@ class _Fitting:
             room = self.report.limit - len(completion)
             if not before:
                 self.report.dropped[name] = "the prompt has no tokens"
-            elif not too_long and before == asked:
+            elif not too_long and before == ids:
                 whole.append(Branch(name, last, completion))
             elif not too_long:
                 others.append(TokenGroup(before[:-1], [Branch(name, before[-1:], completion)]))
@@ -208,7 +208,7 @@ class _Fitting:
                 self.report.cut.append(name)
                 kept = opening + before[len(before) - room + len(opening) :]
                 others.append(TokenGroup(kept[:-1], [Branch(name, kept[-1:], completion)]))
-            self.report.within_token += before != asked
+            self.report.within_token += before != ids
         return ([TokenGroup(prefix, whole)] if whole else []) + others
 
     def _too_long(self, name: str, tokens: int) -> bool:
@@ -222,7 +222,7 @@ class _Fitting:
     def _cut(self, words: Words, question: Question, answer: Answer | None) -> tuple[str, Example] | None:
         """As much of the context as fits, and the example; None if that is too little.
 
-        Words are counted one by one, so a guess may be some tokens too long; it is then shortened.
+        Words are counted one by one, so the first guess may be some tokens too long; it is then shortened.
         """
 
         def span(budget: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""JSON Lines: one object with `prompt` and `completion` per line; also as an array, or over several lines each."""
+"""JSON Lines: one object with `prompt` and `completion` per line; also an array, or objects over several lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jittor_lora.errors import UserError
 
 @dataclass(frozen=True)
 class Completion:
-    """What follows a prompt; `id` is the row's own `id` or its line number."""
+    """The text after a prompt; `id` is the row's `id` or its line number."""
 
     id: str
     text: str
@@ -23,7 +23,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with everything that follows it in the file: branches in training, references in evaluation.
+    """A prompt with all its completions in the file: branches in training, references in evaluation.
 
     `id` is that of its first row.
     """
@@ -35,7 +35,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptData:
-    """The prompts of one file, equal ones merged, in order of first appearance."""
+    """The prompts of one file, equal ones merged, in order of first occurrence."""
 
     path: str
     prompts: tuple[Prompt, ...]
@@ -56,7 +56,7 @@ class PromptData:
         return PromptData(self.path, tuple(prompt for prompt in self.prompts if prompt.id in ids))
 
     def places(self) -> dict[str, tuple[str, ...]]:
-        """Prompt id -> (): prompts are in no article or paragraph."""
+        """Prompt id -> (): prompts belong to no article or paragraph."""
         return {prompt.id: () for prompt in self.prompts}
 
     def references(self) -> dict[str, list[str]]:
@@ -72,13 +72,13 @@ def read_jsonl(path: str | os.PathLike, purpose: str = "training") -> PromptData
         purpose: "training" and "evaluation" need a completion in each row, "prompts" does not.
 
     Raises:
-        UserError: with the numbers of all lines that are not as expected, or if there is no row at all.
+        UserError: lines are malformed, with their numbers, or there are no rows.
     """
     return parse_jsonl(read_text(path), path, purpose)
 
 
 def parse_jsonl(text: str, path: str | os.PathLike, purpose: str = "training") -> PromptData:
-    """`read_jsonl` of a text already read."""
+    """`read_jsonl` for a text that is already read."""
     offenders, optional = Offenders(path), purpose == "prompts"
     merged: dict[str, list[Completion]] = {}
     first_place: dict[str, str] = {}

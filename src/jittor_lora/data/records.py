@@ -1,4 +1,4 @@
-"""The JSON values of a file of records: one per line, one after the other over several lines, or in an array."""
+"""The JSON values of a file of records: one per line, consecutive values over several lines, or an array."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from jittor_lora.data.text_file import Offenders, parse_json
 
 _BLANKS = re.compile(r"\s*")
-_CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and all "
-                  "that comes before it, in the model's chat template, as the prompt (with --special-tokens token).")
-# What people's files hold that is not read, by a key of theirs, and what to do.
+_CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and "
+                  "everything before it, in the model's chat template, as the prompt (with --special-tokens token).")
+# Common formats that are not read, by one of their keys, and what to do.
 _OTHER_FORMS = {
     "messages": _CONVERSATIONS,
     "conversations": _CONVERSATIONS,
     "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
                    "output as the completion.",
-    "text": "These are whole texts: write what is given as the prompt, what is to be learnt as the completion.",
+    "text": "These are whole texts: write the given part as the prompt, the part to learn as the completion.",
 }
 
 
 def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
-    """(place, value) of each record; what is no JSON is noted in `offenders`."""
+    """(place, value) of each record; anything that is not JSON is added to `offenders`."""
     start = text.lstrip()
     line, _, more = start.partition("\n")
     whole_line = _is_json(line)
@@ -35,9 +35,9 @@ def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
             return
         yield from ((f"item {number:,}", value) for number, value in enumerate(values, 1))
     elif start.startswith("{") and not whole_line and first_value(start) is not None:
-        yield from _one_after_the_other(text, offenders)
+        yield from _consecutive(text, offenders)
     else:
-        # Not splitlines: a JSON string may hold U+2028 and its like.
+        # Not splitlines: a JSON string may contain U+2028 and the like.
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
@@ -47,7 +47,7 @@ def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
 
 
 def first_value(text: str, start: int = 0) -> tuple[Any, int] | None:
-    """The JSON value that begins at `start` of a text, and where it ends; None if none begins there."""
+    """The JSON value that starts at `start` of a text, and its end; None if there is none."""
     try:
         return json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
@@ -55,17 +55,17 @@ def first_value(text: str, start: int = 0) -> tuple[Any, int] | None:
 
 
 def number_in(place: str) -> str:
-    """The number in "line 1,234": the id of a record that has none."""
+    """The number in "line 1,234": the id of a record without one."""
     return place.rpartition(" ")[2].replace(",", "")
 
 
 def advice(value: Any, usual: str) -> str:
-    """What to do about records like this, which are not as expected; `usual` if it is of no known form."""
+    """What to do about malformed records like this one; `usual` if its format is unknown."""
     keys = value if isinstance(value, dict) else ()
     return next((text for key, text in _OTHER_FORMS.items() if key in keys), usual)
 
 
-def _one_after_the_other(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
+def _consecutive(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
     line, at = 1, 0
     while True:
         start = _BLANKS.match(text, at).end()

@@ -1,4 +1,4 @@
-"""What a data set looks like to the model: counts, lengths, and a batch with its scored tokens marked."""
+"""Shows a data set as the model sees it: counts, lengths, and a batch with its scored tokens marked."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ QUANTILES = (("shortest", 0.0), ("5 %", 0.05), ("25 %", 0.25), ("median", 0.5), 
 
 
 class DisplayTokenizer(TokenizerLike, Protocol):
-    """A tokenizer that also decodes; bytes that are no whole character become U+FFFD."""
+    """A tokenizer that also decodes; incomplete characters become U+FFFD."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
 class Marks:
-    """How scored tokens are set off: (before, after) one of weight 1, and one of a smaller weight."""
+    """How scored tokens are set off: (before, after) those of weight 1, and those of a smaller weight."""
 
     full: tuple[str, str]
     part: tuple[str, str]
-    faint: tuple[str, str]  # around what is no text of the data
+    faint: tuple[str, str]  # around text that is not from the data
 
 
 BRACKETS = Marks(("[[", "]]"), ("((", "))"), ("", ""))
@@ -37,7 +37,7 @@ COLOURS = Marks(("\x1b[1;30;42m", "\x1b[0m"), ("\x1b[30;43m", "\x1b[0m"), ("\x1b
 
 
 def describe_data(data: Data) -> str:
-    """One sentence on what a file holds."""
+    """One sentence on the content of a file."""
     if isinstance(data, SquadData):
         articles = len({paragraph.title for paragraph in data.paragraphs})
         sizes = (articles, "article"), (len(data.paragraphs), "paragraph"), (len(data), "question")
@@ -49,12 +49,12 @@ def describe_data(data: Data) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its noun: 1 row, 1,024 rows."""
+    """A number with its noun: 1 row, 1,024 rows."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def length_table(groups: Sequence[TokenGroup]) -> list[str]:
-    """Lines of a table: how many tokens prefixes, prompts, completions and whole examples have."""
+    """Lines of a table: lengths in tokens of prefixes, prompts, completions and whole examples."""
     branches = [(len(g.prefix), len(b.prompt), len(b.completion)) for g in groups for b in g.branches]
     prefix, prompt, completion = np.array(branches).T
     parts = (
@@ -72,13 +72,13 @@ def length_table(groups: Sequence[TokenGroup]) -> list[str]:
 
 @dataclass(frozen=True)
 class EpochSize:
-    """What one epoch takes, in rows computed (tokens read) and tokens scored.
+    """The size of one epoch, in rows computed (tokens read) and tokens scored.
 
     Attributes:
-        steps, questions: of the epoch.
-        shared, separate, padded: rows with prefixes shared within each batch, with a copy for each example, and
-            with each batch padded to its longest example as a rectangle.
-        scored: tokens of weight 1, each in one example.
+        steps, questions: their numbers.
+        shared, separate, padded: rows with prefixes shared within each batch, with a copy per example, and with each
+            batch padded to its longest example.
+        scored: tokens of weight 1.
         closed: examples whose last scored token is end of text.
     """
 
@@ -116,7 +116,7 @@ class EpochSize:
             end = "not scored (the tokenizer has none)"
         return [
             f"an epoch: {self.questions:,} examples in {self.steps:,} batches",
-            f"tokens read an example: {a:.1f} with shared prefixes, {b:.1f} as separate examples, {c:.1f} padded",
+            f"tokens read per example: {a:.1f} with shared prefixes, {b:.1f} as separate examples, {c:.1f} padded",
             f"scored: {self.scored:,} completion tokens, {self.scored / self.separate:.1%} of separate examples, "
             f"{self.scored / self.shared:.1%} of the rows computed with shared prefixes",
             f"end of text: {end}",
@@ -126,7 +126,7 @@ class EpochSize:
 def batch_lines(
     batch: Sequence[TokenGroup], tokenizer: DisplayTokenizer, prompt_loss_weight: float, marks: Marks
 ) -> Iterator[str]:
-    """A batch as text, every scored token between marks; what is marked is read off the stream that is trained on."""
+    """A batch as text with every scored token marked; the marks come from the very stream that is trained on."""
     count = sum(len(group.branches) for group in batch)
     stream = build_stream(batch, prompt_loss_weight)
     yield _faint(f"{count} examples, {len(batch)} groups: {len(stream.tokens):,} rows, "
@@ -143,12 +143,12 @@ def batch_lines(
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control characters but line ends and tabs are spelled out."""
+    """Text that is safe for a terminal: control characters except newline and tab are escaped."""
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _weighted(group: TokenGroup, prompt_loss_weight: float) -> tuple[list[int], np.ndarray]:
-    """The tokens of a group's only example, and the weight of each as a label (0 if it is none)."""
+    """The tokens of a group's only example, and the weight of each as a label (0 if it is not one)."""
     stream = build_stream([group], prompt_loss_weight)
     weights = np.zeros(len(stream.tokens) + 1, np.float32)
     weights[stream.label_rows + 1] = stream.label_weights
@@ -160,7 +160,7 @@ def _marked(tokens: list[int], weights: np.ndarray, tokenizer: DisplayTokenizer,
     for end in range(1, len(tokens) + 1):
         piece = tokenizer.decode(tokens[start:end])
         same = end < len(tokens) and weights[end] == weights[start]
-        # Unscored tokens are shown as one run; scored ones singly, unless several make up one character.
+        # Unscored tokens are shown as one run, scored ones singly unless several make up one character.
         if same and (not weights[start] or piece.endswith("\ufffd")):
             continue
         before, after = marks.full if weights[start] == 1 else marks.part if weights[start] else ("", "")

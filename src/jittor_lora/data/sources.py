@@ -1,4 +1,4 @@
-"""What `--data` may name: a file, the official SQuAD files, or what is shipped."""
+"""Resolves `--data`: a file, the official SQuAD files, or a shipped sample."""
 
 from __future__ import annotations
 
@@ -35,22 +35,21 @@ SHIPPED = {
     "e2e-train": SAMPLE / "e2e-train-part.txt",
     "e2e-dev": SAMPLE / "e2e-dev-part.txt",
 }
-SPLITS = ("train", "dev")
 SETS = ("squad", "sample", "e2e")
 NAMES = (*OFFICIAL, *SHIPPED, *SETS)
 
 
 def default_cache() -> Path:
-    """Where official files are kept."""
+    """The cache of the official files."""
     return Path.home() / ".cache" / "jittor-lora" / "data"
 
 
 def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> Path:
-    """The file that a name stands for; an official file is downloaded at first.
+    """The file that a name stands for; an official file is downloaded on first use.
 
     Args:
-        name: a path, which goes first, or one of `NAMES`; `squad`, `sample` and `e2e` are the part that `split` tells.
-        split: "train" or "dev", what the data are for.
+        name: a path, which takes precedence, or one of `NAMES`; `split` selects the part of `squad`, `sample`, `e2e`.
+        split: "train" or "dev".
         cache: folder of the official files; by default `default_cache()`.
 
     Raises:
@@ -71,18 +70,18 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
         )
     if path.is_dir():
         raise UserError(f"{name}: a folder, expected a file. Name the data file itself.")
-    raise UserError(f"{name}: no such file, and no data set of that name{_nearest(path)} Names: {', '.join(NAMES)}.")
+    raise UserError(f"{name}: no such file or data set{_nearest(path)} Data sets: {', '.join(NAMES)}.")
 
 
 def load_data(name: str, split: str = "train", purpose: str = "training", cache: Path | None = None) -> Data:
-    """Read what a name stands for, as SQuAD JSON, JSON Lines or E2E's lines by its content.
+    """Read the data that a name stands for: SQuAD JSON, JSON Lines or E2E's lines, told apart by content.
 
     Args:
         name, split, cache: see `resolve_data`.
         purpose: "training", "evaluation" or "prompts"; see `read_squad`.
 
     Raises:
-        UserError: no such data, or something is wrong in the file.
+        UserError: no such data, or the file is malformed.
     """
     path = resolve_data(name, split, cache)
     text = read_text(path)
@@ -95,20 +94,18 @@ def load_data(name: str, split: str = "train", purpose: str = "training", cache:
 
 
 def is_squad(text: str, path: str | os.PathLike) -> bool:
-    """SQuAD JSON (True) or records (False)?
-
-    Records are what does not begin with an object that has "data".
+    """Whether a text is SQuAD JSON, which starts with an object that has "data"; otherwise it is records.
 
     Raises:
-        UserError: neither, as it does not begin like JSON.
+        UserError: neither, because it does not start like JSON.
     """
     start = text.lstrip()
     if not start.startswith(("{", "[")):
         raise UserError(
             f"{path}: expected SQuAD v1.1 JSON, JSON Lines with prompt and completion, or E2E's lines with ||, found "
-            f"text that begins with {start[:40]!r}."
+            f"text that starts with {start[:40]!r}."
         )
-    # The usual cases, without parsing a large file twice.
+    # The usual cases are decided without parsing a large file twice.
     if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):
         return True
     if re.match(r'\[|\{\s*"(prompt|completion|id)"', start):

@@ -1,4 +1,4 @@
-"""Special tokens that texts spell out, such as <|im_start|>, and how they will be read."""
+"""Reports special tokens that texts spell out, such as <|im_start|>, and how they will be read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SHOWN = 5
 
 def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str], meaning: str,
                         noun: str = "examples") -> list[str]:
-    """Lines about the special tokens that examples spell out; none if none does.
+    """Lines about the special tokens that examples spell out; no line if there are none.
 
     Args:
-        examples: the texts of each.
+        examples: the texts of each example.
         special: spellings of the special tokens.
-        meaning: "text" or "token", how they are read.
-        noun: what the examples are called.
+        meaning: "text" or "token": how they are read.
+        noun: the word for examples.
     """
     if not special:
         return []
@@ -38,8 +38,8 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     read = ("They are read as the tokens (special_tokens: token)." if meaning == "token" else
             "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
-            "If you mean the tokens themselves, give --special-tokens token.")
-    return [f"{spelling:,} of {total:,} {noun} spell out special tokens (times: {shown}{more}). {read}"]
+            "If you mean the tokens themselves, pass --special-tokens token.")
+    return [f"{spelling:,} of {total:,} {noun} spell out special tokens (counts: {shown}{more}). {read}"]
 
 
 def texts_of(data: Data) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""SQuAD v1.1's JSON layout: articles of paragraphs of questions (Rajpurkar et al. 2016, arXiv:1606.05250)."""
+"""The JSON format of SQuAD v1.1: articles, paragraphs, questions (Rajpurkar et al. 2016, arXiv:1606.05250)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PURPOSES = ("training", "evaluation", "prompts")
 
 @dataclass(frozen=True)
 class Answer:
-    """A reference answer; `start` counts characters (code points) from the beginning of the context, -1 if unknown."""
+    """A reference answer; `start` is its offset in the context in characters (code points), -1 if unknown."""
 
     text: str
     start: int
@@ -32,10 +32,10 @@ class Question:
     answers: tuple[Answer, ...]
 
     def training_answer(self) -> Answer:
-        """The reference that is trained on: the most frequent text, the first of equals.
+        """The reference used for training: the most frequent text, the first of equals.
 
-        The official training file has one answer a question; the development file has several, of which annotators
-        agreed most on the most frequent.
+        The official training file has one answer per question; the development file has several, from different
+        annotators.
         """
         counts = Counter(answer.text for answer in self.answers)
         return max(self.answers, key=lambda answer: counts[answer.text])
@@ -53,9 +53,10 @@ class SquadData:
     """The paragraphs of one file that have questions.
 
     Attributes:
-        path: where they come from.
+        path: the file.
         paragraphs: in the order of the file.
-        moved_answers: answers not found at their `answer_start` and taken from the nearest place they occur at.
+        moved_answers: the number of answers not found at their `answer_start` but elsewhere; the nearest occurrence
+            is used.
     """
 
     path: str
@@ -86,7 +87,7 @@ class SquadData:
         return SquadData(self.path, tuple(p for p in kept if p.questions), self.moved_answers)
 
     def places(self) -> dict[str, tuple[str, ...]]:
-        """Question id -> its article and its paragraph, within which questions are alike."""
+        """Question id -> its article and paragraph, within which scores are correlated."""
         return {q.id: (p.title, p.context) for p in self.paragraphs for q in p.questions}
 
     def references(self) -> dict[str, list[str]]:
@@ -99,17 +100,17 @@ def read_squad(path: str | os.PathLike, purpose: str = "training") -> SquadData:
 
     Args:
         path: the JSON file.
-        purpose: "training" (each answer must occur in its context), "evaluation" (answers are only compared with) or
-            "prompts" (questions may have no answers).
+        purpose: "training" (each answer must occur in its context), "evaluation" (answers are only for comparison) or
+            "prompts" (questions need no answers).
 
     Raises:
-        UserError: with all places that are not as expected, or if there is no question at all.
+        UserError: the file is malformed, with all places listed, or has no questions.
     """
     return parse_squad(read_text(path), path, purpose)
 
 
 def parse_squad(text: str, path: str | os.PathLike, purpose: str = "training") -> SquadData:
-    """`read_squad` of a text already read."""
+    """`read_squad` for a text that is already read."""
     if purpose not in PURPOSES:
         raise ValueError(f"purpose is one of {PURPOSES}, not {purpose!r}")
     try:
@@ -121,13 +122,13 @@ def parse_squad(text: str, path: str | os.PathLike, purpose: str = "training") -
 
 
 def is_flat(first: Any) -> bool:
-    """Is this first record of a file a question of SQuAD with its context?"""
+    """Whether the first record of a file is a SQuAD question with its context."""
     return isinstance(first, dict) and {"context", "question"} <= first.keys() and "prompt" not in first
 
 
 def parse_flat(text: str, path: str | os.PathLike, purpose: str = "training") -> SquadData:
-    """SQuAD as records of a question each, as the library datasets writes it: `context`, `question`, `answers` with the
-    lists `text` and `answer_start`, and `id` and `title` if there are any. Questions of a context are one paragraph.
+    """SQuAD as one record per question, as the library datasets writes it: `context`, `question`, `answers` with the
+    lists `text` and `answer_start`, optionally `id` and `title`. Questions about one context form a paragraph.
 
     Raises:
         UserError: as `read_squad`.
@@ -142,7 +143,7 @@ def _composed(text: str) -> str:
 
 
 class _Reader:
-    """Checks as it reads; what it yields is whole only if there were no offenders."""
+    """Checks while reading; its results are complete only if there were no offenders."""
 
     def __init__(self, path: str | os.PathLike, purpose: str):
         self.offenders = Offenders(path)
@@ -152,14 +153,14 @@ class _Reader:
         self.first_seen: dict[str, str] = {}
 
     def read(self, paragraphs: tuple[Paragraph, ...]) -> SquadData:
-        """What was read.
+        """The data, if there were no offenders.
 
         Raises:
-            UserError: there were offenders, or no question at all.
+            UserError: there were offenders, or no questions.
         """
         self.offenders.check(
             "SQuAD 2.0's questions without an answer are not supported: use the v1.1 file, or leave out every question "
-            "with is_impossible." if self.impossible else "Mend these places, or use the file as published."
+            "with is_impossible." if self.impossible else "Fix these places, or use the file as published."
         )
         if not paragraphs:
             raise UserError(f"{self.offenders.path}: no questions in it.")
@@ -180,7 +181,7 @@ class _Reader:
                 yield Paragraph(title, context, questions)
 
     def flat(self, rows: Iterable[tuple[str, Any]]) -> Iterator[Paragraph]:
-        """The paragraphs of rows with a question each, as the library datasets writes them."""
+        """The paragraphs of records with one question each, as the library datasets writes them."""
         found: dict[tuple[str, str], list[Question]] = {}
         for place, row in rows:
             if not isinstance(row, dict):
@@ -189,6 +190,8 @@ class _Reader:
             title = row.get("title", "")
             context = self._text(row, "context", place)
             entry = {"id": number_in(place), **row, "answers": self._listed(row, place)}
+            if type(entry["id"]) is int:
+                entry["id"] = str(entry["id"])
             question = self._question(entry, context, place)
             if question is not None:
                 found.setdefault((title if is_text(title) else "", context), []).append(question)
@@ -196,7 +199,7 @@ class _Reader:
             yield Paragraph(title, context, tuple(questions))
 
     def _listed(self, row: dict, place: str) -> Any:
-        """Answers one by one, of which datasets makes a list of texts and one of places."""
+        """A list of answers, which datasets stores as one list of texts and one of offsets."""
         answers = row.get("answers", MISSING)
         if not isinstance(answers, dict):
             return answers
@@ -243,7 +246,7 @@ class _Reader:
             yield Answer(text, found)
 
     def _objects(self, holder: dict, key: str, where: str) -> Iterator[tuple[str, dict]]:
-        """The objects in the list `holder[key]`, each with its path in the file."""
+        """The objects in the list `holder[key]`, with their paths in the file."""
         path = f"{where}.{key}" if where else key
         values = holder.get(key, MISSING)
         if not isinstance(values, list):
@@ -259,13 +262,13 @@ class _Reader:
         value = holder.get(key, MISSING)
         if is_text(value) and value:
             return value
-        expected = "text that UTF-8 can hold" if isinstance(value, str) and value else "a text that is not empty"
+        expected = "text that is valid UTF-8" if isinstance(value, str) and value else "a text that is not empty"
         self.offenders.add(f"{where}.{key}", expected, value)
         return ""
 
 
 def _nearest(context: str, text: str, start: int) -> int:
-    """Where `text` occurs in `context` nearest to `start`, the earlier of equals; -1 if nowhere."""
+    """The occurrence of `text` in `context` nearest to `start`, the earlier of two at one distance; -1 if none."""
     if context.startswith(text, start):
         return start
     before = context.rfind(text, 0, min(start, len(context)) + len(text))

@@ -1,13 +1,13 @@
-"""How a context, a question and an answer become a text, and where that text is cut.
+"""Turns a context, a question and an answer into a text, and divides it into pieces.
 
 A text has three pieces: a prefix that the questions of one context share, the rest of the prompt, and the completion.
 The default template becomes
 
     Context: <context>\\nQuestion: | <question>\\nAnswer: | <answer>
 
-with the space at the beginning of the piece that follows it. There no word of GPT-2's tokenizer reaches from one piece
-into the next, so the pieces may be encoded one by one (`formats/tokenizer_steps.py`); for other tokenizers the ids of
-whole texts are compared (`data/encoding.py`).
+with each space at the start of the following piece. No word of GPT-2's tokenizer spans two such pieces, so they may be
+encoded one by one (`formats/tokenizer_steps.py`); for other tokenizers the ids of whole texts are compared
+(`data/encoding.py`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FIELDS = ("context", "question", "answer")
 class Template:
     """A prompt with the fields `{context}` and `{question}`; the answer follows it after a space.
 
-    `{answer}` may be written at the end to have it follow otherwise. Braces are written doubled. With the context
-    before the question, the questions of one context share the text up to the question; the other way round works
-    too, but shares nothing.
+    `{answer}` at the end replaces that space by the text before it. Literal braces are doubled. With the context before
+    the question, the questions of one context share the text up to the question; the other order works too, but shares
+    nothing.
 
     Raises:
-        UserError: a field is missing, unknown, there twice or formatted, or something follows the answer.
+        UserError: a field is missing, unknown, repeated or formatted, or something follows the answer.
     """
 
     text: str = DEFAULT_TEMPLATE
@@ -40,11 +40,11 @@ class Template:
 
     @property
     def shares_context(self) -> bool:
-        """Do questions of one context share a prefix?"""
+        """Whether questions of one context share a prefix."""
         return self._literals()[1][0] == "context"
 
     def prompt_pieces(self, context: str, question: str) -> tuple[str, str]:
-        """(prefix, branch): their concatenation is the prompt, which ends without whitespace of the template."""
+        """(prefix, branch): their concatenation is the prompt, without the template's trailing whitespace."""
         (first, between, before_answer), (name, _) = self._literals()
         end = before_answer.rstrip()
         if name == "question":
@@ -58,7 +58,7 @@ class Template:
         return self._literals()[0][2].rstrip()
 
     def completion_text(self, answer: str) -> str:
-        """What follows the prompt, without end of text; whitespace around the answer is dropped."""
+        """The text after the prompt, without end of text; whitespace around the answer is stripped."""
         before_answer = self._literals()[0][2]
         return before_answer[len(before_answer.rstrip()) :] + answer.strip()
 
@@ -67,7 +67,7 @@ class Template:
         return "".join((*self.prompt_pieces(context, question), self.completion_text(answer)))
 
     def _literals(self) -> tuple[tuple[str, str, str], tuple[str, str]]:
-        """The texts before the first and the second field and before the answer; names of the first two fields."""
+        """The texts before the two fields and before the answer; the names of the two fields."""
         literals, names, problems = [], [], []
         literal = ""
         try:
@@ -85,7 +85,7 @@ class Template:
                 names.append(name)
                 literal = ""
         except ValueError as error:
-            problems.append(f"{error}; write {{{{ and }}}} for braces that stand for themselves")
+            problems.append(f"{error}; write {{{{ and }}}} for literal braces")
         if "answer" not in names and not problems:
             literals.append(literal if literal.endswith(tuple(string.whitespace)) else literal + " ")
             names.append("answer")
@@ -103,9 +103,9 @@ class Template:
 def _border(between: str) -> int:
     """Where to cut the text between context and question.
 
-    The later the more is shared: before the last space that follows a non-space. Without such a place, before the
-    last of its leading spaces, because the context may itself end in spaces, and GPT-2 makes all spaces but the last
-    one word.
+    As late as possible, to share more: before the last space that follows a non-space. Without one, before the last of
+    the leading spaces, because the context may itself end in spaces, and GPT-2 joins all spaces but the last into one
+    word.
     """
     for i in range(len(between) - 1, 0, -1):
         if between[i].isspace() and not between[i - 1].isspace():

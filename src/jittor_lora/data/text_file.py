@@ -1,4 +1,4 @@
-"""Reading text and JSON from untrusted files, and gathering everything that is wrong with them."""
+"""Reads text and JSON from untrusted files, and collects all their errors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SHOWN = 12
 
 
 class Offenders:
-    """What is wrong with one file: every offender is counted, the first `SHOWN` are printed."""
+    """The errors in one file: all are counted, the first `SHOWN` are printed."""
 
     def __init__(self, path: str | os.PathLike):
         self.path, self.count, self._lines = path, 0, []
 
     def add(self, where: str, expected: str, found: Any) -> None:
-        """Note that at `where` something else than `expected` was found; `found` is shown shortened."""
+        """Add that at `where` something other than `expected` was found; `found` is shown shortened."""
         self.count += 1
         if self.count <= SHOWN:
             self._lines.append(f"  {where}: expected {expected}, found {shown(found)}")
 
     def check(self, advice: str) -> None:
-        """Raise if there was any.
+        """Raise if there were any.
 
         Raises:
             UserError: with the file, the number of offenders, the first of them, and `advice`.
@@ -39,7 +39,7 @@ class Offenders:
 
 
 def shown(value: Any) -> str:
-    """A value as a short phrase for a message; containers by their size alone."""
+    """A value as a short phrase for a message; containers by their keys or size only."""
     if value is MISSING:
         return "nothing"
     if isinstance(value, dict):
@@ -54,14 +54,14 @@ def shown(value: Any) -> str:
 
 
 class _Missing:
-    """The type of `MISSING`, which stands for a key that is not there."""
+    """The type of `MISSING`, which stands for an absent key."""
 
 
 MISSING = _Missing()
 
 
 def is_text(value: Any) -> bool:
-    """A string that UTF-8 can hold (JSON's escapes can spell half a surrogate pair, which it cannot)."""
+    """Whether it is a string that UTF-8 can encode, which half a surrogate pair from a JSON escape is not."""
     if not isinstance(value, str):
         return False
     try:
@@ -72,7 +72,7 @@ def is_text(value: Any) -> bool:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A file's text; a UTF-8 byte order mark is dropped.
+    """The text of a file, without a UTF-8 byte order mark.
 
     Raises:
         UserError: no such file, not a file, not readable, empty, or not UTF-8.
@@ -93,12 +93,12 @@ def read_text(path: str | os.PathLike) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}: expected UTF-8, found byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}). "
-            "Save it as UTF-8; a .gz or .zip file has to be unpacked first."
+            "Save it as UTF-8; unpack a .gz or .zip file first."
         ) from error
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, stricter than `json.loads`: no NaN, no key twice in an object, no endless number.
+    """The value of a JSON text, stricter than `json.loads`: no NaN, no duplicate keys, no numbers of excessive length.
 
     Raises:
         ValueError: with a message for the user (`str(error)`), without the file's name.

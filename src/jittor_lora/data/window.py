@@ -1,4 +1,4 @@
-"""Cutting a context that is too long, at words."""
+"""Cuts a context that is too long, at word boundaries."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from itertools import accumulate
 
 from jittor_lora.data.encoding import TokenizerLike
 
-# Words with the space before them, and parts of what is too long for a word (scripts without spaces).
+# Words with the space before them, or pieces of long runs without spaces (scripts such as Chinese).
 WORD = re.compile(r"\s*\S{1,16}|\s+")
 
 
 class Words:
-    """The words of a context with the tokens each takes.
+    """The words of a context with their numbers of tokens.
 
-    Encoded one by one, after a letter, words take about as many tokens as in their text; whoever needs the exact number
-    encodes the text that was cut out.
+    Encoded one by one after a letter, words have about as many tokens as within the text; callers that need the exact
+    number encode the resulting text.
     """
 
     def __init__(self, context: str, tokenizer: TokenizerLike):
@@ -29,10 +29,10 @@ class Words:
         self.costs = [0, *accumulate(counts)]  # tokens of the first i words
 
     def around(self, start: int, end: int, budget: int) -> tuple[int, int]:
-        """The longest span of about `budget` tokens, the characters [start, end) in its middle.
+        """The longest span of about `budget` tokens, centred on the characters [start, end).
 
-        At an edge of the context it reaches further to the other side. The words that hold [start, end) are in it
-        even above the budget. Whitespace at its ends is left out, but not of [start, end).
+        At an edge of the context it extends further to the other side. It includes the words of [start, end) even if
+        they exceed the budget. Whitespace at its ends is left out, but not that of [start, end).
         """
         first = bisect_right(self.bounds, start) - 1
         last = max(bisect_left(self.bounds, end), first + 1)
@@ -44,7 +44,7 @@ class Words:
         return self._trimmed(self.bounds[begin], self.bounds[stop], start, end)
 
     def head(self, budget: int) -> tuple[int, int]:
-        """The longest span of about `budget` tokens from the beginning; nothing of it at 0 or less."""
+        """The longest span of about `budget` tokens from the start; empty at 0 or less."""
         stop = bisect_right(self.costs, max(budget, 0)) - 1
         return self._trimmed(0, self.bounds[stop], 0, 0)
 

@@ -1,4 +1,4 @@
-"""Atomic writes: a reader finds either the old file or the new one, whole, also after a power cut."""
+"""Atomic writes: a reader finds either the old file or the complete new one, even after a power cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any, Iterator
 
 from jittor_lora.errors import UserError
 
-# What a process that was killed leaves of `atomic_write` and `written_together`.
+# What `atomic_write` and `written_together` leave when their process is killed.
 _LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp")
 
 
@@ -23,11 +23,11 @@ _LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp")
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it over `path` when the block ends without an exception.
 
-    The file is flushed to the disk before the rename, and the folder after it. Missing parent folders are made and
-    flushed too. Text is UTF-8 with `\\n` line ends.
+    The file is flushed to disk before the rename, and the folder after it. Missing parent folders are created and
+    flushed too. Text is UTF-8 with `\\n` line endings.
 
     Raises:
-        UserError: the folder cannot be made or written, or the disk is full; `path` is then untouched.
+        UserError: the folder cannot be created or written, or the disk is full; `path` is then untouched.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
@@ -53,10 +53,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def written_together(folder: str | os.PathLike, last: str) -> Iterator[Path]:
-    """A folder for files that belong together; they get their names in `folder` when the block ends, `last` the last.
+    """A staging folder for files that belong together; when the block ends they move to `folder`, `last` last.
 
-    Whoever finds `last` finds the others as they were written with it: an old one that differs goes away before any
-    name changes. Files of other names in `folder` stay.
+    A reader that finds `last` finds the others as written with it: an old `last` that differs is removed before
+    anything else changes. Other files in `folder` stay.
 
     Args:
         last: name of the file by which the others are found; it must be written.
@@ -86,16 +86,16 @@ def written_together(folder: str | os.PathLike, last: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder beside `folder`, which must be new or empty, to write to; it gets that name when the block ends.
+    """A staging folder beside `folder`, which must be new or empty; it is renamed to `folder` when the block ends.
 
-    What a process that was killed has left of it (`.….unfinished`) is removed first.
+    What a killed process left of it (`.….unfinished`) is removed first.
 
     Raises:
         UserError: another process is writing this folder, or it cannot be written, or the disk is full.
     """
     named, folder = folder, Path(os.path.realpath(folder))
     if os.path.ismount(folder):
-        raise UserError(f"{named}: is where a disk is mounted, and can get no files all at once. Name a folder in it.")
+        raise UserError(f"{named}: is a mount point, which cannot be replaced atomically. Name a folder in it.")
     stage = folder.with_name(f".{folder.name}.unfinished")
     try:
         make_folder(folder.parent)
@@ -105,11 +105,11 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise UserError(f"{named}: another process is writing it. Wait for its end, or name another folder."
+            raise UserError(f"{named}: another process is writing it. Wait for it to end, or name another folder."
                             ) from None
         try:
-            for left in stage.iterdir():
-                _remove(left)
+            for leftover in stage.iterdir():
+                _remove(leftover)
             with _errors_name(named, stage):
                 yield stage
             sync(stage)
@@ -125,7 +125,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove what writers that were killed have left in these folders, which nobody else writes to meanwhile.
+    """Remove what killed writers left in these folders, which no other process may be writing to.
 
     Raises:
         UserError: something cannot be removed.
@@ -141,18 +141,18 @@ def remove_leftovers(*folders: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it that are missing, so that a power cut does not take them away again."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Create `folder` and its missing parents, durably: they survive a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for path in made:
+    for path in missing:
         sync(path.parent)
 
 
 def make_writable(folder: str | os.PathLike) -> None:
-    """Make `folder` if it is missing and see whether it can be written, before long work whose result goes there.
+    """Create `folder` if it is missing and check that it is writable, before long work whose result goes there.
 
     Raises:
-        UserError: it cannot be made or written.
+        UserError: it cannot be created or written.
     """
     try:
         make_folder(Path(folder))
@@ -179,7 +179,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Force what is in a file, or the names in a folder, onto the disk."""
+    """Force the content of a file, or the names in a folder, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -189,7 +189,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _errors_name(folder: str | os.PathLike, stage: Path) -> Iterator[None]:
-    """Errors name the place that a file was to come to, not that where it is prepared."""
+    """Makes errors name the final folder instead of the staging folder."""
     try:
         yield
     except UserError as error:
@@ -202,7 +202,7 @@ def _remove(path: Path) -> None:
 
 def _not_writable(path: str | os.PathLike, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}). "
-                     "Free space on the disk or name a folder that can be written.")
+                     "Free space on the disk or name a writable folder.")
 
 
 def _umask() -> int:

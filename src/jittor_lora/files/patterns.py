@@ -1,6 +1,6 @@
-"""Regular expressions that come from files: refused where matching could take for ever.
+"""Refuses regular expressions from untrusted files whose matching could take forever.
 
-Python's matching goes back and tries again, which takes years for some expressions.
+Python's matcher backtracks, which takes years for some expressions.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ except ImportError:  # before Python 3.11
     import sre_parse
 
 LONGEST = 1 << 14  # characters
-MOST_REPEATS = 4  # "*", "+" or "{m,n}", one after the other
+MOST_REPEATS = 4  # "*", "+" or "{m,n}" in sequence
 MOST_CHOICES = 10_000  # ways through its "|" and "?"
-MOST_STEPS = 300_000_000  # some seconds
+MOST_STEPS = 300_000_000  # a few seconds
 _LITERAL = re.compile(r"[\w.-]*", re.ASCII)
 
 
 class _Effort(NamedTuple):
-    """What matching an expression may take.
+    """The cost of matching an expression.
 
     Attributes:
-        repeats: repetitions that follow each other.
-        choices: ways through alternatives and options.
-        nested: is a choice or repetition within a repetition?
+        repeats: repetitions in sequence.
+        choices: paths through alternatives and options.
+        nested: whether a choice or repetition is within a repetition.
     """
 
     repeats: int = 0
@@ -36,9 +36,9 @@ class _Effort(NamedTuple):
 
 
 def wrong_pattern(pattern: Any) -> str | None:
-    """Why this may not be used as a regular expression on the names of modules; None if it may.
+    """Why this is refused as a regular expression on module names; None if it is accepted.
 
-    Refused are a repetition or a choice within a repetition, and more than a few of them.
+    A repetition or choice within a repetition is refused, and more than a few of them.
     """
     if not isinstance(pattern, str) or len(pattern) > LONGEST:
         return "expected a regular expression"
@@ -59,12 +59,12 @@ def wrong_pattern(pattern: Any) -> str | None:
 
 
 def wrong_amount(patterns: Iterable[str], names: Sequence[str], at_parts: bool) -> str | None:
-    """Why these patterns, each of them right, may not be matched with all these names; None if they may.
+    """Why these patterns, each accepted, may not be matched against all these names; None if they may.
 
-    A pattern of k repetitions takes at most C(n + k, k) steps on a text of n characters, each way through its choices.
+    A pattern of k repetitions takes at most C(n + k, k) steps on a text of n characters, per path through its choices.
 
     Args:
-        at_parts: is each looked for at every part of a name?
+        at_parts: whether each pattern is tried at every part of a name.
     """
     longest = max(map(len, names), default=0)
     starts = sum(name.count(".") + 1 for name in names) if at_parts else len(names)
@@ -74,11 +74,11 @@ def wrong_amount(patterns: Iterable[str], names: Sequence[str], at_parts: bool) 
         steps += starts * effort.choices * comb(longest + effort.repeats, effort.repeats)
     if steps <= MOST_STEPS:
         return None
-    return f"expected what takes at most {millions(MOST_STEPS)} steps to match, found {millions(steps)}"
+    return f"expected patterns that take at most {millions(MOST_STEPS)} steps to match, found {millions(steps)}"
 
 
 def millions(count: int) -> str:
-    """A large number for a message, rounded up so that it is not below a limit that it exceeds."""
+    """A large number for a message, rounded up so that it does not fall below a limit that it exceeds."""
     return f"{-(-count // 10**6):,} million" if count < 10**15 else "more than 10^15"
 
 
@@ -86,7 +86,7 @@ def _effort(tree: Any, within: bool = False) -> _Effort:
     """
     Args:
         tree: operators with their arguments, as `re` parses an expression.
-        within: is it within a repetition?
+        within: whether it is within a repetition.
     """
     repeats, choices, nested = 0, 1, False
     for operator, argument in tree:
@@ -113,5 +113,5 @@ def _parts(argument: Any) -> Iterator[Any]:
     if isinstance(argument, sre_parse.SubPattern):
         yield argument
     elif isinstance(argument, (tuple, list)):
-        for one in argument:
-            yield from _parts(one)
+        for item in argument:
+            yield from _parts(item)

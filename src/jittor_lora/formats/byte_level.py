@@ -1,5 +1,5 @@
 """Byte-level BPE, GPT-2's kind of tokenizer (Radford et al. 2019, section 2.2): every byte has a printable character,
-and the vocabulary is the bytes and what is merged of them, so no text is outside it."""
+and the vocabulary is the bytes and merges of them, so it covers every text."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Printable Latin-1 bytes, in GPT-2's order, stand for themselves; the others have characters from U+0100 on.
+# Printable Latin-1 bytes, in GPT-2's order, map to themselves; the others to characters from U+0100 on.
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 CHARACTERS = {**{byte: chr(byte) for byte in _PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}}
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
 
 
 def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], special: Iterable[str] = (),
                    single_digits: bool = False, prefix_space: bool = False) -> Tokenizer:
-    """A tokenizer with GPT-2's way of cutting text into words.
+    """A tokenizer that splits text into words as GPT-2's does.
 
     Args:
         special: tokens of the vocabulary that no text may produce.
-        single_digits: cut each digit off first (SmolLM).
+        single_digits: split off each digit first (SmolLM).
         prefix_space: put a space before the text.
 
     Raises:
-        ValueError: a merge needs a token that the vocabulary lacks (on which the library would panic).
+        ValueError: a merge needs a token that the vocabulary lacks (the library would panic).
     """
     merges = list(merges)
     for left, right in merges:
@@ -48,7 +47,7 @@ def parse_merges(text: str) -> list[tuple[str, str]]:
     """The pairs of a merges.txt, best first.
 
     Raises:
-        ValueError: a line is not two tokens; it is named by its number.
+        ValueError: a line is not two tokens; the message has its number.
     """
     pairs = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -64,7 +63,7 @@ def parse_merges(text: str) -> list[tuple[str, str]]:
 def gpt2_tokenizer() -> Tokenizer:
     """GPT-2's tokenizer of 50,257 tokens, from the merges shipped with this package.
 
-    Its vocabulary follows from them: the bytes, the merged pairs in their order, the end of text.
+    Its vocabulary follows from them: the bytes, the merged pairs in order, and end of text.
     """
     path = Path(__file__).with_name("gpt2_tokenizer") / "merges.txt"
     merges = parse_merges(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, whatever its name says."""
+"""Recognises a file's type by its first bytes, whatever its name says."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jittor_lora.files.untrusted import open_input
 GGUF = b"GGUF"
 _KINDS = {
     GGUF: "a GGUF file. Name the file itself as the base",
-    b"version https://git-lfs": "a pointer of Git LFS. Run `git lfs pull` in its folder, or fetch the file itself",
+    b"version https://git-lfs": "a Git LFS pointer. Run `git lfs pull` in its folder, or fetch the file itself",
     b"<": "a web page. Fetch the file itself",
     b"PK\x03\x04": "a zip or PyTorch file. Save the weights as safetensors",
-    b"\x80": "a pickle, which is never loaded, because it can run any program. Save the weights as safetensors",
+    b"\x80": "a pickle, which is never loaded, because it can run arbitrary code. Save the weights as safetensors",
     b"\x1f\x8b": "a gzip file. Unpack it first",
     b"\x89HDF": "an HDF5 file. Save the weights as safetensors",
 }
@@ -24,8 +24,8 @@ def first_bytes(path: str | os.PathLike) -> bytes:
 
 
 def described(start: bytes) -> str | None:
-    """What begins so, and what to do about it, without a full stop; None if it is of no kind known here."""
-    # A safetensors file begins with its header's length, any byte of which may look like a pickle's.
+    """The type of a file that starts with these bytes, and what to do, without a full stop; None if unknown."""
+    # A safetensors file starts with its header's length, any byte of which may look like a pickle's.
     if start[8:9] == b"{" and start[7:8] == b"\0":
-        return "a safetensors file. Name its folder, which must hold config.json too"
-    return next((what for beginning, what in _KINDS.items() if start.lstrip(b" \r\n\t").startswith(beginning)), None)
+        return "a safetensors file. Name its folder, which must contain config.json too"
+    return next((what for magic, what in _KINDS.items() if start.lstrip(b" \r\n\t").startswith(magic)), None)

@@ -1,7 +1,7 @@
-"""Base models as GGUF files (llama.cpp), of the architectures gpt2 and llama, quantised or not.
+"""Base models in GGUF files (llama.cpp) of the architectures gpt2 and llama, quantised or not.
 
-The tensors get the names and orientation of the Hugging Face model the file was converted from, and a config.json
-is composed, so that the model can be saved as a Hugging Face directory.
+Tensors get the names and orientation of the Hugging Face model that the file was converted from, and a config.json is
+composed, so that the model can be saved as a Hugging Face directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, shorten
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
-# llama.cpp's names by Hugging Face's, of the tensors in a block and of the rest
+# Hugging Face's names to llama.cpp's, for the tensors in a block and the rest
 _GPT2 = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
 _GPT2_BLOCK = {
     "ln_1": "attn_norm",
@@ -42,11 +42,11 @@ _LLAMA_BLOCK = {
 
 
 def read_gguf(path: str | PathLike) -> Checkpoint:
-    """Open the model in a GGUF file; tensors are decoded to float32 when they are used.
+    """Open the model in a GGUF file; tensors are decoded to float32 on access.
 
     Raises:
-        UserError: no such file, not GGUF, truncated or malformed, another architecture, settings that are not
-            supported, or tensors that are missing, unexpected or of the wrong shape (all of them in one error).
+        UserError: no such file, not GGUF, truncated or malformed, another architecture, unsupported settings, or
+            tensors that are missing, unexpected or of the wrong shape (all in one error).
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +55,7 @@ def read_gguf(path: str | PathLike) -> Checkpoint:
 
 
 def gguf_checkpoint(file: GgufFile) -> Checkpoint:
-    """`read_gguf` of a file that is open already."""
+    """`read_gguf` for a file that is already open."""
     family = file.metadata.get("general.architecture")
     compose = {"gpt2": _gpt2_config, "llama": _llama_config}.get(family) if isinstance(family, str) else None
     if compose is None:
@@ -65,7 +65,7 @@ def gguf_checkpoint(file: GgufFile) -> Checkpoint:
 
 
 class _Metadata:
-    """Metadata of one architecture by the end of its key; what is absent is None."""
+    """Metadata of one architecture by key without its prefix; absent keys are None."""
 
     def __init__(self, file: GgufFile):
         self.file = file
@@ -76,7 +76,7 @@ class _Metadata:
         return value.tolist() if isinstance(value, np.ndarray) else value
 
     def needed(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Values by the config.json names that `names` gives to these keys."""
+        """The values of keys, renamed for config.json: `names` maps config.json's names to keys."""
         absent = [f"{self.family}.{key}" for key in names.values() if self[key] is None]
         if absent:
             raise UserError(f"{self.file.path}: metadata missing: {', '.join(absent)}.")
@@ -144,7 +144,7 @@ def _llama_config(metadata: _Metadata) -> dict[str, Any]:
 
 
 def _refuse_llama_variants(metadata: _Metadata) -> None:
-    """llama.cpp calls several networks "llama" that compute something else."""
+    """Several networks that llama.cpp calls "llama" compute something else."""
     head_dim = metadata["attention.key_length"] or metadata["rope.dimension_count"]
     problems = []
     if metadata["expert_count"]:
@@ -155,13 +155,13 @@ def _refuse_llama_variants(metadata: _Metadata) -> None:
         problems.append("rope_freqs.weight: expected plain rotary positions; found scaled ones (Llama 3.1 and later)")
     for name in ("attention.value_length", "rope.dimension_count"):
         if metadata[name] not in (None, head_dim):
-            problems.append(f"llama.{name}: expected the head's size, {head_dim}; found {metadata[name]}")
+            problems.append(f"llama.{name}: expected the head size, {head_dim}; found {metadata[name]}")
     if problems:
         raise UserError(f"{metadata.file.path}: the model cannot be used:\n  " + "\n  ".join(problems))
 
 
 def _is_tied(file: GgufFile) -> bool:
-    """Whether the head is the embedding: there is no other, or a copy of it (older conversions of GPT-2)."""
+    """Whether the head is the embedding: it is absent, or a copy (older conversions of GPT-2)."""
     if "output.weight" not in file.entries or "token_embd.weight" not in file.entries:
         return True
     head, embedding = file.entries["output.weight"], file.entries["token_embd.weight"]
@@ -203,16 +203,16 @@ class _GgufWeights(Mapping[str, np.ndarray]):
 
 
 def _place(name: str, config: ModelConfig) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """llama.cpp's name of a tensor, and what makes Hugging Face's tensor of it."""
+    """llama.cpp's name of a tensor, and the function that restores Hugging Face's tensor from it."""
     if name == "lm_head.weight":
-        return "output.weight", _as_it_is
+        return "output.weight", _unchanged
     whole, block = (_GPT2, _GPT2_BLOCK) if config.family == "gpt2" else (_LLAMA, _LLAMA_BLOCK)
     parts = name.split(".")[1:]  # without "transformer." or "model."
     module, kind = ".".join(parts[:-1]), parts[-1]
     if module in whole:
-        return f"{whole[module]}.{kind}", _as_it_is
+        return f"{whole[module]}.{kind}", _unchanged
     module = ".".join(parts[2:-1])  # without "h.0." or "layers.0."
-    restore = _as_it_is
+    restore = _unchanged
     if config.family == "gpt2" and kind == "weight" and not module.startswith("ln_"):
         restore = _transposed
     elif module == "self_attn.q_proj":
@@ -222,7 +222,7 @@ def _place(name: str, config: ModelConfig) -> tuple[str, Callable[[np.ndarray], 
     return f"blk.{parts[1]}.{block[module]}.{kind}", restore
 
 
-def _as_it_is(tensor: np.ndarray) -> np.ndarray:
+def _unchanged(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
@@ -232,10 +232,10 @@ def _transposed(tensor: np.ndarray) -> np.ndarray:
 
 
 class _Unpermuted:
-    """Undo llama.cpp's order of the query and key rows.
+    """Undo llama.cpp's order of query and key rows.
 
-    Its rotary positions turn neighbouring rows, Hugging Face's the rows i and i + head_dim / 2, so its conversion
-    writes each head's two halves alternately (`permute` in convert_hf_to_gguf.py).
+    Its rotary embedding rotates neighbouring rows, Hugging Face's the rows i and i + head_dim / 2, so its conversion
+    interleaves the two halves of each head (`permute` in convert_hf_to_gguf.py).
     """
 
     def __init__(self, heads: int):

@@ -1,9 +1,9 @@
-"""GGUF files: metadata and tensors, every count and offset checked against the file before it is believed.
+"""GGUF files: metadata and tensors, every count and offset checked against the file before use.
 
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, number of tensors, number of
 key-value pairs; the pairs; the tensors' names, dimensions (fastest first), types and offsets; padding; the data.
-The blocks of quantised types are decoded by the `gguf` library. Its own reader makes an array of every token
-(2.6 s for a vocabulary of 49,152, against 0.1 s here) and trusts the counts in the file.
+The blocks of quantised types are decoded by the `gguf` library. Its own reader creates an array per token (2.6 s for a
+vocabulary of 49,152, against 0.1 s here) and trusts the counts in the file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import open_input
 from jittor_lora.formats.first_bytes import GGUF, described
 
-# Metadata types by their number: struct codes, 8 is a string, 9 an array
+# Metadata types by number: struct codes; 8 is a string, 9 an array
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_ROWS = 512  # decoded at a time
+_DECODED_ROWS = 512  # at a time
 _SMALLEST_PAIR = 8 + 4 + 1  # an empty key, a type, one byte
 _SMALLEST_TENSOR = 8 + 4 + 4 + 8  # an empty name, no dimensions, a type, an offset
 
 
 class GgufTensor(NamedTuple):
-    """Where one tensor lies: bytes [begin, end) of the file, rows of blocks of the ggml type `kind`."""
+    """The location of a tensor: bytes [begin, end) of the file, rows of blocks of the ggml type `kind`."""
 
     kind: int
     shape: tuple[int, ...]  # slowest dimension first, as in numpy
@@ -39,7 +39,7 @@ class GgufTensor(NamedTuple):
 
 
 class GgufFile(Mapping[str, np.ndarray]):
-    """The tensors of one file under llama.cpp's names, decoded to float32 afresh at each access.
+    """The tensors of one file under llama.cpp's names, decoded to float32 anew on each access.
 
     Attributes:
         metadata: key -> number, text, bool, list of texts, or array of numbers.
@@ -64,11 +64,11 @@ class GgufFile(Mapping[str, np.ndarray]):
         except _Malformed as error:
             start = self._bytes[:64]
             what = None if start.startswith(GGUF) else described(start)
-            advice = f"It is {what}" if what else "The download may have broken off: fetch the file again"
+            advice = f"It is {what}" if what else "The download may be incomplete: fetch the file again"
             raise UserError(f"{self.path}: not a usable GGUF file: {error}. {advice}.") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
-        import gguf.quants  # slow to import, and not needed by the other commands
+        import gguf.quants  # slow to import, and unused by other commands
 
         entry = self.entries[name]
         kind = gguf.GGMLQuantizationType(entry.kind)
@@ -77,10 +77,11 @@ class GgufFile(Mapping[str, np.ndarray]):
         if kind == gguf.GGMLQuantizationType.F32:
             tensor = blocks.view("<f4").reshape(entry.shape)
             return tensor if tensor.flags.aligned else tensor.copy()
-        # A few rows at a time, because the library holds what it decodes twice.
+        # A few rows at a time, because the library holds its output in memory twice.
         values = np.empty((rows, entry.shape[-1]), np.float32)
-        for row in range(0, rows, _ROWS):
-            values[row : row + _ROWS] = gguf.quants.dequantize(blocks[row : row + _ROWS], kind)
+        for row in range(0, rows, _DECODED_ROWS):
+            chunk = slice(row, row + _DECODED_ROWS)
+            values[chunk] = gguf.quants.dequantize(blocks[chunk], kind)
         return values.reshape(entry.shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -90,7 +91,7 @@ class GgufFile(Mapping[str, np.ndarray]):
         return len(self.entries)
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor's bytes as they lie in the file, (bytes,) uint8, read-only."""
+        """The tensor's bytes in the file, (bytes,) uint8, read-only."""
         entry = self.entries[name]
         return np.frombuffer(self._bytes, np.uint8, entry.end - entry.begin, entry.begin)
 
@@ -116,7 +117,7 @@ class _Cursor:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
     def count(self, smallest: int) -> int:
-        """A 64-bit count of items, each of which takes at least `smallest` bytes."""
+        """A 64-bit count of items that take at least `smallest` bytes each."""
         count = self.number("Q")
         if count * smallest > self.size - self.position:
             raise _Malformed(f"truncated, or a count of {count} that the file of {self.size} bytes cannot hold")
@@ -147,7 +148,7 @@ class _Cursor:
 def _read_header(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     cursor = _Cursor(data)
     if cursor.take(4) != GGUF:
-        raise _Malformed("it does not begin with GGUF")
+        raise _Malformed("it does not start with GGUF")
     version = cursor.number("I")
     if version not in (2, 3):
         order = " (big-endian)" if version & 0xFFFF == 0 else ""
@@ -177,7 +178,7 @@ def _read_tensor(cursor: _Cursor) -> tuple[str, int, tuple[int, ...], int]:
 
 
 def _place(tensors: list[tuple[str, int, tuple[int, ...], int]], start: int, size: int) -> dict[str, GgufTensor]:
-    """Where each tensor lies, if it lies wholly in the file and on no other tensor."""
+    """The location of each tensor, checked to lie within the file and not to overlap another."""
     block_sizes = _block_sizes({kind for _, kind, _, _ in tensors})
     entries: dict[str, GgufTensor] = {}
     for name, kind, shape, offset in tensors:
@@ -202,7 +203,7 @@ def _place(tensors: list[tuple[str, int, tuple[int, ...], int]], start: int, siz
 
 
 def _block_sizes(kinds: set[int]) -> dict[int, tuple[int, int]]:
-    """(values, bytes) of a block of each of these types that the gguf library can decode."""
+    """(values, bytes) per block of each of these types that the gguf library can decode."""
     import gguf.quants
 
     sizes = {}

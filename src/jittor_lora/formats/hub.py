@@ -1,7 +1,7 @@
-"""Models from the Hugging Face Hub and from ModelScope: only the files that are used, and no endless waiting.
+"""Models from the Hugging Face Hub and from ModelScope: only the files that are used, with a time limit.
 
-The libraries have their own settings: HF_ENDPOINT (a mirror), HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are read by
-huggingface_hub; ModelScope's by modelscope.
+The libraries read their own settings: huggingface_hub HF_ENDPOINT (a mirror), HF_HUB_OFFLINE, HF_HOME and HF_TOKEN;
+modelscope ModelScope's.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ FILES = (
 
 
 class Unavailable(Exception):
-    """A model cannot be had from where it was asked for; the message is the reason, a part of a sentence."""
+    """A model is not available from its source; the message is the reason, as part of a sentence."""
 
 
 def cached(repository: str) -> Path | None:
-    """The model in the Hub's local cache, None if it is not there whole. Never asks the network."""
-    import huggingface_hub  # imported here, as it is slow and most commands do without
+    """The model in the Hub's local cache, None if it is absent or incomplete. Never uses the network."""
+    import huggingface_hub  # here, because it is slow to import and most commands do without
 
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), local_files_only=True))
-    except Exception:  # what it raises for a model that is not there differs from version to version
+    except Exception:  # the exception for an absent model differs between versions
         return None
     return None if _missing(folder) else folder
 
@@ -49,7 +49,7 @@ def reach(repository: str, seconds: float) -> None:
     """Ask the Hub for the model's description.
 
     Raises:
-        Unavailable: no answer within `seconds`, or it is that there is no such model.
+        Unavailable: no answer within `seconds`, or there is no such model.
     """
     outcome: list[Exception | None] = []
 
@@ -62,8 +62,8 @@ def reach(repository: str, seconds: float) -> None:
         except Exception as error:  # the library's, its HTTP client's and the socket's
             outcome.append(error)
 
-    # A time-out of the HTTP client is one for each address, and none for the look-up of the name: behind a firewall
-    # that drops packets they add up to minutes.
+    # The HTTP client's time-out applies per address, and not to name resolution: behind a firewall that drops packets
+    # these add up to minutes.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -77,7 +77,7 @@ def download(repository: str) -> Path:
     """Fetch the model into the Hub's cache, with its progress bars.
 
     Raises:
-        Unavailable: it cannot be fetched, or lacks the files that are used.
+        Unavailable: it cannot be fetched, or lacks files that are needed.
     """
     import huggingface_hub
 
@@ -93,8 +93,8 @@ def download_from_modelscope(model: str) -> Path:
     """Fetch a model into ModelScope's cache, with its progress bars.
 
     Raises:
-        Unavailable: the package `modelscope` is not installed, the model cannot be fetched, or lacks the files that
-            are used.
+        Unavailable: the package `modelscope` is not installed, or the model cannot be fetched or lacks files that
+            are needed.
     """
     try:
         from modelscope import snapshot_download
@@ -108,10 +108,10 @@ def download_from_modelscope(model: str) -> Path:
 
 
 def _check_sums(folder: Path) -> None:
-    """The library compares sizes alone. Its cache keeps large files under their SHA-256 sums, and links to them.
+    """Compare checksums, as the library compares only sizes. Its cache names large files by their SHA-256 sums.
 
     Raises:
-        Unavailable: a file has another sum; it is removed.
+        Unavailable: a file has another checksum; it is removed.
     """
     damaged = []
     for path in sorted(folder.iterdir()):
@@ -121,8 +121,8 @@ def _check_sums(folder: Path) -> None:
             kept.unlink()
             path.unlink()
     if damaged:
-        raise Unavailable(f"{', '.join(damaged)}: what arrived has not the SHA-256 sum that the Hub names, and is "
-                          "removed; try again")
+        raise Unavailable(f"{', '.join(damaged)}: the SHA-256 sum differs from the Hub's; the download was removed, "
+                          "try again")
 
 
 def _whole(folder: Path) -> Path:
@@ -133,7 +133,7 @@ def _whole(folder: Path) -> Path:
 
 
 def _missing(folder: Path) -> str:
-    """What the folder lacks of a model; nothing if it is whole. An interrupted download leaves some files."""
+    """What the folder lacks of a model, as after an interrupted download; empty if it is complete."""
     config = _json(folder / "config.json")
     if not config:
         return "config.json"
@@ -143,15 +143,15 @@ def _missing(folder: Path) -> str:
         if not names or not all(os.path.isfile(folder / name) for name in names):
             return "weights in the safetensors format"
     has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    # Whoever fetched GPT-2 for its weights alone has no tokenizer in the cache, and needs none: it is in this package.
+    # A cache with GPT-2's weights alone is enough: its tokenizer is in this package.
     is_gpt2 = (config.get("model_type"), config.get("vocab_size")) == ("gpt2", 50257)
     if not (has_vocabulary or is_gpt2 or (folder / "tokenizer.json").is_file()):
-        return "tokenizer.json, nor vocab.json with merges.txt"
+        return "tokenizer.json, and no vocab.json with merges.txt"
     return ""
 
 
 def _json(path: Path) -> dict:
-    """The object in a JSON file, empty if there is none."""
+    """The object in a JSON file, empty if the file is missing or malformed."""
     try:
         return read_json(path)
     except UserError:

@@ -1,7 +1,7 @@
 """Base models as Hugging Face directories: config.json and safetensors, one file or shards with an index.
 
-Read are the files that `save_pretrained` of GPT2Model, GPT2LMHeadModel, LlamaModel and LlamaForCausalLM leaves, at
-any age of transformers. Written is the form of the model with its head.
+Reads what `save_pretrained` of GPT2Model, GPT2LMHeadModel, LlamaModel and LlamaForCausalLM writes in any version of
+transformers, and writes the form with the head.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
 
 _PREFIXES = {"gpt2": "transformer.", "llama": "model."}
 _ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
-# Constants that older versions of transformers kept among the weights
+# Constants that older versions of transformers saved among the weights
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
-# Far above any: the largest tokenizer.json in use has 35 MB.
+# Far above any real file: the largest tokenizer.json in use has 35 MB.
 LARGEST_JSON = 64 << 20  # bytes
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-# Settings of generation_config.json that change which tokens are chosen, and their values that change nothing
+# Settings of generation_config.json that change which tokens are chosen, with their neutral values
 _GENERATION = {
     "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "num_beams": 1,
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
@@ -44,15 +44,15 @@ _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 @dataclass
 class Checkpoint:
-    """A base model as it comes from a file.
+    """A base model read from files.
 
     Attributes:
         config: its sizes.
-        tensors: float32 arrays by the names of `tensor_shapes(config)`, exactly those, in those shapes. Each is
-            loaded when it is asked for; float32 weights are read-only views of the mapped file.
-        notes: sentences on what was read otherwise than it is written.
-        generation_config: Hugging Face's generation_config.json if there was one; it is saved back unchanged.
-        end_ids: tokens at which config.json or generation_config.json says that a text ends.
+        tensors: float32 arrays with exactly the names and shapes of `tensor_shapes(config)`, loaded on access;
+            float32 weights are read-only views of the mapped file.
+        notes: sentences on what was read differently from how it is stored.
+        generation_config: Hugging Face's generation_config.json, if any; it is saved back unchanged.
+        end_ids: tokens that end a text according to config.json or generation_config.json.
     """
 
     config: ModelConfig
@@ -67,22 +67,22 @@ class Checkpoint:
 
 
 def sampling_lines(checkpoint: Checkpoint) -> list[str]:
-    """Lines about generation_config.json, of which only the ends of text are applied."""
+    """Lines about settings in generation_config.json, of which only the end-of-text tokens are applied."""
     wanted = checkpoint.generation_config or {}
-    if not wanted.get("do_sample"):  # transformers then draws nothing
+    if not wanted.get("do_sample"):  # transformers does not sample then
         wanted = {name: value for name, value in wanted.items() if name not in _SAMPLING}
-    found = [f"{name} {str(wanted[name])[:40]}" for name, off in _GENERATION.items()
-             if wanted.get(name) not in (None, off)]
-    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: give the "
-            "corresponding flags if you want it."] if found else []
+    found = [f"{name} {str(wanted[name])[:40]}" for name, neutral in _GENERATION.items()
+             if wanted.get(name) not in (None, neutral)]
+    return [f"generation_config.json asks for {shorten(found, 8)}, which is not applied here: pass the "
+            "corresponding flags to apply it."] if found else []
 
 
 def read_checkpoint(folder: str | PathLike) -> Checkpoint:
-    """Open the model in `folder`; weights stay in the file until they are used.
+    """Open the model in `folder`; weights stay in the file until used.
 
     Raises:
-        UserError: no such folder, no model in it, another architecture, files that are malformed, or tensors that
-            are missing, unexpected, of the wrong shape or not floating point (all of them in one error).
+        UserError: no such folder, no model in it, another architecture, malformed files, or tensors that are missing,
+            unexpected, of the wrong shape or not floating point (all in one error).
     """
     folder = Path(folder)
     try:
@@ -94,25 +94,25 @@ def read_checkpoint(folder: str | PathLike) -> Checkpoint:
 def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: bool = False) -> None:
     """Write a directory that transformers loads: config.json, model.safetensors (float32), generation_config.json.
 
-    config.json is the one that was read, with `architectures` and the dtype set to what is written. Files get their
-    names when all of them are on the disk, config.json last. The tokenizer is saved by `Tokenizer.save`.
+    config.json is the one read, with `architectures` and the dtype set to what is written. Files get their names when
+    all are on disk, config.json last. The tokenizer is saved by `Tokenizer.save`.
 
     Args:
-        overwrite: allow that `folder` holds a model, which is replaced. An adapter is never overwritten.
+        overwrite: replace a model in `folder`. An adapter is never overwritten.
 
     Raises:
-        UserError: the folder holds a model or an adapter, or cannot be written; or tensors hold numbers that are not
-            finite. The files in it are then as they were.
+        UserError: the folder contains a model or an adapter, or cannot be written, or tensors are not finite. The
+            files in it are then unchanged.
     """
     folder = Path(folder)
     old = sorted(path.name for path in _model_files(folder))
     if "adapter_config.json" in old:  # PEFT and transformers would apply that adapter to this model
-        raise UserError(f"{folder}: already holds an adapter. Name another folder.")
+        raise UserError(f"{folder}: already contains an adapter. Name another folder.")
     if old and not overwrite:
-        raise UserError(f"{folder}: already holds a model ({shorten(old, 5)}). "
+        raise UserError(f"{folder}: already contains a model ({shorten(old, 5)}). "
                         "Name another folder, or ask for it to be overwritten.")
     config = {**checkpoint.config.source, "architectures": [_ARCHITECTURES[checkpoint.config.family]]}
-    for key in ("torch_dtype", "dtype"):  # transformers loads in the type that is named here
+    for key in ("torch_dtype", "dtype"):  # the type in which transformers loads
         if key in config:
             config[key] = "float32"
     with written_together(folder, "config.json") as stage:
@@ -124,7 +124,7 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
                 stream.write(_json_text(checkpoint.generation_config))
         with atomic_write(stage / "config.json") as stream:
             stream.write(_json_text(config))
-    # Nothing of the model that was replaced may be taken for a part of this one.
+    # No file of the replaced model may be mistaken for part of this one.
     for name in old:
         if _SHARD.fullmatch(name) or name == "model.safetensors.index.json":
             (folder / name).unlink()
@@ -136,10 +136,10 @@ def read_json(path: Path, object_of: Callable[[list[tuple[str, Any]]], dict[str,
     """A JSON object from a file.
 
     Args:
-        object_of: makes an object of its keys and values; a ValueError of it is a fault of the file.
+        object_of: builds an object from its keys and values; its ValueError is reported as an error in the file.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 JSON, or holds something else than an object.
+        UserError: the file cannot be read, is not UTF-8 JSON, or is not an object.
     """
     try:
         value = load_json(read_input(path, LARGEST_JSON).decode("utf-8"), object_pairs_hook=object_of)
@@ -152,7 +152,7 @@ def read_json(path: Path, object_of: Callable[[list[tuple[str, Any]]], dict[str,
 
 
 def shorten(items: Iterable[str], most: int, separator: str = ", ") -> str:
-    """The first `most` items in one text, and how many more there are."""
+    """The first `most` items in one text, and the number of the rest."""
     items = list(items)
     rest = [f"… and {len(items) - most} more"] if len(items) > most else []
     return separator.join(items[:most] + rest)
@@ -204,7 +204,7 @@ class _Weights(Mapping[str, np.ndarray]):
         whole = not (problems or missing or unexpected)
         if whole and head is not None and not self._equals_embedding(head, config.family):
             problems.append("lm_head.weight: differs from the embedding though config.json says tie_word_embeddings: "
-                            "true. Set it to false there if the model has a head of its own")
+                            "true. Set it to false there if the model has a separate head")
         if problems or missing or unexpected:
             raise UserError(f"{folder}: the weights are not those of the {config.family} model in config.json:\n  "
                             + "\n  ".join(some_of_each(problems, missing, unexpected)))
@@ -260,7 +260,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise UserError(_no_weights(folder))
     parts = read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
-        raise UserError(f"{index}: weight_map: expected the names of files by tensor; found {str(parts)[:80]}.")
+        raise UserError(f"{index}: weight_map: expected file names by tensor; found {str(parts)[:80]}.")
     names = sorted(set(parts.values()))
     strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     if strange:
@@ -293,7 +293,7 @@ def _no_config(folder: Path) -> str:
         return f"{folder}: no config.json, but {shorten(models, 3)}. Name the .gguf file itself."
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
-        return f"{folder}: no config.json, but models in folders below: {shorten(inside, 3)}. Name one of those."
+        return f"{folder}: no config.json, but models in its subfolders: {shorten(inside, 3)}. Name one of those."
     adapters = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
     if adapters:
         return (f"{folder}: expected a base model; found a folder of adapters ({shorten(adapters, 3)}). "
@@ -309,10 +309,10 @@ def _no_weights(folder: Path) -> str:
         convert = ("from transformers import AutoModelForCausalLM as M; "
                    f"M.from_pretrained({path!r}).save_pretrained({path!r})")
         return (f"{folder}: expected model.safetensors; found PyTorch's pickle format (pytorch_model.bin), which is "
-                "never loaded because it can run any program. "
+                "never loaded because it can run arbitrary code. "
                 f"Convert it once, where torch and transformers are installed:\n  python -c {shlex.quote(convert)}")
     found = sorted(path.name for path in folder.iterdir())
-    return (f"{folder}: expected model.safetensors, or model.safetensors.index.json with its parts; "
+    return (f"{folder}: expected model.safetensors, or model.safetensors.index.json with its shards; "
             f"found {shorten(found, 8)}.")
 
 

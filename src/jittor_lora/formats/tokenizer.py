@@ -1,8 +1,8 @@
 """Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, or the metadata of a GGUF file.
 
-The ids of a whole text are those that transformers' AutoTokenizer makes of it, with one exception. Text is data: where
-it happens to contain a special token's spelling, such as <|endoftext|> in a paragraph, it is encoded as the characters
-it is made of (transformers' `split_special_tokens=True`), unless `special_tokens` says otherwise.
+The ids of a whole text are those of transformers' AutoTokenizer, with one exception. Text is data: a special token's
+spelling in it, such as <|endoftext|> in a paragraph, is encoded as ordinary characters (transformers'
+`split_special_tokens=True`), unless `special_tokens` says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tokenizers
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.files.untrusted import read_input
-from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
+from jittor_lora.formats.byte_level import END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
 from jittor_lora.formats.tokenizer_check import check_steps
@@ -29,7 +29,7 @@ from jittor_lora.model.config import ModelConfig
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _GPT2_VOCABULARY = 50257
 GPT2_SHIPPED = "GPT-2's tokenizer, which comes with jittor-lora"
-# GGUF's tokenizer.ggml.pre: are digits cut off one by one?
+# GGUF's tokenizer.ggml.pre: whether digits are split one by one
 _GGUF_SINGLE_DIGITS = {"gpt-2": False, "gpt2": False, "default": False, "smollm": True}
 _GGUF_CONTROL, _GGUF_USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
@@ -39,13 +39,14 @@ class Tokenizer:
 
     Attributes:
         eos_id: the token that ends a text, None if there is none.
-        end_ids: all tokens at which a text ends, that one among them.
+        end_ids: all tokens that end a text, including that one.
         opening: ids that the tokenizer puts before each text.
-        ending: ids that close a text that is whole: what the tokenizer puts after it, and the end of text.
+        ending: ids that close a complete text: those that the tokenizer puts after it, and end of text.
         special: the spellings of its special tokens.
-        cuts_before_space: are parts of a text, from a space on, encoded alone? See `tokenizer_steps.py`.
+        cuts_before_space: whether parts of a text that start with a space encode independently, see
+            `tokenizer_steps.py`.
         vocab_size: the highest id plus one.
-        origin: where it comes from, for messages.
+        origin: its source, for messages.
         notes: sentences on settings that are not applied.
     """
 
@@ -54,8 +55,8 @@ class Tokenizer:
         """
         Args:
             backend: its special tokens are those that no text produces.
-            config: what tokenizer_config.json holds.
-            end_ids: tokens at which a text ends besides those of backend and `eos_id`.
+            config: the content of tokenizer_config.json.
+            end_ids: tokens that end a text, besides those of `backend` and `eos_id`.
         """
         backend.no_truncation()
         backend.no_padding()
@@ -76,7 +77,7 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> str:
-        """What a special token's spelling in a text is: "text" like any other, or the "token"."""
+        """How a special token's spelling in a text is read: as "text" like any other, or as the "token"."""
         return "text" if self._backend.encode_special_tokens else "token"
 
     @special_tokens.setter
@@ -84,16 +85,15 @@ class Tokenizer:
         self._backend.encode_special_tokens = meaning == "text"
 
     def fit(self, config: ModelConfig, end_ids: Iterable[int] = ()) -> None:
-        """Take note of the model that reads the tokens.
+        """Adjust to the model that reads the tokens.
 
-        Tokens that were added to the vocabulary and not to the model, such as [PAD], are tolerated until a text needs
-        them.
+        Tokens added to the vocabulary but not to the model, such as [PAD], are tolerated until a text needs them.
 
         Args:
-            end_ids: tokens at which the model says that a text ends.
+            end_ids: tokens that end a text according to the model.
 
         Raises:
-            UserError: the vocabulary, or what stands around each text, has ids for which the model has no embedding.
+            UserError: the vocabulary, or the tokens around each text, have ids without an embedding in the model.
         """
         self._rows = config.vocab_size
         count = 1 + max(self._backend.get_vocab(with_added_tokens=False).values(), default=-1)
@@ -104,11 +104,11 @@ class Tokenizer:
         self.end_ids |= frozenset(end_ids)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as the beginning of a text, without the tokens put around one.
+        """Token ids of `text` as the start of a text, without the tokens put around one.
 
         Raises:
-            UserError: the text has surrogates without a partner, which no UTF-8 text has; the tokenizer has no tokens
-                for it, or some that the model has no embedding for.
+            UserError: the text has lone surrogates, which UTF-8 cannot represent, or the tokenizer has no tokens for
+                it, or the model no embedding for some.
         """
         try:
             text.encode("utf-8")
@@ -122,24 +122,25 @@ class Tokenizer:
         return ids
 
     def begin(self, text: str) -> list[int]:
-        """Token ids of a text that may go on."""
+        """Token ids of a text that may be continued."""
         return self.opening + self.encode(text)
 
     def extend(self, text: str, ids: Sequence[int], parts: Iterable[str]) -> list[list[int]]:
-        """The token ids of `text` with each of these parts after it.
+        """The token ids of `text` followed by each of `parts`.
 
         Args:
             ids: of `text`, from `begin` or this function.
 
-        Returns: ids of whole texts. They need not start with `ids`: a token may reach from the text into the part.
-            Where the tokenizer cuts as GPT-2's does, parts are encoded alone, which is the same from a space on.
+        Returns: ids of whole texts. They need not start with `ids`: a token may span the text and the part. If the
+            tokenizer splits as GPT-2's does, parts are encoded independently, with the same result for parts that
+            start with a space.
         """
         if self.cuts_before_space:
             return [[*ids, *self.encode(part)] for part in parts]
         return [self.begin(text + part) for part in parts]
 
     def end(self, ids: list[int]) -> list[int]:
-        """The token ids of a text that is whole."""
+        """The token ids of a complete text."""
         spelled = self.special_tokens == "token" and self.ending and ids[-len(self.ending) :] == self.ending
         return ids if spelled else ids + self.ending
 
@@ -150,24 +151,15 @@ class Tokenizer:
 
     @property
     def algorithm(self) -> str:
-        """How texts are cut: "BPE", "Unigram", "WordPiece", "WordLevel"."""
+        """The model type: "BPE", "Unigram", "WordPiece", "WordLevel"."""
         return type(self._backend.model).__name__
 
     def _refuse(self, ids: Sequence[int]) -> None:
         found = sorted({token for token in ids if token >= self._rows})
         names = shorten((f"{self._backend.id_to_token(token)!r} ({token})" for token in found), 5)
-        raise UserError(f"{self.origin}: a text uses {names}, and the model's embedding has {self._rows} rows: the "
-                        "tokens were added to the tokenizer only. Leave them out of the text, or give the model rows "
-                        "for them (resize_token_embeddings in transformers).")
-
-    def token_text(self, token: int) -> str:
-        """One token for display: its text, with bytes that are no whole character written \\x... ."""
-        spelling = self._backend.id_to_token(int(token))
-        if spelling is None:
-            return f"<{token}>"
-        if not set(spelling) <= BYTES.keys():  # an added token, or not a byte-level vocabulary
-            return spelling
-        return bytes(BYTES[character] for character in spelling).decode("utf-8", "backslashreplace")
+        raise UserError(f"{self.origin}: a text uses {names}, but the model's embedding has {self._rows} rows: the "
+                        "tokens were added to the tokenizer only. Leave them out of the text, or add rows for them to "
+                        "the model (resize_token_embeddings in transformers).")
 
     def save(self, folder: str | PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
@@ -184,8 +176,8 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     """The tokenizer in a Hugging Face directory.
 
     Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
-    if there is such a token (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model
-    whose folder has no tokenizer, which is what saving the model alone leaves, has the shipped one; `origin` is then
+    if that token exists (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model
+    whose folder has no tokenizer, because the model was saved alone, gets the shipped one; `origin` is then
     GPT2_SHIPPED.
 
     Raises:
@@ -220,10 +212,10 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
 
 
 def gguf_tokenizer(file: GgufFile) -> Tokenizer:
-    """The tokenizer in a GGUF file: byte-level BPE with GPT-2's or SmolLM's way of cutting text.
+    """The tokenizer in a GGUF file: byte-level BPE that splits text as GPT-2's or SmolLM's does.
 
     Raises:
-        UserError: another kind of tokenizer, or metadata that are missing or do not fit together.
+        UserError: another kind of tokenizer, or metadata that are missing or inconsistent.
     """
     metadata = _GgufMetadata(file)
     kind, pre = metadata["model"], metadata["pre"] or "default"
@@ -257,8 +249,8 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
         config["chat_template"] = file.metadata["tokenizer.chat_template"]
     config.update((key, metadata[key]) for key in ("add_bos_token", "add_eos_token") if type(metadata[key]) is bool)
     if metadata["add_space_prefix"] is True:
-        raise UserError(f"{file.path}: tokenizer.ggml.add_space_prefix: expected false, as programs differ on what it "
-                        "means for this kind of tokenizer; found true. Use the model's Hugging Face directory.")
+        raise UserError(f"{file.path}: tokenizer.ggml.add_space_prefix: expected false, because programs disagree on "
+                        "its meaning for this kind of tokenizer; found true. Use the model's Hugging Face directory.")
     apply_config(backend, config, str(file.path))
     ends = [metadata.token(f"{name}_token_id", tokens) for name in ("eos", "eot", "eom")]
     return Tokenizer(backend, config, str(file.path), None if ends[0] is None else vocab[ends[0]],
@@ -293,9 +285,9 @@ class _GgufMetadata:
 
 
 def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None) -> tokenizers.Tokenizer:
-    """tokenizer.json, with every token special that the other files name as such.
+    """tokenizer.json, with every token marked special that the other files name as such.
 
-    Only of a token marked special does the library know that no text may produce it.
+    Only a token marked special is one that no text may produce.
     """
     content = read_json(path)
     added = content.get("added_tokens")
@@ -311,7 +303,7 @@ def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None)
 
 
 def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """GPT-2's older files. Tokens beyond vocab.json, in added_tokens.json, must have the ids that follow it."""
+    """GPT-2's older files. Tokens in added_tokens.json must have the ids that follow vocab.json's."""
     vocab, added = read_json(folder / "vocab.json"), {}
     if (folder / "added_tokens.json").is_file():
         added = read_json(folder / "added_tokens.json")
@@ -330,13 +322,13 @@ def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Toke
 
 @contextmanager
 def _library(what: str) -> Iterator[None]:
-    """Turns what the tokenizers library raises within into a UserError that begins with `what`."""
+    """Turns exceptions of the tokenizers library into a UserError that starts with `what`."""
     try:
         yield
     except UserError:
         raise
     except BaseException as error:
-        # The library raises no narrower class than Exception; a panic of its Rust is not even one of these.
+        # The library raises plain Exceptions; a panic in its Rust code is not even one of these.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise UserError(f"{what}: {error}.") from error
         raise
@@ -369,7 +361,7 @@ def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model
 def _no_tokenizer(folder: Path) -> str:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     text = (f"{folder}: expected tokenizer.json, or vocab.json and merges.txt; found {shorten(found, 8) or 'nothing'}. "
-            "Copy them from the model this one was made from")
+            "Copy them from the model that this one was derived from")
     other = [name for name in ("tokenizer.model", "vocab.txt") if (folder / name).is_file()]
     if other:
         text += (f", or convert {other[0]} where transformers is installed: "

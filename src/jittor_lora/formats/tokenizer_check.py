@@ -1,8 +1,8 @@
-"""What is checked of a tokenizer.json before the tokenizers library runs what it describes.
+"""Checks an untrusted tokenizer.json before the tokenizers library runs the steps it describes.
 
-A tokenizer is a small program: steps that rewrite a text, cut it by regular expressions and put the pieces into a
-template. Refused are steps that could make a text grow without bound, expressions whose matching could take for ever,
-and templates that do not hold the text once.
+A tokenizer is a small program: steps that rewrite a text, split it by regular expressions and put the pieces into a
+template. Steps that could make a text grow without bound, expressions whose matching could take forever, and templates
+that do not contain the text exactly once are refused.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.patterns import wrong_pattern
 from jittor_lora.formats.hugging_face import shorten
 
-LONGEST_INSERT = 64  # characters that a step puts in the place of others, or before a text
+LONGEST_INSERT = 64  # characters that a step substitutes for others, or puts before a text
 MOST_GROWTH = 1_000  # times
 AROUND = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")  # steps that put tokens around a text
-_PROPERTY = re.compile(r"\\[pP]\{\^?\w+\}")  # which Python's expressions lack; any class takes as long
+_PROPERTY = re.compile(r"\\[pP]\{\^?\w+\}")  # not in Python's syntax; any class takes as long to match
 
 
 def check_steps(path: Any, content: dict[str, Any]) -> None:
     """
     Raises:
-        UserError: with all that is refused; the message begins with `path`.
+        UserError: lists everything that is refused; the message starts with `path`.
     """
     parts = {name: list(_objects(content.get(name)))
              for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
@@ -38,14 +38,14 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
             problem = wrong_pattern(_PROPERTY.sub(r"\\w", pattern)) if isinstance(pattern, str) else None
             if problem:
                 wrong.append(f"{name}: {problem}, found {pattern[:60]!r}")
-            if step.get("type") == "TemplateProcessing" and not _holds_text_once(step.get("single")):
-                wrong.append(f"{name}: expected a template that holds the text once")
+            if step.get("type") == "TemplateProcessing" and not _contains_text_once(step.get("single")):
+                wrong.append(f"{name}: expected a template that contains the text once")
     around = [step["type"] for step in parts["post_processor"] if step.get("type") in AROUND]
     if len(around) > 1:
         wrong.append(f"post_processor: expected one step that puts tokens around a text; found {shorten(around, 5)}")
     model = content.get("model")
     if isinstance(model, dict) and model.get("dropout"):
-        wrong.append(f"model.dropout: expected null, as the tokens of a text would be drawn anew at each reading; "
+        wrong.append("model.dropout: expected null, because with dropout the tokens of a text are random; "
                      f"found {str(model['dropout'])[:20]}. Set it to null there")
     if growth > MOST_GROWTH:
         wrong.append(f"normalizer: expected steps that make a text at most {MOST_GROWTH:,} times as long; found "
@@ -55,12 +55,12 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """The objects in a value, itself if it is one, and those within them."""
+    """All objects in a value, nested ones included."""
     if isinstance(value, dict):
         yield value
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _objects(item)
 
 
-def _holds_text_once(pieces: Any) -> bool:
+def _contains_text_once(pieces: Any) -> bool:
     return isinstance(pieces, list) and sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces) == 1

@@ -1,12 +1,13 @@
-"""What a tokenizer's settings mean for whole texts: tokens around a text, a space before it, pieces encoded alone.
+"""A tokenizer's settings for whole texts: tokens around a text, a space before it, pieces that encode independently.
 
-tokenizer.json holds most of it and is read by the tokenizers library; some is in tokenizer_config.json. Here that is
-applied where transformers applies it, said where it does not, and refused where its versions disagree.
+Most are in tokenizer.json, which the tokenizers library reads; some are in tokenizer_config.json. The latter are
+applied if transformers applies them, reported if it ignores them, and refused if its versions disagree.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Mapping
 
 import tokenizers
@@ -14,35 +15,36 @@ from tokenizers import pre_tokenizers, processors
 
 from jittor_lora.errors import UserError
 
-# What these classes of transformers take where tokenizer_config.json does not say; they apply add_prefix_space, which
-# others leave to tokenizer.json.
+# Defaults of these transformers classes for settings absent from tokenizer_config.json. These classes apply
+# add_prefix_space; others leave it to tokenizer.json.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "GPT2Tokenizer": {"add_prefix_space": False, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     "LlamaTokenizer": {"add_prefix_space": True, "bos_token": "<s>", "eos_token": "</s>"},
 }
 _ENDS = ("add_bos_token", "add_eos_token")
+_ID = re.compile(r"[0-9]{1,9}")
 
 
 def spelling(token: Any) -> str | None:
-    """A token in a configuration is its text, or a dictionary with its `content`."""
+    """The text of a token in a configuration: either itself, or the `content` of a dictionary."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
 
 def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, family: str | None = None,
                  whole: bool = False) -> list[str]:
-    """Apply what tokenizer_config.json says about texts.
+    """Apply the settings of tokenizer_config.json that concern texts.
 
     Args:
         config: its content.
         origin: of the tokenizer, for messages.
-        family: of the model; a GPT-2 model has GPT2Tokenizer where the configuration names no class.
-        whole: is `backend` from a tokenizer.json, which says itself what stands around a text?
+        family: of the model; a GPT-2 model uses GPT2Tokenizer if the configuration names no class.
+        whole: whether `backend` is from a tokenizer.json, which defines the tokens around a text itself.
 
     Returns: sentences on settings that transformers ignores.
 
     Raises:
-        UserError: what cannot be applied, or is applied by some versions of transformers and not by others.
+        UserError: a setting cannot be applied, or only some versions of transformers apply it.
     """
     named = config.get("tokenizer_class")
     kind = named.removesuffix("Fast") if isinstance(named, str) else "GPT2Tokenizer" if family == "gpt2" else None
@@ -55,9 +57,9 @@ def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origi
         return []
     ignored = _ends_ignored(backend, settings)
     if ignored and kind == "LlamaTokenizer":
-        raise UserError(f"{origin}: {' and '.join(ignored)}. Versions of transformers differ on which holds. Load the "
-                        "tokenizer with the one that the model was trained with, and save it again.")
-    return [f"{origin}: {each}. tokenizer.json holds, as in transformers." for each in ignored]
+        raise UserError(f"{origin}: {' and '.join(ignored)}. Versions of transformers differ on which applies. Load "
+                        "the tokenizer with the version used in training, and save it again.")
+    return [f"{origin}: {each}. tokenizer.json applies, as in transformers." for each in ignored]
 
 
 def around(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
@@ -71,10 +73,10 @@ def around(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def cuts_before_space(backend: tokenizers.Tokenizer) -> bool:
-    """Does a text have the tokens of its parts, if it is cut where a space follows another character?
+    """Whether a text cut where a space follows a non-space has the tokens of its parts.
 
-    So it is with byte-level BPE and GPT-2's words: none of them reaches from a non-space into a space, and a part that
-    begins a text is read like any other.
+    This holds for byte-level BPE with GPT-2's words: no word spans a non-space and a space after it, and the start of
+    a text is treated like any other part.
     """
     if backend.normalizer is not None or type(backend.model).__name__ != "BPE":
         return False
@@ -90,7 +92,7 @@ def _state(step: Any) -> dict[str, Any]:
 
 
 def _flat(state: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """A step, or the steps of a sequence, in the order in which they act."""
+    """A step, or the steps of a sequence in order."""
     if state.get("type") != "Sequence":
         return [state] if state else []
     return [found for step in state.get(key, ()) for found in _flat(step, key)]
@@ -110,11 +112,12 @@ def _around(step: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str) -> None:
-    """Tokens that tokenizer_config.json lists and tokenizer.json lacks, as transformers adds them."""
+    """Adds tokens that tokenizer_config.json lists and tokenizer.json lacks, as transformers does."""
     listed = config.get("added_tokens_decoder")
-    entries = sorted((int(index), token) for index, token in listed.items() if index.isdecimal()) \
-        if isinstance(listed, dict) and all(isinstance(token, dict) for token in listed.values()) else ()
-    for index, token in entries:
+    if not isinstance(listed, dict) or not all(isinstance(token, dict) for token in listed.values()):
+        return
+    entries = [(int(index), token) for index, token in listed.items() if _ID.fullmatch(index)]
+    for index, token in sorted(entries, key=lambda entry: entry[0]):
         text = spelling(token)
         if text and backend.token_to_id(text) is None:
             flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -137,19 +140,19 @@ def _apply_prefix_space(backend: tokenizers.Tokenizer, config: Mapping[str, Any]
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=wanted,
                                                          use_regex=steps[0].get("use_regex", True))
         return
-    # With these tokenizer.json holds in every version: of Llama's class transformers takes a byte-level one as it is.
+    # For these, tokenizer.json decides in every version: transformers uses a byte-level Llama tokenizer unchanged.
     if (kind == "LlamaTokenizer" and bytes_last and given is None) or (kind not in _DEFAULTS and not bytes_first):
         return
     raise UserError(
-        f"{origin}: a space {'is' if _prefixes(backend) else 'is not'} put before a text, and tokenizer_config.json "
+        f"{origin}: a space {'is' if _prefixes(backend) else 'is not'} put before a text, but tokenizer_config.json "
         + (f"says add_prefix_space: {str(given).lower()}" if type(given) is bool else f"names {kind}, which says "
            f"add_prefix_space: {str(wanted).lower()}")
-        + ". Versions of transformers differ on which holds. Write what the model was trained with into both: load the "
+        + ". Versions of transformers differ on which applies. Write the setting used in training into both: load the "
           "tokenizer with transformers, compare tokenizer('a'), and save it again.")
 
 
 def _prefixes(backend: tokenizers.Tokenizer) -> bool:
-    """Is a space put before each text?"""
+    """Whether a space is put before each text."""
     return any(step.get("type") == "Prepend" for step in _flat(_state(backend.normalizer), "normalizers")) or any(
         step.get("add_prefix_space", False) if step.get("type") == "ByteLevel"
         else step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never"
@@ -157,7 +160,7 @@ def _prefixes(backend: tokenizers.Tokenizer) -> bool:
 
 
 def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str) -> None:
-    """`add_bos_token` and `add_eos_token`, which transformers heeds where there is no tokenizer.json."""
+    """Applies `add_bos_token` and `add_eos_token`, which transformers reads if there is no tokenizer.json."""
     tokens = {}
     for key in _ENDS:
         if config.get(key):
@@ -165,8 +168,8 @@ def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin
             text = spelling(config.get(name))
             if text is None or backend.token_to_id(text) is None:
                 found = "it names none" if text is None else f"the vocabulary lacks {text[:40]!r}"
-                raise UserError(f"{origin}: tokenizer_config.json says {key}: true; expected a {name} that the "
-                                f"vocabulary has, and {found}. Name it there, or set {key} to false.")
+                raise UserError(f"{origin}: tokenizer_config.json says {key}: true; expected a {name} in the "
+                                f"vocabulary, but {found}. Name it there, or set {key} to false.")
             tokens[name] = text
     if not tokens:
         return
@@ -177,12 +180,12 @@ def _apply_ends(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin
 
 
 def _ends_ignored(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> list[str]:
-    """What is said of `add_bos_token` and `add_eos_token` that tokenizer.json does otherwise."""
+    """Sentences on `add_bos_token` and `add_eos_token` where tokenizer.json does otherwise."""
     found = []
     for key, ids, where in zip(_ENDS, around(backend), ("before", "after")):
         text = spelling(config.get(key[4:]))
         added = text is not None and backend.token_to_id(text) in ids
         if type(config.get(key)) is bool and config[key] != added:
-            found.append(f"tokenizer_config.json says {key}: {str(config[key]).lower()}, and tokenizer.json puts "
+            found.append(f"tokenizer_config.json says {key}: {str(config[key]).lower()}, but tokenizer.json puts "
                          f"{'' if added else 'no '}{key[4:]} {where} a text")
     return found

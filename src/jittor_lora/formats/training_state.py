@@ -1,7 +1,7 @@
-"""A training checkpoint: one safetensors file with the adapter, the optimiser's moments and where the run stands.
+"""A training checkpoint: one safetensors file with the adapter, the optimiser's moments and the state of the run.
 
-Its header holds the version of this format, what is not an array as JSON, and the SHA-256 sum of the whole file, taken
-with 64 zeros in the place of the sum itself.
+Its header contains the version of this format, everything that is not an array as JSON, and the SHA-256 sum of the
+whole file, computed with 64 zeros in place of the sum itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCK = 1 << 20
 
 
 class TrainingState(NamedTuple):
-    """What a run needs to go on exactly.
+    """All that is needed to resume a run exactly.
 
     Attributes:
         arrays: name → float32 array: "adapter.<name>", "initial.<name>" (see `Adapter.initial`), "first.<name>",
@@ -40,7 +40,7 @@ class TrainingState(NamedTuple):
 
 
 class Copies(Mapping[str, np.ndarray]):
-    """Jittor's arrays, or NumPy's, by name, as NumPy's: each is copied when it is asked for, never all at once."""
+    """Jittor or NumPy arrays by name, as NumPy arrays: each is copied on access, never all at once."""
 
     def __init__(self, arrays: Mapping[str, Any]):
         self._arrays = arrays
@@ -57,12 +57,12 @@ class Copies(Mapping[str, np.ndarray]):
 
 
 def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Path:
-    """Write the checkpoint of `step` into `folder` and remove all up to it but the newest `keep`.
+    """Write the checkpoint of `step` into `folder` and remove all up to it except the newest `keep`.
 
-    A later one can only be damaged, skipped by `newest_state`; it does not count.
+    Later checkpoints do not count: they can only be damaged ones that `newest_state` skipped.
 
     Raises:
-        UserError: arrays hold numbers that are not finite, or the folder cannot be written; all are then as they were.
+        UserError: arrays are not finite, or the folder cannot be written; its files are then unchanged.
     """
     path = folder / f"step-{step:08d}.safetensors"
     metadata = {"jittor_lora_state": str(VERSION), "sha256": NO_SUM, "values": json.dumps(state.values)}
@@ -77,9 +77,10 @@ def write_state(folder: Path, step: int, state: TrainingState, keep: int) -> Pat
 
 
 def read_state(path: Path) -> TrainingState:
-    """
+    """Read a checkpoint.
+
     Raises:
-        UserError: the file is damaged, of another kind or version, or holds numbers that are not finite.
+        UserError: the file is damaged, of another kind or version, or has numbers that are not finite.
     """
     file = SafetensorsFile(path)
     version = file.metadata.get("jittor_lora_state")
@@ -108,7 +109,7 @@ def read_state(path: Path) -> TrainingState:
 
 
 def _sum(stream: IO[bytes], known: str) -> tuple[int, str]:
-    """Where in the file its sum `known` stands, and the sum of the file with zeros there."""
+    """The position of the sum `known` in the file, and the sum of the file with zeros there."""
     stream.seek(0)
     length = stream.read(8)
     header = length + stream.read(int.from_bytes(length, "little"))
@@ -120,7 +121,7 @@ def _sum(stream: IO[bytes], known: str) -> tuple[int, str]:
 
 
 def newest_state(folder: Path) -> tuple[Path, TrainingState, list[str]] | None:
-    """The newest readable checkpoint of a run, with why newer ones are skipped; None if there is none at all.
+    """The newest readable checkpoint of a run, with the reasons why newer ones were skipped; None if there are none.
 
     Raises:
         UserError: there are checkpoints, but none can be read.
@@ -137,7 +138,7 @@ def newest_state(folder: Path) -> tuple[Path, TrainingState, list[str]] | None:
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every checkpoint in `folder`, oldest first; folders are none."""
+    """(step, path) of every checkpoint file in `folder`, oldest first."""
     if not folder.is_dir():
         return []
     found = [(FILE_NAME.fullmatch(path.name), path) for path in folder.iterdir() if not path.is_dir()]
