@@ -27,13 +27,13 @@ def test_all_rows_and_labels_are_dealt_once(budget, ranks, share):
     for rank in range(ranks):
         for part in parts(GROUPS, budget, 0.3, share, rank, ranks):
             stream, of = part.stream, whole[part.number]
-            own = slice(part.rows_before, part.rows_before + len(stream.tokens))
+            own = slice(part.stream.rows_before, part.stream.rows_before + len(stream.tokens))
             np.testing.assert_array_equal(stream.tokens, of.tokens[own])
             np.testing.assert_array_equal(stream.positions, of.positions[own])
             rows[part.number][own] += 1
             distinct = np.unique(stream.label_rows)
-            first = part.label_rows_before
-            np.testing.assert_array_equal(distinct + part.rows_before,
+            first = part.stream.label_rows_before
+            np.testing.assert_array_equal(distinct + part.stream.rows_before,
                                           np.unique(of.label_rows)[first : first + len(distinct)])
             labelled[part.number][first : first + len(distinct)] += 1
             ids += stream.ids
@@ -50,15 +50,14 @@ def test_a_rank_for_which_nothing_is_left_gets_nothing():
 def test_one_rank_gets_the_streams_as_they_are():
     made = parts(GROUPS, 60)
     assert [part.stream.ids for part in made] == [stream.ids for stream in micro_batches(GROUPS, 60)]
-    assert all(set(part.mask_rows.values()) == {0} for part in made)
+    assert all(part.stream.rows_before == part.stream.label_rows_before == 0 for part in made)
 
 
 def test_a_part_says_where_its_masks_begin():
-    """The rows that layers see, of all of a part and of those with labels."""
     first, second = (parts(GROUPS, 1024, rank=rank, ranks=2)[0] for rank in range(2))
     rows, labelled = len(first.stream.tokens), len(np.unique(first.stream.label_rows))
     assert 0 < labelled < rows
-    assert second.mask_rows == {len(second.stream.tokens): rows, len(np.unique(second.stream.label_rows)): labelled}
+    assert (second.stream.rows_before, second.stream.label_rows_before) == (rows, labelled)
 
 
 @given(st.lists(st.integers(1, 30), max_size=7), st.integers(1, 5))

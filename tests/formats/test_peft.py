@@ -14,7 +14,7 @@ from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import leaves
+from jittor_lora.model.modules import leaf_modules
 
 
 def network(family="gpt2", **changes):
@@ -267,7 +267,7 @@ def test_tensor_names_stand_in_for_an_expression_that_takes_too_long(tmp_path):
     made = adapted("llama", target_modules=("q_proj", "down_proj"))
     save_adapter(tmp_path, made, "base", "llama")
     write_config(tmp_path, target_modules=UNSLOTH)
-    assert wrong_amount([UNSLOTH], [leaf.name for leaf in leaves(network("llama"))], at_parts=False)
+    assert wrong_amount([UNSLOTH], [leaf.name for leaf in leaf_modules(network("llama"))], at_parts=False)
     adapter = load_adapter(tmp_path, network("llama"))
     assert adapter.updates.keys() == made.updates.keys()
     save_adapter(tmp_path / "again", adapter, "base", "llama")

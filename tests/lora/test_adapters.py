@@ -19,7 +19,7 @@ from jittor_lora.inference.reader import PortableReader, Turn
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Embedding, Linear, leaves
+from jittor_lora.model.modules import Embedding, Linear, leaf_modules
 from jittor_lora.system.runtime import jt
 from jittor_lora.training.loop import gradients_of, stream_loss
 from needs import HAS_KERNELS, needs_bf16, needs_kernels
@@ -104,8 +104,8 @@ def test_deleting_leaves_the_base(family):
     np.testing.assert_array_equal(logits(model), logits(alone(None, family)))
     adapters.delete("tables")
     adapters.delete("head")
-    kinds = {type(leaf.module) for leaf in leaves(model)}
-    assert kinds == {type(leaf.module) for leaf in leaves(network(family))} >= {Linear, Embedding}
+    kinds = {type(leaf.module) for leaf in leaf_modules(model)}
+    assert kinds == {type(leaf.module) for leaf in leaf_modules(network(family))} >= {Linear, Embedding}
     add(model, "plain")
     assert adapters.active == ("plain",)
 
@@ -113,17 +113,17 @@ def test_deleting_leaves_the_base(family):
 def test_what_cannot_act_together():
     model = crowded()
     adapters = adapters_of(model)
-    with pytest.raises(UserError, match=r"cannot act together:\n  transformer.wte: .*whole"):
+    with pytest.raises(UserError, match=r"cannot be active together:\n  transformer.wte: .*whole"):
         inject(model, LoraConfig(target_modules=("c_fc",), modules_to_save=("wte", "ln_f")), name="whole")
         adapters.activate("whole", "dora", "tables")
-    with pytest.raises(UserError, match="nobody: there is none of this name; there are plain, dora, tables, head"):
+    with pytest.raises(UserError, match="nobody: not found; there is plain, dora, tables, head"):
         adapters.activate("plain", "nobody")
     with pytest.raises(UserError, match="nobody"):
         adapters.delete("nobody")
     assert adapters.active == ("plain",)
     for kind in ("first", "second"):
         inject(model, LoraConfig(target_modules=("c_fc",), bias="lora_only"), name=kind)
-    with pytest.raises(UserError, match=r"transformer.h.0.mlp.c_fc: has parameters of its own in first, second"):
+    with pytest.raises(UserError, match=r"0.mlp.c_fc: only one adapter can replace its weight or bias, found first"):
         adapters.activate("first", "second")
 
 
@@ -212,12 +212,12 @@ def test_labels_are_for_every_row():
     with pytest.raises(UserError, match="nobody"), adapters_of(model).by_row(["nobody"] * 12):
         pass
     with adapters_of(model).by_row(["dora"] * 11):
-        with pytest.raises(ValueError, match="12 rows are read, and 11"):
+        with pytest.raises(ValueError, match="12 rows, and adapters for 11"):
             logits(model)
         with adapters_of(model).off():
             np.testing.assert_array_equal(logits(model), logits(alone(None)))
         np.testing.assert_array_equal(logits(model, tiny.tokens(11)), logits(alone("dora"), tiny.tokens(11)))
-    assert model.row_labels is None
+    assert model.row_adapters is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

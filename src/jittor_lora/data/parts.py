@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,23 +18,10 @@ class Part:
     Attributes:
         stream: of the part's own groups.
         number: of the stream among those of the step.
-        rows_before, label_rows_before: rows of the stream, and distinct ones of them with labels, before this part.
     """
 
     stream: Stream
     number: int
-    rows_before: int = 0
-    label_rows_before: int = 0
-
-    @property
-    def mask_rows(self) -> dict[int, int]:
-        """How many rows an adapted layer may see of this part → the first of them, as the whole stream counts them.
-
-        The last block computes label rows only. Where all rows of a part are label rows and not all of its stream's,
-        the two cannot be told apart, and the last block's masks are not those of the whole stream.
-        """
-        return {len(np.unique(self.stream.label_rows)): self.label_rows_before,
-                len(self.stream.tokens): self.rows_before}
 
 
 def parts(batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: float = 0.0, share_prefixes: bool = True,
@@ -53,9 +40,9 @@ def parts(batch: Sequence[TokenGroup], max_tokens: int, prompt_loss_weight: floa
         own = [group for stream, group in places[start:end] if stream == number]
         before = streams[number][: own[0]]
         skipped = build_stream(before, prompt_loss_weight) if before else None
-        made.append(Part(build_stream([streams[number][group] for group in own], prompt_loss_weight), number,
-                         len(skipped.tokens) if skipped else 0,
-                         len(np.unique(skipped.label_rows)) if skipped else 0))
+        stream = build_stream([streams[number][group] for group in own], prompt_loss_weight)
+        made.append(Part(replace(stream, rows_before=len(skipped.tokens),
+                                 label_rows_before=len(np.unique(skipped.label_rows))) if skipped else stream, number))
     return made
 
 

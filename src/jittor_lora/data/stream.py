@@ -30,6 +30,8 @@ class Stream:
         labels: (M,) int32, that next token.
         label_weights: (M,) float32.
         ids: the examples in it, in order.
+        rows_before, label_rows_before: where this is a later part of a stream, the rows of that stream before it, and
+            how many of them are label rows. Dropout masks count rows from the start of the stream.
     """
 
     tokens: np.ndarray
@@ -39,6 +41,8 @@ class Stream:
     labels: np.ndarray
     label_weights: np.ndarray
     ids: list[str]
+    rows_before: int = 0
+    label_rows_before: int = 0
 
     @property
     def total_weight(self) -> float:

@@ -99,7 +99,7 @@ class Decoder:
 
 
 def _linear(layer) -> LinearWeights:
-    weight, bias, update = layer.acting()
+    weight, bias, update = layer.for_inference()
     return LinearWeights(weight.panels(), weight.shape[0], None if bias is None else bias.numpy(), update)
 
 

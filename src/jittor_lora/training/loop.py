@@ -40,7 +40,7 @@ class Trainable(Protocol):
 
     def parameters(self) -> dict[str, jt.Var]: ...
 
-    def set_dropout(self, *key: int, rows: Mapping[int, int] = ...) -> None: ...
+    def set_dropout(self, *key: int) -> None: ...
 
 
 @dataclass
@@ -141,7 +141,7 @@ def train(
                     longest = len(stream.tokens)
                     jt.gc()
                 if config.lora_dropout:
-                    adapter.set_dropout(config.seed, step, own[number].number, rows=own[number].mask_rows)
+                    adapter.set_dropout(config.seed, step, own[number].number)
 
             loss, gradients = batch_gradients(model, streams, parameters, prepare, config.label_smoothing, weight)
             loss, gradients = ranks.summed(loss, gradients)
@@ -220,8 +220,9 @@ def stream_loss(model: CausalLM, stream: Stream, smoothing: float = 0.0):
         UserError: a token, label or position that the model does not have.
     """
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
-    hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
-    return model.loss(hidden, stream.labels, stream.label_weights, smoothing)
+    hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows,
+                          rows_before=stream.rows_before, label_rows_before=stream.label_rows_before)
+    return model.loss(hidden, stream.labels, stream.label_weights, smoothing, stream.label_rows)
 
 
 def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:
