@@ -10,6 +10,8 @@ import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.files.patterns import wrong_amount
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_folder
+from jittor_lora.formats.adapter_source import open_adapter
+from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
@@ -52,6 +54,16 @@ def refusal(folder, model=None):
     message = str(caught.value)
     assert str(folder) in message
     return message
+
+
+def test_an_open_adapter_is_not_read_again(folder):
+    write_config(folder, base_model_name_or_path="some/base", r=2)
+    source = open_adapter(folder)
+    (folder / CONFIG_FILE).write_text("not JSON")
+    assert base_of_adapter(source).name == "some/base"
+    assert load_adapter(source, network()).config.r == 2
+    with pytest.raises(UserError, match="The base named in its adapter_config.json: some/base"):
+        load_adapter(source, network("llama"))
 
 
 # --- what is written -------------------------------------------------------------------------------------------------

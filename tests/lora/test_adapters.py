@@ -164,15 +164,15 @@ GROUPS = tiny.groups(4, seed=2)
 OF_GROUP = ("dora", "head", None, "tables")
 
 
-def labels(groups, names):
-    """Of each row of the groups' stream, when each group is one after the other."""
+def of_rows(groups, names):
+    """The adapter of each row of the groups' stream."""
     return [name for group, name in zip(groups, names) for _ in range(len(build_stream([group]).tokens))]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_mixed_stream_is_separate_runs(family):
     model, stream = crowded(family), build_stream(GROUPS)
-    with adapters_of(model).by_row(labels(GROUPS, OF_GROUP)):
+    with adapters_of(model).by_row(of_rows(GROUPS, OF_GROUP)):
         mixed = logits(model, stream.tokens, stream.layout, stream.positions)
         loss = stream_loss(model, stream)  # only the rows with labels in the last block
         with jt.no_grad():
@@ -195,9 +195,10 @@ def test_each_adapter_gets_the_gradient_of_its_groups(checkpointing):
     model, stream = crowded(), build_stream(GROUPS)
     model.activation_checkpointing = checkpointing
     adapters = adapters_of(model)
-    with adapters.by_row(labels(GROUPS, names)):
-        parameters = [p for name in ("plain", "dora") for p in adapters[name].parameters().values()]
-        found = iter([g.numpy() for g in gradients_of(stream_loss(model, stream), parameters)])
+    with adapters.by_row(of_rows(GROUPS, names)):
+        loss = stream_loss(model, stream)
+    parameters = [p for name in ("plain", "dora") for p in adapters[name].parameters().values()]
+    found = iter([g.numpy() for g in gradients_of(loss, parameters)])
     for name in ("plain", "dora"):
         separate = alone(name)
         part = build_stream([group for group, other in zip(GROUPS, names) if other == name])
@@ -207,7 +208,7 @@ def test_each_adapter_gets_the_gradient_of_its_groups(checkpointing):
             np.testing.assert_allclose(next(found), expected, atol=2e-5 * max(1, np.abs(expected).max()), err_msg=key)
 
 
-def test_labels_are_for_every_row():
+def test_every_row_needs_an_adapter():
     model = crowded()
     with pytest.raises(UserError, match="nobody"), adapters_of(model).by_row(["nobody"] * 12):
         pass

@@ -127,6 +127,31 @@ def test_qv_only_is_about_the_fused_projection_alone():
     np.testing.assert_array_equal(out(layer(config, "h.0.mlp.c_proj")), out(layer(name="h.0.mlp.c_proj")))
 
 
+class Unreadable:
+    """A weight whose values cannot be had: whatever asks for them fails."""
+
+    shape, precision = (OUT, IN), "fp32"
+
+    def numpy(self):
+        raise AssertionError("the weight was read")
+
+
+@pytest.mark.parametrize("config", [LoraConfig(r=R, init="pissa"), LoraConfig(r=R, use_dora=True)], ids=str)
+def test_arrays_that_are_given_are_not_initialised(config):
+    """PiSSA would decompose the weight, DoRA take the norms of its rows."""
+    base = Linear(Unreadable())
+    with pytest.raises(AssertionError, match="was read"):
+        Update(base, config, "c_fc")
+    values = {"lora_A": normal(R, IN), "lora_B": normal(OUT, R), "lora_magnitude_vector": normal(OUT)}
+    if not config.use_dora:
+        del values["lora_magnitude_vector"]
+    made = Update(base, config, "c_fc", values=values, initial=(normal(R, IN, seed=5), normal(OUT, R, seed=6))
+                  if config.changes_base else None)
+    for part, array in made.trained.items():
+        np.testing.assert_array_equal(array.numpy(), values[part])
+    assert (made.initial is not None) == config.changes_base
+
+
 def initial_a(config, columns, name, seed):
     a, b = initial_pair(config, name, seed, (5, columns), lambda: None)
     assert not b.any() and b.shape == (5, config.r)

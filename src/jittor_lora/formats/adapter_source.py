@@ -21,6 +21,9 @@ class AdapterSource:
     folder: Path
     settings: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def config_path(self) -> Path:
         return self.folder / CONFIG_FILE
