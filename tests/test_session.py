@@ -36,7 +36,7 @@ def test_the_active_adapter_is_saved(base, tmp_path):
     model.set_adapter(["first", "second"])
     with pytest.raises(UserError, match="first, second are active together"):
         model.save_adapter(tmp_path)
-    with pytest.raises(UserError, match="adapter third: there is none of this name; there are first, second"):
+    with pytest.raises(UserError, match="adapter third: not found; there is first, second"):
         model.save_adapter(tmp_path, "third")
 
 

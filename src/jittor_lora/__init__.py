@@ -14,7 +14,7 @@ _MODULES = {
     "jittor_lora.inference.generator": ("Decoding", "Generator"),
     "jittor_lora.inference.sampling": ("Sampling",),
     "jittor_lora.lora.config": ("LoraConfig",),
-    "jittor_lora.lora.inject": ("Adapter",),
+    "jittor_lora.lora.adapter": ("Adapter",),
     "jittor_lora.session": ("Session", "load"),
     "jittor_lora.settings.run": ("RunConfig",),
     "jittor_lora.tasks.evaluate": ("evaluate",),

@@ -1,4 +1,4 @@
-"""From names to a network that is ready to run."""
+"""A base model with its adapters, ready to run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Iterator, Mapping, Sequence, Union
 
 import numpy as np
 
-from jittor_lora.errors import UserError
+from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.tokenizer import Tokenizer
+from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.inject import DEFAULT, Adapter, Adapters, adapters_of, listing
+from jittor_lora.lora.inject import DEFAULT, Adapters, adapters_of, no_such_adapter
 from jittor_lora.lora.merge import merge_error
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.load import build_model
@@ -27,14 +29,14 @@ Names = Union[str, Sequence[str]]
 
 
 class Session:
-    """A base model with its tokenizer and any number of adapters, each with a name.
+    """A base model with its tokenizer and any number of named adapters.
 
-    The base's weights are never changed: adapters are switched on, off and over without loading anything again.
+    The base's weights are never changed: adapters are activated, deactivated and exchanged without reloading anything.
 
     Attributes:
         model: the network.
-        tokenizer, checkpoint, base: what it was made from.
-        fingerprint: of the base's weights (see `formats.base_record`), None if they were not loaded by `load`.
+        tokenizer, checkpoint, base: what it was built from.
+        fingerprint: of the base's weights (see `formats.base_record`); None if `load` did not load them.
     """
 
     def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase,
@@ -44,68 +46,70 @@ class Session:
 
     @property
     def adapters(self) -> Adapters:
-        """The adapters by name; `adapters.active` names those that act."""
+        """The adapters by name; `adapters.active` names the active ones."""
         return adapters_of(self.model)
 
     @property
     def adapter(self) -> Adapter | None:
-        """The adapter that acts.
+        """The active adapter; None if there is none.
 
         Raises:
-            UserError: several do.
+            UserError: several are active.
         """
         active = self.adapters.active
         if len(active) > 1:
-            raise UserError(f"{', '.join(active)} are active together; name one of them, or set one with set_adapter.")
+            raise UserError(f"{', '.join(active)} are active together; name one, or activate one with set_adapter.")
         return self.adapters[active[0]] if active else None
 
     def add_adapter(self, config: LoraConfig, name: str = DEFAULT, seed: int = 42) -> Adapter:
-        """Add an adapter as training begins with it. The first one is active at once, others when they are set.
+        """Add a newly initialised adapter. The first one is active at once, others after `set_adapter`.
 
         Args:
-            seed: of its initial weights.
+            seed: of its random initialisation.
 
         Raises:
             UserError: the name is taken, or the settings do not fit this base.
         """
         return self.adapters.add(config, name, seed)
 
-    def load_adapter(self, folder: str | Path, name: str = DEFAULT) -> Adapter:
+    def load_adapter(self, folder: str | Path | AdapterSource, name: str = DEFAULT) -> Adapter:
         """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
 
         If it was trained on a base with other weights, a note says so: this base may be a conversion of that one.
 
         Raises:
-            UserError: it cannot be read, or is not for this base; all that does not fit is listed.
+            UserError: it cannot be read, or is not for this base; everything that does not fit is listed.
         """
+        if isinstance(folder, AdapterSource):
+            return self._load(folder, name)
         folder = Path(folder)
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         if inside and not (folder / CONFIG_FILE).exists():
             raise UserError(f"{folder}: expected {CONFIG_FILE}; found folders with one: {', '.join(inside)}. "
                             "Name one of them.")
-        return self._load(folder, name)
+        return self._load(open_adapter(folder), name)
 
     def load_adapters(self, folder: str | Path) -> list[Adapter]:
-        """Add all adapters that `save_adapters`, or PEFT, left in a folder, each by the name it had there.
+        """Add all adapters that `save_adapters` or PEFT wrote to a folder, each under the name it has there.
 
         Raises:
-            UserError: there is none, or one of them cannot be loaded.
+            UserError: there are none, or one of them cannot be loaded.
         """
         folder = Path(folder)
         found = {DEFAULT: folder} if (folder / CONFIG_FILE).exists() else {}
         found.update({path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))})
         if not found:
             raise UserError(f"{folder}: expected {CONFIG_FILE}, here or one folder below; found none.")
-        return [self._load(path, name) for name, path in found.items()]
+        return [self._load(open_adapter(path), name) for name, path in found.items()]
 
     def save_adapter(self, folder: str | Path, name: str | None = None, convert: bool = True) -> None:
-        """Write one adapter, by default the active one, into a folder in PEFT's layout.
+        """Write one adapter, by default the active one, to a folder in PEFT's layout.
 
         Args:
             convert: see `formats.peft.save_adapter`.
 
         Raises:
-            UserError: there is no such adapter, or none or several are active.
+            UserError: there is no such adapter; or none was named, and not exactly one is active.
         """
         adapter = self.adapter if name is None else self._named(name)
         if adapter is None:
@@ -114,14 +118,14 @@ class Session:
                      convert)
 
     def record(self, folder: Path) -> BaseRecord | None:
-        """The record of this base for an adapter or a run in `folder`; None where its fingerprint is not known."""
+        """The record of this base for an adapter or a run in `folder`; None if its fingerprint is not known."""
         return None if self.fingerprint is None else BaseRecord.of(self.base, self.fingerprint, folder)
 
     def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
-        """Write all adapters as PEFT does: that called "default" into the folder, others into folders of their names.
+        """Write all adapters as PEFT does: "default" into the folder itself, others into subfolders by name.
 
         Raises:
-            UserError: a name is not that of a folder.
+            UserError: a name cannot be that of a folder.
         """
         strange = [name for name in self.adapters if not re.fullmatch(r"[\w-]+", name)]
         if strange:
@@ -130,15 +134,15 @@ class Session:
             self.save_adapter(Path(folder) if name == DEFAULT else Path(folder) / name, name, convert)
 
     def set_adapter(self, names: Names) -> None:
-        """Let this adapter act from now on, or these, one after the other.
+        """Activate this adapter, or these, whose updates are applied in this order.
 
         Raises:
-            UserError: there is no such adapter, or they cannot act together.
+            UserError: there is no such adapter, or they cannot be active together.
         """
         self.adapters.activate(*([names] if isinstance(names, str) else names))
 
     def delete_adapter(self, name: str) -> None:
-        """Take an adapter out.
+        """Remove an adapter.
 
         Raises:
             UserError: there is no such adapter.
@@ -147,56 +151,58 @@ class Session:
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """Within the block the base alone computes."""
+        """Within the block no adapter is active."""
         with self.adapters.off():
             yield
 
     def merge(self, tolerance: float = 1e-3) -> float:
-        """Fold the active adapters into weights, with which the model computes until `unmerge`.
+        """Merge the active adapters into weights, which the model uses until `unmerge`.
 
-        Returns: the largest difference that this makes to a logit of a probe text.
+        Returns: the largest change of a logit of a probe text.
 
         Raises:
-            UserError: it is more than `tolerance`; nothing is merged then.
+            UserError: that exceeds `tolerance`; nothing is merged then.
         """
         difference = self.check_merge(tolerance)
         self.adapters.merge()
         return difference
 
     def check_merge(self, tolerance: float = 1e-3) -> float:
-        """What `merge` returns and raises; nothing is merged."""
+        """As `merge`, without merging."""
         difference, largest = merge_error(self.model)
         if not difference <= tolerance:
             raise UserError(f"Merging moves a logit by {difference:.2e} (the largest is {largest:.1f}), more than "
-                            f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or allow more.")
+                            f"the tolerance of {tolerance:g}; nothing was written. Check the adapter, or raise the "
+                            "tolerance.")
         return difference
 
     def unmerge(self) -> None:
-        """Compute with the base's weights, bit for bit as they were, and the adapters beside them again."""
+        """Use the base's weights, the same bits as before, and the adapters beside them again."""
         self.adapters.unmerge()
 
-    def _load(self, folder: Path, name: str) -> Adapter:
-        record = read_record(folder)
-        adapter = load_adapter(folder, self.model, name)
+    def _load(self, source: AdapterSource, name: str) -> Adapter:
+        record = read_record(source.folder)
+        adapter = load_adapter(source, self.model, name)
         if record and self.fingerprint and record.fingerprint != self.fingerprint:
-            say_on_stderr(f"Note: {folder} was trained on {record.name}, whose weights are not those of "
+            say_on_stderr(f"Note: {source.folder} was trained on {record.name}, whose weights are not those of "
                           f"{self.base.name}. Unless one is a conversion of the other, its answers will be wrong.")
         return adapter
 
     def _named(self, name: str) -> Adapter:
         if name not in self.adapters:
-            raise UserError(f"adapter {name}: there is none of this name; there are "
-                            f"{', '.join(self.adapters) or 'none'}.")
+            raise no_such_adapter([name], self.adapters)
         return self.adapters[name]
 
 
-def load(base: str | WantedBase | ResolvedBase, adapter: Path | None = None, precision: str = "fp32") -> Session:
-    """Load a base, by any name that `resolve_base` knows, and put an adapter into it.
+def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSource | None = None,
+         precision: str = "fp32") -> Session:
+    """Load a base, by any name that `resolve_base` accepts, and an adapter.
 
     A `WantedBase` must have the fingerprint that was recorded for it.
 
     Args:
-        precision: of products with the base's weights, "fp32" or "bf16"; see `build_model`.
+        adapter: its folder, or what `open_adapter` returned.
+        precision: of matrix products with the base's weights, "fp32" or "bf16"; see `build_model`.
 
     Raises:
         UserError: the base or the adapter cannot be found or read, they do not fit together, or weights are not finite.
@@ -206,25 +212,26 @@ def load(base: str | WantedBase | ResolvedBase, adapter: Path | None = None, pre
     watched = _Watched(checkpoint.tensors)
     model = build_model(checkpoint.config, watched, precision)
     if watched.wrong:
-        raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  {listing(watched.wrong)}\n"
-                        "The file is damaged: fetch or train the base again.")
+        raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  "
+                        + "\n  ".join(some_of_each(watched.wrong)) +
+                        "\nThe file is damaged: fetch or train the base again.")
     session = Session(model, tokenizer, checkpoint, resolved, watched.fingerprint.hexdigest())
     wanted = resolved.wanted
     if wanted and wanted.fingerprint not in (None, session.fingerprint):
         raise UserError(f"{wanted.owner}: its base is called {wanted.name}, and the model found by that name, "
-                        f"{resolved.path}, has other weights. Say with --base where its base is, or, if this is a "
-                        f"conversion of it, give --base {resolved.path}.")
+                        f"{resolved.path}, has other weights. Give its base with --base, or --base {resolved.path} if "
+                        "this is a conversion of it.")
     if adapter is not None:
         session.load_adapter(adapter)
     return session
 
 
 class _Watched(Mapping[str, np.ndarray]):
-    """Tensors that are looked at when they are first asked for, so that none is read for that alone.
+    """Tensors that are checked when they are first read, so that none is read for that alone.
 
     Attributes:
-        wrong: those that are not all finite, with what they hold.
-        fingerprint: of those asked for.
+        wrong: those that are not all finite, and what they hold.
+        fingerprint: of those read.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):

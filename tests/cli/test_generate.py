@@ -81,7 +81,7 @@ def test_stop(stop, meant, loaded, capsys):
 def test_adapter_on_and_off(loaded, adapter):
     main(["generate", "--adapter", str(adapter), "--prompt", "x"])
     main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
-    assert [(base.name, folder) for base, folder, _ in loaded] == [("gpt2", adapter), ("gpt2", None)]
+    assert [(base.name, source and source.folder) for base, source, _ in loaded] == [("gpt2", adapter), ("gpt2", None)]
 
 
 def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):

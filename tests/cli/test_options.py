@@ -92,10 +92,11 @@ def test_adapter_folder_or_run_folder(tmp_path):
         {"peft_type": "LORA", "target_modules": ["c_attn"], "base_model_name_or_path": "gpt2"}))
     for adapter in (tmp_path, tmp_path / "adapter"):
         options = ModelOptions(adapter=str(adapter))
-        assert options.adapter_folder() == tmp_path / "adapter"
-        assert options.wanted_base().name == "gpt2"
-    assert ModelOptions(base="b", adapter=str(tmp_path)).wanted_base() == "b"
-    assert (ModelOptions().wanted_base(), ModelOptions().adapter_folder()) == ("auto", None)
+        base, source = options.base_and_adapter()
+        assert base.name == "gpt2"
+        assert source.folder == tmp_path / "adapter" and source.settings["target_modules"] == ["c_attn"]
+    assert ModelOptions(base="b", adapter=str(tmp_path)).base_and_adapter()[0] == "b"
+    assert ModelOptions().base_and_adapter() == ("auto", None)
 
 
 @pytest.mark.parametrize("make, message", [
@@ -106,13 +107,13 @@ def test_adapter_folder_or_run_folder(tmp_path):
 def test_no_adapter(make, message, tmp_path):
     make(tmp_path / "a")
     with pytest.raises(UserError, match=message):
-        ModelOptions(adapter=str(tmp_path / "a")).wanted_base()
+        ModelOptions(adapter=str(tmp_path / "a")).base_and_adapter()
 
 
 def test_adapter_that_names_no_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["c_attn"]}')
     with pytest.raises(UserError, match="give --base"):
-        ModelOptions(adapter=str(tmp_path)).wanted_base()
+        ModelOptions(adapter=str(tmp_path)).base_and_adapter()
 
 
 def models(model=Settings):

@@ -10,11 +10,13 @@ import tiny
 from jittor_lora.errors import UserError
 from jittor_lora.files.patterns import wrong_amount
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_folder
+from jittor_lora.formats.adapter_source import open_adapter
+from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.lora.config import ALL_LINEAR, DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import leaves
+from jittor_lora.model.modules import leaf_modules
 
 
 def network(family="gpt2", **changes):
@@ -52,6 +54,16 @@ def refusal(folder, model=None):
     message = str(caught.value)
     assert str(folder) in message
     return message
+
+
+def test_an_open_adapter_is_not_read_again(folder):
+    write_config(folder, base_model_name_or_path="some/base", r=2)
+    source = open_adapter(folder)
+    (folder / CONFIG_FILE).write_text("not JSON")
+    assert base_of_adapter(source).name == "some/base"
+    assert load_adapter(source, network()).config.r == 2
+    with pytest.raises(UserError, match="The base named in its adapter_config.json: some/base"):
+        load_adapter(source, network("llama"))
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -267,7 +279,7 @@ def test_tensor_names_replace_an_expression_that_takes_too_long(tmp_path):
     made = adapted("llama", target_modules=("q_proj", "down_proj"))
     save_adapter(tmp_path, made, "base", "llama")
     write_config(tmp_path, target_modules=UNSLOTH)
-    assert wrong_amount([UNSLOTH], [leaf.name for leaf in leaves(network("llama"))], at_parts=False)
+    assert wrong_amount([UNSLOTH], [leaf.name for leaf in leaf_modules(network("llama"))], at_parts=False)
     adapter = load_adapter(tmp_path, network("llama"))
     assert adapter.updates.keys() == made.updates.keys()
     save_adapter(tmp_path / "again", adapter, "base", "llama")

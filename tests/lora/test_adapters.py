@@ -20,7 +20,7 @@ from jittor_lora.inference.readers import readers_of
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Embedding, Linear, leaves
+from jittor_lora.model.modules import Embedding, Linear, leaf_modules
 from jittor_lora.system.runtime import jt
 from jittor_lora.training.gradients import gradients_of, stream_loss
 from needs import HAS_KERNELS, needs_bf16, needs_kernels
@@ -105,8 +105,8 @@ def test_deleting_leaves_the_base(family):
     np.testing.assert_array_equal(logits(model), logits(alone(None, family)))
     adapters.delete("tables")
     adapters.delete("head")
-    kinds = {type(leaf.module) for leaf in leaves(model)}
-    assert kinds == {type(leaf.module) for leaf in leaves(network(family))} >= {Linear, Embedding}
+    kinds = {type(leaf.module) for leaf in leaf_modules(model)}
+    assert kinds == {type(leaf.module) for leaf in leaf_modules(network(family))} >= {Linear, Embedding}
     add(model, "plain")
     assert adapters.active == ("plain",)
 
@@ -114,17 +114,17 @@ def test_deleting_leaves_the_base(family):
 def test_what_cannot_act_together():
     model = crowded()
     adapters = adapters_of(model)
-    with pytest.raises(UserError, match=r"cannot act together:\n  transformer.wte: .*whole"):
+    with pytest.raises(UserError, match=r"cannot be active together:\n  transformer.wte: .*whole"):
         inject(model, LoraConfig(target_modules=("c_fc",), modules_to_save=("wte", "ln_f")), name="whole")
         adapters.activate("whole", "dora", "tables")
-    with pytest.raises(UserError, match="nobody: there is none of this name; there are plain, dora, tables, head"):
+    with pytest.raises(UserError, match="nobody: not found; there is plain, dora, tables, head"):
         adapters.activate("plain", "nobody")
     with pytest.raises(UserError, match="nobody"):
         adapters.delete("nobody")
     assert adapters.active == ("plain",)
     for kind in ("first", "second"):
         inject(model, LoraConfig(target_modules=("c_fc",), bias="lora_only"), name=kind)
-    with pytest.raises(UserError, match=r"transformer.h.0.mlp.c_fc: has parameters of its own in first, second"):
+    with pytest.raises(UserError, match=r"0.mlp.c_fc: only one adapter can replace its weight or bias, found first"):
         adapters.activate("first", "second")
 
 
@@ -165,15 +165,15 @@ GROUPS = tiny.groups(4, seed=2)
 OF_GROUP = ("dora", "head", None, "tables")
 
 
-def labels(groups, names):
-    """Of each row of the groups' stream, when each group is one after the other."""
+def of_rows(groups, names):
+    """The adapter of each row of the groups' stream."""
     return [name for group, name in zip(groups, names) for _ in range(len(build_stream([group]).tokens))]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_mixed_stream_is_separate_runs(family):
     model, stream = crowded(family), build_stream(GROUPS)
-    with adapters_of(model).by_row(labels(GROUPS, OF_GROUP)):
+    with adapters_of(model).by_row(of_rows(GROUPS, OF_GROUP)):
         mixed = logits(model, stream.tokens, stream.layout, stream.positions)
         loss = stream_loss(model, stream)  # only the rows with labels in the last block
         with jt.no_grad():
@@ -196,9 +196,10 @@ def test_each_adapter_gets_the_gradient_of_its_groups(checkpointing):
     model, stream = crowded(), build_stream(GROUPS)
     model.activation_checkpointing = checkpointing
     adapters = adapters_of(model)
-    with adapters.by_row(labels(GROUPS, names)):
-        parameters = [p for name in ("plain", "dora") for p in adapters[name].parameters().values()]
-        found = iter([g.numpy() for g in gradients_of(stream_loss(model, stream), parameters)])
+    with adapters.by_row(of_rows(GROUPS, names)):
+        loss = stream_loss(model, stream)
+    parameters = [p for name in ("plain", "dora") for p in adapters[name].parameters().values()]
+    found = iter([g.numpy() for g in gradients_of(loss, parameters)])
     for name in ("plain", "dora"):
         separate = alone(name)
         part = build_stream([group for group, other in zip(GROUPS, names) if other == name])
@@ -208,17 +209,17 @@ def test_each_adapter_gets_the_gradient_of_its_groups(checkpointing):
             np.testing.assert_allclose(next(found), expected, atol=2e-5 * max(1, np.abs(expected).max()), err_msg=key)
 
 
-def test_labels_are_for_every_row():
+def test_every_row_needs_an_adapter():
     model = crowded()
     with pytest.raises(UserError, match="nobody"), adapters_of(model).by_row(["nobody"] * 12):
         pass
     with adapters_of(model).by_row(["dora"] * 11):
-        with pytest.raises(ValueError, match="12 rows are read, and 11"):
+        with pytest.raises(ValueError, match="12 rows, and adapters for 11"):
             logits(model)
         with adapters_of(model).off():
             np.testing.assert_array_equal(logits(model), logits(alone(None)))
         np.testing.assert_array_equal(logits(model, tiny.tokens(11)), logits(alone("dora"), tiny.tokens(11)))
-    assert model.row_labels is None
+    assert model.row_adapters is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jittor_lora import ops
-from jittor_lora.lora.adapted import Choice
+from jittor_lora.lora.adapted import ActiveAdapters
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.model.modules import Linear
@@ -68,8 +68,8 @@ def test_the_part_taken_out_of_the_weight_sees_the_whole_input(init, dora):
     linear, x = base(), jt.array(normal(ROWS, IN, seed=4))
     config = LoraConfig(r=3, dropout=0.5, target_modules=("c_attn",), init=init, use_dora=dora)
     update = trained(config, linear)
-    onto = update.onto(ops.linear(x, linear.weight), x, linear.weight)
-    check_same([onto.numpy()], [update.alone(x, linear.weight, None).numpy()])
+    onto = update.apply_to_output(ops.linear(x, linear.weight), x, linear.weight)
+    check_same([onto.numpy()], [update.output(x, linear.weight, None).numpy()])
 
 
 # Jittor takes minutes to compile the gradients of each kind of adapter at the first run.
@@ -82,8 +82,9 @@ def test_the_part_taken_out_of_the_weight_sees_the_whole_input(init, dora):
 def test_alone_and_onto_the_base(config, training):
     linear = base()
     update = trained(config, linear, training=training)
-    alone = values_and_gradients(lambda x: update.alone(x, linear.weight, None), [update])
-    onto = values_and_gradients(lambda x: update.onto(ops.linear(x, linear.weight), x, linear.weight), [update])
+    alone = values_and_gradients(lambda x: update.output(x, linear.weight, None), [update])
+    onto = values_and_gradients(
+        lambda x: update.apply_to_output(ops.linear(x, linear.weight), x, linear.weight), [update])
     check_same(onto, alone)
 
 
@@ -100,7 +101,7 @@ def test_beside_another_that_changes_nothing(config, other, training, bias, firs
     if not other.changes_base:
         idle.lora_B.update(jt.zeros(idle.lora_B.shape))  # otherwise it changes nothing as it starts
     idle.dropout_seed = None
-    layer = LoraLinear(linear, Choice(), NAME)
+    layer = LoraLinear(linear, ActiveAdapters(), NAME)
     layer.versions.update(update=update, idle=idle)
     alone = values_and_gradients(lambda x: layer.run(x, ("update",)), [update])
     names = ("idle", "update") if first else ("update", "idle")
@@ -116,6 +117,7 @@ def test_beside_the_weight_and_in_it(config, bias):
     linear = base(bias)
     update = trained(config, linear, bias, training=False)
     b = None if bias == "none" else update.bias.numpy() if bias == "trained" else linear.bias.numpy()
-    beside = update.alone(jt.array(normal(ROWS, IN, seed=4)), linear.weight, None if b is None else jt.array(b)).numpy()
-    within = normal(ROWS, IN, seed=4) @ update.applied(linear.weight.numpy(), linear.weight.numpy()).T
+    x = normal(ROWS, IN, seed=4)
+    beside = update.output(jt.array(x), linear.weight, None if b is None else jt.array(b)).numpy()
+    within = x @ update.merged(linear.weight.numpy(), linear.weight.numpy()).T
     check_same([beside], [within if b is None else within + b])

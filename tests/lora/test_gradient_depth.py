@@ -11,7 +11,7 @@ from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Linear, leaves
+from jittor_lora.model.modules import Linear, leaf_modules
 from jittor_lora.system.runtime import jt
 
 
@@ -22,9 +22,9 @@ def layers_with_gradient(monkeypatch, variant, targets, **more):
     adapter = inject(model, LoraConfig(4, 8.0, 0.0, targets, **more))
     needed = {}
     for kind in (Linear, LoraLinear):
-        def noted(self, x, run=kind.execute):
+        def noted(self, x, *rows, run=kind.execute):
             needed[id(self)] = not x.is_stop_grad()
-            return run(self, x)
+            return run(self, x, *rows)
 
         monkeypatch.setattr(kind, "execute", noted)
     hidden = model.hidden(tiny.tokens(7), np.arange(7, dtype=np.int32), Layout.plain(7))
@@ -39,8 +39,9 @@ def layers_with_gradient(monkeypatch, variant, targets, **more):
 ])
 def test_only_layers_above_an_adapted_one(monkeypatch, variant, target, above):
     needed, model = layers_with_gradient(monkeypatch, variant, target)
-    names = {id(leaf.module): leaf.name for leaf in leaves(model)}
-    assert len(needed) == sum(isinstance(leaf.module, (Linear, LoraLinear)) for leaf in leaves(model)) - 1  # the head
+    names = {id(leaf.module): leaf.name for leaf in leaf_modules(model)}
+    linear = [leaf for leaf in leaf_modules(model) if isinstance(leaf.module, (Linear, LoraLinear))]
+    assert len(needed) == len(linear) - 1  # without the head
     assert [names[layer] for layer, wanted in needed.items() if wanted] == above
 
 
@@ -56,7 +57,7 @@ def test_the_first_adapted_layer_gets_no_gradient_for_its_input(monkeypatch):
     {"use_dora": True, "modules_to_save": ("1.ln_2", "lm_head")}], ids=str)
 def test_other_trained_arrays_ask_for_no_more(monkeypatch, more):
     needed, model = layers_with_gradient(monkeypatch, "gpt2", ("transformer.h.1.mlp.c_fc",), **more)
-    names = {id(leaf.module): leaf.name for leaf in leaves(model)}
+    names = {id(leaf.module): leaf.name for leaf in leaf_modules(model)}
     whole = "1.ln_2" in more.get("modules_to_save", ())  # below c_fc, so that its input has a gradient
     above = [*(["transformer.h.1.mlp.c_fc"] if whole else []), "transformer.h.1.mlp.c_proj"]
     assert [names[layer] for layer, wanted in needed.items() if wanted and layer in names] == above

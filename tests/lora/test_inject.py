@@ -14,7 +14,7 @@ from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.lora.targets import match_targets
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import Linear, leaves
+from jittor_lora.model.modules import Linear, leaf_modules
 from jittor_lora.system.runtime import jt
 
 NAMES = [f"transformer.h.{i}.{name}" for i in range(12)
@@ -105,7 +105,7 @@ def test_qv_only_needs_the_fused_projection():
 
 def test_a_second_adapter_of_the_same_name_is_refused():
     model, _ = adapted()
-    with pytest.raises(UserError, match="default: there is one of this name already"):
+    with pytest.raises(UserError, match="default: the name is taken"):
         inject(model, LoraConfig(target_modules=ALL_LINEAR))
 
 
@@ -184,7 +184,7 @@ def test_frozen_stays_frozen_and_trained_stays_trained_across_switches():
             module.eval()
     for module in (model, *model.transformer.h):
         module.train()
-    for leaf in leaves(model):
+    for leaf in leaf_modules(model):
         if isinstance(leaf.module, LoraLinear):
             assert leaf.module.weight.var.is_stop_grad() and leaf.module.bias.is_stop_grad()
     assert not any(p.is_stop_grad() for p in adapter.parameters().values())
@@ -252,5 +252,5 @@ def test_shapes_are_known_before(settings):
     config = LoraConfig(**{"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), **settings})
     model = network()
     expected = trained_shapes(model, config)
-    assert not any(isinstance(leaf.module, LoraLinear) for leaf in leaves(model))
+    assert not any(isinstance(leaf.module, LoraLinear) for leaf in leaf_modules(model))
     assert expected == {name: tuple(p.shape) for name, p in inject(model, config).parameters().items()}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jittor_lora.lora.adapted import Choice
+from jittor_lora.lora.adapted import ActiveAdapters
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.init import initial_pair
 from jittor_lora.lora.layer import LoraLinear, Update
@@ -22,9 +22,9 @@ def normal(*shape, seed=0):
 def layer(config=CONFIG, name="h.0.attn.c_attn", bias=True, b=True):
     """A layer with one update, which acts."""
     base = Linear(Matrix.of(normal(OUT, IN, seed=1)), frozen(normal(OUT, seed=2)) if bias else None)
-    choice = Choice()
-    choice.active = ("default",)
-    made = LoraLinear(base, choice, name)
+    active = ActiveAdapters()
+    active.names = ("default",)
+    made = LoraLinear(base, active, name)
     made.versions["default"] = Update(base, config, name)
     if b:
         update(made).lora_B.update(jt.array(normal(OUT, R, seed=3)))
@@ -64,10 +64,10 @@ def test_disabled_it_is_the_base_also_when_merged():
     made = layer()
     base = made.base(jt.array(X)).numpy()
     with_update = out(made)
-    with made.choice.only():
+    with made.active.only():
         np.testing.assert_array_equal(out(made), base)
     made.merge()
-    with made.choice.only():
+    with made.active.only():
         np.testing.assert_array_equal(out(made), base)
     np.testing.assert_allclose(out(made), with_update, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_merged_weight_is_w_plus_b_a():
     made = layer()
     weight, before = made.base.weight.numpy(), out(made)
     made.merge()
-    merged, _, beside = made.acting()
+    merged, _, beside = made.for_inference()
     assert beside is None
     expected = weight + np.float32(2.0 / 3) * (update(made).lora_B.numpy() @ update(made).lora_A.numpy())
     np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-6, atol=1e-6)
@@ -87,10 +87,10 @@ def test_merged_weight_is_w_plus_b_a():
 def test_merging_three_times_is_merging_once():
     made = layer()
     made.merge()
-    once = made.acting()[0].numpy().tobytes()
+    once = made.for_inference()[0].numpy().tobytes()
     made.merge()
     made.merge()
-    assert made.acting()[0].numpy().tobytes() == once
+    assert made.for_inference()[0].numpy().tobytes() == once
 
 
 def test_unmerging_gives_the_very_bits_back():
@@ -100,9 +100,8 @@ def test_unmerging_gives_the_very_bits_back():
         made.merge()
         made.unmerge()
     made.unmerge()
-    assert made.acting()[0].numpy().tobytes() == weight
+    assert made.for_inference()[0].numpy().tobytes() == weight
     np.testing.assert_array_equal(out(made), before)
-    assert not made.merged
 
 
 def test_qv_only_leaves_the_keys_alone():
@@ -126,6 +125,31 @@ def test_qv_only_leaves_the_keys_alone():
 def test_qv_only_is_about_the_fused_projection_alone():
     config = LoraConfig(r=R, alpha=2.0, target_modules=("c_attn", "c_proj"), qv_only=True)
     np.testing.assert_array_equal(out(layer(config, "h.0.mlp.c_proj")), out(layer(name="h.0.mlp.c_proj")))
+
+
+class Unreadable:
+    """A weight whose values cannot be had: whatever asks for them fails."""
+
+    shape, precision = (OUT, IN), "fp32"
+
+    def numpy(self):
+        raise AssertionError("the weight was read")
+
+
+@pytest.mark.parametrize("config", [LoraConfig(r=R, init="pissa"), LoraConfig(r=R, use_dora=True)], ids=str)
+def test_arrays_that_are_given_are_not_initialised(config):
+    """PiSSA would decompose the weight, DoRA take the norms of its rows."""
+    base = Linear(Unreadable())
+    with pytest.raises(AssertionError, match="was read"):
+        Update(base, config, "c_fc")
+    values = {"lora_A": normal(R, IN), "lora_B": normal(OUT, R), "lora_magnitude_vector": normal(OUT)}
+    if not config.use_dora:
+        del values["lora_magnitude_vector"]
+    made = Update(base, config, "c_fc", values=values, initial=(normal(R, IN, seed=5), normal(OUT, R, seed=6))
+                  if config.changes_base else None)
+    for part, array in made.trained.items():
+        np.testing.assert_array_equal(array.numpy(), values[part])
+    assert (made.initial is not None) == config.changes_base
 
 
 def initial_a(config, columns, name, seed):

@@ -79,9 +79,9 @@ def rows_through_last_block(model, monkeypatch, *arguments):
     for holder in (block.attn, block.mlp) if hasattr(block, "attn") else (block.self_attn, block.mlp):
         for name, layer in vars(holder).items():
             if hasattr(layer, "versions"):
-                def noted(x, name=name, run=layer.execute):
+                def noted(x, rows, name=name, run=layer.execute):
                     seen[name] = x.shape[0]
-                    return run(x)
+                    return run(x, rows)
 
                 monkeypatch.setattr(layer, "execute", noted)
     model.hidden(*arguments)

@@ -16,7 +16,7 @@ from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.peft_config import peft_settings
-from jittor_lora.lora.adapted import Choice
+from jittor_lora.lora.adapted import ActiveAdapters
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.lora.layer import LoraLinear, Update
@@ -245,9 +245,9 @@ def test_dropout_in_one_layer(settings, kernels):
     weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((12, 6), (12,)))
     x, towards = draw.standard_normal((9, 6)).astype(np.float32), draw.standard_normal((9, 12)).astype(np.float32)
     config = LoraConfig(r=3, alpha=2.0, dropout=0.4, target_modules=("c_fc",), **settings)
-    choice = Choice()
-    choice.active = ("default",)
-    layer = LoraLinear(Linear(Matrix.of(weight), frozen(bias)), choice, "c_fc")
+    active = ActiveAdapters()
+    active.names = ("default",)
+    layer = LoraLinear(Linear(Matrix.of(weight), frozen(bias)), active, "c_fc")
     update = layer.versions["default"] = Update(layer.base, config, "c_fc", with_bias=config.bias != "none")
     values = {name: (p.numpy() + 0.3 * draw.standard_normal(p.shape)).astype(np.float32)
               for name, p in update.trained.items()}

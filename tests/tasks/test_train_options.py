@@ -90,7 +90,7 @@ def test_the_old_name_of_a_session_is_deprecated(made, tmp_path):
 
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
     for changes, expected in (({"lora_init": "pissa", "lora_r": 100}, "at most rank"),
-                              ({"modules_to_save": ["nothing"]}, "no name of a module ends in nothing"),
+                              ({"modules_to_save": ["nothing"]}, "no module.s name ends in nothing"),
                               ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "none is left"),
                               ({"lora_layers_to_transform": [7]}, "none is left")):
         with pytest.raises(UserError, match=expected):

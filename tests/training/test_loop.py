@@ -17,7 +17,7 @@ from jittor_lora.formats.training_state import TrainingState, read_state, write_
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
-from jittor_lora.model.modules import leaves
+from jittor_lora.model.modules import leaf_modules
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.ranks import Ranks
 from jittor_lora.system.runtime import jt
@@ -243,7 +243,7 @@ def test_training_learns_the_examples(tmp_path):
 def test_frozen_weights_are_untouched_and_all_of_the_adapter_moves(tmp_path):
     model, adapter = adapted(settings(), values=False)
     block = model.transformer.h[1]
-    frozen = [block.ln_1.bias, *(leaf.module.weight for leaf in leaves(model))]
+    frozen = [block.ln_1.bias, *(leaf.module.weight for leaf in leaf_modules(model))]
     before = [w.numpy().tobytes() for w in frozen]
     start = {name: p.numpy().copy() for name, p in adapter.parameters().items()}
     run = Run(tmp_path, settings(max_steps=3), GROUPS, (), model, adapter)
@@ -278,7 +278,7 @@ def test_every_stream_of_every_step_has_its_own_dropout_masks(tmp_path):
     config = settings(max_steps=3, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3)
     model, adapter = adapted(config)
     keys = []
-    adapter.set_dropout = lambda *key, rows=None: keys.append(key)
+    adapter.set_dropout = lambda *key: keys.append(key)
     Run(tmp_path, config, GROUPS, (), model, adapter)
     used = [key for key in keys if key]
     assert len(set(used)) == len(used) > 3

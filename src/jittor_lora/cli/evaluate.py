@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     require(options, "data", "output")
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
-    base, adapter = options.wanted_base(), options.adapter_folder()
+    base, adapter = options.base_and_adapter()
     from jittor_lora.tasks.evaluate import Answering, evaluate
     options.set_threads()
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity"}

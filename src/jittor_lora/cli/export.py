@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
                         f"{', found an existing file' if output.exists() else ''}.")
     if options.format == "gguf-ready":
         new_folder("--output", output)
-    base, adapter = options.wanted_base(), options.adapter_folder()
+    base, adapter = options.base_and_adapter()
     options.set_threads()
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)

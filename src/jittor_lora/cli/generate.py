@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {flag(name)} contains \\n, which is used literally. For a line break write "
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
     asked = read_records(options.file) if options.file else []
-    base, adapter = options.wanted_base(), options.adapter_folder()
+    base, adapter = options.base_and_adapter()
     from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, MergeOptions)
     require(options, "adapter", "output")
     output = new_folder("--output", Path(options.output))
-    base, adapter = options.wanted_base(), options.adapter_folder()
+    base, adapter = options.base_and_adapter()
     options.set_threads()
     from jittor_lora.tasks.merge import merge
     difference = merge(base, adapter, output, options.tolerance)

@@ -33,27 +33,20 @@ class ModelOptions(Settings):
     adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", holds=PATH,
                                      min_length=1)
 
-    def adapter_folder(self) -> Path | None:
-        """The folder of the adapter's files: the one given, or `adapter/` in a run folder.
+    def base_and_adapter(self):
+        """The base and the adapter for `session.load`: the given base, else the adapter's, else auto; and an
+        `AdapterSource`, None without an adapter.
 
         Raises:
-            UserError: no adapter was found.
+            UserError: the adapter was not found or its settings cannot be read, or its base is not named or not found.
         """
-        return None if self.adapter is None else find_adapter(self.adapter, "--adapter ")
-
-    def wanted_base(self):
-        """The base for `session.load`: the given one, else the adapter's, else auto.
-
-        Raises:
-            UserError: the adapter was not found, or its base is not named or not found.
-        """
-        if self.base is not None:
-            return self.base
-        folder = self.adapter_folder()
-        if folder is None:
-            return "auto"
+        if self.adapter is None:
+            return self.base or "auto", None
+        folder = find_adapter(self.adapter, "--adapter ")
+        from jittor_lora.formats.adapter_source import open_adapter
         from jittor_lora.formats.base_record import base_of_adapter
-        return base_of_adapter(folder)
+        adapter = open_adapter(folder)
+        return self.base or base_of_adapter(adapter), adapter
 
 
 class ThreadOptions(Settings):

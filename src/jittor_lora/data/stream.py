@@ -54,11 +54,6 @@ class Stream:
         """Sum of the label weights in double precision: the divisor of a mean loss over several streams."""
         return float(self.label_weights.sum(dtype=np.float64))
 
-    @property
-    def mask_rows(self) -> dict[int, int]:
-        """Number of rows that a layer computes → row of the dropout mask that the first of them takes."""
-        return {len(self.label_rows): self.label_rows_before, len(self.tokens): self.rows_before}
-
 
 def rows(prefix: Sequence[int], branches: Sequence[Branch]) -> int:
     """Rows that a prefix with these branches takes in a stream."""

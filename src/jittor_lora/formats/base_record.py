@@ -17,8 +17,9 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import write_json
 from jittor_lora.files.untrusted import unique_keys
-from jittor_lora.formats.adapter_check import read_config, regular_file, show
-from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
+from jittor_lora.formats.adapter_check import regular_file, show
+from jittor_lora.formats.adapter_files import RECORD_FILE
+from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.settings.text import home_expanded
@@ -101,16 +102,17 @@ def read_record(folder: Path) -> BaseRecord | None:
     return BaseRecord(values["name"], values["fingerprint"], values.get("path"))
 
 
-def base_of_adapter(folder: Path) -> WantedBase:
-    """The base that the adapter in `folder` is for.
+def base_of_adapter(adapter: Path | AdapterSource) -> WantedBase:
+    """The base that an adapter is for.
 
     Raises:
         UserError: the adapter does not name its base, or the base is no longer where it was.
     """
-    name = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
+    adapter = open_adapter(adapter)
+    name = adapter.settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise UserError(f"{folder / CONFIG_FILE}: base_model_name_or_path does not name a base; give --base.")
-    return find_base(folder, name, f"the adapter {folder}")
+        raise UserError(f"{adapter.config_path}: base_model_name_or_path does not name a base; give --base.")
+    return find_base(adapter.folder, name, f"the adapter {adapter.folder}")
 
 
 def find_base(folder: Path, name: str, owner: str) -> WantedBase:

@@ -111,7 +111,7 @@ _PARTS = {"gpt2": _gpt2, "llama": _llama}
 
 
 def _linear(layer) -> LinearWeights:
-    weight, bias, update = layer.acting()
+    weight, bias, update = layer.for_inference()
     return LinearWeights(weight, None if bias is None else bias.numpy(), update)
 
 

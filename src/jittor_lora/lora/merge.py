@@ -1,4 +1,4 @@
-"""Folding adapters into the weights of their base."""
+"""Merging adapters into the weights of their base."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Iterator, Mapping
 import numpy as np
 
 from jittor_lora.data.layout import Layout
-from jittor_lora.lora.adapted import Adapted
+from jittor_lora.lora.adapted import AdaptedModule
 from jittor_lora.lora.inject import adapters_of
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.model.modules import leaves
+from jittor_lora.model.modules import leaf_modules
 from jittor_lora.system.runtime import jt
 
 PROBE_TOKENS = 64
-TABLES = ("transformer.wte", "model.embed_tokens")
+TOKEN_EMBEDDINGS = ("transformer.wte", "model.embed_tokens")
 
 
 class MergedTensors(Mapping[str, np.ndarray]):
-    """The checkpoint's tensors as the adapters that act make them, each computed when it is asked for.
+    """The checkpoint's tensors with the active adapters merged in, each computed when it is asked for.
 
-    What is not adapted is the checkpoint's very array.
+    A tensor that is not adapted is the checkpoint's own array.
 
     Args:
-        tensors: of the checkpoint the model was made from.
-        untied: also `lm_head.weight`, of a head that was tied to the embedding.
+        tensors: of the checkpoint that the model was built from.
+        untied: also include `lm_head.weight`, of a head that was tied to the embedding.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], model: CausalLM, untied: bool = False):
         self._tensors = tensors
         self._names = dict.fromkeys([*tensors, *(["lm_head.weight"] if untied else [])])
-        self._modules = {leaf.name: leaf.module for leaf in leaves(model)}
+        self._modules = {leaf.name: leaf.module for leaf in leaf_modules(model)}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
         module, _, part = name.rpartition(".")
         adapted = self._modules[module]
-        if not (isinstance(adapted, Adapted) and adapted.acting_versions()):
+        if not (isinstance(adapted, AdaptedModule) and adapted.versions_of()):
             return self._tensors[name] if name in self._tensors else adapted.weight.numpy()
         if part == "bias":
             return adapted.effective_bias()
@@ -53,18 +53,18 @@ class MergedTensors(Mapping[str, np.ndarray]):
 
 
 def unties_head(model: CausalLM) -> bool:
-    """Do the adapters that act change the embedding or the head of a model that ties the two?"""
-    changed = {leaf.name for leaf in leaves(model)
-               if isinstance(leaf.module, Adapted) and leaf.module.acting_versions()}
-    return model.config.tied_head and not changed.isdisjoint((*TABLES, OUTPUT_HEAD))
+    """Do the active adapters change the embedding or the head of a model that ties the two?"""
+    changed = {leaf.name for leaf in leaf_modules(model)
+               if isinstance(leaf.module, AdaptedModule) and leaf.module.versions_of()}
+    return model.config.tied_head and not changed.isdisjoint((*TOKEN_EMBEDDINGS, OUTPUT_HEAD))
 
 
 def merge_error(model: CausalLM) -> tuple[float, float]:
-    """How far merging moves the logits of a probe text, and how large they are.
+    """How far merging the active adapters moves the logits of a probe text, and how large these are.
 
-    The adapters that act are merged and unmerged again; the base has its very weights all the time.
+    The adapters are unmerged again; the base's weights never change.
 
-    Returns: the largest difference and the largest absolute logit over 64 tokens drawn from the vocabulary.
+    Returns: the largest difference and the largest absolute logit, over 64 random tokens.
     """
     length = min(PROBE_TOKENS, model.config.max_positions)
     tokens = np.random.Generator(np.random.Philox(0)).integers(0, model.config.vocab_size, length).astype(np.int32)
@@ -74,10 +74,10 @@ def merge_error(model: CausalLM) -> tuple[float, float]:
             hidden = model.hidden(tokens, np.arange(length, dtype=np.int32), Layout.plain(length))
             return model.logits(hidden).numpy()
 
-    adapters, apart = adapters_of(model), logits()
+    adapters, unmerged = adapters_of(model), logits()
     adapters.merge()
     try:
         merged = logits()
     finally:
         adapters.unmerge()
-    return float(np.abs(merged - apart).max()), float(np.abs(apart).max())
+    return float(np.abs(merged - unmerged).max()), float(np.abs(unmerged).max())

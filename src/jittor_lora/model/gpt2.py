@@ -9,7 +9,9 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.model.modules import Linear, Pass, Weights
+from jittor_lora.model.forward_pass import Pass
+from jittor_lora.model.modules import Linear, Weights
+from jittor_lora.model.rows import ALL_ALIKE, Rows
 from jittor_lora.system.runtime import jt
 
 ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu}
@@ -20,7 +22,7 @@ class LayerNorm(jt.Module):
         super().__init__()
         self.weight, self.bias, self.eps = weights["weight"], weights["bias"], eps
 
-    def execute(self, x):
+    def execute(self, x, rows: Rows = ALL_ALIKE):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
@@ -32,7 +34,8 @@ class Attention(jt.Module):
         self.c_proj = weights.conv1d("c_proj")
 
     def execute(self, x, run: Pass):
-        return self.c_proj(run.attend_fused(self.layer, self.c_attn(x), self.heads))
+        attended = run.attend_fused(self.layer, self.c_attn(x, run.rows), self.heads)  # (N, D) → (N, 3 D) → (M, D)
+        return self.c_proj(attended, run.wanted_rows)
 
 
 class FeedForward(jt.Module):
@@ -42,8 +45,8 @@ class FeedForward(jt.Module):
         self.c_fc = weights.conv1d("c_fc")
         self.c_proj = weights.conv1d("c_proj")
 
-    def execute(self, x):
-        return self.c_proj(self.activation(self.c_fc(x)))  # (N, D) → (N, F) → (N, D)
+    def execute(self, x, rows: Rows):
+        return self.c_proj(self.activation(self.c_fc(x, rows)), rows)  # (M, D) → (M, F) → (M, D)
 
 
 class Block(jt.Module):
@@ -56,9 +59,9 @@ class Block(jt.Module):
 
     def execute(self, x, run: Pass):
         x, into = ops.shared(x, 2)
-        x = ops.add(run.wanted(x), self.attn(self.ln_1(into), run))
+        x = ops.add(run.wanted(x), self.attn(self.ln_1(into, run.rows), run))
         x, into = ops.shared(x, 2)
-        return ops.add(x, self.mlp(self.ln_2(into)))
+        return ops.add(x, self.mlp(self.ln_2(into, run.wanted_rows), run.wanted_rows))
 
 
 class GPT2Model(jt.Module):
@@ -85,12 +88,10 @@ class GPT2LMHeadModel(CausalLM):
         self.transformer = GPT2Model(weights.at("transformer"), config)
         self.lm_head = Linear(self.transformer.wte.weight) if config.tied_head else weights.linear("lm_head")
 
-    def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
-        x = ops.add(self.transformer.wte(tokens), self.transformer.wpe(run.positions))
-        *blocks, last = self.transformer.h
+    def _states(self, tokens: np.ndarray, run: Pass, last: Pass):
+        x = ops.add(self.transformer.wte(tokens, run.rows), self.transformer.wpe(run.positions, run.rows))
+        *blocks, last_block = self.transformer.h
         for block in blocks:
             x = self.through(block, x, run)
-        return self.through(last, x, run.ending_in(wanted))
-
-    def _final_norm(self, x):
-        return self.transformer.ln_f(x)
+        x = self.through(last_block, x, last)
+        return self.transformer.ln_f(x, last.wanted_rows)

@@ -9,7 +9,9 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
-from jittor_lora.model.modules import Linear, Pass, Weights
+from jittor_lora.model.forward_pass import Pass
+from jittor_lora.model.modules import Linear, Weights
+from jittor_lora.model.rows import ALL_ALIKE, Rows
 from jittor_lora.system.runtime import jt
 
 
@@ -18,7 +20,7 @@ class RMSNorm(jt.Module):
         super().__init__()
         self.weight, self.eps = weight, eps
 
-    def execute(self, x):
+    def execute(self, x, rows: Rows = ALL_ALIKE):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
@@ -34,13 +36,13 @@ class Attention(jt.Module):
     def execute(self, x, run: Pass, rotation):
         n, c = x.shape[0], self.config
         first, second, for_v = ops.shared(x, 3)
-        # In the order in which Jittor would sum their gradients: those that come last in the backward pass, last.
+        # In the order in which Jittor would sum their gradients: last the one that comes last in the backward pass.
         for_q, for_k = (first, second) if run.is_partial else (second, first)
-        q = self.q_proj(run.wanted(for_q))
+        q = self.q_proj(run.wanted(for_q), run.wanted_rows)
         q = ops.rotary(q.reshape((q.shape[0], c.heads, c.head_dim)), *map(run.wanted, rotation))
-        k = ops.rotary(self.k_proj(for_k).reshape((n, c.kv_heads, c.head_dim)), *rotation)
-        v = self.v_proj(for_v).reshape((n, c.kv_heads, c.head_dim))
-        return self.o_proj(run.attend(self.layer, q, k, v))
+        k = ops.rotary(self.k_proj(for_k, run.rows).reshape((n, c.kv_heads, c.head_dim)), *rotation)
+        v = self.v_proj(for_v, run.rows).reshape((n, c.kv_heads, c.head_dim))
+        return self.o_proj(run.attend(self.layer, q, k, v), run.wanted_rows)
 
 
 class FeedForward(jt.Module):
@@ -50,9 +52,10 @@ class FeedForward(jt.Module):
         self.up_proj = weights.linear("up_proj")
         self.down_proj = weights.linear("down_proj")
 
-    def execute(self, x):
+    def execute(self, x, rows: Rows):
         for_gate, for_up = ops.shared(x, 2)
-        return self.down_proj(ops.swiglu(self.gate_proj(for_gate), self.up_proj(for_up)))  # (N, D) → (N, F) → (N, D)
+        gated = ops.swiglu(self.gate_proj(for_gate, rows), self.up_proj(for_up, rows))  # (M, D) → (M, F)
+        return self.down_proj(gated, rows)
 
 
 class Block(jt.Module):
@@ -65,9 +68,9 @@ class Block(jt.Module):
 
     def execute(self, x, run: Pass, rotation):
         x, into = ops.shared(x, 2)
-        x = ops.add(run.wanted(x), self.self_attn(self.input_layernorm(into), run, rotation))
+        x = ops.add(run.wanted(x), self.self_attn(self.input_layernorm(into, run.rows), run, rotation))
         x, into = ops.shared(x, 2)
-        return ops.add(x, self.mlp(self.post_attention_layernorm(into)))
+        return ops.add(x, self.mlp(self.post_attention_layernorm(into, run.wanted_rows), run.wanted_rows))
 
 
 class LlamaModel(jt.Module):
@@ -93,14 +96,12 @@ class LlamaForCausalLM(CausalLM):
         self.model = LlamaModel(weights.at("model"), config)
         self.lm_head = Linear(self.model.embed_tokens.weight) if config.tied_head else weights.linear("lm_head")
 
-    def _rows(self, tokens: np.ndarray, run: Pass, wanted: np.ndarray | None):
+    def _states(self, tokens: np.ndarray, run: Pass, last: Pass):
         c = self.config
         rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
-        x = self.model.embed_tokens(tokens)
-        *blocks, last = self.model.layers
+        x = self.model.embed_tokens(tokens, run.rows)
+        *blocks, last_block = self.model.layers
         for block in blocks:
             x = self.through(block, x, run, rotation)
-        return self.through(last, x, run.ending_in(wanted), rotation)
-
-    def _final_norm(self, x):
-        return self.model.norm(x)
+        x = self.through(last_block, x, last, rotation)
+        return self.model.norm(x, last.wanted_rows)

@@ -30,6 +30,7 @@ from jittor_lora.evaluation.predictions import write_predictions, write_question
 from jittor_lora.evaluation.squad import SquadScore, score
 from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.files.atomic import atomic_write, make_writable, written_together
+from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.inference.extraction import Extract, Extractor
@@ -197,9 +198,9 @@ def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[
         yield answered
 
 
-def evaluate(base: str, data: str, output: str, adapter: Path | None = None, with_base: bool = False,
-             limit: int | None = None, template: str | None = None, max_tokens: int | None = None, seed: int = 42,
-             batch_size: int = BATCH_SIZE, how: Answering = Answering(),
+def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | None = None,
+             with_base: bool = False, limit: int | None = None, template: str | None = None,
+             max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
              precision: str = "fp32", special_tokens: str = "text") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 

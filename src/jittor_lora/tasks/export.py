@@ -8,6 +8,7 @@ from typing import Iterator
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_folder, atomic_write
+from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -24,7 +25,8 @@ _LLAMA_NAMES = {"num_hidden_layers": "layers", "max_position_embeddings": "max_p
                 "rope_theta": "rope_theta", "vocab_size": "vocab_size"}
 
 
-def export(form: str, base: str, adapter: Path | None, output: Path, tolerance: float = 1e-3) -> float | None:
+def export(form: str, base: str, adapter: Path | AdapterSource | None, output: Path,
+           tolerance: float = 1e-3) -> float | None:
     """Write the base, with the adapter's update added in if there is one, in float32.
 
     Args:

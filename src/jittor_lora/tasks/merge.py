@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from jittor_lora.files.atomic import atomic_folder
+from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.lora.merge import MergedTensors, unties_head
 from jittor_lora.session import Session, load
 
 
-def merge(base: str, adapter: Path, output: Path, tolerance: float = 1e-3) -> float:
+def merge(base: str, adapter: Path | AdapterSource, output: Path, tolerance: float = 1e-3) -> float:
     """Write `output`, a Hugging Face directory with the adapter's update added to the base's weights in float32.
 
     Args:

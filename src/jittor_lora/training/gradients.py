@@ -53,10 +53,11 @@ def stream_loss(model: CausalLM, stream: Stream, smoothing: float = 0.0):
         UserError: a token, label or position that the model does not have.
     """
     check_range("label", stream.labels, model.config.vocab_size)  # end of text may be a label without being an input
-    hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows)
+    hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows,
+                          rows_before=stream.rows_before, label_rows_before=stream.label_rows_before)
     if len(stream.labels) > len(stream.label_rows):
         hidden = ops.rows(hidden, as_var(stream.label_index))  # (K, D) → (M, D)
-    return model.loss(hidden, stream.labels, stream.label_weights, smoothing)
+    return model.loss(hidden, stream.labels, stream.label_weights, smoothing, stream.label_rows[stream.label_index])
 
 
 def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:

@@ -135,7 +135,9 @@ def first_wrong(model: CausalLM, stream: Stream) -> str:
     model.watch = lambda x: before.append(all_finite(x.numpy()))
     try:
         with jt.no_grad():
-            end = all_finite(model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows).numpy())
+            hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows,
+                                  rows_before=stream.rows_before, label_rows_before=stream.label_rows_before)
+            end = all_finite(hidden.numpy())
     finally:
         model.watch = None
     last = len(before) - 1

@@ -77,7 +77,7 @@ class Computation:
         def prepare(stream: Stream) -> None:
             self._make_room(len(stream.tokens))
             if self._config.lora_dropout:
-                self._trainable.set_dropout(self._config.seed, step, stream.number, rows=stream.mask_rows)
+                self._trainable.set_dropout(self._config.seed, step, stream.number)
 
         return batch_gradients(self.model, streams, self.parameters, prepare, self._config.label_smoothing, weight)
 

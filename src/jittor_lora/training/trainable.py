@@ -31,5 +31,5 @@ class Trainable(Protocol):
     def count(self) -> int:
         """Number of trained values."""
 
-    def set_dropout(self, *key: int, rows: Mapping[int, int] = ...) -> None:
+    def set_dropout(self, *key: int) -> None:
         """Choose the dropout masks of the next pass by these numbers; without any, switch dropout off."""
