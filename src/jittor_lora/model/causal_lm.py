@@ -14,7 +14,7 @@ from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.forward_pass import Pass
 from jittor_lora.model.recompute import recomputed
 from jittor_lora.model.rows import Rows, grouped, in_order
-from jittor_lora.ops import Matrix, as_var
+from jittor_lora.ops import Matrix
 from jittor_lora.system.runtime import jt
 
 
@@ -51,11 +51,11 @@ class CausalLM(jt.Module):
         Args:
             tokens, positions: (N,) int32.
             layout: which keys each row sees.
-            rows: (M,) the rows wanted, at least one, all if None; repeats are allowed.
+            rows: (M,) the rows wanted, at least one, ascending and distinct; all if None.
             cache, cache_rows: where this stream's keys and values go if it is read in several passes; the layout's key
                 rows are then rows of the cache.
             rows_before, label_rows_before: if these tokens are a part of a stream, the rows of that stream before it,
-                and how many distinct ones of those are wanted. Dropout masks are numbered by the whole stream's rows;
+                and how many of those are wanted. Dropout masks are numbered by the whole stream's rows;
                 in the last block, after attention, by its wanted rows.
 
         Returns: (M, D).
@@ -71,19 +71,17 @@ class CausalLM(jt.Module):
         check_range("token id", tokens, self.config.vocab_size)
         check_range("position", positions, self.config.max_positions)
         where = None if cache_rows is None else jt.array(np.asarray(cache_rows, np.int32))
-        if rows is not None and not (len(rows) and 0 <= min(rows) and max(rows) < len(tokens)):
-            raise ValueError(f"rows asked for: expected one or more from 0 to {len(tokens) - 1}, found {list(rows)}")
-        distinct, order = (None, None) if rows is None else np.unique(rows, return_inverse=True)
-        wanted = distinct if distinct is not None and len(distinct) < len(tokens) else None
+        if rows is not None and not (
+                len(rows) and 0 <= rows[0] and rows[-1] < len(tokens) and (np.diff(rows) > 0).all()):
+            raise ValueError(f"rows asked for: expected one or more from 0 to {len(tokens) - 1}, ascending, found "
+                             f"{list(rows)}")
+        wanted = rows if rows is not None and len(rows) < len(tokens) else None
         # Jittor's flag for PyTorch's rule that an output needs a gradient only if an input does. It also changes
         # in-place assignment, which a cache uses.
         with jt.flag_scope(th_mode=int(cache is None)):
             run = Pass(positions, layout, cache, where, self.precision, self._rows(rows_before))
             last = run.ending_in(wanted, self._rows(rows_before if rows is None else label_rows_before, wanted))
-            x = self._states(tokens, run, last)
-            if rows is None or np.array_equal(rows, distinct):
-                return x
-            return ops.rows(x, as_var(order.astype(np.int32)))
+            return self._states(tokens, run, last)
 
     def through(self, block: jt.Module, x, *context):
         """block(x, *context), recomputed in the backward pass if `activation_checkpointing` says so."""
