@@ -194,7 +194,7 @@ def _use_tokenizer(found: Tokenizer) -> None:
     found.extend(TEXT[:9], found.begin(TEXT[:9]), [TEXT[9:]])
     found.decode(ids)
     for token in ids[:20]:
-        found.token_text(token)
+        found.decode([token])
     found.decode(range(min(found.vocab_size, 400)))
 
 

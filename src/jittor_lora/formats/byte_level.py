@@ -14,7 +14,6 @@ END_OF_TEXT = "<|endoftext|>"
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 CHARACTERS = {**{byte: chr(byte) for byte in _PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}}
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
 
 
 def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], special: Iterable[str] = (),

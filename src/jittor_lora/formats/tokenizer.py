@@ -19,7 +19,7 @@ import tokenizers
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.files.untrusted import read_input
-from jittor_lora.formats.byte_level import BYTES, END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
+from jittor_lora.formats.byte_level import END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
 from jittor_lora.formats.tokenizer_check import check_steps
@@ -159,15 +159,6 @@ class Tokenizer:
         raise UserError(f"{self.origin}: a text uses {names}, and the model's embedding has {self._rows} rows: the "
                         "tokens were added to the tokenizer only. Leave them out of the text, or give the model rows "
                         "for them (resize_token_embeddings in transformers).")
-
-    def token_text(self, token: int) -> str:
-        """One token for display: its text, with bytes that are no whole character written \\x... ."""
-        spelling = self._backend.id_to_token(int(token))
-        if spelling is None:
-            return f"<{token}>"
-        if not set(spelling) <= BYTES.keys():  # an added token, or not a byte-level vocabulary
-            return spelling
-        return bytes(BYTES[character] for character in spelling).decode("utf-8", "backslashreplace")
 
     def save(self, folder: str | PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
