@@ -19,7 +19,7 @@ class KeyValueCache:
         self._values = [jt.zeros(empty) for _ in range(layers)]
 
     def write(self, layer: int, rows, k, v):
-        """Write k and v (N, heads, head_dim) to these rows; returns all keys and values, (capacity, heads, head_dim)."""
+        """Write k and v (N, heads, head_dim) to these rows; returns all of both, (capacity, heads, head_dim)."""
         self._keys[layer][rows] = k
         self._values[layer][rows] = v
         return self._keys[layer], self._values[layer]
