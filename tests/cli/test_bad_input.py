@@ -227,7 +227,7 @@ def test_adapters(spoil, words, here, capsys):
 def test_an_adapter_of_another_base(here, capsys):
     message = refused(capsys, *generate(base="wide"))
     named = json.loads(Path("run/adapter/adapter_config.json").read_text())["base_model_name_or_path"]
-    assert "expected shape (8, 48), found (8, 32)" in message and message.endswith(f"names: {named}\n")
+    assert "expected shape (8, 48), found (8, 32)" in message and message.endswith(f"adapter_config.json: {named}\n")
 
 
 def test_the_base_that_an_adapter_names_is_gone(here, capsys):

@@ -292,8 +292,8 @@ def test_tensor_names_replace_an_expression_that_takes_too_long(tmp_path):
     ("_orig_mod.", "", "", "_orig_mod (torch.compile)"),
     ("module.", "", "", "module (DataParallel or DistributedDataParallel)"),
     ("", "_orig_mod.", "", "_orig_mod (torch.compile)"),
-    ("", "", ".default", "hold the adapter's own, default"),
-    ("module.", "", ".mine", "hold the adapter's own, mine"),
+    ("", "", ".default", "contain the adapter's name, default"),
+    ("module.", "", ".mine", "contain the adapter's name, mine"),
 ])
 def test_wrappers_of_tensor_names_are_dropped_and_reported(folder, tmp_path, capsys, before, inside, after, said):
     expected = load_adapter(folder, network())

@@ -116,7 +116,7 @@ def test_copies_of_the_bases_own_weights_are_compared_and_dropped(tmp_path):
     again = network()
     assert load_adapter(tmp_path, again).count() == adapter.count()
     write(tmp_path, "0.21", changes, {**arrays, "transformer.wte.base_layer.weight": table * 2}, {})
-    with pytest.raises(UserError, match="transformer.wte.base_layer.weight: the file has the base's weight"):
+    with pytest.raises(UserError, match="transformer.wte.base_layer.weight: the file's copy of the base's weight"):
         load_adapter(tmp_path, network())
 
 
@@ -128,7 +128,7 @@ def test_a_model_that_refuses_an_adapter_is_unchanged(tmp_path):
     with pytest.raises(UserError) as caught:
         load_adapter(tmp_path, model)
     for expected in ("h.0.attn.c_attn.lora_A: expected shape (2, 24), found (2, 25)", "h.1.attn.c_attn.lora_B: missing",
-                     "The base that its adapter_config.json names: gpt2"):
+                     "The base named in its adapter_config.json: gpt2"):
         assert expected in str(caught.value)
     np.testing.assert_array_equal(logits(model), before)
     assert not adapters_of(model)

@@ -1,7 +1,5 @@
-"""What is checked of an adapter's two files before anything in them is believed.
-
-Where they lie, how large they are, the JSON, the type of every field, the name and shape of every tensor.
-"""
+"""Checks of an adapter's two files, which are untrusted: location, size, JSON, the type of every field, the name and
+shape of every tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
 from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
 from jittor_lora.lora.config import MAX_RANK
 
-# Far above any adapter in use: the largest published ones have some thousand tensors.
+# Far above any adapter in use: the largest published ones have a few thousand tensors.
 LARGEST_CONFIG = 2 << 20  # bytes
 LONGEST_HEADER = 4 << 20  # bytes
 LARGEST_NUMBER = 1e9  # of alpha
@@ -41,10 +39,10 @@ _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 def regular_file(path: Path) -> Path:
-    """The path, if it is a file that lies in its folder, or in the blobs of the Hub's cache, which links to them.
+    """The path, if it is a file inside its folder, or among the blobs that the Hub's cache links to.
 
     Raises:
-        UserError: there is none; or it is a folder, a pipe or a device; or a link that leads out of the folder.
+        UserError: it does not exist; or is a folder, a pipe or a device, or a link out of the folder.
     """
     open_input(path).close()
     target, home = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
@@ -55,17 +53,17 @@ def regular_file(path: Path) -> Path:
 
 
 def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
-    """An adapter's tensors, with the names and shapes of all of them checked.
+    """An adapter's tensors, after checking all names and shapes.
 
     Args:
-        numbers: see whether all numbers are finite, too.
+        numbers: also check that all numbers are finite.
 
     Raises:
         UserError: no such file, a pickle, a damaged file, or tensors that no adapter has; all are listed.
     """
     if not os.path.lexists(path):
         pickled = path.with_name("adapter_model.bin")
-        hint = (f" There is {pickled.name}, a pickle, which is never loaded, because it can run any program: save the "
+        hint = (f" There is {pickled.name}, a pickle, which is never loaded because it can run any program: save the "
                 "adapter again with save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
         raise UserError(f"{path}: no such file.{hint}")
     with open_input(regular_file(path)) as stream:
@@ -85,7 +83,7 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
 
 
 def _unwrap(file: SafetensorsFile) -> None:
-    """Give the tensors the names that PEFT saves, and report what was around them."""
+    """Rename the tensors as PEFT saves them, and report the prefixes that were removed."""
     if not file.entries:
         return
     wrapper = wrapper_of(file.entries, lambda name: name.startswith(PREFIX))
@@ -93,13 +91,13 @@ def _unwrap(file: SafetensorsFile) -> None:
     inner = next((inner for inner in WRAPPERS if all(name.startswith(PREFIX + inner) for name in entries)), "")
     entries, adapter = without_adapter_name({name.replace(inner, "", 1): entry for name, entry in entries.items()})
     if len(entries) < len(file.entries):
-        return  # names that are told apart by it alone
+        return  # names that only the prefix tells apart
     file.entries = entries
     for prefix in filter(None, (wrapper, inner)):
         print(f"{file.path}: {wrapper_note(prefix)}", file=sys.stderr)
     if adapter:
-        print(f"{file.path}: the tensors' names hold the adapter's own, {adapter}, which is left out; PEFT's "
-              "save_pretrained writes none.", file=sys.stderr)
+        print(f"{file.path}: the tensors' names contain the adapter's name, {adapter}, which is left out; PEFT's "
+              "save_pretrained does not write it.", file=sys.stderr)
 
 
 def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
@@ -107,21 +105,21 @@ def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
         if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             yield f"{show(name)}: expected a module's name, of words and dots, of at most {LONGEST_NAME} characters"
         elif not name.startswith(PREFIX):
-            yield f"{name}: expected a name that begins with {PREFIX}"
+            yield f"{name}: expected a name that starts with {PREFIX}"
         elif entry.dtype not in FLOAT_TYPES:
             yield f"{name}: expected one of {', '.join(FLOAT_TYPES)}, found {entry.dtype}"
         elif 0 in entry.shape or not 1 <= len(entry.shape) <= 2:
-            yield f"{name}: expected a vector or a matrix with numbers in it, found shape {entry.shape}"
+            yield f"{name}: expected a non-empty vector or matrix, found shape {entry.shape}"
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """An adapter's settings as they stand in the file, each field that is known to PEFT's LoRA of the right type.
+    """An adapter's settings as in the file, with the types of all fields of PEFT's LoraConfig checked.
 
     Raises:
-        UserError: no such file, not JSON, not an object, a key twice, or fields of the wrong type; all are listed.
+        UserError: no such file, not JSON, not an object, a duplicate key, or fields of the wrong type; all are listed.
     """
     if os.path.getsize(regular_file(path)) > LARGEST_CONFIG:
         raise UserError(f"{path}: expected at most {LARGEST_CONFIG:,} bytes of settings; "
@@ -143,11 +141,11 @@ def read_config(path: Path) -> dict[str, Any]:
 def check_effort(path: Path, values: Mapping[str, Any], names: Sequence[str]) -> None:
     """
     Args:
-        path: of the settings `values`, which `read_config` gave.
-        names: of the modules that their patterns are matched with.
+        path: of the settings `values`, which `read_config` returned.
+        names: of the modules to which their patterns are applied.
 
     Raises:
-        UserError: that may take long; all the patterns that are too much are named.
+        UserError: matching may take too long; all the settings with such patterns are named.
     """
     problems = {name: wrong_amount(values.get(name) or (), names, at_parts=True) for name in _MATCHED}
     wrong = [f"{name}: {problem}" for name, problem in problems.items() if problem]
@@ -156,7 +154,7 @@ def check_effort(path: Path, values: Mapping[str, Any], names: Sequence[str]) ->
 
 
 def show(value: Any, most: int = 80) -> str:
-    """A value of a file for a message: its Python spelling, so that no control character reaches the terminal."""
+    """A value of a file for a message: its Python repr, so that no control character reaches the terminal."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         return "a number of more than 70 digits"
     if isinstance(value, (list, dict)) and len(value) > 50:
@@ -165,7 +163,7 @@ def show(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-# Each says what is expected where the value is not right.
+# Each returns what is expected if the value is wrong, else None.
 Check = Callable[[Any], Optional[str]]
 
 
@@ -180,7 +178,7 @@ def _flag(value: Any) -> str | None:
 def _text(value: Any) -> str | None:
     if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT:
         return None
-    return f"expected a text of up to {LONGEST_TEXT} printable characters"
+    return f"expected a string of up to {LONGEST_TEXT} printable characters"
 
 
 def _rank(value: Any) -> str | None:
@@ -190,7 +188,7 @@ def _rank(value: Any) -> str | None:
 
 
 def _number(value: Any) -> str | None:
-    # As whole numbers of a JSON file may be beyond float, they are compared, never converted.
+    # Whole numbers in JSON may exceed the range of float, so they are compared, never converted.
     return None if type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER else "expected a number"
 
 

@@ -1,6 +1,6 @@
-"""An adapter's folder in PEFT's layout as arrays, for what needs no base model: looking at adapters and combining them.
+"""An adapter's folder in PEFT's layout as arrays, for whatever needs no base model: inspecting and combining adapters.
 
-`formats/peft.py` puts adapters into networks.
+`formats/peft.py` loads adapters into networks.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PART = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|lo
 
 @dataclass
 class AdapterFolder:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
         settings: adapter_config.json.
-        factors: name of the adapted module → A, B and scaling, float32; an embedding's A is (r, tokens).
-        embeddings: which of the modules are embeddings.
-        others: PEFT's names of all other tensors (magnitudes of DoRA, biases, modules saved whole) → their shape.
-        bytes: of both files.
+        factors: adapted module → A, B and scaling, float32; an embedding's A is (r, tokens).
+        embeddings: which of these modules are embeddings.
+        others: PEFT's names of all other tensors (DoRA magnitudes, biases, modules saved whole) → their shapes.
+        bytes: size of both files together.
     """
 
     folder: Path
@@ -52,10 +52,10 @@ class AdapterFolder:
 def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     """
     Args:
-        numbers: see whether all numbers are finite, for which all are read.
+        numbers: also check that all numbers are finite, which reads all of them.
 
     Raises:
-        UserError: files missing, damaged or hostile; matrices without their counterpart; ranks that differ from the
+        UserError: files are missing, damaged or hostile; a matrix lacks its counterpart; ranks differ from the
             settings; all are listed.
     """
     weights = folder / WEIGHTS_FILE
@@ -82,7 +82,7 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     if wrong:
         raise UserError(f"{weights}:\n  {shorten(wrong, 20, chr(10) + '  ')}")
     embeddings = frozenset(m for m, parts in halves.items() if "lora_embedding_" in parts["A"])
-    # Of an embedding that is adapted PEFT saves the base's weight, too.
+    # For an adapted embedding PEFT saves the base's weight too.
     copies = {f"{PREFIX}{module}{of_base}.weight" for module in embeddings for of_base in ("", ".base_layer")}
     others = {name: shape for name, shape in others.items() if name not in copies}
     size = (folder / CONFIG_FILE).stat().st_size + weights.stat().st_size
@@ -96,10 +96,10 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
     Args:
         settings: adapter_config.json.
         embeddings: which of the modules are embeddings.
-        more: further JSON files, by name.
+        more: other JSON files to write, by name.
 
     Raises:
-        UserError: arrays hold numbers that are not finite, or the folder cannot be written; it is then not there.
+        UserError: an array is not finite, or the folder cannot be written; it then does not exist.
     """
     arrays = {}
     for module, pair in factors.items():
@@ -116,14 +116,14 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
 
 
 def _config(settings: Mapping[str, Any]) -> LoraConfig:
-    """The settings that ranks and scalings depend on."""
+    """The settings that determine ranks and scalings."""
     return LoraConfig(r=settings.get("r", 8), alpha=float(settings.get("lora_alpha", 8)),
                       use_rslora=bool(settings.get("use_rslora")), rank_pattern=settings.get("rank_pattern") or {},
                       alpha_pattern=settings.get("alpha_pattern") or {})
 
 
 def _halves(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, ...]]]:
-    """Module → "A" and "B" → name of the tensor; and the shapes of all other tensors."""
+    """Module → "A" or "B" → name of the tensor; and the shapes of all other tensors."""
     halves: dict[str, dict[str, str]] = {}
     others = {}
     for name, entry in file.entries.items():

@@ -1,19 +1,19 @@
-"""LoRA weights of the project GPT2_LoRA_Jittor: its `save_lora_weights` leaves A and B in an .npz.
+"""LoRA weights of the project GPT2_LoRA_Jittor, whose `save_lora_weights` writes A and B to an .npz.
 
-Names there, for block i (A is (r, in), B is (out, r)):
+Its names, for block i (A is (r, in), B is (out, r)):
 
     transformer_h.i.attn.qkv_proj.lora_A_q.weight   and lora_B_q, lora_A_k, lora_B_k, lora_A_v, lora_B_v
     transformer_h.i.attn.c_proj.lora_A.weight       and lora_B; likewise mlp.c_fc and mlp.c_proj
 
-Its queries, keys and values are three projections, each with an update of its own; GPT-2's are one, c_attn. Three
-updates of rank r are one of rank 3 r, with A stacked and B block by block on the diagonal:
+There, queries, keys and values are three projections with separate updates; in GPT-2 they are one, c_attn. Three
+updates of rank r make one of rank 3 r, with A stacked and B block-diagonal:
 
     [ Bq Aq ]   [ Bq  0   0 ] [ Aq ]
     [ Bk Ak ] = [ 0   Bk  0 ] [ Ak ]
     [ Bv Av ]   [ 0   0   Bv] [ Av ]
 
-The file holds neither alpha nor dropout: its default is alpha 16. With its `qv_only` the keys' update is multiplied by
-0 and so never trained: Bk stays 0, which says the same.
+The file contains neither alpha, whose default there is 16, nor dropout. Its `qv_only` multiplies the keys' update by 0,
+so that it is never trained: Bk stays 0, which is equivalent.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from jittor_lora.lora.config import MAX_RANK
 DEFAULT_ALPHA = 16.0
 _LARGEST = 1 << 30  # bytes
 _MOST_ARRAYS = 10_000
-_MOST_INFLATED = 64 << 20  # bytes; beyond it, at most so many times the file's own:
-_MOST_TIMES = 20
-_ENCRYPTED = 1  # of a member's flags
+_MOST_INFLATED = 64 << 20  # bytes; beyond that, at most
+_MOST_TIMES = 20  # times the size of the file
+_ENCRYPTED = 1  # bit of a member's flags
 _LONGEST_NPY_HEADER = 4096
-# What zipfile raises at places, methods, flags and texts that are none.
+# What zipfile raises at invalid offsets, methods, flags and strings.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError,
            ValueError, OverflowError)
 _NAME = re.compile(r"transformer_h\.(\d{1,4})\.(?:attn\.qkv_proj\.lora_([AB])_([qkv])"
@@ -56,10 +56,10 @@ _FUSED = "attn.c_attn"
 
 
 def read_reference_npz(path: Path, alpha: float = DEFAULT_ALPHA) -> dict[str, Factors]:
-    """GPT-2's module names → A, B and scaling; c_attn's of three times the rank of the others.
+    """GPT-2's module names → A, B and scaling; the rank of c_attn is three times that of the others.
 
     Raises:
-        UserError: not such a file, or one that is damaged or hostile; all offenders are listed.
+        UserError: another kind of file, or a damaged or hostile one; all offenders are listed.
     """
     arrays = _read_arrays(path)
     updates: dict[tuple[int, str], dict[str, np.ndarray]] = {}
@@ -102,15 +102,15 @@ def read_reference_npz(path: Path, alpha: float = DEFAULT_ALPHA) -> dict[str, Fa
 
 
 def write_reference_npz(path: Path, factors: Mapping[str, Factors]) -> tuple[int, float]:
-    """Write updates of GPT-2's projections in that project's form, which has one rank and one scaling for all.
+    """Write updates of GPT-2's projections in that project's format, which has one rank and one scaling for all.
 
-    A c_attn that is three blocks is taken apart into them; of any other, q, k and v share A. A smaller rank is filled
-    up with zeros, another scaling is multiplied into B.
+    A block-diagonal c_attn is split into its three blocks; otherwise q, k and v share A. Smaller ranks are padded with
+    zeros, and other scalings multiplied into B.
 
     Returns: r and alpha, which that project's LoRAConfig needs to load the file.
 
     Raises:
-        UserError: modules that the project does not know; all are listed.
+        UserError: there are updates of modules that the project does not have; all are listed.
     """
     strange = [name for name in factors if not _MODULE.fullmatch(name)]
     if strange:
@@ -151,7 +151,7 @@ def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
 
 
 def _thirds(pair: Factors) -> list[Factors]:
-    """The updates of q, k and v in that of c_attn."""
+    """The updates of q, k and v that make up that of c_attn."""
     rows = len(pair.b) // 3
     blocks = [pair.b[i * rows : (i + 1) * rows] for i in range(3)]
     rank = len(pair.a) // 3
@@ -164,7 +164,7 @@ def _thirds(pair: Factors) -> list[Factors]:
 
 
 def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays as `numpy.savez` does, taking one at a time from the mapping."""
+    """Write the arrays as `numpy.savez` does, fetching one at a time from the mapping."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -172,8 +172,8 @@ def write_npz(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, float32: every claim about sizes is checked before anything is unpacked, and nothing that
-    needs a pickle is read."""
+    """The arrays of an .npz, float32. Stated sizes are checked before anything is unpacked, and nothing that needs
+    pickle is read."""
     size = regular_file(path).stat().st_size
     if size > _LARGEST:
         raise UserError(f"{path}: expected at most {_LARGEST:,} bytes of LoRA weights; found {size:,}.")
@@ -205,7 +205,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_number_of_members(path: Path) -> None:
-    """Every member of a zip has an entry that begins with these four bytes; numbers may hold them by chance."""
+    """Every member of a zip has an entry that starts with these four bytes; arrays may contain them by chance."""
     if path.stat().st_size == 0:
         raise UserError(f"{path}: expected an .npz of LoRA weights; found an empty file.")
     with open_input(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -217,17 +217,17 @@ def _check_number_of_members(path: Path) -> None:
 def _parse_header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     """
     Raises:
-        ValueError: it is none.
+        ValueError: the header is invalid.
     """
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         return reader(io.BytesIO(header))
-    except Exception as error:  # of the tokenizer, the parser and the types of Python and of numpy
+    except Exception as error:  # from Python's tokenizer and parser, and from numpy's dtypes
         raise ValueError(f"its header cannot be read: {type(error).__name__}") from error
 
 
 def _read_array(path: Path, member: zipfile.ZipInfo, stream: IO[bytes]) -> np.ndarray:
-    """One array: magic and version, the length of the header, the header (a Python literal), the numbers."""
+    """One array: magic and version, length of the header, the header (a Python literal), the values."""
     name = show(member.filename)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):

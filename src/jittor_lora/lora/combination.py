@@ -1,4 +1,4 @@
-"""Settings of a combination of adapters, with PEFT's names of the methods."""
+"""How to combine adapters, with PEFT's names for the methods."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ MAJORITY = ("total", "frequency")
 
 @dataclass(frozen=True)
 class Combination:
-    """How adapters are combined.
+    """How to combine adapters.
 
     Args:
         method: one of `METHODS`.
-        density: the share of the numbers that pruning keeps; for the methods in `PRUNING`.
-        majority: how the sign of a number is elected by the adapters, for TIES: "total", by their sum; "frequency", by
-            their count.
-        svd_rank: the rank of the `_svd` methods; by default the largest of the adapters.
-        svd_clamp: the quantile of the two factors' numbers beyond which they are clamped, for the `_svd` methods.
-        seed: of DARE's random choice.
+        density: the fraction of the values that pruning keeps, for the methods in `PRUNING`.
+        majority: how TIES elects a sign: "total", that of the sum; "frequency", the more frequent one.
+        svd_rank: rank of the result of the `_svd` methods; by default the largest of the adapters' ranks.
+        svd_clamp: quantile of the values of A and B at which they are clamped, for the `_svd` methods.
+        seed: of DARE's random choices.
 
     Raises:
-        UserError: an unknown method, or values missing, out of range, or of no use to the method; all are listed.
+        UserError: an unknown method, or values that are missing, out of range or without effect; all are listed.
     """
 
     method: str = "svd"

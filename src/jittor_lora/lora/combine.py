@@ -1,8 +1,8 @@
-"""Several adapters of one base made into one: the combinations of PEFT's `add_weighted_adapter`, on numpy arrays.
+"""Combining several adapters of one base into one, as PEFT's `add_weighted_adapter` does, on numpy arrays.
 
-The names are PEFT's. `linear`, `ties`, `dare_*` and `magnitude_prune` work on A and on B by themselves, so that their
-result is no weighted sum of the updates; with `_svd` they work on the updates, whose best approximation of a rank is
-then taken. `cat` and `svd` are weighted sums of the updates, `cat` exactly and of the sum of the ranks.
+The methods have PEFT's names. `linear`, `ties`, `dare_*` and `magnitude_prune` combine A and B separately, so that the
+result is not a weighted sum of the updates; with `_svd` they combine the updates, and the result is the best
+approximation of a given rank. `cat` and `svd` are weighted sums of the updates: `cat` exactly, at the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jittor_lora.lora.config import MAX_RANK
 
 
 class Factors(NamedTuple):
-    """One module's update, scaling · B A.
+    """A module's low-rank update, scaling · B A.
 
     Attributes:
         a: (r, in).
@@ -32,19 +32,19 @@ class Factors(NamedTuple):
     scaling: float
 
     def delta(self) -> np.ndarray:
-        """(out, in)."""
+        """scaling · B A, (out, in)."""
         return (self.b @ self.a) * np.float32(self.scaling)
 
 
 def combine(adapters: Sequence[Mapping[str, Factors]], weights: Sequence[float],
             how: Combination) -> dict[str, Factors]:
-    """One update a module, of all modules that any of the adapters has; each has scaling 1.
+    """One update, with scaling 1, for each module that any of the adapters has.
 
-    A module that only some adapters have is combined of those. One adapter alone is combined linearly, as in PEFT.
+    Where only some adapters have a module, those are combined. A single adapter is combined linearly, as in PEFT.
 
     Raises:
-        UserError: shapes or ranks that do not go together; all are listed.
-        ValueError: not as many weights as adapters.
+        UserError: shapes or ranks do not match; all are listed.
+        ValueError: the number of weights is not that of the adapters.
     """
     if len(adapters) != len(weights) or not adapters:
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights")
@@ -62,7 +62,7 @@ def combine(adapters: Sequence[Mapping[str, Factors]], weights: Sequence[float],
         with np.errstate(over="ignore", invalid="ignore"):
             a, b = _combined(factors, given, how, method, rank, draws)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            raise UserError(f"{module}: the adapters' numbers, or the weights, are too large: their combination is not "
+            raise UserError(f"{module}: the adapters' values or the weights are too large: their combination is not "
                             "finite.")
         combined[module] = Factors(np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32), 1.0)
     return combined
@@ -70,7 +70,7 @@ def combine(adapters: Sequence[Mapping[str, Factors]], weights: Sequence[float],
 
 def _combined(factors: Sequence[Factors], weights: np.ndarray, how: Combination, method: str, rank: int,
               draws: Sequence[_Draws]) -> tuple[np.ndarray, np.ndarray]:
-    """A and B of one module; not finite where numbers are too large."""
+    """A and B of one module; not finite if numbers are too large."""
     try:
         if method == "cat":
             return _cat(factors, weights, rank)
@@ -80,12 +80,13 @@ def _combined(factors: Sequence[Factors], weights: np.ndarray, how: Combination,
             mixed = _mix([pair.delta() for pair in factors], weights, how, method[: -len("_svd")], draws, "delta")
             return _svd(mixed, rank, how.svd_clamp)
         return _mix_factors(factors, weights, how, method, draws)
-    except np.linalg.LinAlgError:  # of what is not finite
+    except np.linalg.LinAlgError:  # the input is not finite
         return np.full((rank, 1), np.inf), np.full((1, rank), np.inf)
 
 
 def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
-    """The values, all but the share `density` of the largest set to 0 (TIES, "trim": Yadav et al. 2023, section 3)."""
+    """Keep the fraction `density` of the values with the largest magnitude, set the rest to 0 (TIES, "trim":
+    Yadav et al. 2023, section 3)."""
     count = int(density * values.size)
     kept = np.zeros(values.size, values.dtype)
     if count:
@@ -96,11 +97,11 @@ def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
 
 
 def elected(values: np.ndarray, majority: str) -> np.ndarray:
-    """(n, …) bool: which values have the sign that the adapters elect for their place (TIES, "elect sign").
+    """(n, …) bool: which values have the sign elected for their position (TIES, "elect sign").
 
     Args:
         values: (n, …), of n adapters.
-        majority: "total", the sign of the sum; "frequency", the sign that more of them have. A draw is positive.
+        majority: "total", the sign of the sum; "frequency", the more frequent sign. A tie is positive.
     """
     signs = np.sign(values)
     total = (values if majority == "total" else signs).sum(axis=0)
@@ -108,13 +109,13 @@ def elected(values: np.ndarray, majority: str) -> np.ndarray:
 
 
 def random_mask(shape: tuple[int, ...], density: float, *key: int) -> np.ndarray:
-    """1 with the probability `density`, else 0, float32; a pure function of the arguments."""
+    """1 with probability `density`, else 0, float32; a pure function of the arguments."""
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
     return (draw.random(shape, np.float32) < density).astype(np.float32)
 
 
 class _Draws:
-    """DARE's choice for one adapter and module (Yu et al. 2024, section 3: drop, and rescale the rest)."""
+    """DARE for one adapter and module: drop values at random and rescale the rest (Yu et al. 2024, section 3)."""
 
     def __init__(self, how: Combination, module: str, adapter: int):
         self.how, self.key = how, (how.seed, zlib.crc32(module.encode()), adapter)
@@ -127,7 +128,7 @@ class _Draws:
 
 def _mix(values: list[np.ndarray], weights: np.ndarray, how: Combination, method: str, draws: Sequence[_Draws],
          part: str) -> np.ndarray:
-    """The values of n adapters in one: pruned, weighted and added, or averaged over those of the elected sign."""
+    """The values of n adapters as one: pruned, weighted and summed, or averaged over those with the elected sign."""
     if method != "linear" and how.density < 1:
         by_chance = method.startswith("dare")
         values = [draw(v, part) if by_chance else keep_largest(v, how.density) for v, draw in zip(values, draws)]
@@ -141,7 +142,7 @@ def _mix(values: list[np.ndarray], weights: np.ndarray, how: Combination, method
 
 def _mix_factors(factors: list[Factors], weights: np.ndarray, how: Combination, method: str,
                  draws: Sequence[_Draws]) -> tuple[np.ndarray, np.ndarray]:
-    """A and B, each mixed by itself with the square root of weight · scaling; the sign goes to A."""
+    """A and B, each mixed separately with the square root of weight · scaling; the sign goes to A."""
     whole = [float(weight) * pair.scaling for weight, pair in zip(weights, factors)]
     roots = np.array([math.sqrt(abs(w)) for w in whole], np.float32)
     signs = np.array([1 if w >= 0 else -1 for w in whole], np.float32)
@@ -150,7 +151,7 @@ def _mix_factors(factors: list[Factors], weights: np.ndarray, how: Combination, 
 
 
 def _cat(factors: list[Factors], weights: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """A's rows and B's columns side by side, and zeros up to the rank."""
+    """The rows of A and the columns of B concatenated, padded with zeros to `rank`."""
     a = np.concatenate([pair.a * np.float32(float(w) * pair.scaling) for w, pair in zip(weights, factors)])
     b = np.concatenate([pair.b for pair in factors], axis=1)
     missing = rank - len(a)
@@ -158,14 +159,14 @@ def _cat(factors: list[Factors], weights: np.ndarray, rank: int) -> tuple[np.nda
 
 
 def _svd(delta: np.ndarray, rank: int, clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """A (rank, in) and B (out, rank) with B A nearest to `delta` (out, in): Vᵀ and U Σ, cut. In float64, as vectors of
-    singular values that are close to each other lose digits."""
+    """A (rank, in) and B (out, rank) with B A closest to `delta` (out, in): truncated Vᵀ and U Σ. In float64, as the
+    vectors of singular values that are close together lose digits."""
     u, s, vt = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
     return _cut(u, s, vt, rank, clamp)
 
 
 def _svd_of_factors(a: np.ndarray, b: np.ndarray, rank: int, clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """The same for B A, which is never formed: B = Qb Rb, Aᵀ = Qa Ra, and Rb Raᵀ has its singular values."""
+    """The same for B A without forming it: B = Qb Rb, Aᵀ = Qa Ra, and Rb Raᵀ has the same singular values."""
     qb, rb = np.linalg.qr(b.astype(np.float64))
     qa, ra = np.linalg.qr(a.T.astype(np.float64))
     u, s, vt = np.linalg.svd(rb @ ra.T)
@@ -177,7 +178,7 @@ def _cut(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int,
     a, b = vt[:rank].astype(np.float32), (u[:, :rank] * s[:rank]).astype(np.float32)
     if clamp is not None:
         bound = np.float32(np.quantile(np.concatenate([b.reshape(-1), a.reshape(-1)]), clamp))
-        # Where the quantile is below 0 the interval is empty, and all numbers become its upper end, as in torch.
+        # If the quantile is below 0, the interval is empty and all values become its upper end, as in torch.
         a, b = (np.minimum(np.maximum(x, -bound), bound) for x in (a, b))
     missing = rank - len(a)
     return np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing)))
@@ -197,7 +198,7 @@ def _check_shapes(adapters: Sequence[Mapping[str, Factors]], modules: Sequence[s
     if wrong:
         hint = ("" if any(len({together(a[m])[:2] for a in adapters if m in a}) > 1 for m in modules) else
                 f" {method} needs equal ranks; cat and the methods that end in svd do not.")
-        raise UserError("The adapters' matrices do not go together:\n  " + "\n  ".join(wrong[:20]) +
+        raise UserError("The adapters' matrices do not match:\n  " + "\n  ".join(wrong[:20]) +
                         (f"\n  … and {len(wrong) - 20} more" if len(wrong) > 20 else "") +
                         (hint and "\n" + hint.strip()))
     if rank > MAX_RANK:

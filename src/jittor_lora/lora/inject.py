@@ -61,8 +61,12 @@ class Adapters(Mapping[str, Adapter]):
             raise UserError(f"adapter name {name!r}: expected a name without dots.")
         if name in self._adapters:
             raise UserError(f"adapter {name}: the name is taken; delete that adapter first, or choose another name.")
+        shapes = trained_shapes(self._model, config)
         if arrays is not None:
-            check_fit(trained_shapes(self._model, config), arrays)
+            check_fit(shapes, arrays)
+        if initial is not None:
+            check_fit({name: shape for name, shape in shapes.items()
+                       if config.changes_base and name.endswith((".lora_A", ".lora_B"))}, initial)
         bases = base_modules(self._model)
         selection = select(bases, config)
         trained, subtracted = _by_module(arrays or {}), _by_module(initial or {})

@@ -1,4 +1,4 @@
-"""What an update scaling · B A does to its weight: norms, effective rank, likeness. Computed from A and B alone."""
+"""Norms, effective rank and similarity of updates scaling · B A, computed from A and B alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Spectrum(NamedTuple):
     Attributes:
         frobenius: √Σσ², over its singular values σ.
         spectral: the largest σ.
-        effective_rank: exp(−Σ p ln p) with p = σ / Σσ (Roy & Vetterli 2007): r where r directions are used alike, 1
-            where one does it all; 0 for an update of zeros.
+        effective_rank: exp(−Σ p ln p) with p = σ / Σσ (Roy & Vetterli 2007): r if r directions contribute
+            equally, 1 if one dominates; 0 for an update of zeros.
     """
 
     frobenius: float
@@ -25,7 +25,7 @@ class Spectrum(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Two updates of one weight.
+    """How two updates of one weight differ.
 
     Attributes:
         relative: ‖second − first‖ / ‖first‖, Frobenius norms; NaN if the first is zero.
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
 
 def singular_values(factors: Factors) -> np.ndarray:
-    """(r,) float64, the largest first: those of Rb Raᵀ, where B = Qb Rb and Aᵀ = Qa Ra."""
+    """(r,) float64, in descending order: those of Rb Raᵀ, where B = Qb Rb and Aᵀ = Qa Ra."""
     ra = np.linalg.qr(factors.a.T.astype(np.float64), mode="r")
     rb = np.linalg.qr(factors.b.astype(np.float64), mode="r")
     return abs(factors.scaling) * np.linalg.svd(rb @ ra.T, compute_uv=False)
@@ -54,12 +54,12 @@ def spectrum(factors: Factors) -> Spectrum:
 def difference(first: Factors, second: Factors) -> Difference:
     """
     Raises:
-        ValueError: the two are updates of weights of different shapes.
+        ValueError: the updates are of weights of different shapes.
     """
     if first.a.shape[1] != second.a.shape[1] or len(first.b) != len(second.b):
         raise ValueError("updates of weights of different shapes")
     norms = [spectrum(factors).frobenius for factors in (first, second)]
-    # second − first is an update too, of the rank of both.
+    # second − first is an update too; its rank is the sum of both.
     apart = Factors(np.concatenate([second.scaling * second.a.astype(np.float64),
                                     -first.scaling * first.a.astype(np.float64)]),
                     np.concatenate([second.b, first.b], axis=1), 1.0)

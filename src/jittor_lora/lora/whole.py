@@ -25,14 +25,11 @@ class WholeModel:
 
     Args:
         model: is changed in place; afterwards it is no longer the base.
-
-    Attributes:
-        modules: number of modules that are trained.
     """
 
     def __init__(self, model: CausalLM):
         self._parameters: dict[str, jt.Var] = {}
-        self.modules, embedding = 0, None
+        embedding = None
         for leaf in list(leaf_modules(model)):
             if leaf.name == OUTPUT_HEAD and model.config.tied_head:
                 module = copy.copy(leaf.module)
@@ -44,7 +41,6 @@ class WholeModel:
             if leaf.name in TOKEN_EMBEDDINGS:
                 embedding = module.weight
             setattr(leaf.parent, leaf.attribute, module)
-            self.modules += 1
         model.precision = "fp32"
 
     def parameters(self) -> dict[str, jt.Var]:

@@ -1,7 +1,7 @@
-"""What a base model is: its family and sizes, read from Hugging Face's config.json and checked first.
+"""The family and sizes of a base model, read from Hugging Face's config.json and checked.
 
-A key that is absent has the default that transformers gives it (`GPT2Config`, `LlamaConfig`). A setting that
-changes the model's results and is not implemented here is refused, never ignored.
+A missing key has the default of transformers (`GPT2Config`, `LlamaConfig`). A setting that changes the model's results
+and is not implemented here is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from jittor_lora.errors import UserError
 
-# transformers' activation names by the function they compute
+# transformers' activation names → the function they compute
 _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -33,8 +33,8 @@ _MOST_VOCABULARY, _MOST_WIDTH, _MOST_LAYERS, _MOST_HEADS, _MOST_POSITIONS = 1 <<
 class ModelConfig:
     """Sizes and settings of one base model.
 
-    `eos_token_ids` and `bos_token_id` are without those outside the vocabulary: transformers writes GPT-2's 50256 also
-    for models with a small one.
+    `eos_token_ids` and `bos_token_id` leave out ids outside the vocabulary: transformers writes GPT-2's 50256
+    for models with a small one too.
     """
 
     family: str  # "gpt2" or "llama"
@@ -56,7 +56,7 @@ class ModelConfig:
 
     @property
     def eos_token_id(self) -> int | None:
-        """The first end of text, None if there is none."""
+        """The first end-of-text token, None if there are none."""
         return next(iter(self.eos_token_ids), None)
 
     @classmethod
@@ -64,7 +64,8 @@ class ModelConfig:
         """Read the dictionary of a config.json; `where` names it in errors.
 
         Raises:
-            UserError: another architecture, or settings missing, malformed, absurd or not supported; all in one error.
+            UserError: another architecture, or settings that are missing, malformed, absurd or not supported; all are
+                listed.
         """
         family = config.get("model_type")
         reader = _READERS.get(family) if isinstance(family, str) else None
@@ -84,7 +85,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the model, as in the state dict of GPT2LMHeadModel or LlamaForCausalLM.
 
     GPT-2's projections are Conv1D weights, (in, out); Llama's are Linear weights, (out, in). `lm_head.weight`
-    is there only if it is not tied to the embedding.
+    exists only if it is not tied to the embedding.
     """
     shapes = _gpt2_shapes(config) if config.family == "gpt2" else _llama_shapes(config)
     if not config.tied_head:
@@ -141,7 +142,7 @@ def _llama_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class _Fields:
-    """Typed reading of one config.json that notes every problem and goes on, with the default in place."""
+    """Typed access to one config.json that collects all problems and continues with defaults."""
 
     def __init__(self, config: dict):
         self.config = config
@@ -179,7 +180,7 @@ class _Fields:
         return value
 
     def only(self, name: str, supported: bool, reason: str) -> None:
-        """A flag of which one value alone, transformers' default, is implemented."""
+        """A flag of which only one value, transformers' default, is implemented."""
         if self.config.get(name, supported) is not supported:
             self.problem(name, f"{str(supported).lower()} ({reason})", self.config[name])
 
@@ -205,7 +206,7 @@ class _Fields:
 
 
 def token_ids(value: Any) -> list[int] | None:
-    """The ids in `eos_token_id` and its like: a number, a list of them or null; None for anything else."""
+    """The ids in `eos_token_id` and similar: of a number, a list of numbers or null; None for anything else."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     return ids if all(type(token) is int for token in ids) else None
 
@@ -220,7 +221,7 @@ def _read_gpt2(fields: _Fields) -> dict[str, Any]:
     fields.only("scale_attn_by_inverse_layer_idx", False, "attention scaled by layer is not supported")
     fields.only("add_cross_attention", False, "a decoder of another model's states is not supported")
     fields.absent("quantization_config", "weights must be float32, float16 or bfloat16")
-    # reorder_and_upcast_attn only asks for attention in float32, which is what is done here anyway.
+    # reorder_and_upcast_attn asks for attention in float32, which is always used here.
     return {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
@@ -250,7 +251,7 @@ def _read_llama(fields: _Fields) -> dict[str, Any]:
         fields.problem("hidden_size", f"a multiple of num_attention_heads ({heads})", hidden_size)
     head_dim = fields.integer("head_dim", max(1, hidden_size // heads), _MOST_WIDTH)
     if head_dim % 2:
-        fields.problem("head_dim", "an even number (rotary positions turn pairs)", head_dim)
+        fields.problem("head_dim", "an even number (rotary positions rotate pairs)", head_dim)
     fields.only("attention_bias", False, "biased attention projections are not supported")
     fields.only("mlp_bias", False, "biased MLP projections are not supported")
     fields.absent("quantization_config", "weights must be float32, float16 or bfloat16")
@@ -273,7 +274,7 @@ def _read_llama(fields: _Fields) -> dict[str, Any]:
 
 
 def _rope_theta(fields: _Fields) -> float:
-    """The rotary base: `rope_theta`, or transformers 5's dictionary `rope_parameters`, which wins over it."""
+    """The rotary base: `rope_theta`, or transformers 5's dictionary `rope_parameters`, which takes precedence."""
     name, theta = "rope_theta", fields.config.get("rope_theta", 10000.0)
     for key in ("rope_scaling", "rope_parameters"):
         rope = fields.config.get(key)

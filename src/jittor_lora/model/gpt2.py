@@ -74,12 +74,12 @@ class GPT2Model(jt.Module):
 
 
 class GPT2LMHeadModel(CausalLM):
-    """GPT-2 with its output head, which is the token embedding unless the checkpoint has one of its own.
+    """GPT-2 with its output head, which is the token embedding unless the checkpoint has a separate one.
 
     Args:
         config: of family "gpt2".
         tensors: the checkpoint's tensors by canonical name.
-        precision: of products with the weights, see `Matrix`.
+        precision: of matrix products with the weights, see `Matrix`.
     """
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32"):

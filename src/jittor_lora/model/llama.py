@@ -1,4 +1,5 @@
-"""The Llama family (Touvron et al. 2023), as far as SmolLM2 needs it, on a token stream."""
+"""The Llama family (Touvron et al. 2023), as far as SmolLM2 needs it, on a token stream, with the module names of its
+checkpoints."""
 
 from __future__ import annotations
 
@@ -82,12 +83,12 @@ class LlamaModel(jt.Module):
 
 
 class LlamaForCausalLM(CausalLM):
-    """Llama with its output head, which is the token embedding where the checkpoint ties them.
+    """Llama with its output head, which is the token embedding if the checkpoint ties them.
 
     Args:
         config: of family "llama".
         tensors: the checkpoint's tensors by canonical name.
-        precision: of products with the weights, see `Matrix`.
+        precision: of matrix products with the weights, see `Matrix`.
     """
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32"):

@@ -1,4 +1,4 @@
-"""From a checkpoint to a network."""
+"""Building a network from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FAMILIES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
 
 def build_model(config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32") -> CausalLM:
-    """The frozen network of this configuration with these weights (canonical names, the checkpoint's orientation).
+    """The frozen network with this configuration and these weights (canonical names, the checkpoint's orientation).
 
     Args:
-        precision: of products with the weights, "fp32" or "bf16". Where the processor does not multiply bf16 numbers,
-            fp32, with a message.
+        precision: of matrix products with the weights, "fp32" or "bf16". Without bf16 instructions in the processor,
+            fp32 is used, with a message.
     """
     if precision == "bf16" and not bf16_works():
         print("This machine has no fast bf16 products: computing in fp32.", file=sys.stderr)

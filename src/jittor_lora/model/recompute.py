@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block of which only the input is kept; the backward pass runs it again."""
+"""Activation checkpointing: only a block's input is kept, and the backward pass runs the block again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from jittor_lora.system.runtime import jt
 
 
 def recomputed(block: jt.Module, x, *context):
-    """block(x, *context), with only x kept for the gradient (Chen et al. 2016).
+    """block(x, *context), keeping only x for the backward pass (Chen et al. 2016).
 
     Args:
-        block: what it draws at random must be the same in both runs. Its parameters get their gradients.
-        x: (N, D), the block's input. What else it takes, `context`, gets no gradient.
+        block: must compute the same in both runs, dropout masks included. Its parameters get gradients.
+        x: (N, D), the block's input. The other arguments, `context`, get no gradient.
     """
     parameters = [p for p in block.parameters() if not p.is_stop_grad()]
     if x.is_stop_grad() and not parameters:
@@ -20,7 +20,7 @@ def recomputed(block: jt.Module, x, *context):
 
 class _Recomputed(jt.Function):
     def __call__(self, *inputs):
-        # Under `th_mode` (see `CausalLM.hidden`) what is made of frozen values alone can need no gradient any more.
+        # Under `th_mode` (see `CausalLM.hidden`) the result of frozen values alone could no longer need a gradient.
         with jt.flag_scope(th_mode=0):
             return super().__call__(*inputs)
 
@@ -32,10 +32,10 @@ class _Recomputed(jt.Function):
     def grad(self, upstream):
         x, run, parameters = self.inputs
         if self.x_wanted:
-            x = x.detach()  # cut off from what it was made of; it needs a gradient itself
+            x = x.detach()  # cut off from its history; it needs a gradient itself
         with jt.flag_scope(th_mode=1):
             y = run(x)
-        # The upstream gradient is cut off too: it was made of the very parameters.
+        # The upstream gradient is cut off too: it was computed from these parameters.
         targets = [x, *parameters] if self.x_wanted else parameters
         gradients = jt.grad(y * upstream.detach(), targets, False)
         dx, gradients = (gradients[0], gradients[1:]) if self.x_wanted else (None, gradients)
