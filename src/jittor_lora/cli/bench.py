@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from jittor_lora.benchmark.config import BenchConfig
-from jittor_lora.cli.options import add_flags, from_flags, require
+from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.errors import UserError
 
 
