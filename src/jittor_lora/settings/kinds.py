@@ -63,7 +63,9 @@ def _pairs(text: str) -> dict[str, str]:
     return {name.strip(): number.strip() for name, _, number in pairs}
 
 
-def _names_or_expression(text: str) -> list[str] | str:
+def _names_or_expression(text: str) -> list[str] | str | None:
+    if not text:
+        return None
     names = _separated(text)
     return names if text != ALL_LINEAR and all(re.fullmatch(r"[\w.]+", name) for name in names) else text
 

@@ -60,7 +60,8 @@ class LoraConfig:
     dropout: float = _setting(0.0, "lora_dropout", kinds.SHARE, "dropout on the input of the update")
     target_modules: Union[tuple[str, ...], str] = _setting(
         kinds.ALL_LINEAR, "target_modules", kinds.TARGETS, "modules to update: names or their last parts, a regular "
-        "expression on whole names, or all-linear; by default c_attn,c_proj,c_fc (GPT-2) or all seven projections (Llama)")
+        "expression on whole names, or all-linear; by default c_attn,c_proj,c_fc (GPT-2) or all seven projections "
+        "(Llama)")
     init: str = _setting(
         "gaussian", "init_lora_weights", kinds.INIT, "initialisation of A and B: gaussian (A with standard deviation "
         "1/r, B zero), kaiming (A uniform, B zero, as in PEFT), pissa or pissa_niter_N (the weight's largest singular "
