@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jittor_lora.cli.adapter import ACTIONS
+from jittor_lora.cli.flags import from_flags, given
 from jittor_lora.cli.main import VERBS, main
-from jittor_lora.cli.options import from_flags, given
 from jittor_lora.settings.curve import CurveConfig
 from jittor_lora.settings.run import RunConfig
 

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from jittor_lora.cli.adapter import ACTIONS
+from jittor_lora.cli.flags import add_flags, from_flags, given, require
 from jittor_lora.cli.main import VERBS, Parser, main
-from jittor_lora.cli.options import ModelOptions, SamplingOptions, add_flags, from_flags, given, require
+from jittor_lora.cli.options import ModelOptions, SamplingOptions
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, TEXT, VERBATIM, Settings
 from jittor_lora.settings.run import RunConfig

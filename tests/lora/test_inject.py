@@ -71,7 +71,7 @@ def test_targets_select_by_pefts_rules(targets, expected):
 def test_a_target_that_matches_nothing_is_told_what_there_is(targets, idle):
     with pytest.raises(UserError) as caught:
         match_targets(NAMES, LoraConfig(target_modules=targets))
-    assert f"called {idle}. There are c_attn, c_proj, c_fc" in str(caught.value)
+    assert f"called {idle}. It has c_attn, c_proj, c_fc" in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 5000])

@@ -119,7 +119,7 @@ def test_setting_one_of_a_pair_unsets_the_other(write):
 
 @pytest.mark.parametrize("given, meant", [
     ("c_attn, c_proj", ["c_attn", "c_proj"]), ("c_attn", ["c_attn"]), (["mlp.c_proj"], ["mlp.c_proj"]),
-    ("all-linear", "all-linear"), (r".*\.h\.[0-5]\..*c_attn", r".*\.h\.[0-5]\..*c_attn"), ("none", None),
+    ("all-linear", "all-linear"), (r".*\.h\.[0-5]\..*c_attn", r".*\.h\.[0-5]\..*c_attn"), ("none", None), ("", None),
     (r"h\.\d{1,2}\.attn", r"h\.\d{1,2}\.attn"),
 ])
 def test_target_modules(given, meant):

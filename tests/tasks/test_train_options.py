@@ -90,9 +90,9 @@ def test_the_old_name_of_a_session_is_deprecated(made, tmp_path):
 
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
     for changes, expected in (({"lora_init": "pissa", "lora_r": 100}, "at most rank"),
-                              ({"modules_to_save": ["nothing"]}, "no module.s name ends in nothing"),
-                              ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "none is left"),
-                              ({"lora_layers_to_transform": [7]}, "none is left")):
+                              ({"modules_to_save": ["nothing"]}, "no module name ends in nothing"),
+                              ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "nothing remains"),
+                              ({"lora_layers_to_transform": [7]}, "nothing remains")):
         with pytest.raises(UserError, match=expected):
             train(settings(made, tmp_path / "run", **changes))
 

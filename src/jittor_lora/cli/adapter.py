@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from jittor_lora.cli.options import find_adapter, new_folder, path_argument
+from jittor_lora.cli.arguments import find_adapter, new_folder, path_argument
 from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from jittor_lora.cli.options import add_flags, from_flags, require
+from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.errors import UserError, not_installed
 from jittor_lora.settings.bench import BenchConfig
 

@@ -9,7 +9,8 @@ from typing import Literal, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.cli.options import add_flags, find_adapter, from_flags, named_path_argument, require
+from jittor_lora.cli.arguments import find_adapter, named_path_argument
+from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.problems import Problem

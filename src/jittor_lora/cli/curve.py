@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from jittor_lora.cli.options import add_flags, given, require, resumable
+from jittor_lora.cli.flags import add_flags, given, require
+from jittor_lora.cli.interrupted import resumable
 from jittor_lora.settings import recipe
 from jittor_lora.settings.curve import CurveConfig
 from jittor_lora.settings.text import home_expanded

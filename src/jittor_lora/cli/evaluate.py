@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions, add_flags, from_flags, require
+from jittor_lora.cli.flags import add_flags, from_flags, require
+from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions
 from jittor_lora.errors import UserError
 from jittor_lora.inference.span_tree import MAX_WORDS
 from jittor_lora.settings.base import PATH, setting

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
-from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions, add_flags, from_flags
+from jittor_lora.cli.flags import add_flags, from_flags
+from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions
 from jittor_lora.cli.output import json_text
 from jittor_lora.data.records import records
 from jittor_lora.data.special_tokens import special_token_lines

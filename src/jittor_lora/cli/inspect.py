@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Literal, Optional
 
-from jittor_lora.cli.options import add_flags, from_flags, require
+from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.shared import (

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from jittor_lora import __version__
+from jittor_lora.cli.interrupted import exit_code
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.system import job, runtime
 
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:  # also while another error is being handled
         print("\nInterrupted.", file=sys.stderr)
-        code = 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+        code = exit_code(stop)
     if code and here.several:
         job.end(here, "", code)
     return code

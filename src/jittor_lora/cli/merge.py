@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from jittor_lora.cli.options import ModelOptions, ThreadOptions, add_flags, from_flags, new_folder, require
+from jittor_lora.cli.arguments import new_folder
+from jittor_lora.cli.flags import add_flags, from_flags, require
+from jittor_lora.cli.options import ModelOptions, ThreadOptions
 from jittor_lora.settings.base import PATH, setting
 
 

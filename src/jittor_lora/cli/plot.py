@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jittor_lora.cli.options import named_path_argument, path_argument
+from jittor_lora.cli.arguments import named_path_argument, path_argument
 from jittor_lora.errors import UserError
 from jittor_lora.settings.text import home_expanded
 from jittor_lora.tasks.run_folder import refuse_links

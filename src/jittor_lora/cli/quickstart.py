@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from jittor_lora.cli.options import add_flags, given, resumable
+from jittor_lora.cli.flags import add_flags, given
+from jittor_lora.cli.interrupted import resumable
 from jittor_lora.settings.run import RunConfig
 
 RECIPE = "quickstart"

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from jittor_lora.cli.options import add_flags, exit_code, given, require
+from jittor_lora.cli.flags import add_flags, given, require
+from jittor_lora.cli.interrupted import exit_code
 from jittor_lora.errors import UserError
 from jittor_lora.settings import recipe
 from jittor_lora.settings.run import RunConfig

@@ -3,7 +3,8 @@
 `LoraConfig` is defined among the settings, since those of a run are derived from its fields.
 """
 
-from jittor_lora.settings.lora import ALL_LINEAR, FAST_PISSA, MAX_RANK, LoraConfig
+from jittor_lora.settings.kinds import ALL_LINEAR, FAST_PISSA, MAX_RANK
+from jittor_lora.settings.lora import LoraConfig
 
 __all__ = ["ALL_LINEAR", "DEFAULT_TARGETS", "FAST_PISSA", "MAX_RANK", "LoraConfig"]
 

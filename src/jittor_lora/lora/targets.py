@@ -1,4 +1,4 @@
-"""Which module names a configuration selects, by PEFT's rules."""
+"""The modules that a configuration selects, by PEFT's rules."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ OUTPUT_HEAD = "lm_head"
 def match_targets(names: Sequence[str], config: LoraConfig, linear: Sequence[str] | None = None) -> list[str]:
     """The names that get an update, in the order of `names`.
 
-    Those are the ones that `target_modules` matches and neither `exclude_modules` nor `modules_to_save` does. If the
-    targets are names, `layers_to_transform` keeps only the blocks with these numbers; a full name counts in any block.
+    A selected module matches `target_modules`, and neither `exclude_modules` nor `modules_to_save`. If targets are
+    names, `layers_to_transform` restricts them to these blocks; a whole name counts in any block.
 
     Args:
-        names: dotted names of the modules that can get an update.
-        linear: those of them that are linear layers, for "all-linear"; by default all.
+        names: dotted names of the modules that can get one.
+        linear: those that are linear layers, for "all-linear"; by default all.
 
     Raises:
-        UserError: a target matches nothing, nothing is left, or an expression is invalid.
+        UserError: a target matches nothing, or nothing remains.
     """
     targets = config.target_modules
     if targets == ALL_LINEAR:
@@ -31,14 +31,14 @@ def match_targets(names: Sequence[str], config: LoraConfig, linear: Sequence[str
         named = _named(names, targets)
     idle = idle_targets(names, targets)
     if idle:
-        raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. There are "
+        raise UserError(f"target_modules: nothing in the model is called {', '.join(idle)}. It has "
                         f"{', '.join(short_names(names))}; {ALL_LINEAR} selects all linear layers but the output head.")
     excluded = set(_named(names, config.exclude_modules)) if config.exclude_modules else set()
     chosen = [name for name in named if name not in excluded and not _is_left_to_saved(name, config.modules_to_save)
               and _in_layers(name, config)]
     if not chosen:
-        raise UserError("target_modules: exclude_modules, modules_to_save and layers_to_transform leave none of the "
-                        f"modules it names: {', '.join(named[:8])}{', …' if len(named) > 8 else ''}.")
+        raise UserError("target_modules: nothing remains after exclude_modules, modules_to_save and "
+                        f"layers_to_transform. It selects {', '.join(named[:8])}{', …' if len(named) > 8 else ''}.")
     return chosen
 
 
@@ -52,35 +52,35 @@ def idle_targets(names: Sequence[str], targets: tuple[str, ...] | str) -> list[s
 
 
 def match_saved(names: Sequence[str], saved: Sequence[str]) -> list[str]:
-    """The names of modules that are trained whole: those that end in one of `saved`, and everything below them.
+    """The names of the modules to train whole: those that end in a text of `saved`, and all modules below them.
 
     Args:
         names: of the modules that hold a weight.
 
     Raises:
-        UserError: no name ends in one of `saved`.
+        UserError: no name ends in one of the texts.
     """
     idle = [text for text in saved if not any(is_saved(name, [text]) for name in names)]
     if idle:
-        raise UserError(f"modules_to_save: no module's name ends in {', '.join(idle)}. There are "
+        raise UserError(f"modules_to_save: no module name ends in {', '.join(idle)}. The model has "
                         f"{', '.join(short_names(names))}.")
     return [name for name in names if is_saved(name, saved)]
 
 
 def is_saved(name: str, saved: Sequence[str]) -> bool:
-    """Does the name of the module, or of one that contains it, end in one of `saved`?"""
+    """Does the name of the module, or of a module around it, end in one of the texts?"""
     parts = name.split(".")
     above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
     return any(part.endswith(tuple(saved)) for part in above)
 
 
 def selects(target: str, name: str) -> bool:
-    """Is the target the name, or its last parts?"""
+    """Is the target the whole name, or its last parts?"""
     return name == target or name.endswith("." + target)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The last parts of the names, without repeats."""
+    """The last parts of the names, without duplicates."""
     return list(dict.fromkeys(map(_last, names)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Optional
 from pydantic import field_validator
 
 from jittor_lora.settings.base import PATH, setting
-from jittor_lora.settings.lora import MAX_RANK
+from jittor_lora.settings.kinds import MAX_RANK
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.settings.text import flag
