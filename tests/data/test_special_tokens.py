@@ -10,7 +10,8 @@ SPECIAL = ["<s>", "<|im_start|>", "<|im_start|>x", "</s>"]
 def test_which_tokens_and_how_many_examples():
     examples = [("<|im_start|>user <|im_start|>x", "a</s>"), ("plain", "b</s>"), ("plain", "c")]
     (line,) = special_token_lines(examples, SPECIAL, "text")
-    assert line.startswith("2 of 3 examples spell out special tokens (counts: </s> 2, <|im_start|> 1, <|im_start|>x 1).")
+    assert line.startswith("2 of 3 examples spell out special tokens "
+                           "(counts: </s> 2, <|im_start|> 1, <|im_start|>x 1).")
     assert "plain text" in line and "--special-tokens token" in line
     (line,) = special_token_lines(examples, SPECIAL, "token", "prompts")
     assert "2 of 3 prompts" in line and "They are read as the tokens" in line

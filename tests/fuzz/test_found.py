@@ -45,7 +45,7 @@ def changed_json(reader: str, name: str, **values: object) -> dict[str, bytes]:
     return {name: json.dumps({**json.loads(SEEDS[reader][name]), **values}).encode()}
 
 
-# --- files that are not regular ----------------------------------------------------------------------------------------
+# --- files that are not regular -----------------------------------------------------------------------------------
 
 PLACES = [("recipe", "recipe.yaml"), ("predictions", "run/evaluation/adapter/predictions.json"),
           ("metrics", "metrics.json"), ("losses", "train.txt"), ("log", "metrics.jsonl"), ("log", "run.log"),
@@ -191,7 +191,8 @@ def test_patterns_on_long_names(tmp_path):
     patterns = {f".*.*.*.*{i}": 4 for i in range(20)}
     changed = changed_json("adapter", "adapter_config.json", rank_pattern=patterns)
     message = refused("adapter", tmp_path / "case", {**changed, "adapter_model.safetensors": save(arrays)})
-    assert "rank_pattern: expected patterns that take at most 300 million steps to match, found 54,949 million" in message
+    assert "rank_pattern: expected patterns that take at most 300 million steps to match, "\
+        "found 54,949 million" in message
 
 
 def test_many_names_are_looked_up_fast(tmp_path):
