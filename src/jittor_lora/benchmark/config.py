@@ -16,20 +16,20 @@ WHAT, HOW = "What is measured", "How"
 class BenchConfig(Settings):
     base: Optional[str] = setting(None, WHAT, "base model: a folder, a named base (gpt2, smollm2-135m) or a Hub id; by "
                                   "default a GPT-2 of 124M parameters with random weights", holds=PATH, min_length=1)
-    parts: str = setting(",".join(PARTS), WHAT, "which measurements, in a list with commas")
-    precisions: str = setting(",".join(PRECISIONS), WHAT, "which precisions, in a list with commas")
-    peers: Optional[bool] = setting(None, WHAT, "also measure transformers with PEFT; by default where torch, "
+    parts: str = setting(",".join(PARTS), WHAT, "measurements, separated by commas")
+    precisions: str = setting(",".join(PRECISIONS), WHAT, "precisions, separated by commas")
+    peers: Optional[bool] = setting(None, WHAT, "also measure transformers with PEFT; by default if torch, "
                                     "transformers and peft are installed")
     compile: bool = setting(False, WHAT, "also measure PEFT's training step under torch.compile")
-    questions: int = setting(256, WHAT, "questions of SQuAD in a run of training", ge=32)
-    evaluated: int = setting(200, WHAT, "questions of SQuAD in a run of answering", ge=1)
-    memory_steps: int = setting(500, WHAT, "steps of the training that shows whether memory grows", ge=1)
+    questions: int = setting(256, WHAT, "SQuAD questions per training run", ge=32)
+    evaluated: int = setting(200, WHAT, "SQuAD questions per evaluation run", ge=1)
+    memory_steps: int = setting(500, WHAT, "training steps for the test of memory growth", ge=1)
 
-    threads: int = setting(2, HOW, "threads of each contender", ge=1)
-    repeats: int = setting(5, HOW, "counted runs of each contender", ge=1)
-    warmups: int = setting(1, HOW, "runs before them that do not count", ge=0)
+    threads: int = setting(2, HOW, "threads per contender", ge=1)
+    repeats: int = setting(5, HOW, "counted runs per contender", ge=1)
+    warmups: int = setting(1, HOW, "warm-up runs before them", ge=0)
 
-    output: Optional[str] = setting(None, "Output", "folder of bench.json, bench.md and what the processes printed",
+    output: Optional[str] = setting(None, "Output", "folder for bench.json, bench.md and the processes' output",
                                     holds=PATH, min_length=1)
 
     def part_names(self) -> list[str]:
