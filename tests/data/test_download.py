@@ -156,7 +156,7 @@ def test_processes_that_want_the_same_wait_for_each_other(server, tmp_path, capf
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_server_with_an_untrusted_certificate_is_refused(server, tmp_path, monkeypatch):
+def test_an_untrusted_certificate_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
         fetch(remote(server), tmp_path / "file.json", "")

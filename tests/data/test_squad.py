@@ -191,7 +191,7 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_refused(tmp_path):
         (b'{"data": "\n\xff"}', "found byte 0xff at offset 11 (line 2)"),
         (b"", "empty"),
         (b" \n", "empty"),
-        (b"\x1f\x8b\x08\x00", "unpacked"),
+        (b"\x1f\x8b\x08\x00", "unpack a .gz"),
     ):
         path.write_bytes(raw)
         with pytest.raises(UserError) as caught:
@@ -200,7 +200,7 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_refused(tmp_path):
 
 
 def test_a_path_that_is_not_a_file_is_refused(tmp_path):
-    for path, words in ((tmp_path / "none.json", "no such file"), (tmp_path, "a folder"), ("/dev/null", "ordinary")):
+    for path, words in ((tmp_path / "none.json", "no such file"), (tmp_path, "a folder"), ("/dev/null", "regular")):
         with pytest.raises(UserError, match=words):
             read_squad(path)
 

@@ -69,7 +69,7 @@ def test_memory(total, status):
 
 def test_cores():
     assert diagnostics.check_cores(8, 8).found == "8"
-    assert diagnostics.check_cores(2, 64).found == "2 of 64 may be used"
+    assert diagnostics.check_cores(2, 64).found == "2 of 64 usable"
 
 
 @pytest.mark.parametrize("flags, x86, status, text", [

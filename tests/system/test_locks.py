@@ -28,7 +28,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused_until_the_first_ends(holder, tmp_path):
-    with pytest.raises(UserError, match=rf"run: another process is at work in this folder \(process {holder.pid} on .*"
+    with pytest.raises(UserError, match=rf"run: another process is working in this folder \(process {holder.pid} on .*"
                                         "since 2"):
         with locked(tmp_path / "run"):
             pass

@@ -223,9 +223,9 @@ def test_a_second_run_in_the_folder_is_refused(files, tmp_path, capsys):
     try:
         for more in (["--resume"], ["--overwrite"]):
             assert main([*command(files, folder), *more]) == 2
-            assert f"{folder}: another process is at work in this folder (process {process.pid} on" \
+            assert f"{folder}: another process is working in this folder (process {process.pid} on" \
                 in capsys.readouterr().err
-        with pytest.raises(UserError, match="another process is at work"):
+        with pytest.raises(UserError, match="another process is working"):
             train(RunConfig(data="train.json", output=str(folder)))
     finally:
         os.killpg(process.pid, signal.SIGCONT)

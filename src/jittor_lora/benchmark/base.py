@@ -1,4 +1,4 @@
-"""The folder that all contenders load: a GPT-2 with random weights, or the base that was asked for."""
+"""The base model that all contenders load: a GPT-2 with random weights, or the one requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ GPT2 = {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_embd"
 
 
 class RandomWeights(Mapping[str, np.ndarray]):
-    """Weights of the size GPT-2 begins with, each made when it is asked for. Biases are not zero: they are to show."""
+    """Random weights on the scale of GPT-2's initialisation, generated on access. Biases are not zero, so that errors
+    in them would show."""
 
     def __init__(self, config: ModelConfig):
         self._shapes = tensor_shapes(config)
@@ -38,12 +39,12 @@ class RandomWeights(Mapping[str, np.ndarray]):
 
 
 def provide(name: str | None, folder: Path, source: Mapping = GPT2) -> tuple[Path, str]:
-    """A Hugging Face folder, and a sentence that says what is in it.
+    """A Hugging Face folder with the base, and its description.
 
     Args:
         name: as for `--base`; None for random weights.
-        folder: where one is made if there is none yet.
-        source: the config.json of the random weights.
+        folder: where to write the base if it is not a Hugging Face folder yet.
+        source: the config.json for random weights.
 
     Raises:
         UserError: the base cannot be found or read.

@@ -1,4 +1,4 @@
-"""Floating-point operations that a training step needs, counted from sizes: a product of an addition is two."""
+"""Floating-point operations of a training step, computed from sizes: a multiply-add counts as two."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jittor_lora.model.config import ModelConfig, tensor_shapes
 def training_step(config: ModelConfig, lengths: Sequence[int], label_rows: int, rank: int) -> float:
     """Forward and backward pass of separate texts, with LoRA on the default targets.
 
-    Counted are matrix products: frozen weights forward and for the gradient of their input (none for the weights
-    themselves); A and B forward and for both gradients; attention over the keys a row sees; the output head at the
-    label rows, forward and backward. Norms, activations, softmax and the optimiser are small beside them.
+    Counts matrix products: frozen weights forward and for the gradient of their input (they have none themselves); A
+    and B forward and for both gradients; attention over the keys that each row sees; the output head at the label
+    rows, forward and backward. Norms, activations, softmax and the optimiser are negligible beside these.
     """
     rows = sum(lengths)
     products = 0.0
@@ -28,5 +28,5 @@ def training_step(config: ModelConfig, lengths: Sequence[int], label_rows: int, 
 
 
 def product(m: int, k: int, n: int) -> float:
-    """Of a (m, k) and a (k, n) matrix."""
+    """The product of an (m, k) and a (k, n) matrix."""
     return 2.0 * m * k * n

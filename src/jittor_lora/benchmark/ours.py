@@ -1,4 +1,4 @@
-"""jittor-lora as a contender: the functions that training and evaluation themselves use."""
+"""jittor-lora as a contender, through the same functions as training and evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jittor_lora.training.batches import steps_from, steps_per_epoch, streams_of
 from jittor_lora.training.gradients import batch_gradients, mean_loss
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 
-# A weight that computes the logits of a row and leaves the loss as it is.
+# A label weight that has a row's logits computed without changing the loss.
 NO_WEIGHT = 1e-30
 
 
@@ -37,11 +37,10 @@ class Contender:
     Args:
         base: a Hugging Face folder.
         precision: "fp32" or "bf16".
-        kernels: operations (`ops.backend.OPERATIONS`) that run on fused kernels, the others in stock Jittor; by default
-            all.
+        kernels: operations (`ops.backend.OPERATIONS`) that use fused kernels, the others stock Jittor; by default all.
 
     Raises:
-        ValueError: there is no bf16 on this machine.
+        ValueError: this machine has no bf16.
     """
 
     def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None):
@@ -66,10 +65,10 @@ class Contender:
                    lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
 
     def adapter(self, spec: dict[str, Any]) -> Job:
-        """A training step of a kind of adapter; the check is how many values it trains.
+        """A training step of one kind of adapter; the check is the number of trained values.
 
         Args:
-            spec: as of `step`, and lora: arguments of `LoraConfig` besides rank, alpha and the usual target modules.
+            spec: as for `step`, and lora: arguments of `LoraConfig` besides rank, alpha and the default target modules.
         """
         stream, training = self._stream(spec), Training(self.session, **spec["lora"])
         return Job(lambda: training.step([stream]), training.adapter.count)
@@ -84,10 +83,10 @@ class Contender:
                       np.ones(len(rows), np.float32), [])
 
     def squad(self, spec: dict[str, Any]) -> Job:
-        """An epoch on questions of SQuAD.
+        """An epoch on SQuAD questions.
 
         Args:
-            spec: questions; share: compute a paragraph once for its questions; logits: of "labels" or of "all" rows.
+            spec: questions; share: compute a paragraph once for all its questions; logits: of "labels" or "all" rows.
         """
         training, batches, groups, config = self._squad(spec)
         check = {"loss": mean_loss(self.session.model, streams_of(workloads.first_questions(groups), config))}
@@ -100,10 +99,10 @@ class Contender:
         return Job(run, lambda: check)
 
     def memory(self, spec: dict[str, Any]) -> Job:
-        """Training on SQuAD for long; the check is the resident memory in MiB after each step.
+        """A long training run on SQuAD; the check is the resident memory in MiB after each step.
 
         Args:
-            spec: as of `squad`, and steps.
+            spec: as for `squad`, and steps.
         """
         training, batches, *_ = self._squad(spec)
         resident = []
@@ -126,7 +125,7 @@ class Contender:
         """Greedy continuation of random prompts.
 
         Args:
-            spec: batch, prompt and new: how many prompts of how many tokens, and how many follow.
+            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens.
         """
         prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
         results = []
@@ -134,7 +133,7 @@ class Contender:
                    lambda: {"tokens": results[0]})
 
     def evaluate(self, spec: dict[str, Any]) -> Job:
-        """Greedy answers to questions of SQuAD.
+        """Greedy answers to SQuAD questions.
 
         Args:
             spec: questions; new: longest answer in tokens.
@@ -146,10 +145,10 @@ class Contender:
                    lambda: {"answers": [results[0][branch.id] for group in groups for branch in group.branches]})
 
     def gemm(self, spec: dict[str, Any]) -> Job:
-        """Products of a (m, k) and a (k, n) matrix.
+        """Products of an (m, k) and a (k, n) matrix.
 
         Args:
-            spec: m, k, n, and times: how many products.
+            spec: m, k, n, and times: number of products.
         """
         draw = np.random.RandomState(0)
         a = jt.array(draw.standard_normal((spec["m"], spec["k"])).astype(np.float32))
@@ -164,27 +163,27 @@ class Contender:
 
 
 class Training:
-    """An adapter in the network with its optimiser; `step` is a step of `training.loop.train`.
+    """An adapter in the network with its optimiser; `step` does the same as a step of `training.loop.train`.
 
     Args:
-        lora: arguments of `LoraConfig` besides, or instead of, rank, alpha and the usual target modules.
+        lora: arguments of `LoraConfig` besides, or instead of, rank, alpha and the default target modules.
     """
 
     def __init__(self, session, **lora: Any):
         self.model = session.model
-        usual = {"r": workloads.RANK, "alpha": workloads.ALPHA,
-                 "target_modules": DEFAULT_TARGETS[self.model.config.family]}
-        config = LoraConfig(**{**usual, **lora})
+        defaults = {"r": workloads.RANK, "alpha": workloads.ALPHA,
+                    "target_modules": DEFAULT_TARGETS[self.model.config.family]}
+        config = LoraConfig(**{**defaults, **lora})
         self.adapter = inject(self.model, config)
         parameters = self.adapter.parameters()
         if not config.changes_base:
-            learnt = workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()
-                                               if name.rsplit(".", 1)[-1] in ("lora_A", "lora_B")})
-            self.adapter.load({name: learnt.get(name, p.numpy()) for name, p in parameters.items()})
+            trained = workloads.adapter_values({name: tuple(p.shape) for name, p in parameters.items()
+                                                if name.rsplit(".", 1)[-1] in ("lora_A", "lora_B")})
+            self.adapter.load({name: trained.get(name, p.numpy()) for name, p in parameters.items()})
         self.optimizer = AdamW(parameters)
 
     def step(self, streams: Sequence[Stream]) -> tuple[float, float]:
-        """Loss and norm of the gradient."""
+        """Loss and gradient norm."""
         loss, gradients = batch_gradients(self.model, streams, self.adapter.parameters())
         norm = gradient_norm(gradients)
         self.optimizer.step(gradients, workloads.LEARNING_RATE, clip_scale(norm, workloads.MAX_GRAD_NORM))

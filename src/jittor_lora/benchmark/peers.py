@@ -1,4 +1,4 @@
-"""transformers with PEFT on torch as a contender, at the settings that are fastest on a processor."""
+"""transformers with PEFT on torch as a contender, with the settings that are fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Contender:
     Args:
         base: a Hugging Face folder.
         precision: "fp32" or "bf16".
-        autocast: for bf16, cast float32 weights in each step; else the weights are held in bf16 (and PEFT's in
+        autocast: for bf16, cast float32 weights in each step; otherwise the weights are stored in bf16 (and PEFT's in
             float32, its default).
-        compile: let torch.compile compile the network.
+        compile: use torch.compile.
     """
 
     def __init__(self, base: str, threads: int, precision: str, autocast: bool = False, compile: bool = False):
@@ -46,7 +46,7 @@ class Contender:
         """A training step on random tokens.
 
         Args:
-            spec: shape: (sequences, length); rows: "all" or "answer"; logits: of "all" rows or of "labels".
+            spec: shape: (sequences, length); rows: "all" or "answer"; logits: of "all" rows or "labels".
         """
         tokens, labels = workloads.step_tokens(spec["shape"], self.checkpoint.config.vocab_size)
         labels = workloads.scored(labels, spec["rows"])
@@ -55,10 +55,10 @@ class Contender:
                    lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
 
     def squad(self, spec: dict[str, Any]) -> Job:
-        """An epoch on questions of SQuAD.
+        """An epoch on SQuAD questions.
 
         Args:
-            spec: questions; order: of the batches, "random" or "length"; logits: of "all" rows or of "labels".
+            spec: questions; order: of the batches, "random" or "length"; logits: of "all" rows or "labels".
         """
         groups = workloads.training_questions(self.checkpoint, self.tokenizer, spec["questions"])
         examples, training, epochs = workloads.examples(groups), self._training(spec), iter(range(2**31))
@@ -74,20 +74,20 @@ class Contender:
         """Greedy continuation of random prompts.
 
         Args:
-            spec: batch, prompt and new: how many prompts of how many tokens, and how many follow; cache: "dynamic" or
+            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens; cache: "dynamic" or
                 "static".
         """
         prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
         tokens, results = torch.from_numpy(prompts.astype(np.int64)), []
 
         def run() -> None:
-            made = self._generate(tokens, torch.ones_like(tokens), spec["new"], None, spec["cache"])
-            results.append(made.tolist())
+            new = self._generate(tokens, torch.ones_like(tokens), spec["new"], None, spec["cache"])
+            results.append(new.tolist())
 
         return Job(run, lambda: {"tokens": results[0]})
 
     def evaluate(self, spec: dict[str, Any]) -> Job:
-        """Greedy answers to questions of SQuAD, in batches of about equal length filled up on the left.
+        """Greedy answers to SQuAD questions, in left-padded batches of similar length.
 
         Args:
             spec: questions; new: longest answer in tokens; batch.
@@ -108,8 +108,8 @@ class Contender:
                 for row, i in enumerate(chosen):
                     tokens[row, longest - len(prompts[i]) :] = prompts[i]
                     mask[row, longest - len(prompts[i]) :] = 1
-                made = self._generate(torch.from_numpy(tokens), torch.from_numpy(mask), spec["new"], ends, "dynamic")
-                for i, row in zip(chosen, made.tolist()):
+                new = self._generate(torch.from_numpy(tokens), torch.from_numpy(mask), spec["new"], ends, "dynamic")
+                for i, row in zip(chosen, new.tolist()):
                     end = next((at for at, token in enumerate(row) if token == self.tokenizer.eos_id), len(row))
                     answers[i] = self.tokenizer.decode(row[:end]).lstrip().split("\n")[0].strip()
             results.append(answers)
@@ -117,10 +117,10 @@ class Contender:
         return Job(run, lambda: {"answers": results[0]})
 
     def gemm(self, spec: dict[str, Any]) -> Job:
-        """Products of a (m, k) and a (k, n) matrix.
+        """Products of an (m, k) and a (k, n) matrix.
 
         Args:
-            spec: m, k, n, and times: how many products.
+            spec: m, k, n, and times: number of products.
         """
         a, b = (torch.randn(shape).to(self.dtype) for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
 
@@ -138,8 +138,8 @@ class Contender:
             max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=ends,
             pad_token_id=ends[-1] if ends else 0, cache_implementation="static" if cache == "static" else None)
         with torch.inference_mode(), self.context():
-            made = self.model.generate(tokens, attention_mask=mask, generation_config=settings)
-        return made[:, tokens.shape[1] :]
+            generated = self.model.generate(tokens, attention_mask=mask, generation_config=settings)
+        return generated[:, tokens.shape[1] :]
 
     def _training(self, spec: dict[str, Any]) -> _Training:
         return _Training(self.model, self.checkpoint.config.family, self.context, spec.get("logits", "all"),
@@ -162,7 +162,7 @@ class _Training:
         self.call = torch.compile(self._loss) if compile else self._loss
 
     def step(self, tokens: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Loss and norm of the gradient of a batch, (B, T) each."""
+        """Loss and gradient norm of a batch; both arguments are (B, T)."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.context():
             loss = self.call(*_tensors(tokens, labels))
@@ -172,7 +172,7 @@ class _Training:
         return loss.item(), norm.item()
 
     def mean_loss(self, examples) -> float:
-        """The mean loss a label."""
+        """The mean loss per label."""
         total, count = 0.0, 0
         with torch.no_grad(), self.context():
             for batch in workloads.padded_batches(examples, "length", 0):
@@ -183,13 +183,13 @@ class _Training:
         return total / count
 
     def _loss(self, tokens, labels):
-        # Without an attention mask: what fills up a batch on the right is seen by no row that is scored, and torch
-        # has a faster attention that is causal and nothing else.
+        # No attention mask is needed: scored rows do not see padding on the right, and torch's purely causal attention
+        # is faster.
         if self.logits == "labels":
             network = self.model.get_base_model()
             rows = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state[labels != workloads.IGNORED]
             return cross_entropy(network.lm_head(rows).float(), labels[labels != workloads.IGNORED])
-        logits = self.model(input_ids=tokens, use_cache=False).logits.float()  # as the loss of transformers has it
+        logits = self.model(input_ids=tokens, use_cache=False).logits.float()  # as in the loss of transformers
         return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=workloads.IGNORED)
 
 

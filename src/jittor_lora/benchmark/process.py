@@ -1,4 +1,4 @@
-"""The parent's side of a worker: a process that is started, asked and ended."""
+"""The parent's side of a worker process: starts it, sends it commands, ends it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jittor_lora.system.runtime import environment
 
 
 class WorkerError(Exception):
-    """A contender could not do what it was asked; the message says why."""
+    """A contender's command failed; the message says why."""
 
 
 class Worker:
@@ -21,12 +21,12 @@ class Worker:
     Args:
         module: "ours" or "peers".
         options: arguments of its `Contender`.
-        log: file that its standard error is added to.
+        log: file to which its standard error is appended.
     """
 
     def __init__(self, module: str, options: dict[str, Any], log: Path):
         self.log = log
-        # In a session of its own: a Ctrl-C in the terminal is for the parent, whose end ends the worker.
+        # In a new session, so that Ctrl-C reaches only the parent, whose exit ends the worker.
         with open(log, "ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jittor_lora.benchmark.worker", module, json.dumps(options)], text=True,
@@ -41,7 +41,8 @@ class Worker:
         self.process.communicate()
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """
+        """Send a command and return its reply.
+
         Raises:
             WorkerError: it failed, or the process ended.
         """
@@ -63,6 +64,6 @@ def variables(module: str, threads: int) -> dict[str, str]:
     """The environment of a worker."""
     chosen = {**environment(), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if module == "peers":
-        chosen.pop("OMP_WAIT_POLICY", None)  # torch's own choice is the faster one for torch
+        chosen.pop("OMP_WAIT_POLICY", None)  # torch is faster with its own default
         chosen["HF_HUB_OFFLINE"] = "1"  # the base is a folder
     return chosen

@@ -1,4 +1,4 @@
-"""From the measurements to tables in Markdown."""
+"""Formats the measurements as Markdown tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """All of it: machine, settings, tables."""
+    """The whole report: machine, settings, tables."""
     lines = ["# Benchmark", "", setting(report), ""]
     for part, table in tables(report).items():
         lines += [f"## {TITLES[part]}", "", table, ""]
@@ -54,9 +54,9 @@ def setting(report: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {system[name]}" for name in PACKAGES if system.get(name))
     text = (f"Base: {report['base']}. {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB, "
             f"{', '.join(system['instructions'])}; {versions}; Python {system['python']}. "
-            f"Threads: {settings['threads']}; runs of each tool: {settings['repeats']}, after "
-            f"{settings['warmups']} for warming up.")
-    text += f" Other processes took {100 * disturbance(report):.0f} % of the processor time meanwhile."
+            f"Threads: {settings['threads']}; runs per tool: {settings['repeats']}, after "
+            f"{settings['warmups']} for warm-up.")
+    text += f" Other processes used {100 * disturbance(report):.0f} % of the processor time meanwhile."
     for name, choice in report["choices"].items():
         tried = ", ".join(f"{record['name']} {min(run['seconds'] for run in record['runs']):.3g} s"
                           for record in choice["tried"] if record["runs"])
@@ -65,14 +65,14 @@ def setting(report: dict[str, Any]) -> str:
 
 
 def disturbance(report: dict[str, Any]) -> float:
-    """The share of the machine's processor time that went elsewhere during the counted runs."""
+    """The share of the machine's processor time used by other processes during the counted runs."""
     runs = [run for result in report["results"] for record in result["contenders"] for run in record["runs"]]
     available = report["system"]["cores"] * sum(run["seconds"] for run in runs)
     return sum(run["others_cpu_seconds"] for run in runs) / available if runs else 0.0
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each contender at each workload: median and least wall time, median processor time, rate, ratio."""
+    """A row per contender and workload: median and minimum wall time, median processor time, rate, ratio."""
     several_threads = len({result["threads"] for result in results}) > 1
     rows = []
     for result in results:
@@ -96,7 +96,7 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
 
 
 def agreement(precision: str, ours: Any, theirs: Any) -> str:
-    """How two checks compare: the largest relative difference of numbers, or the share of equal tokens or answers."""
+    """Compares two checks: the relative difference of numbers, or the share of equal tokens or answers."""
     if not ours or not theirs:
         return MISSING
     shown = []
@@ -112,7 +112,7 @@ def agreement(precision: str, ours: Any, theirs: Any) -> str:
 
 
 def additive(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each line that adds something, and how much faster it is than the one above and than the first."""
+    """A row per addition, with its speed-up over the row above and over the first."""
     rows = []
     for result in results:
         first = above = result["contenders"][0]
@@ -133,7 +133,7 @@ def additive(results: Sequence[dict[str, Any]]) -> str:
 
 
 def adapters(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each kind of adapter: what it trains, and its time and memory against those of the first."""
+    """A row per kind of adapter: trained values, and time and memory relative to the first."""
     rows = []
     for result in results:
         first = result["contenders"][0]
@@ -150,7 +150,7 @@ def adapters(results: Sequence[dict[str, Any]]) -> str:
 
 
 def memory(results: Sequence[dict[str, Any]]) -> str:
-    """Resident memory along a training."""
+    """Resident memory during a training run."""
     rows = []
     for result in results:
         for record in result["contenders"]:
@@ -165,7 +165,7 @@ def memory(results: Sequence[dict[str, Any]]) -> str:
 
 
 def roofline(report: dict[str, Any]) -> str:
-    """The training step with all rows scored: operations per second against the best matrix product."""
+    """The training step with all rows scored: operations per second relative to the best matrix product."""
     peaks: dict[str, float] = {}
     for result in report["results"]:
         if result["part"] == "gemm":
@@ -212,10 +212,10 @@ def flat(value: Any) -> list[Any]:
 
 
 def read(*paths: str) -> dict[str, Any]:
-    """One report from the `bench.json` of several runs, which measured different parts of the same.
+    """Merge the `bench.json` of several runs that measured different parts.
 
     Raises:
-        UserError: a file cannot be read, they are of different machines, versions or bases, or a part is in several.
+        UserError: a file cannot be read, the machines, versions or bases differ, or a part occurs twice.
     """
     reports = [read_json(Path(path)) for path in paths]
     whole = {**reports[0], "results": [], "choices": {}}

@@ -1,4 +1,4 @@
-"""What is measured, and against whom."""
+"""The workloads that are measured, and the contenders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Workload:
     """
     Args:
         job, spec: method of the contenders, and its arguments.
-        unit, units: what is counted in one run, and how many.
+        unit, units: the unit of work, and the number of units in one run.
     """
 
     name: str
@@ -52,21 +52,21 @@ class Workload:
 
 
 def missing_peers() -> list[str]:
-    """Packages that the peers need and that are not installed."""
+    """Packages that the peers need but that are not installed."""
     return [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 
 def measure(config: BenchConfig, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, and leave `bench.json` in the output folder, written anew after every workload.
+    """Measure, and write `bench.json` in the output folder, updated after every workload.
 
     Args:
-        config: with `output` given.
+        config: with `output` set.
         peers: also measure transformers with PEFT.
 
-    Returns: what is in the file.
+    Returns: the content of the file.
 
     Raises:
-        UserError: the base cannot be read, or the folder not be written.
+        UserError: the base cannot be read, or the folder cannot be written.
     """
     make_writable(config.output)
     with tempfile.TemporaryDirectory(prefix="jittor-lora-") as folder:
@@ -92,8 +92,8 @@ class Suite:
     Args:
         peers: also measure transformers with PEFT.
         base: a Hugging Face folder.
-        model: sizes of what is in it.
-        report: what is in the file; results are added.
+        model: its sizes.
+        report: the content of bench.json; results are added.
     """
 
     config: BenchConfig
@@ -150,7 +150,7 @@ class Suite:
         return [Workload("epoch", "squad", {"questions": count}, "question", count)]
 
     def contenders(self, part: str, workload: Workload, precision: str) -> list[Contender]:
-        """Ours first."""
+        """The contenders for a workload, ours first."""
         ours = [Contender(OURS, "ours")]
         if part == "additive":
             return self.additive()
@@ -180,7 +180,7 @@ class Suite:
         return [*ours, *peers]
 
     def kinds_of_adapters(self) -> list[tuple[str, dict[str, Any]]]:
-        """Plain LoRA and what else there is, each with the arguments of `LoraConfig`."""
+        """Plain LoRA and its variants, with their arguments of `LoraConfig`."""
         gpt2 = self.model.family == "gpt2"
         norm, embedding = ("ln_f", "wte") if gpt2 else ("model.norm", "embed_tokens")
         queries_values = {"target_modules": ("q_proj", "v_proj")}
@@ -211,19 +211,19 @@ class Suite:
         return steps
 
     def choice(self, name: str, choose: Callable[[], dict[str, Any]]) -> Any:
-        """A setting of a peer's that is found by trying, once."""
+        """A setting of a peer, found once by trying the options."""
         if name not in self.report["choices"]:
             self.report["choices"][name] = choose()
         return self.report["choices"][name]["best"]
 
     def fastest_bf16(self) -> dict[str, Any]:
-        """How PEFT is fastest in bf16: `options` of peers.py."""
+        """The fastest `options` of peers.py for PEFT in bf16."""
         return self.fastest(self.workloads("step")[0], "bf16", [
             Contender("bf16 weights", "peers"), Contender("autocast", "peers", {"autocast": True})],
             lambda contender: contender.options, warmups=1, repeats=3)
 
     def fastest_batch(self, precision: str) -> dict[str, Any]:
-        """How many questions transformers answers at a time."""
+        """The fastest batch size for transformers' answers."""
         return self.fastest(self.workloads("evaluate")[0], precision, [
             Contender(f"{n}", "peers", spec={"batch": n}) for n in EVALUATION_BATCHES],
             lambda contender: contender.spec["batch"], warmups=0, repeats=1)
@@ -243,7 +243,7 @@ class Suite:
                           Path(self.config.output, "workers.log"), self.say)
 
     def gflop(self, workload: Workload) -> float | None:
-        """Needed in a run, where all contenders need the same."""
+        """The work of a run, if it is the same for all contenders."""
         if workload.job != "step" or workload.spec["rows"] != "all":
             return None
         sequences, length = workload.spec["shape"]

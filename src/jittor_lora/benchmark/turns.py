@@ -1,4 +1,4 @@
-"""Contenders take turns at one workload; every single measurement is kept."""
+"""Contenders take turns at one workload; every measurement is kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jittor_lora.benchmark.process import Worker, WorkerError
 class Contender:
     """
     Args:
-        name: as the tables show it.
+        name: as shown in the tables.
         module: "ours" or "peers".
-        options: of the module's `Contender`, over those that all have.
-        spec: of its job, besides what the workload gives to all.
+        options: arguments of the module's `Contender`, in addition to the common ones.
+        spec: arguments of its job, in addition to the workload's.
     """
 
     name: str
@@ -29,18 +29,18 @@ class Contender:
 
 def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: str, spec: dict[str, Any], warmups: int,
                repeats: int, log: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Each runs once in every round, in every other round in the opposite order; the first rounds do not count.
+    """Each contender runs once per round, in reverse order in every other round; the first rounds are warm-up.
 
-    Each has a process of its own, so that its memory is its own. One that fails is left out from then on.
+    Each has its own process, so that memory is measured separately. One that fails is left out from then on.
 
     Args:
-        options: what every `Contender` gets, such as the number of threads.
+        options: arguments of every `Contender`, such as the number of threads.
         job, spec: see worker.py.
-        log: file for what the processes print.
-        say: told of every run.
+        log: file for the processes' output.
+        say: receives a line per run.
 
-    Returns: for each its name, `ours`, options, spec, `warmups` and `runs` (of each run what worker.py
-        replies), `check` after the first run, and `error` if it failed.
+    Returns: per contender its name, `ours`, options, spec, `warmups` and `runs` (worker.py's reply per run), `check`
+        after the first run, and `error` if it failed.
     """
     records = [{"name": c.name, "ours": c.module == "ours", "options": c.options, "spec": c.spec, "check": None,
                 "warmups": [], "runs": []} for c in contenders]

@@ -1,8 +1,9 @@
-"""One contender in a process of its own, which obeys JSON commands on standard input, a line each.
+"""One contender in its own process, which executes JSON commands from standard input, one per line.
 
-    {"do": "prepare", "job": "step", ...}    make everything ready
-    {"do": "run"}                            once; replies with seconds, cpu_seconds, others_cpu_seconds, and `memory()`
-    {"do": "check"}                          replies with what must be equal among contenders, of the first run
+    {"do": "start"}                          create the contender
+    {"do": "prepare", "job": "step", ...}    prepare a job
+    {"do": "run"}                            run it once; replies with seconds, cpu_seconds, others_cpu_seconds, memory
+    {"do": "check"}                          replies with the first run's results that contenders must agree on
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Job(NamedTuple):
 
     Attributes:
         run: does it once.
-        check: what must be equal among contenders; called after the first run.
+        check: returns the results that contenders must agree on; called after the first run.
     """
 
     run: Callable[[], Any]
@@ -34,11 +35,11 @@ class Job(NamedTuple):
 def main(module: str, options: str) -> None:
     """
     Args:
-        module: of this package, with the class `Contender`, whose methods by the name of a job return a `Job`.
-        options: JSON, the arguments of the class.
+        module: of this package, with a class `Contender` whose methods, named by job, return a `Job`.
+        options: the arguments of the class in JSON.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no reply
+    os.dup2(2, 1)  # keeps output of libraries apart from replies
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     worker = _Worker()
     for line in iter(sys.stdin.readline, ""):
@@ -59,7 +60,7 @@ def main(module: str, options: str) -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process soon after its parent, however that ends: a run may last for minutes."""
+    """End this process soon after its parent, however the parent ends: a run may take minutes."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -80,14 +81,14 @@ class _Worker:
 
 
 def machine_seconds() -> float:
-    """Processor time that all processes, and other machines on the same processor, have taken since the start."""
+    """Processor time used since boot by all processes, and by other virtual machines on the same host."""
     with open("/proc/stat") as stream:
         user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, stream.readline().split()[1:9])
     return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
 
 
 def memory() -> dict[str, float]:
-    """Highest and present resident memory of this process, in MiB."""
+    """Peak and current resident memory of this process, in MiB."""
     with open("/proc/self/status") as stream:
         found = dict(re.findall(r"^(VmHWM|VmRSS):\s*(\d+) kB$", stream.read(), re.MULTILINE))
     return {"peak_mib": int(found["VmHWM"]) / 1024, "rss_mib": int(found["VmRSS"]) / 1024}

@@ -1,4 +1,4 @@
-"""What is computed in each measurement: the same arrays for every contender. Nothing here imports Jittor or torch."""
+"""The inputs of each measurement, the same for every contender. Nothing here imports Jittor or torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.tokenizer import Tokenizer
 
-# Of the adapter and the optimiser of every training; dropout is off, so that losses can be compared.
+# Adapter and optimiser settings of every training run; dropout is off, so that losses are comparable.
 RANK, ALPHA, LEARNING_RATE, MAX_GRAD_NORM = 8, 16.0, 2e-4, 1.0
-BATCH_SIZE = 8  # questions in an optimiser step
-ANSWER_ROWS = 6  # scored rows of a sequence where only an answer is scored: about an answer of SQuAD
+BATCH_SIZE = 8  # questions per optimiser step
+ANSWER_ROWS = 6  # scored rows per sequence if only an answer is scored: about the length of a SQuAD answer
 CHECKED_QUESTIONS = 32
-IGNORED = -100  # torch's mark of a row without a label
+IGNORED = -100  # torch's label for ignored rows
 
 
 class Example(NamedTuple):
-    """One question for a tool that knows no shared prefix."""
+    """One question for a tool without shared prefixes."""
 
     prompt: list[int]
     completion: list[int]
@@ -56,7 +56,7 @@ def scored(labels: np.ndarray, rows: str) -> np.ndarray:
 
 
 def adapter_values(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Values of an adapter that has learnt something: neither A nor B is zero, so that all of it shows in the loss.
+    """Values of a trained adapter: neither A nor B is zero, so that all of it affects the loss.
 
     Args:
         shapes: "<module>.lora_A" or "<module>.lora_B" → shape.
@@ -66,40 +66,40 @@ def adapter_values(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def training_questions(checkpoint: Checkpoint, tokenizer: Tokenizer, count: int) -> list[TokenGroup]:
-    """Questions of the shipped sample to learn from, in whole paragraphs as a training set has them."""
+    """Training questions from the shipped sample, in whole paragraphs."""
     data = load_data("sample-train", "train").subset(count, seed=0)
     return training_groups(data, tokenizer, Template(), checkpoint.config.max_positions)[0]
 
 
 def prompts(checkpoint: Checkpoint, tokenizer: Tokenizer, count: int, new_tokens: int) -> list[TokenGroup]:
-    """Questions of the shipped sample to be answered in at most `new_tokens` tokens."""
+    """Questions from the shipped sample, with space for answers of `new_tokens` tokens."""
     data = load_data("sample-dev", "dev", "evaluation").subset(count, seed=0)
     return prompt_groups(data, tokenizer, Template(), checkpoint.config.max_positions - new_tokens)[0]
 
 
 def examples(groups: Sequence[TokenGroup]) -> list[Example]:
-    """Each question alone, its paragraph in its prompt."""
+    """Each question separately, with its paragraph in its prompt."""
     return [Example(g.prefix + b.prompt, b.completion) for g in groups for b in g.branches]
 
 
 def first_questions(groups: Sequence[TokenGroup], count: int = CHECKED_QUESTIONS) -> list[TokenGroup]:
     """The groups of the first `count` questions."""
-    taken = []
+    first = []
     for group in groups:
         branches = group.branches[:count]
         if not branches:
             break
-        taken.append(group.with_branches(branches))
+        first.append(group.with_branches(branches))
         count -= len(branches)
-    return taken
+    return first
 
 
 def padded_batches(examples: Sequence[Example], order: str, epoch: int) -> Iterator[list[Example]]:
     """One epoch in batches of `BATCH_SIZE`.
 
     Args:
-        order: "random", or "length": sorted by length as a whole, the batches then shuffled. That pads less than the
-            usual grouping, which sorts within parts of the data.
+        order: "random", or "length": all examples sorted by length, then the batches shuffled. This pads less than the
+            usual grouping by length, which sorts within chunks.
     """
     random = np.random.Philox(np.random.SeedSequence([0, epoch]))
     mixed = [examples[i] for i in shuffled(len(examples), random)]
@@ -112,7 +112,7 @@ def padded_batches(examples: Sequence[Example], order: str, epoch: int) -> Itera
 
 
 def padded(batch: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens, filled up on the right, and the label of each row, (B, T) int64.
+    """Tokens, padded on the right, and the label of each row, (B, T) int64.
 
     Rows are inputs, as in a stream: the last token of an example is a label only.
     """
@@ -127,5 +127,5 @@ def padded(batch: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def newline_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that end an answer besides end of text: those with a newline in them."""
+    """The tokens that end an answer besides end of text: those that contain a newline."""
     return [token for token in range(tokenizer.vocab_size) if "\n" in tokenizer.decode([token])]

@@ -23,14 +23,14 @@ class BenchConfig(Settings):
                                     "transformers and peft are installed")
     compile: bool = setting(False, WHAT, "also measure PEFT's training step under torch.compile")
     questions: int = setting(256, WHAT, "SQuAD questions per training run", ge=32)
-    evaluated: int = setting(200, WHAT, "SQuAD questions per answering run", ge=1)
-    memory_steps: int = setting(500, WHAT, "steps of the training run that checks for memory growth", ge=1)
+    evaluated: int = setting(200, WHAT, "SQuAD questions per evaluation run", ge=1)
+    memory_steps: int = setting(500, WHAT, "training steps for the test of memory growth", ge=1)
 
     threads: int = setting(2, HOW, "threads per contender", ge=1)
     repeats: int = setting(5, HOW, "counted runs per contender", ge=1)
-    warmups: int = setting(1, HOW, "warmup runs before them, not counted", ge=0)
+    warmups: int = setting(1, HOW, "warm-up runs before them", ge=0)
 
-    output: Optional[str] = setting(None, "Output", "folder for bench.json, bench.md and the output of the processes",
+    output: Optional[str] = setting(None, "Output", "folder for bench.json, bench.md and the processes' output",
                                     holds=PATH, min_length=1)
 
     def part_names(self) -> list[str]:

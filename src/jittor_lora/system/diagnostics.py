@@ -1,7 +1,7 @@
-"""Is everything here that Jittor and a training run need? Each check says what it found and the command that mends it.
+"""Checks whether this machine has all that Jittor and training need; each says what it found and how to fix it.
 
-The checks are functions of plain values; `required`, `machine_checks` and `deep_checks` gather the values. Jittor is
-not imported, `deep_checks` asks a child process to.
+The checks are functions of plain values; `required`, `machine_checks` and `deep_checks` collect the values. Jittor is
+not imported here; `deep_checks` imports it in a child process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ OK, WARNING, MISSING = "ok", "warning", "missing"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 9), (3, 12)
 JITTOR = "1.3.11"
 GIB = 2**30
-CACHE_BYTES = GIB // 2  # Jittor's compiled files take some 100 MB; compilers need room for temporary files
-RUN_BYTES = 2 * GIB  # a base model and some checkpoints
+CACHE_BYTES = GIB // 2  # Jittor's compiled files take about 100 MB; compilers need space for temporary files
+RUN_BYTES = 2 * GIB  # a base model and a few checkpoints
 MEMORY_BYTES = 2 * GIB  # for one compiler and the smallest models
 COMFORTABLE_MEMORY_BYTES = 6 * GIB  # GPT-2 (124M) with its activations
 HUB_SECONDS = 3.0
@@ -40,7 +40,7 @@ CHINESE_FONTS = ("Noto Sans CJK", "Noto Serif CJK", "Source Han", "WenQuanYi", "
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. `status`: ok, warning (runs all the same) or missing (cannot run); `mend`: what to do."""
+    """One line of the table. `status`: ok, warning (runs anyway) or missing (cannot run); `mend`: how to fix it."""
 
     name: str
     status: str
@@ -84,27 +84,28 @@ def check_compiler(path: str, version: str) -> Check:
 
 
 def check_headers(config: str, header: bool) -> Check:
-    """`config`: the path of python3.x-config, empty if none; `header`: whether Python.h is beside it."""
+    """`config`: the path of python3.x-config, empty if none; `header`: whether its folders have Python.h."""
     name = f"python3.{sys.version_info.minor}"
     mend = (f"Debian, Ubuntu: apt-get install {name}-dev; CentOS, Fedora: yum install {name}-devel; or export "
             f"python_config_path=/path/to/{name}-config")
     if not config:
         return Check("Python headers", MISSING, f"no {name}-config", mend)
     if not header:
-        return Check("Python headers", MISSING, f"{config} names no folder with Python.h", mend)
+        return Check("Python headers", MISSING, f"no folder from {config} has Python.h", mend)
     return Check("Python headers", OK, config)
 
 
 def check_onednn(placed: bool, problem: str, served: bool) -> Check:
-    """`problem`: why the installed packages do not serve, empty if they do; `served`: this platform has packages."""
+    """`problem`: why the installed packages are unusable, empty if they work; `served`: whether this platform has
+    packages."""
     if placed:
         return Check("oneDNN", OK, "in Jittor's cache")
     if not served:
-        return Check("oneDNN", WARNING, "no package for this platform; matrices are multiplied several times slower",
+        return Check("oneDNN", WARNING, "no package for this platform; matrix products are several times slower",
                      "export use_mkl=1 to let Jittor download it")
     if problem:
         return Check("oneDNN", MISSING, "not installed", onednn.INSTALL)
-    return Check("oneDNN", OK, "installed, goes into Jittor's cache at the first run")
+    return Check("oneDNN", OK, "installed; linked into Jittor's cache on the first run")
 
 
 def check_disk(name: str, folder: Path, free: int, needed: int) -> Check:
@@ -112,14 +113,14 @@ def check_disk(name: str, folder: Path, free: int, needed: int) -> Check:
     if free >= needed:
         return Check(name, OK, found)
     status = MISSING if free < needed // 4 else WARNING
-    return Check(name, status, f"{found}; about {needed / GIB:.1f} GiB are needed",
+    return Check(name, status, f"{found}; about {needed / GIB:.1f} GiB needed",
                  "free space, or set JITTOR_HOME (for the cache) or --output (for runs) to a folder on another disk")
 
 
 def check_memory(total: int) -> Check:
     found = f"{total / GIB:.1f} GiB"
     if total < MEMORY_BYTES:
-        return Check("memory", MISSING, f"{found}; at least {MEMORY_BYTES / GIB:.0f} GiB are needed",
+        return Check("memory", MISSING, f"{found}; at least {MEMORY_BYTES / GIB:.0f} GiB needed",
                      "use a machine with more memory, or add swap")
     if total < COMFORTABLE_MEMORY_BYTES:
         return Check("memory", WARNING, f"{found}; enough for small models only", "use a smaller base or batch")
@@ -127,7 +128,7 @@ def check_memory(total: int) -> Check:
 
 
 def check_cores(available: int, total: int) -> Check:
-    return Check("cores", OK, str(available) if available == total else f"{available} of {total} may be used")
+    return Check("cores", OK, str(available) if available == total else f"{available} of {total} usable")
 
 
 def check_cpu(model: str, flags: frozenset[str], x86: bool) -> Check:
@@ -139,9 +140,9 @@ def check_cpu(model: str, flags: frozenset[str], x86: bool) -> Check:
 
 
 def check_mpi(mpicc: str, ranks: str | None) -> Check:
-    """`ranks`: the size of the MPI job this process is in, None outside of one."""
+    """`ranks`: the size of this process's MPI job, None outside one."""
     if not mpicc:
-        return Check("MPI", MISSING if ranks else WARNING, "no mpicc; only training in several processes needs it",
+        return Check("MPI", MISSING if ranks else WARNING, "no mpicc; needed only for training in several processes",
                      "Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev")
     return Check("MPI", OK, mpicc + (f", {ranks} processes" if ranks else ""))
 
@@ -155,7 +156,7 @@ def check_cuda(cuda: Cuda, asked: bool) -> Check:
     mend = "install the CUDA toolkit (11 or newer) and the NVIDIA driver, or ignore this to compute on the CPU"
     if asked:
         return Check("CUDA", MISSING, f"nvcc_path: {cuda.problem}",
-                     "correct nvcc_path, or set it empty to compute on the CPU: export nvcc_path=")
+                     "fix nvcc_path, or set it empty to compute on the CPU: export nvcc_path=")
     return Check("CUDA", WARNING, f"{cuda.nvcc} is not used: {cuda.problem}", mend)
 
 
@@ -170,7 +171,7 @@ def check_fonts(families: Sequence[str]) -> Check:
     chinese = sorted({name for name in families if name.startswith(CHINESE_FONTS)})
     if chinese:
         return Check("Chinese font", OK, chinese[0])
-    return Check("Chinese font", WARNING, "none; plots can have English labels only",
+    return Check("Chinese font", WARNING, "none; plots can only have English labels",
                  "Debian, Ubuntu: apt-get install fonts-noto-cjk; "
                  "CentOS, Fedora: yum install google-noto-sans-cjk-fonts")
 
@@ -180,7 +181,7 @@ def check_import(status: int, output: str) -> Check:
     if status == 0:
         return Check("Jittor import", OK, output.strip().splitlines()[-1] if output.strip() else "works")
     return Check("Jittor import", MISSING, output.strip() or f"exit status {status}",
-                 "mend what is named above; else empty the cache: python -m jittor_utils.clean_cache all")
+                 "fix the errors above; if there are none, empty the cache: python -m jittor_utils.clean_cache all")
 
 
 def check_hub(endpoint: str, problem: str) -> Check:
@@ -191,7 +192,7 @@ def check_hub(endpoint: str, problem: str) -> Check:
 
 
 def required(environ: Mapping[str, str], jittor_home: Path) -> list[Check]:
-    """What the import of Jittor cannot do without. Quick: no program is started."""
+    """The checks without which Jittor cannot be imported. Fast: starts no program."""
     path = machine.compiler(environ)
     return [
         check_python(sys.version_info),
@@ -206,7 +207,7 @@ def required(environ: Mapping[str, str], jittor_home: Path) -> list[Check]:
 
 
 def machine_checks(environ: Mapping[str, str], jittor_home: Path, here: Path) -> list[Check]:
-    """All checks that take no more than seconds; `here` is where runs will be written."""
+    """All checks that take only seconds; `here` is the folder for runs."""
     path = machine.compiler(environ)
     config = environ.get("python_config_path") or machine.python_config()
     cache = jittor_home / ".cache" / "jittor"
@@ -230,7 +231,7 @@ def machine_checks(environ: Mapping[str, str], jittor_home: Path, here: Path) ->
 
 
 def deep_checks(environ: Mapping[str, str]) -> list[Check]:
-    """Import Jittor in a child process (minutes where its cache is empty) and ask the model hub for an answer."""
+    """Import Jittor in a child process (minutes if its cache is empty) and query the model hub."""
     from huggingface_hub import constants
 
     return [check_import(*try_import(environ)), check_hub(constants.ENDPOINT, hub_problem(constants.ENDPOINT))]
@@ -256,7 +257,7 @@ def try_import(environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 def hub_problem(endpoint: str, seconds: float = HUB_SECONDS) -> str:
-    """Why `endpoint` gives no answer within `seconds`; empty if it answers, even with an HTTP error."""
+    """Why `endpoint` does not answer within `seconds`; empty if it answers, even with an HTTP error."""
     problems = [f"no answer within {seconds:g} s"]
 
     def ask() -> None:
@@ -268,7 +269,7 @@ def hub_problem(endpoint: str, seconds: float = HUB_SECONDS) -> str:
         except (OSError, ValueError) as error:
             problems.append(str(getattr(error, "reason", error)))
 
-    # A thread: the time-out of urlopen does not cover the resolver.
+    # In a thread, because urlopen's time-out does not cover name resolution.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -276,7 +277,7 @@ def hub_problem(endpoint: str, seconds: float = HUB_SECONDS) -> str:
 
 
 def is_compiled(cache: Path) -> bool:
-    """Whether Jittor was compiled in `cache` for this Python; settings that change its flags are not looked at."""
+    """Whether Jittor was compiled in `cache` for this Python; ignores settings that change its flags."""
     return any(cache.glob(f"jt{JITTOR}/*/py{platform.python_version()}/*/*/*/*/compiled-*"))
 
 
@@ -290,7 +291,7 @@ def font_families() -> list[str]:
 
 def _onednn(jittor_home: Path, environ: Mapping[str, str]) -> Check:
     if environ.get("use_mkl", "1") != "1":
-        return Check("oneDNN", WARNING, "switched off by use_mkl; matrices are multiplied several times slower",
+        return Check("oneDNN", WARNING, "disabled by use_mkl; matrix products are several times slower",
                      "unset use_mkl")
     placed = onednn.is_placed(onednn.folder(jittor_home))
     problem = ""

@@ -1,7 +1,7 @@
-"""Jittor compiles itself at its first import, for minutes: here in a child process, with progress on the screen.
+"""Jittor's first import compiles it, which takes minutes: done in a child process, with progress on the screen.
 
-A child, because a failed or interrupted compile would otherwise take this process with it: Jittor ends the process
-from its own signal handlers, and calls `sys.exit(0)` after rebuilding its compile helper.
+In a child, because a failed or interrupted compile would otherwise end this process: Jittor exits from its own signal
+handlers, and calls `sys.exit(0)` after rebuilding its compile helper.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jittor_lora.errors import UserError
 from jittor_lora.system import core_units
 from jittor_lora.system.jittor_copy import Copy
 
-# Ends with its parent, however that ends: the pipe on standard input closes. `os.read`, not `sys.stdin`: Jittor
-# forks workers, which close `sys.stdin` and would wait for its lock.
+# Ends with its parent, however the parent ends, because the pipe on standard input closes. `os.read`, not `sys.stdin`:
+# Jittor forks workers, which close `sys.stdin` and would wait for its lock.
 CHILD = """
 import json, os, signal, sys, threading
 sys.path[:] = json.loads(sys.argv[1])
@@ -33,16 +33,16 @@ import jittor
 open(sys.argv[2], "w").close()
 """
 MINUTES, PLAIN_MINUTES = "1 to 3", "2 to 5"  # on 2 cores
-QUIET_SECONDS = 3.0  # a check of a warm cache takes about a second: nothing is said before this
-LINE_SECONDS = 20.0  # between lines where the screen is not a terminal
+QUIET_SECONDS = 3.0  # before the first output: checking a warm cache takes about a second
+LINE_SECONDS = 20.0  # between lines if the screen is not a terminal
 PLAIN_FILES = 160  # objects of Jittor 1.3.11 without CUDA
-TRIES = 3  # Jittor stops, successfully, after it rebuilt its compile helper
+TRIES = 3  # Jittor exits successfully after rebuilding its compile helper
 TAIL_LINES = 15
 COMPILED = ("obj_files/*", "jit_utils_core*", "jittor_core*", "data.*", "custom_ops/*")  # in Jittor's cache
 
 
 def marker(cache: Path, settings: Mapping[str, str]) -> Path:
-    """The file that says: Jittor was compiled in `cache` under `settings` (versions, paths, compile switches)."""
+    """The file that marks that Jittor was compiled in `cache` with `settings` (versions, paths, compile switches)."""
     key = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:16]
     return cache / f"compiled-{key}"
 
@@ -52,30 +52,30 @@ def is_warm(mark: Path) -> bool:
 
 
 def compile_jittor(mark: Path, environ: Mapping[str, str], screen: TextIO, grouped: Copy | None = None) -> None:
-    """Import Jittor in a child process until `mark` exists, saying on `screen` what happens if it takes long.
+    """Import Jittor in a child process until `mark` exists, with progress on `screen` if it takes long.
 
     Args:
-        grouped: what Jittor is imported from, if that compiles the core as large units. If they do not compile, its
-            files are compiled one by one.
+        grouped: the copy of Jittor, if it compiles the core as large units. If these do not compile, its files are
+            compiled one by one.
 
     Raises:
         UserError: the compile failed, with the end of its output.
     """
     if grouped is None or grouped.plain.exists():
-        _compile(mark, environ, Progress(screen, mark.parent, ["obj_files/*.o"], PLAIN_FILES, PLAIN_MINUTES))
+        _compile(mark, environ, CompileProgress(screen, mark.parent, ["obj_files/*.o"], PLAIN_FILES, PLAIN_MINUTES))
         return
-    made = core_units.objects(grouped.site / "jittor")
+    objects = core_units.objects(grouped.site / "jittor")
     try:
-        _compile(mark, environ, Progress(screen, mark.parent, made, len(made), MINUTES))
+        _compile(mark, environ, CompileProgress(screen, mark.parent, objects, len(objects), MINUTES))
     except UserError:
         log = mark.parent / "large_units.log"
         os.replace(mark.parent / "first_compile.log", log)
-        screen.write(f"Jittor could not be compiled in large units (see {log}). Compiling it file by file.\n")
+        screen.write(f"Jittor could not be compiled in large units (see {log}); compiling it file by file.\n")
         _compile_plain(mark, environ, screen, grouped)
 
 
 def _compile_plain(mark: Path, environ: Mapping[str, str], screen: TextIO, copy: Copy) -> None:
-    """Nothing compiled the one way is left when the other begins: an object may hold a whole unit, or nothing."""
+    """Removes everything compiled the other way first: its objects contain whole units, or nothing."""
     _remove_compiled(mark.parent)
     copy.plain.touch()
     try:
@@ -92,13 +92,13 @@ def _remove_compiled(cache: Path) -> None:
             path.unlink()
 
 
-def _compile(mark: Path, environ: Mapping[str, str], progress: Progress) -> None:
+def _compile(mark: Path, environ: Mapping[str, str], progress: CompileProgress) -> None:
     screen, log = progress.screen, mark.parent / "first_compile.log"
     for _ in range(TRIES):
         try:
             status = _run(mark, log, environ, progress)
         except KeyboardInterrupt:
-            screen.write("Nothing is broken: what is compiled is kept, the same command goes on from there.\n")
+            screen.write("Nothing is broken: the compiled parts are kept, and the same command continues from there.\n")
             raise
         if is_warm(mark):
             return
@@ -109,11 +109,11 @@ def _compile(mark: Path, environ: Mapping[str, str], progress: Progress) -> None
                     "`jittor-lora doctor` checks the compiler, the Python headers, memory and disk.")
 
 
-def _run(mark: Path, log: Path, environ: Mapping[str, str], progress: Progress) -> int:
+def _run(mark: Path, log: Path, environ: Mapping[str, str], progress: CompileProgress) -> int:
     command = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(mark)]
     with open(log, "wb") as output:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-                                 env={**environ, "PYTHONUNBUFFERED": "1"},  # so that what it says last is last
+                                 env={**environ, "PYTHONUNBUFFERED": "1"},  # so that its last output comes last
                                  start_new_session=True)
     try:
         while child.poll() is None:
@@ -126,7 +126,7 @@ def _run(mark: Path, log: Path, environ: Mapping[str, str], progress: Progress) 
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Kill what is left of the child's process group; its compilers and workers are in it."""
+    """Kill the rest of the child's process group, which includes its compilers and workers."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -140,13 +140,13 @@ def _tail(log: Path) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-class Progress:
-    """Elapsed seconds on one line of a terminal, or now and then on a line of its own elsewhere."""
+class CompileProgress:
+    """Elapsed seconds and parts compiled: updated in place on a terminal, elsewhere as occasional lines."""
 
-    def __init__(self, screen: TextIO, cache: Path, made: Sequence[str], count: int, minutes: str) -> None:
-        """`made`: patterns of the files in `cache` that tell how far it is, of which there will be about `count`."""
+    def __init__(self, screen: TextIO, cache: Path, patterns: Sequence[str], count: int, minutes: str) -> None:
+        """`patterns`: match the files in `cache` that show progress, about `count` in the end."""
         self.screen, self.cache = screen, cache
-        self.made, self.count, self.minutes = made, count, minutes
+        self.patterns, self.count, self.minutes = patterns, count, minutes
         self.start = time.monotonic()
         self.next = QUIET_SECONDS
         self.terminal = screen.isatty()
@@ -159,7 +159,7 @@ class Progress:
         if not self.shown:
             self.shown = True
             self._print(f"Compiling Jittor for this machine: once, about {self.minutes} minutes on 2 cores.\n")
-        files = sum(1 for pattern in self.made for _ in self.cache.glob(pattern))
+        files = sum(1 for pattern in self.patterns for _ in self.cache.glob(pattern))
         text = f"  {elapsed:.0f} s, {files} of about {self.count} parts compiled"
         self._print(f"\r{text}" if self.terminal else f"{text}\n")
         self.next = elapsed + (1.0 if self.terminal else LINE_SECONDS)
@@ -168,7 +168,7 @@ class Progress:
         if self.shown:
             elapsed = time.monotonic() - self.start
             self._print("\n" if self.terminal else "")
-            self._print(f"  ended after {elapsed:.0f} s\n")
+            self._print(f"  finished after {elapsed:.0f} s\n")
 
     def _print(self, text: str) -> None:
         self.screen.write(text)

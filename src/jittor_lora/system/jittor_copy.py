@@ -1,8 +1,8 @@
-"""One Jittor for all virtual environments: a copy in its own cache, imported in place of the installed one.
+"""One Jittor for all virtual environments: a copy in its own cache, imported instead of the installed one.
 
-Jittor's compile commands, and so its cache, hold the paths of its sources, of Python's headers and of the interpreter.
-Those of an environment differ from the next one's, and go with it. Here they lie in a folder whose name is made of
-their contents: the same Jittor, Python and compiler are compiled once, whatever environment imports them.
+Jittor's compile commands, and hence its cache keys, contain the paths of its sources, of Python's headers and of the
+interpreter. These differ between environments, and vanish with them. Here they are in a folder named by a hash of their
+contents: the same Jittor, Python and compiler are compiled once, whatever environment imports them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jittor_lora.system import core_units
 from jittor_lora.system.locks import alone
 
 PACKAGES = ("jittor", "jittor_utils")
-INTERPRETER = "JITTOR_LORA_PYTHON"  # the variable that tells `Copy.python` which Python it stands for
+INTERPRETER = "JITTOR_LORA_PYTHON"  # the variable that tells `Copy.python` which Python to run
 LARGEST_NOTE = 1 << 20  # bytes
 
 _PYTHON = r"""#!/bin/sh
@@ -57,9 +57,9 @@ esac
 
 @dataclass(frozen=True)
 class Copy:
-    """A folder with what Jittor is imported from and compiles with, the same for every environment.
+    """A folder that Jittor is imported from and compiles with, the same for every environment.
 
-    `compiler` is the program for Jittor's `cc_path`, `grouped` whether that compiles the core as large units.
+    `compiler` is the program for Jittor's `cc_path`; `grouped` says whether it compiles the core as large units.
     """
 
     folder: Path
@@ -68,12 +68,12 @@ class Copy:
 
     @property
     def site(self) -> Path:
-        """What to import Jittor from."""
+        """The folder to import Jittor from."""
         return self.folder / "site"
 
     @property
     def python(self) -> Path:
-        """What Jittor runs its helpers with."""
+        """The Python that Jittor runs its helpers with."""
         return self.folder / "bin" / "python"
 
     @property
@@ -82,17 +82,17 @@ class Copy:
 
     @property
     def private_home(self) -> Path:
-        """A home whose `.cache/jittor/config.json` has the note already that Jittor would write."""
+        """A home whose `.cache/jittor/config.json` already has the note that Jittor would write."""
         return self.folder / "home"
 
     @property
     def plain(self) -> Path:
-        """While this file exists the core is compiled file by file."""
+        """While this file exists, the core is compiled file by file."""
         return self.folder / "units" / core_units.PLAIN
 
     @contextlib.contextmanager
     def imported_from(self) -> Iterator[None]:
-        """Within, imports of Jittor find this copy."""
+        """Within the block, imports of Jittor find this copy."""
         sys.path.insert(0, str(self.site))
         try:
             yield
@@ -102,31 +102,31 @@ class Copy:
 
 
 def place(home: Path, compiler: str, config: str, version: str, grouped: bool) -> Copy | None:
-    """The copy of the installed Jittor, made if it is not there yet.
+    """The copy of the installed Jittor, created if it does not exist yet.
 
     Args:
         home: the folder whose `.cache/jittor` Jittor uses.
         compiler: path of the C++ compiler.
         config: path of `python3.x-config`.
         version: Jittor's.
-        grouped: compile the core as large units if `version` is the one that was tried so.
+        grouped: compile the core as large units if `version` is the one tested with them.
 
     Returns:
-        None if `home` has characters that Jittor's commands cannot hold, such as spaces.
+        None if `home` has characters that Jittor's commands do not quote, such as spaces.
 
     Raises:
         UserError: Jittor or Python's headers are not found, or the cache cannot be written.
     """
     parent = home / ".cache" / "jittor" / "jittor_lora"
     if shlex.quote(str(parent)) != str(parent):
-        print(f"{home}: Jittor's commands cannot hold all characters of this path, so each virtual environment "
-              "compiles its own Jittor. Set JITTOR_HOME to a folder without spaces.", file=sys.stderr)
+        print(f"{home}: Jittor cannot handle some characters in this path, so each virtual environment compiles its "
+              "own Jittor. Set JITTOR_HOME to a folder without spaces.", file=sys.stderr)
         return None
     grouped = grouped and version.startswith(core_units.VERSION + ".")
     packages = {name: _package(name) for name in PACKAGES}
     includes = [Path(flag[2:]) for flag in dict.fromkeys(_ask(config, "--includes").split()) if flag.startswith("-I")]
     suffix = _ask(config, "--extension-suffix")
-    # A folder of other headers, such as /usr/include, stays where it is.
+    # A folder with other headers too, such as /usr/include, is not copied.
     headers = {str(number): path for number, path in enumerate(includes) if path.name.startswith("python")}
     others = [path for path in includes if path not in headers.values()]
     try:
@@ -141,10 +141,10 @@ def place(home: Path, compiler: str, config: str, version: str, grouped: bool) -
                 if not folder.is_dir():
                     scripts = _scripts(copy, home, [*(folder / "include" / name for name in headers), *others], suffix,
                                        compiler, config)
-                    _make(copy, home, packages, headers, scripts)
+                    _create(copy, home, packages, headers, scripts)
     except OSError as error:
         raise UserError(f"{parent}: Jittor cannot be copied there ({error.strerror or error}). "
-                        "Free space, or set JITTOR_HOME to a folder that can be written.") from error
+                        "Free space, or set JITTOR_HOME to a writable folder.") from error
     return copy
 
 
@@ -157,10 +157,10 @@ def _scripts(copy: Copy, home: Path, includes: Sequence[Path], suffix: str, comp
     return {**texts, Path(compiler).name: core_units.program(compiler)} if copy.grouped else texts
 
 
-def _make(copy: Copy, home: Path, packages: Mapping[str, Path], headers: Mapping[str, Path],
-          scripts: Mapping[str, str]) -> None:
-    for left in copy.folder.parent.glob(".copying-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+def _create(copy: Copy, home: Path, packages: Mapping[str, Path], headers: Mapping[str, Path],
+            scripts: Mapping[str, str]) -> None:
+    for leftover in copy.folder.parent.glob(".copying-*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=".copying-", dir=copy.folder.parent))
     try:
         for below, folders in (("site", packages), ("include", headers)):
@@ -175,7 +175,7 @@ def _make(copy: Copy, home: Path, packages: Mapping[str, Path], headers: Mapping
         if copy.grouped:
             core_units.write(work / "units", packages["jittor"])
         work.chmod(0o755)
-        os.sync()  # a name that stands for contents must not come before them
+        os.sync()  # the folder's name promises its contents, which must be on disk first
         try:
             os.rename(work, copy.folder)
         except OSError:
@@ -205,7 +205,7 @@ def _ask(config: str, what: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files below `folder`, as paths below it, without what Python makes of them."""
+    """The files below `folder`, as relative paths, without Python's bytecode."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
@@ -214,7 +214,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _digest(folder: Path, notes: Path) -> str:
-    """A hash of all files below `folder`; read again only if one of their sizes or times is not as noted in `notes`."""
+    """A hash of all files below `folder`, cached in `notes` until one of their sizes or times changes."""
     files = _files(folder)
     status = [(path, os.stat(folder / path)) for path in files]
     seen = hashlib.sha256("\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in status).encode())

@@ -1,4 +1,4 @@
-"""The MPI job that this process is in, from what Open MPI puts into its environment. Nothing here imports Jittor."""
+"""This process's MPI job, from the environment variables of Open MPI. Nothing here imports Jittor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 import time
 from typing import Mapping, NamedTuple, NoReturn
 
-# By these variables a user tells Open MPI on which cores ranks run; else it binds each to one core, or to one socket.
+# The variables by which a user assigns cores to ranks; otherwise Open MPI binds each rank to one core or socket.
 BOUND = ("OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_cpu_list", "OMPI_MCA_rmaps_rank_file_path")
-MAPPED = "OMPI_MCA_rmaps_base_mapping_policy"  # binds where it holds cores a rank: "slot:PE=4"
-MAX_RANKS = 128  # Jittor 1.3.11 writes 8 bytes a rank past an array on its stack; what is there is not needed so far
-LATER_SECONDS = 2.0  # that other ranks leave to the first one, which may have the same to say
+MAPPED = "OMPI_MCA_rmaps_base_mapping_policy"  # assigns cores if it gives cores per rank: "slot:PE=4"
+MAX_RANKS = 128  # Jittor 1.3.11 writes 8 bytes per rank past an array on its stack, harmlessly up to this many
+LATER_SECONDS = 2.0  # delay of other ranks' messages, in case the first rank reports the same
 
 
 class Job(NamedTuple):
-    """Which of its processes this one is; that of one process where there is no MPI.
+    """This process's place in its MPI job; without MPI, a job of one process.
 
     Attributes:
         rank, size: in the whole job.
         local_size: processes on this host.
-        placed: the user said which cores they run on.
+        placed: whether the user assigned cores.
     """
 
     rank: int = 0
@@ -46,10 +46,10 @@ def current() -> Job:
 
 
 def end(job: Job, message: str, code: int) -> NoReturn:
-    """End this process, and by that the job: mpirun ends the others when one leaves without a word to MPI.
+    """End this process, and thereby the job: mpirun kills the others when one exits without finalising MPI.
 
-    Python's own way out would wait in MPI for the others, which wait for this one. What concerns all ranks, such as a
-    wrong setting, is said by the first: the others say what they have to say a moment later, if they still run then.
+    Python's normal exit would wait in MPI for the others, which wait for this one. An error that concerns all ranks,
+    such as a wrong setting, is reported by the first: the others report a moment later, if they still run.
     """
     if job.rank:
         time.sleep(LATER_SECONDS)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, or at a piece of work."""
+"""Locks: one process at a time in a folder, or in a block."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from jittor_lora.files.atomic import make_writable
 from jittor_lora.system import job
 
 LOCK_FILE = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # what file systems without flock answer
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # errors of file systems without flock
 
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep other processes that ask for the same out of `folder`, which is made if it is missing.
+    """Lock `folder`, which is created if missing, against other processes that call this.
 
-    The lock (flock on the file `.lock` in it) goes with the process that holds it, however that ends. What was made for
-    it is removed, unless something else was put there. Of the ranks of an MPI job the first has it for all.
+    The lock (flock on the file `.lock` in it) is released when its process ends, however that happens. Folders created
+    for it are removed again if they are empty. In an MPI job the first rank holds it for all.
 
     Raises:
-        UserError: another process is at work there, or the folder cannot be written.
+        UserError: another process holds the lock, or the folder cannot be written.
     """
     if job.current().rank:
         yield
         return
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        descriptor = _take(folder)
+        descriptor = _acquire(folder)
         try:
             yield
         finally:
@@ -45,25 +45,25 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
             os.close(descriptor)
     finally:
         with contextlib.suppress(OSError):
-            for path in made:
+            for path in missing:
                 path.rmdir()
 
 
 @contextlib.contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Wait until no other process is in such a block with the file `path`, which is there as long as one is.
+    """Wait until no other process is in such a block with the lock file `path`, which exists while one is.
 
     Args:
-        what: is done within, for the word on standard error that one waits.
+        what: the work in the block, for the message on standard error while waiting.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             _wait(descriptor, what)
-            if _is_named(descriptor, path):  # else the process before has just removed the file
+            if _is_named(descriptor, path):  # else the previous holder has just removed the file
                 try:
                     yield
                 finally:
@@ -78,25 +78,26 @@ def _wait(descriptor: int, what: str) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{what}: waiting for another process that does the same.", file=sys.stderr, flush=True)
+            print(f"{what}: waiting for another process that is doing the same.", file=sys.stderr, flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(f"{what}: this file system has no locks; see to it that no other process does the same.", file=sys.stderr)
+        print(f"{what}: this file system has no locks; make sure that no other process is doing the same.",
+              file=sys.stderr)
 
 
-def _take(folder: Path) -> int:
+def _acquire(folder: Path) -> int:
     while True:
         make_writable(folder)
         try:
             descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise UserError(f"{folder / LOCK_FILE}: cannot be opened ({error.strerror or error}). Name a folder that "
-                            "can be written.") from error
+            raise UserError(f"{folder / LOCK_FILE}: cannot be opened ({error.strerror or error}). Name a writable "
+                            "folder.") from error
         try:
             _lock(descriptor, folder)
-            if _is_named(descriptor, folder / LOCK_FILE):  # else the holder before has just removed the file
+            if _is_named(descriptor, folder / LOCK_FILE):  # else the previous holder has just removed the file
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -109,15 +110,15 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-        raise UserError(f"{folder}: another process is at work in this folder{f' ({holder})' if holder else ''}. "
-                        "Wait for its end, end it, or name another folder.") from None
+        raise UserError(f"{folder}: another process is working in this folder{f' ({holder})' if holder else ''}. "
+                        "Wait for it to end, end it, or name another folder.") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(f"{folder}: this file system has no locks ({error.strerror}); see to it yourself that nothing else works "
-              "in this folder.", file=sys.stderr)
+        print(f"{folder}: this file system has no locks ({error.strerror}); make sure that nothing else works in this "
+              "folder.", file=sys.stderr)
         return
-    with contextlib.suppress(OSError):  # a full disk: it only tells others who holds the lock
+    with contextlib.suppress(OSError):  # a full disk; this only tells others who holds the lock
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since "
                               f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)

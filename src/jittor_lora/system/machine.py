@@ -22,7 +22,7 @@ CUDA_OLDEST = 11  # before CUDA 11 Jittor downloads the CUB headers at import
 
 @dataclass(frozen=True)
 class Cuda:
-    """What was found of CUDA. `nvcc` is empty if there is no compiler; `problem` says why it cannot be used."""
+    """The CUDA found, if any. `nvcc` is empty without a compiler; `problem` says why it cannot be used."""
 
     nvcc: str = ""
     version: str = ""
@@ -39,12 +39,12 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Instruction sets such as "avx2", "avx512f", "avx512_bf16", "amx_bf16"; empty where they cannot be read."""
+    """Instruction sets such as "avx2", "avx512f", "avx512_bf16", "amx_bf16"; empty if unreadable."""
     return frozenset(_cpuinfo_field("flags", cpuinfo).split())
 
 
 def multiplies_bf16(flags: frozenset[str]) -> bool:
-    """Does a processor with these instruction sets multiply bfloat16 numbers? Else they are slower than float32."""
+    """Whether a processor with these instruction sets multiplies bfloat16; without, bf16 is slower than fp32."""
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
@@ -58,7 +58,7 @@ def _cpuinfo_field(name: str, cpuinfo: Path) -> str:
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores this process may use: its affinity, further limited by a container's processor quota."""
+    """Cores this process may use: its affinity, further limited by a container's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores()
     quota = _cpu_quota(cgroup)
     return max(1, min(cores, int(quota + 0.5))) if quota else cores
@@ -103,19 +103,19 @@ def version_of(program: str) -> str:
 
 
 def compiler(environ: Mapping[str, str]) -> str:
-    """Path of the C++ compiler Jittor will use: its variable `cc_path`, else `g++` (`clang++` on macOS); "" if none."""
+    """Path of Jittor's C++ compiler: its variable `cc_path`, else `g++` (`clang++` on macOS); "" if none."""
     name = environ.get("cc_path") or ("clang++" if sys.platform == "darwin" else "g++")
     return shutil.which(name, path=environ.get("PATH")) or ""
 
 
 def python_config() -> str:
-    """`python3.x-config` for this interpreter: where Jittor looks, else of the interpreter a virtual environment was
-    made from, where it does not look; "" if there is none."""
+    """`python3.x-config` for this interpreter: where Jittor looks, or beside the base interpreter of a virtual
+    environment, where it does not; "" if there is none."""
     return next(filter(os.path.isfile, [*jittor_python_configs(), _base_python_config()]), "")
 
 
 def jittor_python_configs() -> list[str]:
-    """Where Jittor itself looks, in its order (jittor_utils.get_py3_config_path)."""
+    """The paths that Jittor tries, in its order (jittor_utils.get_py3_config_path)."""
     minor = sys.version_info.minor
     beside = os.path.dirname(sys.executable)
     return [f"{beside}/python3.{minor}-config", f"{sys.executable}-config", f"/usr/bin/python3.{minor}-config",
@@ -137,9 +137,9 @@ def has_python_header(config: str) -> bool:
 
 
 def find_cuda(environ: Mapping[str, str]) -> Cuda:
-    """Look for an `nvcc` together with the runtime library Jittor loads beside it, a driver and a device.
+    """Find an `nvcc` together with the runtime library that Jittor loads beside it, a driver and a device.
 
-    An `nvcc` whose `lib64/libcudart.so` is missing makes Jittor's import crash, so all of them are asked for.
+    All are required, because Jittor's import crashes with an `nvcc` whose `lib64/libcudart.so` is missing.
     """
     names = [environ["nvcc_path"]] if environ.get("nvcc_path") else NVCC_PLACES
     found = [path for path in (shutil.which(name, path=environ.get("PATH")) for name in names) if path]

@@ -1,4 +1,4 @@
-"""Places oneDNN, installed from the package index, where Jittor looks for it, so that Jittor never downloads it."""
+"""Places the installed oneDNN package where Jittor looks for it, so that Jittor never downloads it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def is_served() -> bool:
 
 
 def is_placed(target: Path) -> bool:
-    """Whether headers and library are there and no link dangles; a downloaded oneDNN counts too."""
+    """Whether headers and library exist and no link dangles; a downloaded oneDNN counts too."""
     needed = [target / "include" / "dnnl.h", target / "include" / "oneapi" / "dnnl" / "dnnl.hpp"]
     return all(path.is_file() for path in needed + [target / "lib" / name for name in LINKS])
 
 
 def place(jittor_home: Path, find: Find = metadata.distribution) -> bool:
-    """Put the installed oneDNN into Jittor's cache unless a working one is there. Returns whether that was done.
+    """Put the installed oneDNN into Jittor's cache unless it has a working one. Returns whether that was done.
 
-    It stays when the virtual environment goes. Safe when several processes start together.
+    It outlives the virtual environment. Safe when several processes start together.
 
     Raises:
         UserError: the packages are not installed, or the cache folder cannot be written.
@@ -61,7 +61,7 @@ def place(jittor_home: Path, find: Find = metadata.distribution) -> bool:
             _replace(target, headers, library)
     except OSError as error:
         raise UserError(f"{target}: oneDNN cannot be placed there ({error.strerror or error}). "
-                        "Free space, or set JITTOR_HOME to a folder that can be written.") from error
+                        "Free space, or set JITTOR_HOME to a writable folder.") from error
     return True
 
 
@@ -79,7 +79,7 @@ def installed(find: Find = metadata.distribution) -> tuple[dict[str, Path], Path
     libraries = [path for entry, path in _files(LIBRARY, find) if entry.name == LINKS[0] and path.is_file()]
     if "dnnl.h" not in headers or not libraries:
         raise UserError(f"oneDNN, which Jittor multiplies matrices with, is installed without its files. "
-                        f"Mend it with: pip install --force-reinstall --no-deps "
+                        f"Fix it with: pip install --force-reinstall --no-deps "
                         f'"{HEADERS}=={VERSION}" "{LIBRARY}=={VERSION}"')
     return headers, libraries[0]
 
@@ -94,12 +94,12 @@ def _files(name: str, find: Find) -> list[tuple[metadata.PackagePath, Path]]:
 
 
 def _replace(target: Path, headers: dict[str, Path], library: Path) -> None:
-    # Jittor takes the first folder whose name starts with "dnnl": the names used meanwhile must not.
+    # Jittor uses the first folder whose name starts with "dnnl", so temporary names must not.
     work = Path(tempfile.mkdtemp(prefix=".placing-", dir=target.parent))
     try:
         for name, path in headers.items():
-            _bring(path, work / "new" / "include" / name)
-        _bring(library, work / "new" / "lib" / LINKS[0])
+            _link_or_copy(path, work / "new" / "include" / name)
+        _link_or_copy(library, work / "new" / "lib" / LINKS[0])
         for name in LINKS[1:]:
             (work / "new" / "lib" / name).symlink_to(LINKS[0])
         if os.path.lexists(target):
@@ -109,8 +109,8 @@ def _replace(target: Path, headers: dict[str, Path], library: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _bring(path: Path, place: Path) -> None:
-    """The same file at `place`, without a second copy on the disk where links to it are allowed."""
+def _link_or_copy(path: Path, place: Path) -> None:
+    """The same file at `place`: a hard link if possible, else a copy."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, place)

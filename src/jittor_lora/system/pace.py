@@ -1,4 +1,4 @@
-"""How long a piece of work still takes, from how fast it went so far."""
+"""Estimates the remaining time of a task from its speed so far."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Callable
 
 
 class Pace:
-    """The speed of work that is done in steps of different sizes.
+    """The speed of work in steps of different sizes.
 
     Args:
-        apart: steps at the beginning that say nothing about the rest: things are compiled, read and packed in them.
-        least: steps after those before there is an estimate.
-        clock: seconds from some point in time.
+        apart: number of first steps not counted, because they also compile, read and pack.
+        least: number of counted steps before there is an estimate.
+        clock: returns seconds.
     """
 
     def __init__(self, apart: int = 1, least: int = 2, clock: Callable[[], float] = time.monotonic):
@@ -21,7 +21,7 @@ class Pace:
         self._started = self._now = clock()
 
     def note(self, amount: float = 1.0) -> None:
-        """A step is done, of this size in any unit."""
+        """Record a finished step of this size, in any unit."""
         self._steps, self._now = self._steps + 1, self._clock()
         if self._steps <= self._apart:
             self._started = self._now
@@ -29,19 +29,19 @@ class Pace:
             self._amount += amount
 
     def seconds_for(self, amount: float) -> float | None:
-        """The time that so much takes, None while it is too early to say."""
+        """The time for work of this size, None while it is too early to say."""
         if self._steps < self._apart + self._least or not self._amount:
             return None
         return amount * (self._now - self._started) / self._amount
 
     def left(self, amount: float) -> str:
-        """", 03:20 left", or nothing while it is too early to say."""
+        """", 03:20 left", or "" while it is too early to say."""
         seconds = self.seconds_for(amount)
         return "" if seconds is None else f", {interval(seconds)} left"
 
 
 def interval(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are some: 03:20, 1:03:20."""
+    """Minutes and seconds, with hours if any: 03:20, 1:03:20."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

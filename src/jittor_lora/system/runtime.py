@@ -1,7 +1,7 @@
-"""Prepares this process for Jittor and imports it, for all others: `from jittor_lora.system.runtime import jt`.
+"""Prepares this process for Jittor and imports it, for all other modules: `from jittor_lora.system.runtime import jt`.
 
-Jittor is imported when `jt` is first asked for, so that the plain functions here serve without it. Beside `job`, this
-is the only module that reads the environment.
+Jittor is imported when `jt` is first accessed, so that the other functions here work without it. Besides `job`, this is
+the only module that reads the environment.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from jittor_lora.system.signals import handlers_kept
 LARGEST_NOTE = 1 << 20  # bytes
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
 
-# Jittor's switches, read by it at import. A value the user exported wins.
+# Switches that Jittor reads at import. A value exported by the user wins.
 DEFAULTS = {
     "log_silent": "1",
     "use_parallel_op_compiler": "0",
     "cache_name": "jittor_lora",  # else the git branch around the virtual environment is in the cache key
-    "FIX_TORCH_ERROR": "0",  # else Jittor imports torch where it is installed
-    # Threads that wait for each other sleep. Spinning, they take the time of whatever else runs, and a step that
-    # shares the machine takes five times as long.
+    "FIX_TORCH_ERROR": "0",  # else Jittor imports torch if it is installed
+    # Threads that wait for each other sleep. Spinning threads take time from whatever else runs, and a step on a shared
+    # machine takes five times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "gdb_path": "",  # else gdb is started at each import to ask for its version
-    "conv_opt": "1",  # of the CUDA libraries only cuBLAS and cuRAND: no convolutions here, so cuDNN need not be there
-    "use_cutt": "0",  # these are downloaded at import where CUDA is found
+    "gdb_path": "",  # else gdb is started at each import to get its version
+    "conv_opt": "1",  # load only cuBLAS and cuRAND: there are no convolutions here, so cuDNN is not required
+    "use_cutt": "0",  # this and the next two are downloaded at import if CUDA is found
     "use_cutlass": "0",
     "use_nccl": "0",
 }
 
 
-# What other programs set for libraries that are used here too, and that would fail at their import or change numbers:
-# a notebook's own backend for Matplotlib's windows, of which there are none here, and its settings, which the pictures
-# do not follow; how NumPy promotes types; settings of tqdm's, which stops at one that it cannot read.
+# Variables that others set for libraries used here, and that would make their import fail or change numbers: a
+# notebook's Matplotlib backend and settings, which the charts do not use; NumPy's type promotion; tqdm's settings,
+# which raise if malformed.
 NOT_FOR_LIBRARIES = {"MPLBACKEND": None, "MATPLOTLIBRC": os.devnull, "NPY_PROMOTION_STATE": None}
 BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
-SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")  # huggingface_hub stops at one that is no whole number
+SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")  # huggingface_hub fails if these are not whole numbers
 
 
 def __getattr__(name: str) -> Any:
@@ -64,12 +64,12 @@ def __getattr__(name: str) -> Any:
 
 
 def environment() -> Mapping[str, str]:
-    """The process's environment, for those who may not read it themselves."""
+    """The process's environment, for modules that must not read it themselves."""
     return os.environ
 
 
 def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path:
-    """The folder whose `.cache/jittor` Jittor uses: JITTOR_HOME, else what it noted in its config.json, else HOME."""
+    """The folder whose `.cache/jittor` Jittor uses: JITTOR_HOME, else the one in its config.json, else HOME."""
     home = Path.home() if home is None else home
     if environ.get("JITTOR_HOME"):
         return Path(environ["JITTOR_HOME"]).absolute()
@@ -81,12 +81,12 @@ def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = Non
 
 
 def switches(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set before Jittor is imported, from what the user set and what the machine has."""
+    """The variables to set before importing Jittor, given the user's settings and the machine."""
     chosen = {name: environ.get(name, value) for name, value in DEFAULTS.items()}
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
     cuda = machine.Cuda() if environ.get("nvcc_path") == "" else machine.find_cuda(environ)
     chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
-    chosen["use_sfrl_allocator"] = "1"  # without that pool, memory that operators share is freed early: wrong numbers
+    chosen["use_sfrl_allocator"] = "1"  # without this pool, memory shared by operators is freed early: wrong numbers
     if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
         chosen["python_config_path"] = machine.python_config()
     cores = max(1, machine.available_cores() // Job.of(environ).local_size)
@@ -110,7 +110,7 @@ def _import_jittor() -> Any:
     os.environ.update(switches(os.environ))
     _provide_onednn(home)
     try:
-        with _as_before():
+        with _side_effects_undone():
             return _import_compiled(home)
     except UserError:
         raise
@@ -120,9 +120,9 @@ def _import_jittor() -> Any:
 
 
 def _spread(job: Job) -> None:
-    """Let a rank run on all cores of its host's share of the job, as threads divide them.
+    """Let a rank run on all cores of the launcher; the ranks' thread counts divide them.
 
-    Where the user does not say otherwise, Open MPI binds each of two ranks to one core, however many there are.
+    By default, Open MPI binds each of two ranks to a single core, however many there are.
     """
     if job.several and not job.placed and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
@@ -135,26 +135,26 @@ def _provide_onednn(home: Path) -> None:
     if onednn.is_served():
         onednn.place(home)
     elif "use_mkl" not in os.environ:
-        # Jittor would download it. Who sets use_mkl=1 wants that.
+        # Otherwise Jittor would download it, which only users who set use_mkl=1 want.
         os.environ["use_mkl"] = "0"
-        print(f"oneDNN has no package for {platform.system()} {platform.machine()}: matrices are multiplied without "
-              "it, several times slower. Set use_mkl=1 to let Jittor download it.", file=sys.stderr)
+        print(f"oneDNN has no package for {platform.system()} {platform.machine()}: without it, matrix products are "
+              "several times slower. Set use_mkl=1 to let Jittor download it.", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
-    """Undo what importing Jittor changes in this process.
+def _side_effects_undone() -> Iterator[None]:
+    """Undo the side effects of importing Jittor on this process.
 
-    It seeds `random` and `np.random`, turns off the check of HTTPS certificates, raises the recursion limit, replaces
+    It seeds `random` and `np.random`, turns off HTTPS certificate checks, raises the recursion limit, replaces
     `sys.exit` and `sys.excepthook`, and ends the process when a child is killed.
     """
     import numpy as np
 
-    # Jittor's kernels make the processor flush denormals: NumPy measures its limits before, or warns of them later.
+    # Jittor's kernels make the processor flush denormals: unless NumPy measures its limits first, it warns later.
     for kind in (np.float32, np.float64):
         np.finfo(kind)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    # Where Jittor came before us the checks are off already.
+    # If Jittor was imported before us, the checks are already off.
     https = ssl.create_default_context if "jittor_utils" in sys.modules else ssl._create_default_https_context
     limit, leave, hook = sys.getrecursionlimit(), sys.exit, sys.excepthook
     try:
@@ -177,15 +177,15 @@ def _import_compiled(home: Path) -> Any:
             chosen["HOME"] = str(copy.private_home)
         os.environ[jittor_copy.INTERPRETER] = sys.executable
     environ = {**os.environ, **chosen}
-    # With workers for its compiler, which Jittor else forks at every import, it never ends after a Ctrl-C in the
-    # terminal: they are killed by it too, and Jittor waits for them. And only in Jupyter it leaves Ctrl-C alone.
+    # By default Jittor forks compiler workers at every import, and hangs after a Ctrl-C in the terminal: that kills the
+    # workers too, and Jittor waits for them. And it leaves Ctrl-C alone only in Jupyter.
     with _variables({**chosen, "DISABLE_MULTIPROCESSING": "1", "JPY_PARENT_PID": "1"}):
         with copy.imported_from() if copy else contextlib.nullcontext():
             return _import_in(environ, copy)
 
 
 def _place_copy(home: Path) -> jittor_copy.Copy | None:
-    """The Jittor to import; None for the installed one, where it was imported before, or cannot be copied."""
+    """The copy of Jittor to import; None for the installed one, if it is already imported or cannot be copied."""
     if sys.platform != "linux" or "jittor_utils" in sys.modules:
         return None
     grouped = not os.environ["nvcc_path"] and os.environ.get("debug") != "1"
@@ -195,7 +195,7 @@ def _place_copy(home: Path) -> jittor_copy.Copy | None:
 
 @contextlib.contextmanager
 def undisturbed_libraries() -> Iterator[None]:
-    """Within the block no library finds something in the environment at which its import stops."""
+    """Hides environment variables that make the import of a library fail, within the block."""
     values = dict(NOT_FOR_LIBRARIES)
     values.update((name, None) for name in os.environ if name.startswith(BARS) and name != BARS_OFF)
     for name in SECONDS:
@@ -209,7 +209,7 @@ def undisturbed_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variables(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Variables of the environment that are set, or with None unset, for a while."""
+    """Set environment variables, or unset those that are None, within the block."""
     before = {name: os.environ.get(name) for name in values}
     _set_variables(values)
     try:
@@ -225,7 +225,7 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
 
 
 def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any:
-    """Import Jittor, compiled in a child process with the variables `environ` if it has to be."""
+    """Import Jittor, after compiling it in a child process with the environment `environ` if necessary."""
     utils = importlib.import_module("jittor_utils")
     mark = first_compile.marker(Path(utils.cache_path), {
         "file": utils.__file__, "compiler": utils.cc_path, **({} if copy else {"python": sys.prefix}),
@@ -233,11 +233,11 @@ def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any
                                                        "enable_lto", "python_config_path")},
     })
     if not first_compile.is_warm(mark):
-        # Under mpirun the child must not join the ranks; the few MPI operators are compiled in this process.
-        apart = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        # Under mpirun, the child must not join the ranks; the few MPI operators are compiled in this process.
+        without_mpi = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
         with alone(mark.parent / "first_compile.lock", "Compiling Jittor"):  # the ranks of a host share the cache
             if not first_compile.is_warm(mark):
-                first_compile.compile_jittor(mark, {**apart, "use_mpi": "0"}, sys.__stderr__,
+                first_compile.compile_jittor(mark, {**without_mpi, "use_mpi": "0"}, sys.__stderr__,
                                              copy if copy and copy.grouped else None)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
@@ -247,7 +247,7 @@ def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any
 
 
 class KernelTools(NamedTuple):
-    """What kernels of our own are compiled with: the compiler and oneDNN that Jittor uses, and its cache folder."""
+    """The tools for compiling our kernels: the compiler and oneDNN that Jittor uses, and its cache folder."""
 
     compiler: str
     onednn: Path
@@ -255,20 +255,20 @@ class KernelTools(NamedTuple):
 
 
 def kernel_tools() -> KernelTools:
-    """Imports Jittor first: oneDNN, which the kernels call, is then loaded."""
+    """Import Jittor first, which loads oneDNN for the kernels."""
     _import_jittor()
     utils = importlib.import_module("jittor_utils")
     return KernelTools(machine.compiler(os.environ), onednn.folder(jittor_home()), Path(utils.cache_path))
 
 
 def uses_onednn() -> bool:
-    """Does Jittor multiply matrices with the oneDNN that the kernels are compiled with?"""
+    """Whether Jittor multiplies matrices with the oneDNN that our kernels are compiled with."""
     _import_jittor()
     return onednn.is_served() and os.environ.get("use_mkl", "1") == "1"
 
 
 def threads() -> int:
-    """Threads that the next operator on the CPU may use."""
+    """The number of threads that CPU operators may use."""
     return _openmp().omp_get_max_threads()
 
 
@@ -284,18 +284,18 @@ def set_threads(count: int) -> None:
 
 
 def free_memory() -> None:
-    """Give back what models that are no longer used have left: Jittor keeps blocks of freed numbers for new ones."""
+    """Release the memory of unused models: Jittor keeps freed blocks for reuse."""
     gc.collect()
     _import_jittor().gc()
 
 
 def _openmp() -> ctypes.CDLL:
-    _import_jittor()  # loads the library its operators use
+    _import_jittor()  # loads the OpenMP library of its operators
     return ctypes.CDLL("libgomp.so.1")
 
 
 def system_info() -> dict[str, Any]:
-    """Versions and the machine, for the log of a run; `memory_gib` is the physical memory."""
+    """Versions and the machine, for the log of a run; `memory_gib` is physical memory."""
     cuda = os.environ.get("nvcc_path", "")
     compiler = machine.compiler(os.environ)
     return {

@@ -1,4 +1,4 @@
-"""A word about a long silence."""
+"""Status line during slow steps."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional, TextIO
 
-FIRST_TEXTS = ("Still at it: the first texts are being read. Without the CPU kernels, as on a GPU, Jittor also "
-               "compiles operators then, once.")
+FIRST_TEXTS = ("Still working on the first texts. Without the CPU kernels, as on a GPU, Jittor also compiles operators "
+               "now, once.")
 
 
 @contextmanager
 def silence_explained(text: str = FIRST_TEXTS, seconds: float = 6.0,
                       stream: Optional[TextIO] = None, wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Print `text` on standard error if the block takes longer than `seconds` before it calls what it is given.
+    """Print `text` on standard error after `seconds`, unless the block ends or calls the yielded function before.
 
-    Nothing is printed unless it is `wanted`.
+    Prints nothing if not `wanted`.
     """
     timer = threading.Timer(seconds, lambda: print(text, file=stream or sys.stderr, flush=True))
     timer.daemon = True
