@@ -8,7 +8,7 @@
 //     dP = dO Vᵀ                                              (and in P)
 //     dS_ij = Σ_k dP_ik ∂P_ik/∂S_ij = P_ij (dP_ij - Σ_k P_ik dP_ik)   (since ∂P_ik/∂S_ij = P_ik (δ_kj - P_ij))
 //     dQ = scale · dS K,  dK = scale · dSᵀ Q
-// The sum over k needs a whole row of P and dP, but equals a product over d that the forward pass has all of:
+// The sum over k takes a whole row of P and dP, but it equals a dot product of two rows that are known already:
 //     Σ_k P_ik dP_ik = Σ_k P_ik (dO_i · V_k) = dO_i · O_i = D_i,  so D = rowsum(dO ∘ O)
 // and dS = P ∘ (dP - D), element by element. The scheme is FlashAttention's (Dao et al. 2022, algorithm 4 and appendix
 // B). Keys are not tiled here: a block's scores are computed for all of its keys, so no running maximum is needed.

@@ -212,6 +212,8 @@ class Run {
         return tasks;
     }
 
+    // The network, layer by layer, as each thread goes through it: every `share` is a phase whose parts the threads
+    // take turns at. Products are phases over panels of the weight, all rows at once; the rest are phases over rows.
     void work(int thread) {
         int64_t phase = 0;  // the parts of earlier phases, see Schedule
         float* own = scratch(thread);
@@ -224,6 +226,7 @@ class Run {
             const std::vector<Task>& tasks = last ? last_tasks_ : tasks_;
             const std::vector<int>& from = last ? wanted_ : every_;  // rows that go on after attention
             int count = from.size();
+            // h = norm(x), and its projections onto A; then q, k and v.
             schedule_.share(phase, all, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.attention_norm, x_, r0, r1);
                 project(layer.qkv, h_, r0, r1);
@@ -232,7 +235,8 @@ class Run {
                 memcpy(qkv_.row(r) + at, y, width * sizeof(float));
             });
             schedule_.share(phase, all, COPIED_ROWS, [&](int r0, int r1) { append(l, r0, r1); });
-            if (count == 0) return;
+            if (count == 0) return;  // the last layer, and no token is wanted: keys and values were all
+            // attended = attention(q, k, v); x += attended · outᵀ
             schedule_.share(phase, tasks.size(), ATTENTION_TASKS, [&](int t0, int t1) {
                 for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], own);
             });
@@ -246,6 +250,7 @@ class Run {
                 for (int i = 0; i < width; i += W)
                     store(sum.row(r) + at + i, load(x_.row(from[r]) + at + i) + load(y + i));
             });
+            // h = norm(x); inner = activation(h · upᵀ), gated or not; x += inner · downᵀ
             schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.mlp_norm, sum, r0, r1);
                 project(layer.up, h_, r0, r1);

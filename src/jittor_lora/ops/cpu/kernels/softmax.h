@@ -25,7 +25,7 @@ static inline Exponentials exponentials(const float* scores, int count, float sc
     return {highest, sum(total)};
 }
 
-// Weights P and the gradient dS of the unscaled scores, see attention.h.
+// The weights P and scale · dS, the gradient for Q Kᵀ: see attention.h.
 struct WeightsAndGradient {
     vec p, ds;
 };
