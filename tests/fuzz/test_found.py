@@ -319,7 +319,7 @@ def _checkpoint(**values: object) -> dict[str, bytes]:
     ({"settings": {"unknown": 1}}, "no such setting"),
     ({"threads": None, "progress": 3}, "threads: expected a whole number from 1"),
     ({"threads": "1"}, "threads: expected"),
-    ({"base": 3}, "base: expected a text"),
+    ({"base": 3}, "base: expected text"),
     ({"system": []}, "system: expected an object"),
     ({"progress": {"step": 2}}, "progress: expected best_loss"),
     ({"progress": {"step": "2", "train_loss": [], "validation_loss": None, "best_loss": None, "best_step": -1,
