@@ -193,7 +193,7 @@ def test_exclusions_and_layers_select_as_in_peft(names, targets, excluded, layer
     if expected:
         assert match_targets(names, ours) == expected
     else:
-        with pytest.raises(UserError, match="none is left"):
+        with pytest.raises(UserError, match="leave none of the modules"):
             match_targets(names, ours)
 
 
