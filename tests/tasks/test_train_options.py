@@ -84,8 +84,8 @@ def test_an_adapter_that_is_there_is_trained(made, tmp_path):
 def test_settings_that_do_not_fit_are_named(made, tmp_path):
     for changes, expected in (({"lora_init": "pissa", "lora_r": 100}, "at most rank"),
                               ({"modules_to_save": ["nothing"]}, "no module.s name ends in nothing"),
-                              ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "none is left"),
-                              ({"lora_layers_to_transform": [7]}, "none is left")):
+                              ({"exclude_modules": ["c_attn", "c_proj", "c_fc"]}, "leave none of the modules"),
+                              ({"lora_layers_to_transform": [7]}, "leave none of the modules")):
         with pytest.raises(UserError, match=expected):
             train(settings(made, tmp_path / "run", **changes))
 
