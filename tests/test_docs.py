@@ -86,7 +86,7 @@ def checked(verb: str, args) -> int:
     """The settings of a verb made from its flags, as the verb makes them."""
     if verb in ("train", "quickstart"):
         recipe = {"train": getattr(args, "config", None), "quickstart": "quickstart"}[verb]
-        shipped = recipe if recipe and (PACKAGE / "recipes" / f"{recipe}.yaml").is_file() else None
+        shipped = recipe if recipe and (PACKAGE / "settings" / "recipes" / f"{recipe}.yaml").is_file() else None
         RunConfig.resolve(shipped, given(args, RunConfig))
     elif verb == "curve":
         CurveConfig.resolve(None, given(args, CurveConfig))
