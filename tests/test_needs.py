@@ -18,7 +18,7 @@ def run(tmp_path):
     """Run a test that needs MPI with an empty PATH: exit code and output."""
     def run(*options: str) -> tuple[int, str]:
         done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "cannot_run_on_ranks", *options,
-                               "tests/test_mpi.py"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)},
+                               "tests/system/test_mpi.py"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)},
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.returncode, done.stdout
     return run

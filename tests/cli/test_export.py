@@ -108,7 +108,7 @@ def test_weights_for_the_reference_project(here):
     ({**GPT2, "n_inner": 64}, "gguf-ready", "n_inner: the converter writes 4 n_embd = 128, found 64"),
     ({**GPT2, "n_inner": 64}, "npz", "n_inner: GPT2_LoRA_Jittor has 4 n_embd = 128, found 64"),
     ({**GPT2, "tie_word_embeddings": False}, "npz", "tie_word_embeddings"),
-    (LLAMA, "npz", "model_type: GPT2_LoRA_Jittor has GPT-2 alone, found llama"),
+    (LLAMA, "npz", "model_type: GPT2_LoRA_Jittor has only GPT-2, found llama"),
 ])
 def test_models_that_the_other_program_computes_differently(here, capsys, config, form, expected):
     make(here, config)

@@ -76,7 +76,7 @@ def test_a_row_that_sees_no_key_of_its_own():
 
 @pytest.mark.parametrize("rows", [[1, 0], [2, 2], [-1, 0], [3, 5]])
 def test_rows_that_a_layout_cannot_be_restricted_to(rows):
-    with pytest.raises(ValueError, match="ascending and within 0 to 4"):
+    with pytest.raises(ValueError, match="ascending rows from 0 to 4"):
         Layout.plain(2, 3).restricted(rows)
 
 

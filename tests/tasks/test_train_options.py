@@ -101,7 +101,7 @@ def test_biases_of_a_base_without_any(tmp_path):
     small_run.make_squad(tmp_path / "train.json", 2)
     llama = {**tiny.LLAMA, "vocab_size": 300, "max_position_embeddings": 256}
     small_run.make_base(tmp_path / "base", llama)
-    with pytest.raises(UserError, match="has no biases"):
+    with pytest.raises(UserError, match="have no biases"):
         train(settings(tmp_path, tmp_path / "run", lora_bias="all"))
 
 

@@ -139,9 +139,9 @@ def test_memory_is_given_back_before_a_stream_longer_than_all_before(tmp_path, m
     model, adapter = adapted(config)
     hidden, seen, given_back = model.hidden, [], []
 
-    def noted(tokens, *arguments):
+    def noted(tokens, *arguments, **more):
         seen.append(len(tokens))
-        return hidden(tokens, *arguments)
+        return hidden(tokens, *arguments, **more)
 
     model.hidden = noted
     monkeypatch.setattr(jt, "gc", lambda: given_back.append(len(seen)))

@@ -42,7 +42,7 @@ case $1 in
         exec "$compiler" "$@"
     fi ;;
 esac
-# In a home of its own: from a JITTOR_HOME that is not its HOME Jittor makes the default of all later processes.
+# With a private HOME: a JITTOR_HOME that differs from HOME becomes the default of all later processes.
 HOME={private_home} JITTOR_HOME={home} exec "${{{interpreter}:-python3}}" "$@"
 """
 _CONFIG = r"""#!/bin/sh
