@@ -24,22 +24,28 @@ def train(folder, output, *more):
                  "--output", str(folder / output), "--learning-rate", "1e-3", "--batch-size", "4", *more])
 
 
-def test_a_run_that_is_resumed_ends_with_the_same_model(folder, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A finished run."""
     assert train(folder, "whole", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 0
+    return folder / "whole"
+
+
+def test_a_run_that_is_resumed_ends_with_the_same_model(folder, whole, monkeypatch):
     monkeypatch.setattr(AdamW, "step", interrupted_after(3, AdamW.step))
     assert train(folder, "parts", "--max-steps", "6", "--dev", str(folder / "dev.json"), "--eval-every", "2") == 130
     monkeypatch.undo()
     assert main(["train", "--output", str(folder / "parts"), "--resume"]) == 0
-    whole, parts = (read_checkpoint(folder / name / "model") for name in ("whole", "parts"))
-    base = read_checkpoint(folder / "base")
-    assert sorted(whole.tensors) == sorted(base.tensors)
-    for name in whole.tensors:
-        assert np.array_equal(whole.tensors[name], parts.tensors[name]), name
-        assert not np.array_equal(whole.tensors[name], base.tensors[name]), name
-    assert (folder / "whole" / "best" / "model.safetensors").is_file() and not (folder / "whole" / "adapter").exists()
-    summary = json.loads((folder / "whole" / "summary.json").read_text())
+    trained, parts, base = (read_checkpoint(path) for path in
+                            (whole / "model", folder / "parts" / "model", folder / "base"))
+    assert sorted(trained.tensors) == sorted(base.tensors)
+    for name in trained.tensors:
+        assert np.array_equal(trained.tensors[name], parts.tensors[name]), name
+        assert not np.array_equal(trained.tensors[name], base.tensors[name]), name
+    assert (whole / "best" / "model.safetensors").is_file() and not (whole / "adapter").exists()
+    summary = json.loads((whole / "summary.json").read_text())
     assert summary["trainable_parameters"] == sum(array.size for array in base.tensors.values())
-    losses = [float(line) for line in (folder / "whole" / "train_loss.txt").read_text().splitlines()]
+    losses = [float(line) for line in (whole / "train_loss.txt").read_text().splitlines()]
     assert losses[-1] < losses[0]
 
 
@@ -53,9 +59,9 @@ def interrupted_after(steps, inner):
     return step
 
 
-def test_the_result_is_a_base(folder):
+def test_the_result_is_a_base(folder, whole):
     output = folder / "evaluation"
-    assert main(["evaluate", "--base", str(folder / "whole" / "model"), "--data", str(folder / "dev.json"), "--output",
+    assert main(["evaluate", "--base", str(whole / "model"), "--data", str(folder / "dev.json"), "--output",
                  str(output), "--max-new-tokens", "4"]) == 0
     assert len(json.loads((output / "predictions.json").read_text())) == 4
 

@@ -35,7 +35,8 @@ def base(tmp_path_factory):
 
 def written(folder):
     session = load(str(folder), precision="fp32")
-    return generate(session.model, [], [session.tokenizer.encode(PROMPT)], 6)[0]
+    ((prefix, branches),) = Generator(session.model, session.tokenizer).groups([(None, PROMPT)])
+    return generate(session.model, prefix, branches, 6)[0]
 
 
 @pytest.mark.parametrize("where", ["config.json", "generation_config.json"])
