@@ -77,7 +77,7 @@ def check_compiler(path: str, version: str) -> Check:
     if not path:
         return Check("C++ compiler", MISSING, "no g++",
                      "Debian, Ubuntu: apt-get install g++; CentOS, Fedora: yum install gcc-c++; "
-                     "conda: conda install -c conda-forge gxx_linux-64, and export cc_path=$CXX")
+                     "conda: conda install -c conda-forge gxx")
     if not version:
         return Check("C++ compiler", MISSING, f"{path} does not run", "apt-get install --reinstall g++")
     return Check("C++ compiler", OK, f"{path} {version}")

@@ -17,8 +17,8 @@ from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, 
 
 ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
 ROWS_PER_CALL = 512  # the states of many more rows would not stay in the cache
-_Matrix, _Linear, _Norm, _Layer, _Network, _Span, _Segment = (
-    STRUCTURES[name] for name in ("Matrix", "Linear", "Norm", "Layer", "Network", "Span", "Segment"))
+_Matrix, _Linear, _Norm, _Layer, _Network, _Span, _Reading = (
+    STRUCTURES[name] for name in ("Matrix", "Linear", "Norm", "Layer", "Network", "Span", "Reading"))
 
 
 class Span:
@@ -98,7 +98,7 @@ class Decoder:
             row, wanted = end, found.stop
 
     def _call(self, embedded, positions, readings, logits, tokens) -> None:
-        made, first = (_Segment * len(readings))(), 0
+        made, first = (_Reading * len(readings))(), 0
         for segment, reading in zip(made, readings):
             segment.own, segment.first, segment.count = reading.own._structure(), first, reading.rows
             segment.wanted, first = int(reading.wanted), first + reading.rows

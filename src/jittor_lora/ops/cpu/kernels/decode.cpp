@@ -68,7 +68,7 @@ vec activate(int activation, vec x) {
 
 // A query row of attention: which row of the call it is, and the row its result goes to.
 struct Query {
-    int row, segment, to;
+    int row, reading, to;
 };
 
 // Up to REGISTER_ROWS pairs of query row and query head that share a key head and a prefix. Pair u is query u / share
@@ -125,8 +125,8 @@ namespace {
 class Run {
   public:
     Run(const Network& net, const Workspace& space, int rows, const float* embedded, const int32_t* positions,
-        int segments, const Segment* segment, float* logits, int32_t* likeliest)
-        : net_(net), rows_(rows), embedded_(embedded), positions_(positions), segments_(segment),
+        int readings, const Reading* reading, float* logits, int32_t* likeliest)
+        : net_(net), rows_(rows), embedded_(embedded), positions_(positions), readings_(reading),
           logits_(logits), likeliest_(likeliest), threads_(omp_get_max_threads()), schedule_(threads_),
           x_(space.x), x_last_(space.last), h_(space.h), qkv_(space.qkv), attended_(space.attended),
           inner_(space.inner), projected_(space.projected), upper_(space.upper) {
@@ -135,13 +135,13 @@ class Run {
         int wide_q = round_up(net.heads * net.head_dim, PANEL), wide_k = round_up(net.kv_heads * net.head_dim, PANEL);
         k_at_ = fused ? net.heads * net.head_dim : wide_q;
         v_at_ = fused ? k_at_ + net.kv_heads * net.head_dim : wide_q + wide_k;
-        for (int s = 0; s < segments; s++) {
-            for (int r = 0; r < segment[s].count; r++) {
+        for (int s = 0; s < readings; s++) {
+            for (int r = 0; r < reading[s].count; r++) {
                 owner_.push_back(s);
-                queries_.push_back({segment[s].first + r, s, segment[s].first + r});
+                queries_.push_back({reading[s].first + r, s, reading[s].first + r});
             }
-            if (segment[s].wanted) {
-                int row = segment[s].first + segment[s].count - 1;
+            if (reading[s].wanted) {
+                int row = reading[s].first + reading[s].count - 1;
                 last_queries_.push_back({row, s, (int)wanted_.size()});
                 wanted_.push_back(row);
             }
@@ -199,10 +199,10 @@ class Run {
         constexpr int TASKS_PER_THREAD = 2;  // smaller tasks where there are few
         int room = std::max(1, std::min(REGISTER_ROWS, count * net_.heads / (TASKS_PER_THREAD * threads_)));
         for (int first = 0, end; first < count; first = end) {
-            const float* prefix = segments_[queries[first].segment].prefix.memory;
+            const float* prefix = readings_[queries[first].reading].prefix.memory;
             for (end = first + 1; end < count; end++) {
-                const Segment& next = segments_[queries[end].segment];
-                bool same = prefix ? next.prefix.memory == prefix : queries[end].segment == queries[first].segment;
+                const Reading& next = readings_[queries[end].reading];
+                bool same = prefix ? next.prefix.memory == prefix : queries[end].reading == queries[first].reading;
                 if (!same) break;
             }
             for (int head = 0; head < net_.kv_heads; head++)
@@ -386,7 +386,7 @@ class Run {
     void append(int layer, int r0, int r1) {
         const int d = net_.head_dim;
         for (int r = r0; r < r1; r++) {
-            const Segment& segment = segments_[owner_[r]];
+            const Reading& reading = readings_[owner_[r]];
             float *q = qkv_.row(r), *k = q + k_at_, *v = q + v_at_;
             if (net_.cosines) {
                 const size_t at = (size_t)positions_[r] * (d / 2);
@@ -394,13 +394,13 @@ class Run {
                 for (int h = 0; h < net_.heads; h++) turn(q + h * d);
                 for (int h = 0; h < net_.kv_heads; h++) turn(k + h * d);
             }
-            int row = segment.own.rows + r - segment.first;
+            int row = reading.own.rows + r - reading.first;
             for (int h = 0; h < net_.kv_heads; h++) {
-                Keys to(net_, segment.own, layer, h);
+                Keys to(net_, reading.own, layer, h);
                 float* key = to.keys + (size_t)(row / PANEL) * d * PANEL + row % PANEL;
                 for (int i = 0; i < d; i++) key[(size_t)i * PANEL] = k[h * d + i];
                 for (int i = 0; i < d; i += PANEL)
-                    memcpy(to.values + (size_t)i * segment.own.capacity + (size_t)row * PANEL, v + h * d + i,
+                    memcpy(to.values + (size_t)i * reading.own.capacity + (size_t)row * PANEL, v + h * d + i,
                            std::min(PANEL, d - i) * sizeof(float));
             }
         }
@@ -408,8 +408,8 @@ class Run {
 
     // How many keys of its own span a query sees.
     int seen(const Query& query) const {
-        const Segment& segment = segments_[query.segment];
-        return segment.own.rows + query.row - segment.first + 1;
+        const Reading& reading = readings_[query.reading];
+        return reading.own.rows + query.row - reading.first + 1;
     }
 
     // Floats per pair of query row and head in attention: query and result, then the scores of the prefix and of its
@@ -420,7 +420,7 @@ class Run {
     int longest_attention() const {
         int before = 0, longest = 0;
         for (const Query& query : queries_) {
-            const Span& prefix = segments_[query.segment].prefix;
+            const Span& prefix = readings_[query.reading].prefix;
             if (prefix.memory) before = std::max(before, round_up(prefix.rows, PANEL));
             longest = std::max(longest, seen(query));
         }
@@ -428,7 +428,7 @@ class Run {
     }
 
     // Attention of one task, as in attention.h: scores of all pairs against the prefix, and of the pairs of each
-    // segment against its own span; softmax; then the weighted sums of values in the same two steps.
+    // reading against its own span; softmax; then the weighted sums of values in the same two steps.
     void attend(int layer, const std::vector<Query>& queries, const Task& task, float* memory) {
         const int d = net_.head_dim, wide = round_up(d, PANEL), count = task.end - task.first;
         const Query* of[REGISTER_ROWS];
@@ -437,7 +437,7 @@ class Run {
             of[u] = &queries[(task.first + u) / share_];
             longest = std::max(longest, seen(*of[u]));
         }
-        const Span& prefix = segments_[of[0]->segment].prefix;
+        const Span& prefix = readings_[of[0]->reading].prefix;
         const int before = prefix.memory ? round_up(prefix.rows, PANEL) : 0, ld = before + round_up(longest, PANEL) + W;
         memset(memory, 0, (size_t)count * attention_floats(wide, before, longest) * sizeof(float));
         float *q = memory, *y = q + count * wide, *scores = y + count * wide;
@@ -460,22 +460,22 @@ class Run {
                                 (size_t)capacity * PANEL, scores + u * ld + at, ld, rows, y + u * wide + p * PANEL,
                                 wide);
         };
-        // Pairs of one segment share its span, of which the last pair sees most.
-        auto by_segment = [&](auto use) {
+        // Pairs of one reading share its span, of which the last pair sees most.
+        auto by_reading = [&](auto use) {
             for (int u = 0, end; u < count; u = end) {
-                for (end = u + 1; end < count && of[end]->segment == of[u]->segment; end++) {
+                for (end = u + 1; end < count && of[end]->reading == of[u]->reading; end++) {
                 }
-                const Span& own = segments_[of[u]->segment].own;
+                const Span& own = readings_[of[u]->reading].own;
                 use(Keys(net_, own, layer, task.key_head), own.capacity, seen(*of[end - 1]), u, end);
             }
         };
         if (before) score(Keys(net_, prefix, layer, task.key_head), prefix.rows, 0, count, 0);
-        by_segment([&](const Keys& keys, int, int rows, int u, int end) { score(keys, rows, u, end, before); });
+        by_reading([&](const Keys& keys, int, int rows, int u, int end) { score(keys, rows, u, end, before); });
         float totals[REGISTER_ROWS];
         for (int u = 0; u < count; u++)
             totals[u] = weigh(scores + u * ld, before ? prefix.rows : 0, before, seen(*of[u]), ld - W);
         if (before) gather(Keys(net_, prefix, layer, task.key_head), prefix.capacity, prefix.rows, 0, count, 0);
-        by_segment([&](const Keys& keys, int capacity, int rows, int u, int end) {
+        by_reading([&](const Keys& keys, int capacity, int rows, int u, int end) {
             gather(keys, capacity, rows, u, end, before);
         });
         for (int u = 0; u < count; u++) {
@@ -574,13 +574,13 @@ class Run {
     const int rows_;
     const float* embedded_;
     const int32_t* positions_;
-    const Segment* segments_;
+    const Reading* readings_;
     float* logits_;
     int32_t* likeliest_;
     const int threads_;
     Schedule schedule_;
     int share_, k_at_, v_at_;
-    std::vector<int> owner_;   // segment of each row
+    std::vector<int> owner_;   // reading of each row
     std::vector<int> wanted_;  // rows whose next token is predicted
     std::vector<int> every_;
     std::vector<Query> queries_, last_queries_;  // of all rows; of the wanted ones, the only ones to leave the last layer
@@ -609,12 +609,12 @@ JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network*
 JL_API void jl_decode_free(jl::decoding::Workspace* space) { delete space; }
 
 // Reads rows of tokens whose embeddings are `embedded` (rows, width), and appends their keys and values to the
-// segments' spans. Writes `logits` (wanted, vocabulary) and `likeliest` (wanted,) of the wanted segments in their
+// readings' spans. Writes `logits` (wanted, vocabulary) and `likeliest` (wanted,) of the wanted readings in their
 // order, unless null. Returns 0 if a logit is not finite, else 1.
 JL_API int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows,
-                     const float* embedded, const int32_t* positions, int segments,
-                     const jl::decoding::Segment* segment, float* logits, int32_t* likeliest) {
+                     const float* embedded, const int32_t* positions, int readings,
+                     const jl::decoding::Reading* reading, float* logits, int32_t* likeliest) {
     return jl::status_of([&] {
-        return int(jl::decoding::Run(*net, *space, rows, embedded, positions, segments, segment, logits, likeliest).go());
+        return int(jl::decoding::Run(*net, *space, rows, embedded, positions, readings, reading, logits, likeliest).go());
     });
 }

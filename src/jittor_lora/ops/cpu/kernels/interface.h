@@ -66,7 +66,7 @@ struct Span {
 
 // Rows [first, first + count) of a call. They see the whole prefix and, causally, the rows of their own span, which
 // they are appended to.
-struct Segment {
+struct Reading {
     Span prefix, own;
     int32_t first, count;
     int32_t wanted, unused;  // wanted: whether to predict the token after the last row
@@ -122,7 +122,7 @@ int jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16
 jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows);
 void jl_decode_free(jl::decoding::Workspace* space);
 int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows, const float* embedded,
-              const int32_t* positions, int segments, const jl::decoding::Segment* segment, float* logits,
+              const int32_t* positions, int readings, const jl::decoding::Reading* reading, float* logits,
               int32_t* likeliest);
 }
 
