@@ -44,14 +44,12 @@ class Adapters(Mapping[str, Adapter]):
         return self._active.names
 
     def add(self, config: LoraConfig, name: str = DEFAULT, seed: int = 0,
-            arrays: Mapping[str, np.ndarray] | None = None, initial: Mapping[str, np.ndarray] | None = None) -> Adapter:
+            arrays: Mapping[str, np.ndarray] | None = None) -> Adapter:
         """Put an adapter into the network. The first one is active at once, others once they are activated.
 
         Args:
             seed: of the random initialisation.
             arrays: the trained arrays, see `Adapter.parameters`; by default they are initialised.
-            initial: what is subtracted from the base's weights, see `Adapter.initial`; by default computed from them,
-                if the initialisation needs it.
 
         Raises:
             UserError: the name is taken; the settings do not fit the network (see `select`); or an array is missing,
@@ -64,20 +62,16 @@ class Adapters(Mapping[str, Adapter]):
         shapes = trained_shapes(self._model, config)
         if arrays is not None:
             check_fit(shapes, arrays)
-        if initial is not None:
-            check_fit({name: shape for name, shape in shapes.items()
-                       if config.changes_base and name.endswith((".lora_A", ".lora_B"))}, initial)
         bases = base_modules(self._model)
         selection = select(bases, config)
-        trained, subtracted = _by_module(arrays or {}), _by_module(initial or {})
+        trained = _by_module(arrays or {})
         versions: dict[str, Version] = {}
         for module, base in bases.items():
-            values, pair = trained.get(module), subtracted.get(module)
+            values = trained.get(module)
             if module in selection.targets and isinstance(base, Embedding):
                 versions[module] = EmbeddingUpdate(base, config, module, seed, values)
             elif module in selection.targets:
-                pair = (pair["lora_A"], pair["lora_B"]) if pair else None
-                versions[module] = Update(base, config, module, seed, module in selection.biased, values, pair)
+                versions[module] = Update(base, config, module, seed, module in selection.biased, values)
             elif module in selection.saved or module in selection.biased:
                 versions[module] = TrainableCopy(base, module in selection.saved, values)
         for leaf in list(leaf_modules(self._model)):
@@ -210,9 +204,9 @@ def adapters_of(model: CausalLM) -> Adapters:
 
 
 def inject(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT,
-           arrays: Mapping[str, np.ndarray] | None = None, initial: Mapping[str, np.ndarray] | None = None) -> Adapter:
+           arrays: Mapping[str, np.ndarray] | None = None) -> Adapter:
     """`Adapters.add` for this network."""
-    return adapters_of(model).add(config, name, seed, arrays, initial)
+    return adapters_of(model).add(config, name, seed, arrays)
 
 
 def _by_module(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

@@ -10,7 +10,7 @@ from jittor_lora import ops
 from jittor_lora.errors import UserError
 from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, trained_arrays
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.init import Pair, initial_pair
+from jittor_lora.lora.init import initial_pair
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, TrainedMatrix, frozen
 from jittor_lora.system.runtime import jt
@@ -33,7 +33,6 @@ class Update(jt.Module):
         name: of the module; together with `seed` it determines the random initialisation.
         with_bias: train the layer's bias.
         values: the trained arrays, by the names in `trained`; by default they are initialised.
-        initial: A₀ and B₀; by default computed from the base's weight, if the initialisation subtracts them.
 
     Attributes:
         lora_A: (r, in), float32, trained.
@@ -45,16 +44,17 @@ class Update(jt.Module):
     """
 
     def __init__(self, base: Linear, config: LoraConfig, name: str, seed: int = 0, with_bias: bool = False,
-                 values: Mapping[str, np.ndarray] | None = None, initial: Pair | None = None):
+                 values: Mapping[str, np.ndarray] | None = None):
         super().__init__()
         self.scaling, self.dropout = config.scaling_of(name), config.dropout
         self.dropout_seed: int | None = None
         b_rows = trained_rows(base.out_features) if config.qv_only and is_fused_qkv(name) else None
         self._b_rows = None if b_rows is None else frozen(b_rows)
-        if values is None or (config.changes_base and initial is None):
+        self.initial = None
+        if values is None or config.changes_base:
             a, b = initial_pair(config, name, seed, base.weight.shape, lambda: base.weight.numpy())
-            if config.changes_base and initial is None:
-                initial = a, b if b_rows is None else b * b_rows
+            if config.changes_base:
+                self.initial = frozen(a), frozen(b if b_rows is None else b * b_rows)
         if values is None:
             values = {"lora_A": a, "lora_B": b}
             if config.use_dora:
@@ -64,7 +64,6 @@ class Update(jt.Module):
         self.trained = trained_arrays(values, ("lora_A", "lora_B", "lora_magnitude_vector", "bias"))
         self.lora_A, self.lora_B = self.trained["lora_A"], self.trained["lora_B"]
         self.magnitude, self.bias = self.trained.get("lora_magnitude_vector"), self.trained.get("bias")
-        self.initial = None if initial is None else tuple(map(frozen, initial))
 
     # --- in the network: x is (N, in), weight the frozen W; mask_start is the row of the dropout mask for x's first ---
 
