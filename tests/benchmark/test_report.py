@@ -29,7 +29,7 @@ def cells(table: str) -> list[dict[str, str]]:
 def test_medians_rates_and_ratios():
     made = report.comparison([result("step", [record("ours", [1.0, 3.0, 2.0], ours=True), record("peer", [8, 6, 7])])])
     ours, peer = cells(made)
-    assert (ours["tool"], ours["median s"], ours["least s"], ours["processor s"]) == ("**ours**", "2", "1", "4")
+    assert (ours["tool"], ours["median s"], ours["min s"], ours["CPU s"]) == ("**ours**", "2", "1", "4")
     assert (ours["tokens per second"], ours["time / first"], ours["peak MiB"]) == ("30", "1.00", "300")
     assert (peer["median s"], peer["time / first"]) == ("7", "3.50")
 

@@ -90,7 +90,7 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
                          f"{max(values(record, 'peak_mib')):,.0f}",
                          MISSING if record is ours else agreement(result["precision"], ours["check"], record["check"])])
     units = {result["unit"] for result in results}
-    head = ["workload", "precision", *["threads"] * several_threads, "tool", "median s", "least s", "processor s",
+    head = ["workload", "precision", *["threads"] * several_threads, "tool", "median s", "min s", "CPU s",
             f"{units.pop()}s per second", "time / first", "peak MiB", "same result"]
     return table(head, rows)
 
@@ -128,7 +128,7 @@ def additive(results: Sequence[dict[str, Any]]) -> str:
                          number(result["units"] / seconds), *gains, f"{max(values(record, 'peak_mib')):,.0f}",
                          MISSING if record is first else agreement(precision, first["check"], record["check"])])
             above = record
-    return table(["with", "median s", "processor s", f"{results[0]['unit']}s per second", "faster than above",
+    return table(["with", "median s", "CPU s", f"{results[0]['unit']}s per second", "faster than above",
                   "than the first", "peak MiB", "same result"], rows)
 
 
@@ -145,7 +145,7 @@ def adapters(results: Sequence[dict[str, Any]]) -> str:
             ratios = [f"{seconds / median(first, 'seconds'):.2f}", f"{peak / max(values(first, 'peak_mib')):.2f}"]
             rows.append([record["name"], f"{record['check']:,}", number(seconds), number(median(record, "cpu_seconds")),
                          ratios[0], f"{peak:,.0f}", ratios[1]])
-    return table(["adapter", "trained values", "median s", "processor s", "time / first", "peak MiB", "peak / first"],
+    return table(["adapter", "trained values", "median s", "CPU s", "time / first", "peak MiB", "peak / first"],
                  rows)
 
 
