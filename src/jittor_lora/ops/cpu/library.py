@@ -68,7 +68,7 @@ def compiled(tools: KernelTools, screen: TextIO) -> Path:
     with alone(target.with_suffix(".lock"), "Compiling the CPU kernels"):
         if not target.is_file():
             started = time.monotonic()
-            screen.write("Compiling the CPU kernels for this machine, once: about 10 seconds.\n")
+            screen.write("Compiling the CPU kernels for this machine, once: 10 to 20 seconds.\n")
             screen.flush()
             link = [f"-L{tools.onednn / 'lib'}", "-ldnnl", f"-Wl,-rpath,{tools.onednn / 'lib'}"]
             _compile(tools.compiler, flags, sorted(SOURCES.glob("*.cpp")), link, target)
