@@ -54,7 +54,7 @@ def test_epoch_size_counts_the_tokens_of_the_streams():
     data = load_data("sample-train").subset(50, seed=0)
     groups, _ = training_groups(data, GPT2, Template(), 512)
     epoch = batches(groups, 8, seed=0, epoch=0)
-    size = EpochSize.of(epoch, EOS)
+    size = EpochSize.of(epoch, {EOS})
     shared, copied = ([build_stream(batch, share_prefixes=share) for batch in epoch] for share in (True, False))
     assert size.questions == 50 and size.steps == 7
     assert size.shared == sum(len(s.tokens) for s in shared)
@@ -62,7 +62,7 @@ def test_epoch_size_counts_the_tokens_of_the_streams():
     assert size.scored == sum(len(s.labels) for s in shared)
     assert size.closed == 50
     assert "end of text: scored in every example" in size.lines()
-    assert "not scored" in "\n".join(EpochSize.of(epoch, None).lines())
+    assert "not scored" in "\n".join(EpochSize.of(epoch, ()).lines())
 
 
 def test_length_table_has_quantiles_of_the_parts():

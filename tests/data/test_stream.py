@@ -22,10 +22,18 @@ def token_groups(draw, min_size=1, max_size=6):
     for g in range(draw(st.integers(min_size, max_size))):
         prefix = draw(st.lists(IDS, max_size=6))
         prompts = st.lists(IDS, min_size=0 if prefix else 1, max_size=5)
-        completions = st.lists(IDS, min_size=1, max_size=4)
+        completions = st.lists(IDS, min_size=1, max_size=6)
         pairs = draw(st.lists(st.tuples(prompts, completions), min_size=1, max_size=7))
-        groups.append(TokenGroup(prefix, [Branch(f"{g}.{b}", *pair) for b, pair in enumerate(pairs)]))
+        groups.append(TokenGroup(prefix, [Branch(f"{g}.{b}", *pair, unscored=draw(turns(len(pair[1]))))
+                                          for b, pair in enumerate(pairs)]))
     return groups
+
+
+@st.composite
+def turns(draw, length):
+    """Ranges of a completion of this length that are not scored; its first and last token are."""
+    cuts = sorted(draw(st.sets(st.integers(1, length - 1), max_size=4))) if length > 2 else []
+    return tuple(zip(cuts[::2], cuts[1::2]))
 
 
 def visible(layout):
@@ -83,10 +91,29 @@ def test_separate_examples_are_plain_texts_with_every_completion_token_scored(gr
     for group in groups:
         for branch in group.branches:
             text, first = group.prefix + branch.prompt + branch.completion, len(group.prefix + branch.prompt)
+            learnt = [i >= first and not any(a <= i - first < b for a, b in branch.unscored) for i in range(len(text))]
+            assert sum(learnt) == branch.scored
             for i in range(1, len(text)):
-                if i >= first or weight:
-                    expected[tuple(text[:i]), text[i]] += 1.0 if i >= first else weight
+                if learnt[i] or weight:
+                    expected[tuple(text[:i]), text[i]] += 1.0 if learnt[i] else weight
     same(scored(build_stream(groups, weight)), expected)
+
+
+@given(st.lists(st.tuples(st.lists(IDS, min_size=1, max_size=4), st.lists(IDS, min_size=1, max_size=3)), min_size=1,
+                max_size=5))
+def test_the_turns_of_a_conversation_score_what_separate_examples_score(exchanges):
+    """Each answer given everything before it, in one row per token."""
+    separate, text, ranges = [], [], []
+    for number, (question, answer) in enumerate(exchanges):
+        separate.append(TokenGroup([], [Branch(str(number), [*text, *question], answer)]))
+        start = len(text) + len(question)
+        text += question + answer
+        ranges.append((start, len(text)))
+    first = ranges[0][0]
+    gaps = tuple((end - first, start - first) for (_, end), (start, _) in zip(ranges, ranges[1:]))
+    whole = build_stream([TokenGroup([], [Branch("all", text[:first], text[first:], gaps)])])
+    same(scored(whole), scored(build_stream(separate)))
+    assert len(whole.tokens) == len(text) - 1
 
 
 @given(token_groups(), st.integers(1, 40), st.sampled_from([0.0, 0.3]), st.booleans())

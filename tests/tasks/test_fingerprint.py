@@ -23,18 +23,30 @@ from jittor_lora.tasks.fingerprints import identity_of_data, is_identity_of_data
 from jittor_lora.tasks.train import train
 
 TOKENS = st.lists(st.integers(0, 2), max_size=2)
-BRANCHES = st.lists(st.builds(Branch, st.text("a1", max_size=2), st.lists(st.integers(0, 2), min_size=1, max_size=2),
-                              TOKENS), min_size=1, max_size=2)
-EXAMPLES = st.lists(st.builds(TokenGroup, TOKENS, BRANCHES), max_size=2)
+TURNS = st.sampled_from([(), ((1, 2),), ((1, 2), (2, 3)), ((1, 3),)])
+
+
+def examples(unscored):
+    branch = st.builds(Branch, st.text("a1", max_size=2), st.lists(st.integers(0, 2), min_size=1, max_size=2), TOKENS,
+                       unscored)
+    return st.lists(st.builds(TokenGroup, TOKENS, st.lists(branch, min_size=1, max_size=2)), max_size=2)
 
 
 def of_json(groups):
-    return hashlib.sha256(b"".join(json.dumps(asdict(group)).encode() for group in groups)).hexdigest()
+    """The fingerprint before there were conversations."""
+    contents = [asdict(group) for group in groups]
+    for branch in (branch for content in contents for branch in content["branches"]):
+        assert not branch.pop("unscored")
+    return hashlib.sha256(b"".join(json.dumps(content).encode() for content in contents)).hexdigest()
 
 
-@given(EXAMPLES, EXAMPLES)
+@given(examples(TURNS), examples(TURNS))
 def test_only_the_same_examples_have_the_same_fingerprint(one, other):
     assert (identity_of_data(one) == identity_of_data(other)) == (one == other)
+
+
+@given(examples(st.just(())), examples(TURNS))
+def test_fingerprints_of_either_version_are_recognised(one, other):
     for identity in (identity_of_data(one), of_json(one)):
         assert is_identity_of_data(identity, one)
         assert is_identity_of_data(identity, other) == (one == other)

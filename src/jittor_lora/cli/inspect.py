@@ -83,5 +83,5 @@ def run(args: argparse.Namespace) -> int:
         marks = COLOURS if coloured else BRACKETS
         print(*batch_lines(epoch[options.batch - 1], tokenizer, options.prompt_loss_weight, marks), sep="\n")
     print()
-    print(*length_table(groups), "", *lengths.lines(), *EpochSize.of(epoch, tokenizer.eos_id).lines(), sep="\n")
+    print(*length_table(groups), "", *lengths.lines(), *EpochSize.of(epoch, tokenizer.end_ids).lines(), sep="\n")
     return 0

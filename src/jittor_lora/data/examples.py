@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Union
 
 from jittor_lora.data.encoding import Encoder, Example, TokenizerLike, shared
@@ -24,11 +24,19 @@ class Branch:
         id: the example's name in the data (a SQuAD question id, a line number).
         prompt: token ids between the prefix and the completion.
         completion: token ids to learn, end of text included; empty if there is nothing to learn.
+        unscored: ranges [start, end) of the completion that are prompt again: what a user says between two turns of an
+            assistant. It starts and ends with tokens to learn.
     """
 
     id: str
     prompt: list[int]
     completion: list[int]
+    unscored: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def scored(self) -> int:
+        """The number of tokens to learn."""
+        return len(self.completion) - sum(end - start for start, end in self.unscored)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class TokenGroup:
 
 def separate(groups: Iterable[TokenGroup]) -> list[TokenGroup]:
     """Each example in a separate group, the prefix copied into its prompt."""
-    return [TokenGroup([], [Branch(b.id, g.prefix + b.prompt, b.completion)]) for g in groups for b in g.branches]
+    return [TokenGroup([], [replace(b, prompt=g.prefix + b.prompt)]) for g in groups for b in g.branches]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,7 +79,7 @@ class EpochSize:
         shared, separate, padded: rows with prefixes shared within each batch, with a copy per example, and with each
             batch padded to its longest example.
         scored: tokens of weight 1.
-        closed: examples whose last scored token is end of text.
+        closed: examples whose last scored token ends a text.
     """
 
     steps: int
@@ -91,18 +91,18 @@ class EpochSize:
     closed: int
 
     @classmethod
-    def of(cls, epoch: Sequence[Sequence[TokenGroup]], eos_id: int | None) -> EpochSize:
-        """Count the batches of one epoch (see `stream.batches`)."""
+    def of(cls, epoch: Sequence[Sequence[TokenGroup]], ends: Container[int]) -> EpochSize:
+        """Count the batches of one epoch (see `stream.batches`); `ends` are the tokens that end a text."""
         lengths = [[rows(g.prefix, [b]) for g in batch for b in g.branches] for batch in epoch]
-        completions = [b.completion for batch in epoch for g in batch for b in g.branches]
+        branches = [b for batch in epoch for g in batch for b in g.branches]
         return cls(
             steps=len(epoch),
-            questions=len(completions),
+            questions=len(branches),
             shared=sum(rows(g.prefix, g.branches) for batch in epoch for g in batch),
             separate=sum(map(sum, lengths)),
             padded=sum(len(batch) * max(batch) for batch in lengths),
-            scored=sum(map(len, completions)),
-            closed=sum(completion[-1:] == [eos_id] for completion in completions),
+            scored=sum(branch.scored for branch in branches),
+            closed=sum(branch.completion[-1] in ends for branch in branches),
         )
 
     def lines(self) -> list[str]:

@@ -64,7 +64,8 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
                  number: int = 0) -> Stream:
     """The stream of these examples with their labels.
 
-    Completion tokens weigh 1. Prompt and prefix tokens weigh `prompt_loss_weight` per example: as a prefix with k
+    Completion tokens weigh 1. Prompt and prefix tokens, and those of a completion that are `unscored`, weigh
+    `prompt_loss_weight` per example: as a prefix with k
     branches stands for k copies, its tokens weigh k times that. The first token of an example is never a label.
 
     Args:
@@ -99,13 +100,15 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
             positions += range(len(prefix), len(prefix) + count)
             # predicting[i] is the row that predicts text[i]; the prefix's last row predicts the first token.
             predicting = [start + len(prefix) - 1 if prefix else -1, *range(first, first + count)]
-            scored = len(branch.prompt)
-            if prompt_loss_weight:
-                scored = 0 if prefix else 1
-            predictors += predicting[scored:]
-            labels += text[scored:]
-            in_prompt = len(branch.prompt) - scored
-            weights += [prompt_loss_weight] * in_prompt + [1.0] * len(branch.completion)
+            # Of each token its weight as a label; the first of an example is never one.
+            weighing = [prompt_loss_weight] * len(branch.prompt) + [1.0] * len(branch.completion)
+            for left, right in branch.unscored:
+                left, right = len(branch.prompt) + left, len(branch.prompt) + right
+                weighing[left:right] = [prompt_loss_weight] * (right - left)
+            scored = [i for i, weight in enumerate(weighing) if weight and (i or prefix)]
+            predictors += [predicting[i] for i in scored]
+            labels += [text[i] for i in scored]
+            weights += [weighing[i] for i in scored]
             if count:
                 branch_lengths.append(count)
             ids.append(branch.id)
