@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 48,

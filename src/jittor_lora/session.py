@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence, Union
 
 import numpy as np
 
+from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
+from jittor_lora.formats.chat_template import base_chat_template
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
+from jittor_lora.formats.prompting import read_prompting
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.config import LoraConfig
@@ -37,12 +41,30 @@ class Session:
         model: the network.
         tokenizer, checkpoint, base: what it was built from.
         fingerprint: of the base's weights (see `formats.base_record`); None if `load` did not load them.
+        promptings: adapter name -> how its training put examples into texts, as far as known.
     """
 
     def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase,
                  fingerprint: str | None = None):
         self.model, self.tokenizer, self.checkpoint, self.base = model, tokenizer, checkpoint, base
         self.fingerprint = fingerprint
+        self.promptings: dict[str, Prompting] = {}
+
+    @cached_property
+    def base_prompting(self) -> Prompting:
+        """That of the base alone: as its folder records it, else the default with the base's own chat template.
+
+        Raises:
+            UserError: the base's files hold a record or a chat template that cannot be read.
+        """
+        recorded = read_prompting(self.base.path, self.tokenizer.config) if self.base.path.is_dir() else None
+        return recorded or Prompting(chat=base_chat_template(self.base.path, self.tokenizer))
+
+    @property
+    def prompting(self) -> Prompting:
+        """That of the active adapter, as far as known, else of the base."""
+        active = self.adapters.active
+        return self.promptings.get(active[0], self.base_prompting) if len(active) == 1 else self.base_prompting
 
     @property
     def adapters(self) -> Adapters:
@@ -115,7 +137,7 @@ class Session:
         if adapter is None:
             raise UserError("no adapter is active; name the one to save.")
         save_adapter(Path(folder), adapter, self.record(Path(folder)) or self.base.name, self.model.config.family,
-                     convert)
+                     convert, self.promptings.get(adapter.name))
 
     def record(self, folder: Path) -> BaseRecord | None:
         """The record of this base for an adapter or a run in `folder`; None if its fingerprint is not known."""
@@ -148,6 +170,7 @@ class Session:
             UserError: there is no such adapter.
         """
         self.adapters.delete(name)
+        self.promptings.pop(name, None)
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
@@ -182,7 +205,10 @@ class Session:
 
     def _load(self, source: AdapterSource, name: str) -> Adapter:
         record = read_record(source.folder)
+        prompting = read_prompting(source.folder, self.tokenizer.config)
         adapter = load_adapter(source, self.model, name)
+        if prompting is not None:
+            self.promptings[name] = prompting
         if record and self.fingerprint and record.fingerprint != self.fingerprint:
             say_on_stderr(f"Note: {source.folder} was trained on {record.name}, whose weights are not those of "
                           f"{self.base.name}. Unless one is a conversion of the other, its answers will be wrong.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from jittor_lora.data.examples import Branch, TokenGroup, training_groups
+from jittor_lora.data.examples import training_groups
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.report import BRACKETS, COLOURS, EpochSize, batch_lines, describe_data, length_table, printable
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.stream import batches, build_stream

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.stream import batches, build_stream, micro_batches, rows
 
 IDS = st.integers(0, 50)
@@ -217,7 +217,7 @@ def test_order_differs_by_epoch_and_seed():
 
 def test_order_is_the_same_in_a_process_with_another_hash_seed():
     code = (
-        "from jittor_lora.data.examples import Branch, TokenGroup\n"
+        "from jittor_lora.data.groups import Branch, TokenGroup\n"
         "from jittor_lora.data.stream import batches\n"
         "groups = [TokenGroup([7], [Branch(f'{g}.{b}', [1], [2]) for b in range(1 + g % 5)]) for g in range(9)]\n"
         "print([b.id for batch in batches(groups, 4, 3, 1) for g in batch for b in g.branches])"

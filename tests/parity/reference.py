@@ -9,7 +9,7 @@ import peft
 import torch
 import transformers
 
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.formats.peft import peft_name
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 

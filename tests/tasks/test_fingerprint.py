@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import small_run
-from jittor_lora.data.examples import Branch, TokenGroup, training_groups
+from jittor_lora.data.examples import training_groups
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.squad import read_squad
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jittor_lora.data.examples import Branch, TokenGroup
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
 from jittor_lora.errors import UserError

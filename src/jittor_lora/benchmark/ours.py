@@ -12,8 +12,9 @@ import numpy as np
 from jittor_lora import ops
 from jittor_lora.benchmark import workloads
 from jittor_lora.benchmark.worker import Job, memory
-from jittor_lora.data.examples import LengthReport, TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.layout import Layout
+from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.stream import Stream
 from jittor_lora.inference.generate import generate
 from jittor_lora.inference.generator import Generator

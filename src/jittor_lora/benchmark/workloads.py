@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jittor_lora.data.examples import TokenGroup, prompt_groups, training_groups
+from jittor_lora.data.examples import prompt_groups, training_groups
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.subset import shuffled
 from jittor_lora.data.template import Template

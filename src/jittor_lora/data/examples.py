@@ -1,158 +1,72 @@
-"""Tokenised examples: a shared prefix and the branches that continue it, fitted into the model's context length."""
+"""From examples as their files have them to tokenised ones, fitted into the model's context length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+import itertools
 from typing import Union
 
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.chat_faults import ChatFaults
+from jittor_lora.data.chat_groups import ChatFitting
+from jittor_lora.data.conversations import ConversationData
 from jittor_lora.data.encoding import Encoder, Example, TokenizerLike, shared
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.jsonl import Prompt, PromptData
+from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.squad import Answer, Paragraph, Question, SquadData
 from jittor_lora.data.template import Template
 from jittor_lora.data.window import Words
 from jittor_lora.errors import UserError
 
-Data = Union[SquadData, PromptData]
+Data = Union[SquadData, PromptData, ConversationData]
 
 
-@dataclass(frozen=True)
-class Branch:
-    """One example, without its group's prefix.
-
-    Attributes:
-        id: the example's name in the data (a SQuAD question id, a line number).
-        prompt: token ids between the prefix and the completion.
-        completion: token ids to learn, end of text included; empty if there is nothing to learn.
-        unscored: ranges [start, end) of the completion that are prompt again: what a user says between two turns of an
-            assistant. It starts and ends with tokens to learn.
-    """
-
-    id: str
-    prompt: list[int]
-    completion: list[int]
-    unscored: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def scored(self) -> int:
-        """The number of tokens to learn."""
-        return len(self.completion) - sum(end - start for start, end in self.unscored)
-
-
-@dataclass(frozen=True)
-class TokenGroup:
-    """Examples whose texts start with the same tokens.
-
-    Raises:
-        ValueError: no branch, or a branch with no token before its completion to predict it from.
-    """
-
-    prefix: list[int]
-    branches: list[Branch]
-
-    def __post_init__(self):
-        if not self.branches:
-            raise ValueError("a group needs a branch")
-        if not self.prefix:
-            for branch in self.branches:
-                if not branch.prompt:
-                    raise ValueError(f"example {branch.id} has no token before its completion")
-
-    def with_branches(self, branches: list[Branch]) -> TokenGroup:
-        """The same prefix with some of the branches."""
-        return TokenGroup(self.prefix, branches)
-
-
-def separate(groups: Iterable[TokenGroup]) -> list[TokenGroup]:
-    """Each example in a separate group, the prefix copied into its prompt."""
-    return [TokenGroup([], [replace(b, prompt=g.prefix + b.prompt)]) for g in groups for b in g.branches]
-
-
-@dataclass
-class LengthReport:
-    """How examples longer than the limit were handled.
-
-    Attributes:
-        limit: the most tokens of an example, including its completion or the space reserved for one.
-        examples: their number.
-        longest: tokens of the longest one before cutting, and its id.
-        windowed: ids of those whose context was cut to a window around the answer (training).
-        cut: ids of those whose context was cut at its end (evaluation), or whose plain prompt was cut at its start.
-        dropped: id -> reason.
-        within_token: the number of examples whose completion starts within a token of the prompt.
-    """
-
-    limit: int
-    examples: int = 0
-    longest: tuple[int, str] = (0, "")
-    windowed: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    dropped: dict[str, str] = field(default_factory=dict)
-    within_token: int = 0
-
-    @property
-    def kept(self) -> int:
-        return self.examples - len(self.dropped)
-
-    def lines(self) -> list[str]:
-        """Sentences for the screen: a summary, and one per kind of change."""
-        lines = [
-            f"{self.kept:,} of {self.examples:,} examples, the longest {self.longest[0]:,} tokens "
-            f"({self.longest[1]}), limit {self.limit:,}"
-        ]
-        if self.windowed:
-            lines.append(f"{len(self.windowed):,} too long: context cut to a window around the answer")
-        if self.cut:
-            lines.append(f"{len(self.cut):,} too long: cut to the limit")
-        if self.within_token:
-            lines.append(f"{self.within_token:,} completions start within a token of their prompt; that token is "
-                         "learnt with them, but a prompt on its own has other tokens. Move the space at the end of the "
-                         "prompt to the start of the completion")
-        reasons = list(self.dropped.values())
-        lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]
-        return lines
-
-
-def training_groups(
-    data: Data, tokenizer: TokenizerLike, template: Template, limit: int
-) -> tuple[list[TokenGroup], LengthReport]:
+def training_groups(data: Data, tokenizer: TokenizerLike, template: Template, limit: int,
+                    chat: ChatEncoder | None = None) -> tuple[list[TokenGroup], LengthReport]:
     """Examples to learn from: every completion is complete and closed by end of text.
 
     A SQuAD question that is too long keeps the part of its context around the answer that fits; a plain prompt keeps
-    its end. Examples that do not fit even so are dropped.
+    its end; a conversation loses its last turns. Examples that do not fit even so are dropped.
 
     Args:
         limit: the most tokens of an example: the smaller of the model's positions and the user's setting.
+        chat: encodes conversations; needed for these alone.
 
     Raises:
         UserError: no example is left.
     """
-    return _groups(data, _Fitting(Encoder(tokenizer, template), LengthReport(limit), learning=True))
+    return _groups(data, tokenizer, template, LengthReport(limit), chat, learning=True)
 
 
-def prompt_groups(
-    data: Data, tokenizer: TokenizerLike, template: Template, limit: int
-) -> tuple[list[TokenGroup], LengthReport]:
+def prompt_groups(data: Data, tokenizer: TokenizerLike, template: Template, limit: int,
+                  chat: ChatEncoder | None = None) -> tuple[list[TokenGroup], LengthReport]:
     """Prompts to continue; completions are empty.
 
-    A SQuAD context that is too long is cut at its end; a plain prompt keeps its end. JSON Lines rows with the same
-    prompt are one prompt.
+    A SQuAD context that is too long is cut at its end; a plain prompt keeps its end; a conversation loses its first
+    exchanges. JSON Lines rows with the same prompt are one prompt.
 
     Args:
         limit: the most tokens of a prompt: the model's positions minus the tokens to generate.
+        chat: encodes conversations; needed for these alone.
 
     Raises:
         UserError: no prompt is left.
     """
-    return _groups(data, _Fitting(Encoder(tokenizer, template), LengthReport(limit), learning=False))
+    return _groups(data, tokenizer, template, LengthReport(limit), chat, learning=False)
 
 
-def _groups(data: Data, fitting: _Fitting) -> tuple[list[TokenGroup], LengthReport]:
-    if isinstance(data, SquadData):
-        groups = [group for paragraph in data.paragraphs for group in fitting.paragraph(paragraph)]
+def _groups(data: Data, tokenizer: TokenizerLike, template: Template, report: LengthReport, chat: ChatEncoder | None,
+            learning: bool) -> tuple[list[TokenGroup], LengthReport]:
+    if isinstance(data, ConversationData):
+        chats = ChatFitting(chat, report)
+        found = map(chats.learnt if learning else chats.asked, data.conversations)
     else:
-        groups = [group for prompt in data.prompts for group in fitting.prompt(prompt)]
-    report = fitting.report
+        fitting = _Fitting(Encoder(tokenizer, template), report, learning)
+        found = map(fitting.paragraph, data.paragraphs) if isinstance(data, SquadData) else \
+            map(fitting.prompt, data.prompts)
+    groups = list(itertools.chain.from_iterable(found))
+    if not groups and report.faults:
+        raise ChatFaults(report.faults)
     if not groups:
         raise UserError(
             f"{data.path}: none of its {report.examples:,} examples fits into {report.limit} tokens "

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from jittor_lora.data.encoding import TokenizerLike
-from jittor_lora.data.examples import Data, TokenGroup
+from jittor_lora.data.examples import Data
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.stream import build_stream, rows
 

@@ -20,7 +20,7 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
     Args:
         examples: the texts of each example.
         special: spellings of the special tokens.
-        meaning: "text" or "token": how they are read.
+        meaning: "text" or "token": how they are read; "unknown": the user has to say.
         noun: the word for examples.
     """
     if not special:
@@ -36,16 +36,28 @@ def special_token_lines(examples: Iterable[Sequence[str]], special: Sequence[str
         return []
     shown = ", ".join(f"{token} {count:,}" for token, count in counts.most_common(_SHOWN))
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-    read = ("They are read as the tokens (special_tokens: token)." if meaning == "token" else
-            "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
-            "If you mean the tokens themselves, pass --special-tokens token.")
-    return [f"{spelling:,} of {total:,} {noun} spell out special tokens (counts: {shown}{more}). {read}"]
+    return [f"{spelling:,} of {total:,} {noun} spell out special tokens (counts: {shown}{more}). {_READ[meaning]}"]
+
+
+_READ = {
+    "token": "They are read as the tokens (special_tokens: token).",
+    "text": "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
+            "If you mean the tokens themselves, pass --special-tokens token.",
+    "unknown": "As text they take several ordinary tokens each, which is not what a chat model was trained on: text "
+               "written in a chat template belongs into a format of conversations, such as messages, without the "
+               "template's own words. If the letters are meant, pass --special-tokens text; if the tokens are, "
+               "--special-tokens token.",
+}
 
 
 def texts_of(data: Data) -> Iterator[tuple[str, ...]]:
     """The texts of each example."""
-    from jittor_lora.data.squad import SquadData  # brings numpy
-    if isinstance(data, SquadData):
+    from jittor_lora.data.conversations import ConversationData  # these bring numpy
+    from jittor_lora.data.squad import SquadData
+    if isinstance(data, ConversationData):
+        for conversation in data.conversations:
+            yield tuple(turn.text for turn in conversation.turns)
+    elif isinstance(data, SquadData):
         for paragraph in data.paragraphs:
             for question in paragraph.questions:
                 yield (paragraph.context, question.text, *(answer.text for answer in question.answers))

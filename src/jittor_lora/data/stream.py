@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jittor_lora.data.examples import Branch, TokenGroup, separate
+from jittor_lora.data.groups import Branch, TokenGroup, separate
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.subset import shuffled
 

@@ -10,6 +10,7 @@ from typing import Any, Container, Mapping, Sequence
 
 import numpy as np
 
+from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import atomic_write, write_json, written_together
 from jittor_lora.files.patterns import wrong_amount
@@ -18,6 +19,7 @@ from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord
 from jittor_lora.formats.peft_config import config_of, peft_settings
+from jittor_lora.formats.prompting import write_prompting
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import Adapter
@@ -36,8 +38,9 @@ _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
 
 
-def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family: str, convert: bool = True) -> None:
-    """Write the adapter as PEFT does, in float32; either both files are replaced or neither.
+def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family: str, convert: bool = True,
+                 prompting: Prompting | None = None) -> None:
+    """Write the adapter as PEFT does, in float32; either all files are replaced or none.
 
     Args:
         base: name or folder of the base model, for `base_model_name_or_path`; a record is written as a file too.
@@ -45,6 +48,7 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
         convert: write an adapter initialised by PiSSA or OLoRA as a plain one of twice the rank: with the initial A₀
             and B₀, B A - B₀ A₀ is the product of [B, -B₀] and [A; A₀]. Otherwise only A and B are written, and whoever
             loads them computes A₀ and B₀ again from the base's weights.
+        prompting: how its training put examples into texts, if known; written beside PEFT's files.
 
     Raises:
         UserError: PEFT could not compute this initialisation again, or an array is not finite; the files are then
@@ -68,6 +72,7 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
             base.write(stage)
         else:
             (folder / RECORD_FILE).unlink(missing_ok=True)  # of an adapter saved here before
+        write_prompting(stage, prompting, beside=folder)
         write_json(stage / CONFIG_FILE, peft_settings(config, getattr(base, "name", base), family))
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Tuple
 
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.conversations import Turn
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.inference.beam_settings import Beams
@@ -41,11 +43,14 @@ class Generator:
     Args:
         model: a `CausalLM`, with or without an adapter.
         tokenizer: a `Tokenizer`.
+        template: of questions about a context.
+        chat: encodes conversations; without it there are none.
     """
 
-    def __init__(self, model, tokenizer, template: Template | None = None):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model, tokenizer, template: Template | None = None, chat: ChatEncoder | None = None):
+        self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.encoder = Encoder(tokenizer, template)
+        self._ends = frozenset(tokenizer.end_ids) | (chat.end_ids if chat else frozenset())
 
     def continue_text(self, prompt: str, decoding: Decoding,
                       on_text: Callable[[str], None] = lambda text: None) -> str:
@@ -79,6 +84,15 @@ class Generator:
             else:
                 found += [self.encoder.prompts(context, [question]) for _, question in same]
         return found
+
+    def chats(self, conversations: Sequence[Sequence[Turn]]) -> list[Group]:
+        """Token ids of conversations that an assistant is to continue.
+
+        Raises:
+            UserError: the template refuses one.
+        """
+        prompts = map(self.chat.prompt, conversations)
+        return [(prompt[:-1], [prompt[-1:]]) for prompt in prompts]
 
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
                         on_text: Callable[[int, str], None] = lambda index, text: None,
@@ -117,7 +131,7 @@ class Generator:
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
                         on_end=end, batch_size=batch_size or BATCH_SIZE,
                         readers=None if adapters is None else readers_of(self.model, adapters),
-                        ends=self._ends(decoding) if decoding.sampling.min_new_tokens else ())
+                        ends=self._ending_tokens(decoding) if decoding.sampling.min_new_tokens else ())
         return [text.text for text in texts]
 
     def continuations(self, groups: Sequence[Group], decoding: Decoding, count: int,
@@ -150,18 +164,19 @@ class Generator:
             chosen = [i for i, other in enumerate(readers) if other is reader]
             numbers = [n for i in chosen for n in range(starts[i], starts[i + 1])]
             texts = search_groups(self.model, [groups[i] for i in chosen], decoding.max_new_tokens, decoding.beams,
-                                  self._ends(decoding), decoding.sampling, batch_size or BATCH_SIZE,
+                                  self._ending_tokens(decoding), decoding.sampling, batch_size or BATCH_SIZE,
                                   lambda index, numbers=numbers: on_end(numbers[index]), reader)
             prompts = [[*groups[i][0][-CONTEXT_TOKENS:], *branch] for i in chosen for branch in groups[i][1]]
             found.update((n, [self._text(hypothesis.tokens, decoding, trim, prompt) for hypothesis in several])
                          for n, prompt, several in zip(numbers, prompts, texts))
         return [found[n] for n in range(starts[-1])]
 
-    def _ends(self, decoding: Decoding) -> list[int]:
-        return ending_tokens(self.tokenizer, decoding.stop, self.model.config.vocab_size)
+    def _ending_tokens(self, decoding: Decoding) -> list[int]:
+        found = ending_tokens(self.tokenizer, decoding.stop, self.model.config.vocab_size)
+        return [*found, *sorted(self._ends - set(found))]
 
     def _continuation(self, decoding: Decoding, trim: bool, prompt: Sequence[int]) -> Continuation:
-        return Continuation(self.tokenizer.decode, self.tokenizer.end_ids, decoding.stop, trim, prompt)
+        return Continuation(self.tokenizer.decode, self._ends, decoding.stop, trim, prompt)
 
     def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prompt: Sequence[int]) -> str:
         text = self._continuation(decoding, trim, prompt)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.data.named_templates import NAMED
 from jittor_lora.errors import UserError
-from jittor_lora.settings.base import TEXT, setting
+from jittor_lora.settings.base import PATH, TEXT, setting
 
 DATA = "Data"  # the group
 LARGEST_SEED = 2**63 - 1
@@ -34,3 +35,16 @@ def template_setting(group: str, description: str) -> Any:
 def special_tokens_setting(group: str) -> Any:
     return setting("text", group, "read a special token spelled out in the data, such as <|im_start|>, as plain text "
                    "or as the token")
+
+
+def chat_template_setting(group: str, default: str) -> Any:
+    """
+    Args:
+        default: whose template it is if none is given.
+    """
+    return setting(None, group, f"chat template of conversations: a .jinja file or one of {', '.join(NAMED)}; by "
+                   f"default {default}", holds=PATH, min_length=1)
+
+
+def chat_arguments_setting(group: str) -> Any:
+    return setting(None, group, "values that the chat template asks for, such as enable_thinking=false")

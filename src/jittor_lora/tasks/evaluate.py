@@ -16,7 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from jittor_lora import __version__
-from jittor_lora.data.examples import Data, LengthReport, TokenGroup, prompt_groups, training_groups
+from jittor_lora.data.examples import Data, prompt_groups, training_groups
+from jittor_lora.data.groups import TokenGroup
+from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.special_tokens import special_token_lines, texts_of

@@ -10,7 +10,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.model.config import tensor_shapes
 

@@ -7,7 +7,8 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.data.examples import Data, LengthReport
+from jittor_lora.data.examples import Data
+from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.session import Session

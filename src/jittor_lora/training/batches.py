@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Iterator, Sequence
 
-from jittor_lora.data.examples import TokenGroup, separate
+from jittor_lora.data.groups import TokenGroup, separate
 from jittor_lora.data.parts import deal
 from jittor_lora.data.stream import Stream, batches, micro_batches
 from jittor_lora.settings.run import RunConfig

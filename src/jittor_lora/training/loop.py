@@ -6,7 +6,7 @@ import math
 import time
 from typing import Callable, Sequence
 
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.ranks import ALONE, Ranks

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Iterator, Sequence
 
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.stream import Stream
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.settings.run import RunConfig

@@ -1,0 +1,105 @@
+"""How the examples of an adapter's training became texts: `prompting.json`, our own file beside PEFT's two.
+
+A chat template is a second file, `chat_template.jinja`, where transformers and vLLM look for one.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+from jittor_lora.data.chat_template import ChatTemplate
+from jittor_lora.data.prompting import Prompting
+from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
+from jittor_lora.files.atomic import atomic_write, write_json
+from jittor_lora.files.untrusted import unique_keys
+from jittor_lora.formats.adapter_check import regular_file, show
+from jittor_lora.formats.adapter_files import CHAT_TEMPLATE_FILE, PROMPTING_FILE
+from jittor_lora.formats.chat_template import read_chat_template
+from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.formats.tokenizer_steps import named_tokens
+
+LARGEST = 1 << 20  # bytes
+
+
+def write_prompting(folder: Path, prompting: Prompting | None, beside: Path | None = None) -> None:
+    """Write both files, or one of them without a chat template.
+
+    Args:
+        prompting: None if it is not known; files of an adapter that was saved here before are then removed.
+        beside: the folder that holds those files, if it is not `folder`.
+    """
+    chat = prompting.chat if prompting else None
+    for name, value in ((PROMPTING_FILE, prompting), (CHAT_TEMPLATE_FILE, chat)):
+        if value is None:
+            ((beside or folder) / name).unlink(missing_ok=True)
+    if prompting is None:
+        return
+    if chat is not None:
+        with atomic_write(folder / CHAT_TEMPLATE_FILE) as stream:
+            stream.write(chat.source)
+    write_json(folder / PROMPTING_FILE, {
+        "template": prompting.template.text, "special_tokens": prompting.special_tokens,
+        "conversations": prompting.conversations, "chat_template": chat.origin if chat else None,
+        "chat_arguments": dict(chat.arguments) if chat else {},
+        "date": chat.now.isoformat() if chat and chat.uses_date else None})
+
+
+def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
+    """The prompting that `folder` holds; None if there is none.
+
+    Args:
+        config: the content of the base's tokenizer_config.json, whose special tokens a chat template writes.
+
+    Raises:
+        UserError: a file is not valid, or the chat template is missing.
+    """
+    path = folder / PROMPTING_FILE
+    if not os.path.lexists(path):
+        return None
+    if os.path.getsize(regular_file(path)) > LARGEST:
+        raise UserError(f"{path}: expected at most {LARGEST:,} bytes; found {os.path.getsize(path):,}.")
+    values = read_json(path, unique_keys(show))
+    wrong = [f"{key}: expected {what}, found {show(values.get(key))}" for key, what, check in _FIELDS
+             if not check(values.get(key))]
+    if not wrong:
+        try:
+            template = Template(values["template"])
+        except UserError as error:
+            wrong = [str(error)]
+    if wrong:
+        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to give template and special tokens as "
+                        "flags.")
+    chat = None
+    if values["chat_template"] is not None:
+        source = read_chat_template(regular_file(folder / CHAT_TEMPLATE_FILE))
+        chat = ChatTemplate(source, values["chat_template"], named_tokens(config), values["chat_arguments"], _date(values["date"]))
+    return Prompting(template, chat, values["special_tokens"], values["conversations"])
+
+
+def _date(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text is not None else None
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        _date(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_arguments(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, (str, bool, int, float)) for v in value.values())
+
+
+_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("template", "a text", lambda value: isinstance(value, str)),
+    ("special_tokens", '"text" or "token"', lambda value: value in ("text", "token")),
+    ("conversations", "true or false", lambda value: isinstance(value, bool)),
+    ("chat_template", "where the template came from, or null", lambda value: value is None or isinstance(value, str)),
+    ("chat_arguments", "an object of texts, numbers and booleans", _is_arguments),
+    ("date", "a date that the chat template shows, or null", _is_date))
