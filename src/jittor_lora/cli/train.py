@@ -10,6 +10,7 @@ from jittor_lora.cli.flags import add_flags, given, require
 from jittor_lora.cli.interrupted import exit_code
 from jittor_lora.errors import UserError
 from jittor_lora.settings import recipe
+from jittor_lora.settings.reports import require_packages
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.settings.text import flag, home_expanded
 from jittor_lora.system import job
@@ -72,6 +73,7 @@ def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
     earlier = _settings_of_run(overrides.get("output")) if args.resume else None
     config = RunConfig.resolve(args.config or earlier, overrides)
     require(config, "data", "output")
+    require_packages(config.report_to)  # before an old run is removed
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: expected a folder, found a file. Name another path.")

@@ -22,6 +22,7 @@ from jittor_lora.inference.generator import Generator
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import WholeModel
 from jittor_lora.session import Session, load
+from jittor_lora.settings.reports import require_packages
 from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system.locks import locked
 from jittor_lora.system.ranks import Ranks, join
@@ -64,6 +65,7 @@ def train(config: RunConfig, resume: bool = False, session: Session | None = Non
     if loaded is not None:
         warnings.warn("train(loaded=...) is now train(session=...)", DeprecationWarning, stacklevel=2)
         session = session or loaded
+    require_packages(config.report_to)
     folder, ranks = Path(config.output), join()
     with locked(folder):
         if ranks.first:
@@ -119,8 +121,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
         answer_dev = validation_scores(session, dev_questions, template, limit, ranks)
 
     total, product = total_steps(groups, config), folder / PRODUCTS[config.method]
-    with RunLog(folder, total, tensorboard=config.tensorboard, tokens_per_step=tokens_per_step(groups, config)) \
-            if ranks.first else NoLog() as log:
+    with RunLog(folder, total, report_to=config.report_to or (),
+                tokens_per_step=tokens_per_step(groups, config)) if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
         log.config(config.recipe())
