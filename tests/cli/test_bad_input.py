@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     small_run.make_base(folder / "wide", {**small_run.GPT2, "n_embd": 48, "n_head": 3})
     small_run.make_squad(folder / "train.json", 4)
     assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "train.json"), "--output",
-                 str(folder / "run"), "--max-steps", "1", "--no-tensorboard"]) == 0
+                 str(folder / "run"), "--max-steps", "1"]) == 0
     return folder
 
 

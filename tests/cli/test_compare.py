@@ -17,7 +17,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     session = load(str(small_run.make_base(folder / "base")))
     session.add_adapter(LoraConfig(r=2, alpha=4, target_modules=("c_attn",)), "made")
-    with RunLog(folder / "run", 3, quiet=True, tensorboard=False) as log:
+    with RunLog(folder / "run", 3, quiet=True) as log:
         for step in (1, 2, 3):
             log.step(step, loss=3 / step, learning_rate=1e-3, grad_norm=1.0, tokens=10, questions=2, seconds=0.1)
         log.config({"learning_rate": 0.001})

@@ -57,7 +57,7 @@ def test_no_verb(capsys):
     (["trian"], "no such verb: 'trian'; did you mean train?"),
     (["train", "--lora-rank", "3"], "no such flag: --lora-rank; did you mean --lora-r"),
     (["train", "--lr=3"], "no such flag: --lr; did you mean --learning-rate?"),
-    (["train", "--outptu", "x", "--no-tensorbord"], "no such flag: --no-tensorbord; did you mean --no-tensorboard?"),
+    (["train", "--outptu", "x", "--no-qv-onyl"], "no such flag: --no-qv-onyl; did you mean --no-qv-only?"),
     (["train", "my data.json"], "'my data.json' belongs to no flag"),
     (["train", "--max-train"], "argument --max-train: expected one argument"),
     (["train", "--resume", "--overwrite"], "not allowed with"),

@@ -57,8 +57,9 @@ def test_help_has_groups_and_required(help_text):
 
 
 def test_only_what_is_given_is_there():
-    args = parse(RunConfig, "--lora-r", "8", "--no-share-prefixes", "--tensorboard", "--target-modules", "c_attn,c_fc")
-    assert given(args, RunConfig) == {"lora_r": "8", "share_prefixes": False, "tensorboard": True,
+    args = parse(RunConfig, "--lora-r", "8", "--no-share-prefixes", "--lora-use-dora", "--target-modules",
+                 "c_attn,c_fc")
+    assert given(args, RunConfig) == {"lora_r": "8", "share_prefixes": False, "lora_use_dora": True,
                                       "target_modules": "c_attn,c_fc"}
 
 

@@ -131,7 +131,7 @@ def run(folder: Path) -> None:
 
 
 def log(folder: Path) -> None:
-    with RunLog(folder, 8, quiet=True, tensorboard=False) as made:
+    with RunLog(folder, 8, quiet=True) as made:
         made.truncate_to(2)
         made.message("going on")
 

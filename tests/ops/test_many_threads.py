@@ -68,7 +68,7 @@ def files(tmp_path_factory):
 
 def trained(files: Path, output: Path, threads: int) -> bytes:
     run(threads, "-c", COMMAND, "train", "--base", files / "base", "--data", files / "train.json", "--output",
-        output, "--epochs", "2", "--no-tensorboard")
+        output, "--epochs", "2")
     return next(output.rglob("adapter_model.safetensors")).read_bytes()
 
 

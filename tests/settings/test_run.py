@@ -45,9 +45,9 @@ def test_command_line_over_recipe_over_default(write):
 
 
 def test_text_is_parsed_by_the_fields_type(write):
-    config = RunConfig.resolve(write("learning_rate: 1e-4\nshare_prefixes: no\ntensorboard: on\ndata: 2024\n"
+    config = RunConfig.resolve(write("learning_rate: 1e-4\nshare_prefixes: no\nlora_use_dora: on\ndata: 2024\n"
                                      "dev: no\neval_every: 5\nlora_r: '4'\n"))
-    assert (config.learning_rate, config.share_prefixes, config.tensorboard) == (1e-4, False, True)
+    assert (config.learning_rate, config.share_prefixes, config.lora_use_dora) == (1e-4, False, True)
     assert (config.data, config.dev, config.lora_r) == ("2024", "no", 4)
 
 

@@ -66,7 +66,7 @@ def run(tmp_path):
     small_run.make_files(tmp_path, 6, 2)
     config = RunConfig(base=str(tmp_path / "base"), data=str(tmp_path / "train.json"), dev=str(tmp_path / "dev.json"),
                        output=str(tmp_path / "run"), max_steps=4, save_every=2, batch_size=3, lora_r=2, seed=3,
-                       learning_rate=0.01, precision="fp32", tensorboard=False)
+                       learning_rate=0.01, precision="fp32")
     train(config)
     return config, tmp_path / "run"
 

@@ -23,7 +23,7 @@ def work(name):
     from jittor_lora.tasks.train import train
     output = folder / name
     train(RunConfig(base=str(folder / "base"), data=str(folder / "train.json"), output=str(output), max_steps=3,
-                    batch_size=3, lora_r=2, learning_rate=0.01, precision="fp32", tensorboard=False, save_every=2))
+                    batch_size=3, lora_r=2, learning_rate=0.01, precision="fp32", save_every=2))
     evaluate(str(folder / "base"), str(folder / "dev.json"), str(output / "scores"), output / "adapter")
     loaded = load(str(folder / "base"), output / "adapter")
     print(repr(Generator(loaded.model, loaded.tokenizer).continue_text("How many houses?", Decoding(4))))

@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 def settings(folder, output, **changes):
     return RunConfig(**{"base": str(folder / "base"), "data": str(folder / "train.json"), "output": str(output),
                         "max_steps": 4, "save_every": 2, "keep_checkpoints": 3, "batch_size": 3, "lora_r": 2,
-                        "learning_rate": 0.01, "precision": "fp32", "tensorboard": False, "seed": 3, **changes})
+                        "learning_rate": 0.01, "precision": "fp32", "seed": 3, **changes})
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -87,7 +87,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("kib", [64, 144, *(pytest.param(k, marks=pytest.mark.slow) for k in range(16, 400, 24))])
 def test_a_full_disk(kib, one, whole, small_disk, tmp_path):
     output, log = small_disk(kib) / "run", tmp_path / "log"
-    arguments = [*whole.arguments, "--output", str(output), *SHORT, "--no-tensorboard", "--resume"]
+    arguments = [*whole.arguments, "--output", str(output), *SHORT, "--resume"]
     one.start(arguments, log)
     code, said = one.end(), log.read_text()
     crash.check(output, whole)

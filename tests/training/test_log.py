@@ -230,12 +230,6 @@ def test_the_time_left_is_estimated_by_tokens(tmp_path, monkeypatch):
     assert ", 03:20 left, loss 1.5," in shown[-1]
 
 
-def test_tensorboard_can_be_left_out(tmp_path):
-    with RunLog(tmp_path, 3, quiet=True, tensorboard=False) as log:
-        log_steps(log, 1, 3)
-    assert not (tmp_path / "tensorboard").exists()
-
-
 def test_quiet_shows_nothing(tmp_path, capsys):
     with RunLog(tmp_path, 3, quiet=True) as log:
         log_steps(log, 1, 3)

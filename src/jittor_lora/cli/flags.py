@@ -38,11 +38,15 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], require
         else:
             groups[title].add_argument(flag(name), dest=name, metavar=_metavar(name, kind), default=argparse.SUPPRESS,
                                        help=text)
+    for name in settings.former:
+        parser.add_argument(flag(name), "--no-" + flag(name)[2:], dest=name, action=_Switch, nargs=0,
+                            default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def given(args: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:
     """The fields of `settings` given as flags, by name, with their texts unescaped."""
-    return settings.written({name: getattr(args, name) for name in settings.model_fields if hasattr(args, name)})
+    return settings.written({name: getattr(args, name) for name in (*settings.model_fields, *settings.former)
+                             if hasattr(args, name)})
 
 
 def from_flags(args: argparse.Namespace, settings: type[SomeSettings]) -> SomeSettings:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from jittor_lora.cli.flags import add_flags, given, require
 from jittor_lora.cli.interrupted import exit_code
+from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
 from jittor_lora.settings import recipe
+from jittor_lora.settings.reports import require_packages
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.settings.text import flag, home_expanded
 from jittor_lora.system import job
@@ -33,10 +35,17 @@ def add_parser(subparsers) -> None:
     again.add_argument("--resume", action="store_true", help="resume from the newest checkpoint of the run in "
                        "--output, with its settings")
     again.add_argument("--overwrite", action="store_true", help="remove an existing run in --output first")
+    again.add_argument("--plan", action="store_true", help="train nothing: measure a few steps on this machine, and "
+                       "show whether the run fits and how long it will take; needs no --output")
+    parser.add_argument("--json", action="store_true", help="with --plan: print the plan as JSON")
     add_flags(parser, RunConfig, required=("data", "output"))
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.plan:
+        return _plan(args)
+    if args.json:
+        raise UserError("--json: prints a plan; give --plan too, or leave this out.")
     config, resume = _begin_alike(args) if job.current().several else _begin(args)
     from jittor_lora.tasks.train import train
     try:
@@ -49,6 +58,20 @@ def run(args: argparse.Namespace) -> int:
         code = exit_code(stop)
     print("To continue from the last checkpoint, run the same command with --resume.", file=sys.stderr)
     return code
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """Print what the run would take. Returns 0 if it fits, else 1."""
+    if job.current().several:
+        raise UserError("--plan: measures one process; run it without mpirun.")
+    config = RunConfig.resolve(args.config, given(args, RunConfig))
+    require(config, "data")
+    require_packages(config.report_to)
+    from jittor_lora.tasks import plan_report
+    from jittor_lora.tasks.plan import plan
+    found = plan(config)
+    print(json_text(plan_report.to_json(found), indent=2) if args.json else plan_report.table(found))
+    return 0 if found.fits else 1
 
 
 def _begin_alike(args: argparse.Namespace) -> tuple[RunConfig, bool]:
@@ -72,6 +95,7 @@ def _begin(args: argparse.Namespace) -> tuple[RunConfig, bool]:
     earlier = _settings_of_run(overrides.get("output")) if args.resume else None
     config = RunConfig.resolve(args.config or earlier, overrides)
     require(config, "data", "output")
+    require_packages(config.report_to)  # before an old run is removed
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: expected a folder, found a file. Name another path.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -48,10 +49,13 @@ class Settings(BaseModel):
     # Pairs of which at most one may be set: setting one unsets the default of the other.
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
 
+    # Former settings, still accepted: name -> (its successor, the successor's value for its value).
+    former: ClassVar[dict[str, tuple[str, Callable[[Any], Any]]]] = {}
+
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, origins: Mapping[str, str] | None = None, /, **values: Any):
-        origins = dict(origins or {})
+        values, origins = self._current(values, origins or {})
         values = self._plain(values)
         for name, other in self._exclusive_both_ways():
             if values.get(name) is not None and other not in values:
@@ -94,6 +98,7 @@ class Settings(BaseModel):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         for layer_values, layer_origins in layers:
+            layer_values, layer_origins = cls._current(layer_values, layer_origins)
             layer_values = cls._plain(layer_values)
             for name, other in cls._exclusive_both_ways():
                 if layer_values.get(name) is not None and other not in layer_values:
@@ -125,6 +130,19 @@ class Settings(BaseModel):
         for one, other in cls.exclusive:
             yield one, other
             yield other, one
+
+    @classmethod
+    def _current(cls, values: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Both with successors in place of former settings, unless those are given too."""
+        values, origins = dict(values), dict(origins)
+        for name in cls.former.keys() & values.keys():
+            successor, converted = cls.former[name]
+            warnings.warn(f"the setting {name} is now {successor}", DeprecationWarning, stacklevel=3)
+            value, origin = values.pop(name), origins.pop(name, None)
+            if successor not in values:
+                values[successor] = converted(value)
+                origins.update({} if origin is None else {successor: origin})
+        return values, origins
 
     @classmethod
     def _plain(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jittor_lora.settings import recipe
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.lora import DEFINITIONS, conflicts
 from jittor_lora.settings.problems import Problem
+from jittor_lora.settings.reports import Destinations, from_tensorboard, report_to_setting
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
@@ -46,6 +47,7 @@ class RunConfig(Settings):
     """Every setting of a training run, checked at construction (see `Settings`)."""
 
     exclusive = (("max_steps", "epochs"), ("warmup_steps", "warmup_ratio"))
+    former = {"tensorboard": ("report_to", from_tensorboard)}
 
     base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
                         holds=PATH, min_length=1)
@@ -132,7 +134,7 @@ class RunConfig(Settings):
                                     min_length=1)
     save_every: int = setting(200, OUTPUTS, "save a checkpoint every N steps; 0 saves only at the end", ge=0)
     keep_checkpoints: int = setting(2, OUTPUTS, "checkpoints to keep, besides the best", ge=1)
-    tensorboard: bool = setting(True, OUTPUTS, "write TensorBoard event files")
+    report_to: Destinations = report_to_setting(OUTPUTS)
 
     @classmethod
     def resolve(cls, file: str | None = None, overrides: Mapping[str, Any] | None = None,

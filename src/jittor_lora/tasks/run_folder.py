@@ -13,7 +13,7 @@ SETTINGS_FILE, SUMMARY_FILE, CHECKPOINTS, BEST = "config.yaml", "summary.json", 
 PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run's
 # In order of removal: if it is interrupted, a run without checkpoints is left.
 RUN_FILES = (CHECKPOINTS, SUMMARY_FILE, *PRODUCTS.values(), BEST, "run.log", "train_loss.txt", "val_loss.txt",
-             "metrics.jsonl", "tensorboard", RECORD_FILE, SETTINGS_FILE)
+             "metrics.jsonl", "tensorboard", "reports", RECORD_FILE, SETTINGS_FILE)
 MADE_FROM_A_RUN = ("evaluation", "plots")
 
 

@@ -7,10 +7,10 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 from jittor_lora import __version__
-from jittor_lora.data.examples import Data, training_groups
+from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
@@ -22,6 +22,7 @@ from jittor_lora.inference.generator import Generator
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import WholeModel
 from jittor_lora.session import Session, load
+from jittor_lora.settings.reports import require_packages
 from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system.locks import locked
 from jittor_lora.system.ranks import Ranks, join
@@ -38,7 +39,7 @@ from jittor_lora.tasks.run_values import state_of
 from jittor_lora.training.batches import tokens_per_step, total_steps
 from jittor_lora.training.log import NoLog, RunLog
 from jittor_lora.training.loop import train as train_loop
-from jittor_lora.training.optimizer import optimizer_of
+from jittor_lora.training.optimizer import AdamW, optimizer_of
 from jittor_lora.training.progress import Progress
 
 
@@ -64,6 +65,7 @@ def train(config: RunConfig, resume: bool = False, session: Session | None = Non
     if loaded is not None:
         warnings.warn("train(loaded=...) is now train(session=...)", DeprecationWarning, stacklevel=2)
         session = session or loaded
+    require_packages(config.report_to)
     folder, ranks = Path(config.output), join()
     with locked(folder):
         if ranks.first:
@@ -74,13 +76,46 @@ def train(config: RunConfig, resume: bool = False, session: Session | None = Non
         return _train(config, folder, resume, ranks, session)
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session: Session | None) -> dict[str, Any]:
-    started = time.perf_counter()
+class Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+        config: the settings, with those of an adapter that was already active.
+        limit: the most tokens of an example.
+        groups, dev_groups: tokenised training and validation examples; their reports.
+    """
+
+    config: RunConfig
+    session: Session
+    method: Method
+    optimizer: AdamW
+    template: Template
+    limit: int
+    train_data: Data
+    groups: list[TokenGroup]
+    report: LengthReport
+    dev_data: Data | None
+    dev_groups: list[TokenGroup]
+    dev_report: LengthReport | None
+    sources: Sources
+
+
+def prepare(config: RunConfig, session: Session | None = None, base: Callable[[], str | WantedBase] | None = None,
+            resume: bool = False) -> Prepared:
+    """Read the data, load the base, and set up what is trained.
+
+    Args:
+        session: the base, if it is loaded already.
+        base: returns the base to load, by default that of the settings.
+
+    Raises:
+        UserError: see `train`.
+    """
     if config.threads:
         set_threads(config.threads)
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
-    session = session or load(base_of_run(config, folder, ranks) if resume else config.base, precision=config.precision)
+    session = session or load(base() if base else config.base, precision=config.precision)
     session.tokenizer.special_tokens = config.special_tokens
     limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     template = Template(config.template)
@@ -88,9 +123,17 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
     dev_groups, dev_report = training_groups(dev_data, session.tokenizer, template, limit) if dev_data else ([], None)
 
     config, method = method_of(config, session)
-    trainable, optimizer = method.trainable, optimizer_of(config, method.trainable)
     session.model.activation_checkpointing = config.activation_checkpointing
     sources = Sources(groups, dev_groups, identity_of_base(session.checkpoint), session.model.precision)
+    return Prepared(config, session, method, optimizer_of(config, method.trainable), template, limit, train_data,
+                    groups, report, dev_data, dev_groups, dev_report, sources)
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session: Session | None) -> dict[str, Any]:
+    started = time.perf_counter()
+    (config, session, method, optimizer, template, limit, train_data, groups, report, dev_data, dev_groups, dev_report,
+     sources) = prepare(config, session, (lambda: base_of_run(config, folder, ranks)) if resume else None, resume)
+    trainable = method.trainable
     identities, system = sources.identities(), system_info()
     ranks.check_same({"version": __version__, **identities, **config.model_dump(exclude={"threads"})})
     progress, notes = Progress(), []
@@ -119,8 +162,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
         answer_dev = validation_scores(session, dev_questions, template, limit, ranks)
 
     total, product = total_steps(groups, config), folder / PRODUCTS[config.method]
-    with RunLog(folder, total, tensorboard=config.tensorboard, tokens_per_step=tokens_per_step(groups, config)) \
-            if ranks.first else NoLog() as log:
+    with RunLog(folder, total, report_to=config.report_to or (),
+                tokens_per_step=tokens_per_step(groups, config)) if ranks.first else NoLog() as log:
         if resume:
             log.truncate_to(progress.step)
         log.config(config.recipe())

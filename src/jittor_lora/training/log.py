@@ -3,7 +3,6 @@
     train_loss.txt   one number per line; line s is optimiser step s
     val_loss.txt     one number per line, one line per validation
     metrics.jsonl    {"step": s, "train_loss": …, …} and {"step": s, "val_loss": …, …}
-    tensorboard/     the same as scalars
     run.log          system information and events, with times
     config.yaml      the resolved settings
     summary.json     written at the end
@@ -20,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -30,7 +29,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, sync, write_json
 from jittor_lora.files.untrusted import load_json, read_input
 from jittor_lora.training.progress_bar import ProgressBar
-from jittor_lora.training.tensorboard import EventWriter
+from jittor_lora.training.reports import Reports, Run
 
 
 class RunLog:
@@ -45,7 +44,7 @@ class RunLog:
         total_steps: optimiser steps of the whole run, for the percentage and the time left.
         stream: where to show progress, standard error by default.
         quiet: show nothing.
-        tensorboard: also write TensorBoard's event files.
+        report_to: destinations that also get the metrics, see `training.reports`.
         tokens_per_step: on average, for the time left.
 
     Raises (all methods):
@@ -53,13 +52,13 @@ class RunLog:
     """
 
     def __init__(self, folder: str | os.PathLike, total_steps: int | None = None,
-                 stream: TextIO | None = None, quiet: bool = False, tensorboard: bool = True,
+                 stream: TextIO | None = None, quiet: bool = False, report_to: Sequence[str] = (),
                  tokens_per_step: float | None = None):
         self.folder = Path(folder)
-        self._tensorboard = tensorboard
+        self._report_to, self._settings = report_to, {}
         self._progress = ProgressBar(total_steps, None if quiet else stream or sys.stderr, tokens_per_step)
         self._files: dict[str, BinaryIO] = {}
-        self._events: EventWriter | None = None
+        self._reports: Reports | None = None
         self._last_step: int | None = None  # None: nothing written or cut yet
         self._resumed_at: int | None = None
 
@@ -108,25 +107,22 @@ class RunLog:
         """
         self._start(expected_steps=step - 1)
         loss, learning_rate, grad_norm = float(loss), float(learning_rate), float(grad_norm)
-        self._append("metrics.jsonl", _json({"step": step, "train_loss": loss, "learning_rate": learning_rate,
-                                             "grad_norm": grad_norm, "tokens": int(tokens),
-                                             "questions": int(questions), "seconds": round(float(seconds), 6),
-                                             **({"skipped": True} if skipped else {})}))
+        row = {"train_loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tokens": int(tokens),
+               "questions": int(questions), "seconds": round(float(seconds), 6)}
+        self._append("metrics.jsonl", _json({"step": step, **row, **({"skipped": True} if skipped else {})}))
         self._append("train_loss.txt", repr(loss))
         self._last_step = step
-        self._scalars(step, {"loss/train": loss, "learning_rate": learning_rate, "grad_norm": grad_norm,
-                             "speed/tokens_per_second": tokens / max(seconds, 1e-9),
-                             "speed/questions_per_second": questions / max(seconds, 1e-9)})
+        self._report(step, {**row, "tokens_per_second": tokens / max(seconds, 1e-9)})
         self._progress.step(step, loss, tokens, questions, seconds)
 
     def validation(self, step: int, *, loss: float, **metrics: float) -> None:
         """Log the validation loss after optimiser step `step` (0: before training), and other `metrics` by name."""
         self._start(expected_steps=step)
         loss, metrics = float(loss), {name: float(value) for name, value in metrics.items()}
-        self._append("metrics.jsonl", _json({"step": step, "val_loss": loss, **metrics}))
+        row = {"val_loss": loss, **metrics}
+        self._append("metrics.jsonl", _json({"step": step, **row}))
         self._append("val_loss.txt", repr(loss))
-        self._scalars(step, {"loss/validation": loss,
-                             **{f"validation/{name}": value for name, value in metrics.items()}})
+        self._report(step, row)
         others = "".join(f", {name} {value:.4g}" for name, value in metrics.items())
         self.message(f"step {step}: validation loss {loss:.4f}{others}")
 
@@ -143,6 +139,7 @@ class RunLog:
 
     def config(self, settings: Mapping[str, Any]) -> None:
         """Write the resolved settings to config.yaml, in the form of a recipe."""
+        self._settings = dict(settings)
         with atomic_write(self.folder / "config.yaml") as stream:
             yaml.safe_dump(dict(settings), stream, sort_keys=False, allow_unicode=True)
 
@@ -155,22 +152,21 @@ class RunLog:
         for name, stream in self._files.items():
             with self._writing(name):
                 os.fsync(stream.fileno())
-        if self._events is not None:
-            with self._writing("tensorboard"):
-                self._events.sync()
+        if self._reports is not None:
+            self._reports.sync()
         with self._writing(""):
             sync(self.folder)
 
     def close(self) -> None:
         """End the progress bar and close the files. Calling it twice does no harm."""
         self._progress.close()
+        if self._reports is not None:
+            self._reports.close()
+            self._reports = None
         for name, stream in self._files.items():
             with self._writing(name):
                 stream.close()
         self._files = {}
-        if self._events is not None:
-            self._events.close()
-            self._events = None
 
     def _known_rows(self, rows: list[bytes], step: int) -> tuple[list[bytes], int]:
         """The rows of metrics.jsonl up to optimiser step `step`, and how many of them are validations."""
@@ -196,9 +192,8 @@ class RunLog:
         if self._last_step != expected_steps:
             raise UserError(f"{self.folder / 'train_loss.txt'}: holds {self._last_step} steps, expected "
                             f"{expected_steps}. Resume that run, or choose another output folder.")
-        if first and self._tensorboard:
-            with self._writing("tensorboard"):
-                self._events = EventWriter(self.folder / "tensorboard", purge_after=self._resumed_at)
+        if first and self._report_to:
+            self._reports = Reports(self._report_to, Run(self.folder, self._settings, self._resumed_at), self.message)
 
     def _append(self, name: str, line: str) -> None:
         with self._writing(name):
@@ -208,10 +203,9 @@ class RunLog:
             self._files[name].write(line.encode() + b"\n")
             self._files[name].flush()
 
-    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self._events is not None:
-            with self._writing("tensorboard"):
-                self._events.scalars(step, values)
+    def _report(self, step: int, values: Mapping[str, float]) -> None:
+        if self._reports is not None:
+            self._reports.row(step, values)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
