@@ -26,7 +26,8 @@ class NormWeights(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates."""
+    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates. `q_norm` and
+    `k_norm`, of each head before rotary positions, are RMS norms with a weight (head_dim,)."""
 
     attention_norm: NormWeights
     qkv: Sequence[LinearWeights]
@@ -34,6 +35,8 @@ class LayerWeights(NamedTuple):
     mlp_norm: NormWeights
     up: Sequence[LinearWeights]
     down: LinearWeights
+    q_norm: Optional[NormWeights] = None
+    k_norm: Optional[NormWeights] = None
 
 
 class Sizes(NamedTuple):
