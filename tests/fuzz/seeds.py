@@ -7,6 +7,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import yaml
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 import model_files
 import small_run
 import tiny
+import torch_files
 from fuzz.case import Files
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
@@ -53,6 +55,8 @@ def seeds() -> dict[str, Files]:
     return {
         "base": {**base, "generation_config.json": _json({"do_sample": True})},
         "shards": _sharded(llama_base),
+        "torch_base": _pytorch(base, torch_files.saved),
+        "old_torch_base": _pytorch(base, torch_files.saved_before_1_6),
         "gguf": {"model.gguf": gguf},
         "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({
             "eos_token": "<|endoftext|>", "add_bos_token": False, "add_prefix_space": False,
@@ -119,6 +123,13 @@ def _sharded(base: Files) -> Files:
     return {**{name: content for name, content in base.items() if name != "model.safetensors"},
             **{shard: save({name: tensors[name] for name in held}) for shard, held in shards.items()},
             "model.safetensors.index.json": _json(index)}
+
+
+def _pytorch(base: Files, save: Callable) -> Files:
+    from safetensors.numpy import load
+
+    return {**{name: content for name, content in base.items() if name != "model.safetensors"},
+            "pytorch_model.bin": save(load(base["model.safetensors"]))}
 
 
 def _vocabulary(tokenizer: bytes) -> Files:
