@@ -67,6 +67,9 @@ def seeds() -> dict[str, Files]:
         "adapter": _adapter(),
         "load_adapter": _adapter(),
         "npz": {"weights.npz": _npz()},
+        "loralib": {"model.pt": torch_files.saved({f"{TARGET.format(block)}.lora_{part}": np.ones(shape, np.float32)
+                                                   for block in range(2) for part, shape in (("A", (4, 24)),
+                                                                                             ("B", (48, 2)))})},
         "squad": {"data.json": _squad()},
         "jsonl": {"data.jsonl": b"".join(_json(row) + b"\n" for row in (
             {"id": 1, "prompt": "1 + 1 =", "completion": " 2"}, {"prompt": "北", "completion": "🎉", "more": [1]},
