@@ -160,7 +160,7 @@ def test_a_long_list_of_problems_is_truncated(tmp_path, config, tensors):
         ({"config.json": "[]"}, "expected a JSON object; found list"),
         ({"config.json": '{"model_type": "bert"}'}, "model_type"),
         ({"config.json": '{"model_type": "gpt2"}'}, "expected model.safetensors"),
-        ({"config.json": '{"model_type": "gpt2"}', "pytorch_model.bin": ""}, "save_pretrained"),
+        ({"config.json": '{"model_type": "gpt2"}', "pytorch_model.bin": ""}, "found an empty file"),
         ({"config.json": '{"model_type": "gpt2"}', "model.safetensors": "x"}, "found only 1 bytes"),
     ],
 )

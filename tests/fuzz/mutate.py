@@ -277,6 +277,42 @@ def npz_file(random: Random, data: bytes) -> bytes:
     return made.getvalue()
 
 
+OPCODES = (b"(", b".", b"0", b"N", b"K\x00", b"J\xff\xff\xff\xff", b"\x8a\xff", b"X\xff\xff\xff\xff", b"q\x00",
+           b"h\x00", b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff", b")", b"\x85", b"\x86", b"\x87", b"t", b"]", b"a",
+           b"e", b"}", b"s", b"u", b"R", b"\x81", b"b", b"Q", b"cposix\nsystem\n", b"cbuiltins\neval\n",
+           b"X\x02\x00\x00\x00id", b"\x85R", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n",
+           b"ccollections\nOrderedDict\n)R", b"ctorch\nSize\n", b"](h\x00h\x00e", b"\x95" + b"\xff" * 8, b"\x94",
+           b"\x93", b"i", b"o", b"]" * 9000, b"\x85" * 9000)
+
+
+def torch_file(random: Random, data: bytes) -> bytes:
+    if _between(random, 0, 3) == 0:
+        return spoil_bytes(random, data)
+    if not data.startswith(b"PK"):  # five pickles and the data
+        end = data.find(b"\x00" * 16)
+        end = len(data) if end < 0 else end
+        return spoil_bytes(random, data[:end], (*PIECES, *OPCODES)) + data[end:]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+    at = _between(random, 0, len(members) - 1)
+    kind = _between(random, 0, 4)
+    if kind == 0:
+        members[at] = (random.choice(("../../outside/x", members[0][0], "\x1b[2J", "archive/data/\x00", "x/data.pkl")),
+                       members[at][1])
+    elif kind == 1:
+        members[at] = members[at][0], spoil_bytes(random, members[at][1])
+    else:
+        at = next(i for i, (name, _) in enumerate(members) if name.endswith("data.pkl"))
+        members[at] = members[at][0], spoil_bytes(random, members[at][1], (*PIECES, *OPCODES))
+    method = random.choice((*[zipfile.ZIP_STORED] * 6, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of duplicate names
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return made.getvalue()
+
+
 def _npy(random: Random, content: bytes) -> bytes:
     def header(descr: str, order: str = "False", shape: str = "(2, 24)") -> str:
         return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}"
@@ -299,7 +335,8 @@ ODD = (Odd("fifo"), Odd("folder"), Odd("link", "/dev/zero"), Odd("link", "itself
 
 _BY_SUFFIX: dict[str, Callable[[Random, bytes], bytes]] = {
     ".json": json_file, ".jsonl": json_lines, ".yaml": yaml_file, ".txt": log_file, ".log": log_file,
-    ".safetensors": safetensors_file, ".gguf": gguf_file, ".npz": npz_file,
+    ".safetensors": safetensors_file, ".gguf": gguf_file, ".npz": npz_file, ".bin": torch_file,
+    ".pt": torch_file,
 }
 
 

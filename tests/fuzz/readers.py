@@ -39,6 +39,7 @@ from jittor_lora.tasks.adapter import (
     find_adapters,
     folder_to_npz,
     in_use,
+    loralib_to_folder,
     measure,
     npz_to_folder,
 )
@@ -87,6 +88,10 @@ def load_adapter(folder: Path) -> None:
 
 def npz(folder: Path) -> None:
     npz_to_folder(folder / "weights.npz", folder / "adapter", "base", 16.0)
+
+
+def loralib(folder: Path) -> None:
+    loralib_to_folder(folder / "model.pt", folder / "adapter", "base", 32.0, None)
 
 
 def data(folder: Path) -> None:
@@ -177,8 +182,9 @@ def caches(folder: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], None]] = {
-    "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
-    "load_adapter": load_adapter, "base_record": base_record, "adapters": adapters, "npz": npz, "squad": data,
+    "base": base, "shards": base, "torch_base": base, "old_torch_base": base, "gguf": gguf,
+    "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter, "load_adapter": load_adapter,
+    "base_record": base_record, "adapters": adapters, "npz": npz, "loralib": loralib, "squad": data,
     "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records, "recipe": recipe,
     "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
     "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,

@@ -7,6 +7,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import yaml
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 import model_files
 import small_run
 import tiny
+import torch_files
 from fuzz.case import Files
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
@@ -53,6 +55,8 @@ def seeds() -> dict[str, Files]:
     return {
         "base": {**base, "generation_config.json": _json({"do_sample": True})},
         "shards": _sharded(llama_base),
+        "torch_base": _pytorch(base, torch_files.saved),
+        "old_torch_base": _pytorch(base, torch_files.saved_before_1_6),
         "gguf": {"model.gguf": gguf},
         "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({
             "eos_token": "<|endoftext|>", "add_bos_token": False, "add_prefix_space": False,
@@ -63,6 +67,9 @@ def seeds() -> dict[str, Files]:
         "adapter": _adapter(),
         "load_adapter": _adapter(),
         "npz": {"weights.npz": _npz()},
+        "loralib": {"model.pt": torch_files.saved({f"{TARGET.format(block)}.lora_{part}": np.ones(shape, np.float32)
+                                                   for block in range(2) for part, shape in (("A", (4, 24)),
+                                                                                             ("B", (48, 2)))})},
         "squad": {"data.json": _squad()},
         "jsonl": {"data.jsonl": b"".join(_json(row) + b"\n" for row in (
             {"id": 1, "prompt": "1 + 1 =", "completion": " 2"}, {"prompt": "北", "completion": "🎉", "more": [1]},
@@ -119,6 +126,13 @@ def _sharded(base: Files) -> Files:
     return {**{name: content for name, content in base.items() if name != "model.safetensors"},
             **{shard: save({name: tensors[name] for name in held}) for shard, held in shards.items()},
             "model.safetensors.index.json": _json(index)}
+
+
+def _pytorch(base: Files, save: Callable) -> Files:
+    from safetensors.numpy import load
+
+    return {**{name: content for name, content in base.items() if name != "model.safetensors"},
+            "pytorch_model.bin": save(load(base["model.safetensors"]))}
 
 
 def _vocabulary(tokenizer: bytes) -> Files:

@@ -80,15 +80,20 @@ def add_parser(subparsers) -> None:
                            help="seed for the random choice of dare_… (default: 42)")
 
     converting = actions.add_parser(
-        "convert", help="convert an .npz file of GPT2_LoRA_Jittor to PEFT's layout, and back",
-        usage="jittor-lora adapter convert FILE.npz DIR [--alpha X] [--base B] | convert DIR FILE.npz",
-        description="Convert LoRA weights saved by the project GPT2_LoRA_Jittor to an adapter folder in PEFT's layout, "
-                    "or an adapter of GPT-2 to that project's file. Its separate updates of queries, keys and values "
-                    "become one update of c_attn with three times the rank.")
-    converting.add_argument("source", metavar="SOURCE", type=path_argument, help="an .npz file, or an adapter folder")
+        "convert", help="convert files of loralib and GPT2_LoRA_Jittor to PEFT's layout",
+        usage="jittor-lora adapter convert FILE.npz DIR [--alpha X] [--base B] | convert FILE.pt DIR --alpha X "
+              "[--enable-lora q,v] [--base B] | convert DIR FILE.npz",
+        description="Convert LoRA weights saved by loralib (.pt) or by the project GPT2_LoRA_Jittor (.npz) to an "
+                    "adapter folder in PEFT's layout, or an adapter of GPT-2 to the .npz of that project. Separate "
+                    "updates of queries, keys and values become one update of c_attn with the sum of their ranks.")
+    converting.add_argument("source", metavar="SOURCE", type=path_argument,
+                            help="an .npz file, a .pt or .bin file, or an adapter folder")
     converting.add_argument("target", metavar="TARGET", type=path_argument, help="a new folder, or a new .npz file")
-    converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the .npz file, which does not "
-                            "contain it (default: 16, that project's default)")
+    converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the file, which does not contain it "
+                            "(required for loralib; for .npz default: 16, that project's default)")
+    converting.add_argument("--enable-lora", metavar="PARTS", type=_parts, help="parts of c_attn that loralib's "
+                            "MergedLinear updated, such as q,v for enable_lora=[True, False, True] (default: by their "
+                            "number)")
     converting.add_argument("--base", metavar="B", type=home_expanded,
                             help="base model to name in the folder (default: gpt2)")
 
@@ -193,24 +198,31 @@ def _combine(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    if args.source.suffix.lower() in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
-        raise UserError(f"{args.source}: a pickle, which is never loaded, because it can run arbitrary code. Where it "
-                        "was created, PEFT's save_pretrained(…, safe_serialization=True) writes safetensors.")
     from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
-    from jittor_lora.tasks.adapter import folder_to_npz, npz_to_folder
+    from jittor_lora.tasks.adapter import folder_to_npz, loralib_to_folder, npz_to_folder
     if not args.source.is_dir():
         output = new_folder("TARGET", args.target)
-        alpha = DEFAULT_ALPHA if args.alpha is None else args.alpha
-        if alpha <= 0:
-            raise UserError(f"--alpha: expected a number above 0, found {alpha:g}.")
-        adapter = npz_to_folder(args.source, output, args.base or "gpt2", alpha)
-        if args.alpha is None:
-            print(f"note: the file does not contain alpha; using {alpha:g}, the default of GPT2_LoRA_Jittor.",
-                  file=sys.stderr)
+        is_npz = args.source.suffix.lower() == ".npz"
+        if args.alpha is not None and args.alpha <= 0:
+            raise UserError(f"--alpha: expected a number above 0, found {args.alpha:g}.")
+        if is_npz and args.enable_lora is not None:
+            raise UserError("--enable-lora needs a file of loralib as SOURCE.")
+        base = args.base or "gpt2"
+        if is_npz:
+            adapter = npz_to_folder(args.source, output, base, DEFAULT_ALPHA if args.alpha is None else args.alpha)
+            notes = [f"the file does not contain alpha; using {DEFAULT_ALPHA:g}, the default of GPT2_LoRA_Jittor."
+                     ] if args.alpha is None else []
+        elif args.alpha is None:
+            raise UserError(f"{args.source}: a file of loralib does not contain alpha. Give the lora_alpha it was "
+                            "trained with as --alpha: 32 in loralib's GPT-2 examples, 1 by default in its layers.")
+        else:
+            adapter, notes = loralib_to_folder(args.source, output, base, args.alpha, args.enable_lora)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         print(f"{output}: rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
         return 0
-    wrong = [f"{name} needs an .npz file as SOURCE" for name, value in
-             (("--alpha", args.alpha), ("--base", args.base)) if value is not None]
+    wrong = [f"{name} needs a file as SOURCE" for name, value in
+             (("--alpha", args.alpha), ("--base", args.base), ("--enable-lora", args.enable_lora)) if value is not None]
     if args.target.suffix.lower() != ".npz":
         wrong.append(f"TARGET {args.target}: expected a name that ends in .npz")
     elif args.target.exists():
@@ -305,6 +317,13 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
     return value
+
+
+def _parts(text: str) -> str:
+    parts = text.split(",")
+    if not parts or [part for part in "qkv" if part in parts] != parts:
+        raise argparse.ArgumentTypeError(f"expected some of q,k,v in this order, found {text!r}")
+    return "".join(parts)
 
 
 def _count(text: str) -> int:

@@ -14,7 +14,8 @@ from jittor_lora.files.finite import not_finite
 from jittor_lora.files.patterns import wrong_amount, wrong_pattern
 from jittor_lora.files.untrusted import open_input, unique_keys
 from jittor_lora.formats.hugging_face import read_json, shorten
-from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile
+from jittor_lora.formats.safetensors_file import SafetensorsFile
+from jittor_lora.formats.tensor_file import FLOAT_TYPES
 from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
 from jittor_lora.lora.config import MAX_RANK
 

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Callable
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import sha256_of
@@ -28,6 +29,8 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
+PYTORCH_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+NO_WEIGHTS = "weights in the safetensors format or in PyTorch's"
 
 
 class Unavailable(Exception):
@@ -82,7 +85,7 @@ def download(repository: str) -> Path:
     import huggingface_hub
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
+        folder = _with_weights(lambda names: huggingface_hub.snapshot_download(repository, allow_patterns=names))
     except Exception as error:  # the library's, its HTTP client's and the socket's
         raise Unavailable(_reason(error)) from error
     _check_sums(folder)
@@ -101,10 +104,16 @@ def download_from_modelscope(model: str) -> Path:
     except ImportError as error:
         raise Unavailable("the package modelscope is not installed (pip install modelscope)") from error
     try:
-        folder = Path(snapshot_download(model, allow_patterns=list(FILES)))
+        folder = _with_weights(lambda names: snapshot_download(model, allow_patterns=names))
     except Exception as error:  # the library's, its HTTP client's and the socket's
         raise Unavailable(_reason(error)) from error
     return _whole(folder)
+
+
+def _with_weights(fetch: Callable[[list[str]], str]) -> Path:
+    """Fetch the files of a model; PyTorch's weights only where there are no others."""
+    folder = Path(fetch(list(FILES)))
+    return Path(fetch([*FILES, *PYTORCH_FILES])) if _missing(folder) == NO_WEIGHTS else folder
 
 
 def _check_sums(folder: Path) -> None:
@@ -137,17 +146,23 @@ def _missing(folder: Path) -> str:
     config = _json(folder / "config.json")
     if not config:
         return "config.json"
-    if not (folder / "model.safetensors").is_file():
-        parts = _json(folder / "model.safetensors.index.json").get("weight_map")
-        names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
-        if not names or not all(os.path.isfile(folder / name) for name in names):
-            return "weights in the safetensors format"
+    if not any(_has_weights(folder, name) for name in ("model.safetensors", "pytorch_model.bin")):
+        return NO_WEIGHTS
     has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     # A cache with GPT-2's weights alone is enough: its tokenizer is in this package.
     is_gpt2 = (config.get("model_type"), config.get("vocab_size")) == ("gpt2", 50257)
     if not (has_vocabulary or is_gpt2 or (folder / "tokenizer.json").is_file()):
         return "tokenizer.json, and no vocab.json with merges.txt"
     return ""
+
+
+def _has_weights(folder: Path, name: str) -> bool:
+    """Whether there is the file, or all shards in its index."""
+    if (folder / name).is_file():
+        return True
+    parts = _json(folder / f"{name}.index.json").get("weight_map")
+    names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
+    return bool(names) and all(os.path.isfile(folder / one) for one in names)
 
 
 def _json(path: Path) -> dict:

@@ -1,4 +1,5 @@
-"""Base models as Hugging Face directories: config.json and safetensors, one file or shards with an index.
+"""Base models as Hugging Face directories: config.json and safetensors or PyTorch weights, one file or shards with an
+index.
 
 Reads what `save_pretrained` of the families' classes writes in any version of transformers, with and without head
 (GPT2LMHeadModel and GPT2Model), and writes the form with the head.
@@ -12,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,8 +21,10 @@ from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import atomic_write, written_together
 from jittor_lora.files.untrusted import load_json, read_input
 from jittor_lora.formats.first_bytes import described, first_bytes
-from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
+from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
+from jittor_lora.formats.tensor_file import FLOAT_TYPES, TensorFile
 from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
+from jittor_lora.formats.torch_file import TorchFile
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 from jittor_lora.model.families import FAMILIES, Family
 from jittor_lora.model.families.fields import token_ids
@@ -39,6 +42,8 @@ _GENERATION = {
     "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None,
     "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "stop_strings": None,
 }
+# Kinds of weights; of several in a folder the first is read.
+_WEIGHTS: Mapping[str, type[TensorFile]] = {"model.safetensors": SafetensorsFile, "pytorch_model.bin": TorchFile}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -164,9 +169,11 @@ def _read_folder(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UserError(_no_config(folder))
     config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
-    files = [SafetensorsFile(path) for path in _weight_files(folder)]
+    files = _weight_files(folder)
     weights = _Weights(folder, config, files)
     notes = [*([wrapper_note(weights.wrapper)] if weights.wrapper else []), *config.notes]
+    if isinstance(files[0], TorchFile):
+        notes.append(f"weights from {files[0].path.name}, read without unpickling; nothing in it is run.")
     return Checkpoint(config, weights, _generation_config(folder / "generation_config.json"),
                       tuple(f"{folder}: {note}" for note in notes))
 
@@ -184,9 +191,9 @@ def _generation_config(path: Path) -> dict | None:
 class _Weights(Mapping[str, np.ndarray]):
     """The tensors of all files under their canonical names."""
 
-    def __init__(self, folder: Path, config: ModelConfig, files: list[SafetensorsFile]):
+    def __init__(self, folder: Path, config: ModelConfig, files: Sequence[TensorFile]):
         self._shapes, family = tensor_shapes(config), FAMILIES[config.family]
-        self._places: dict[str, tuple[SafetensorsFile, str]] = {}
+        self._places: dict[str, tuple[TensorFile, str]] = {}
         self.wrapper = wrapper_of((name for file in files for name in file.entries),
                                   lambda name: family.canonical(name) in self._shapes)
         problems = []
@@ -231,7 +238,7 @@ class _Weights(Mapping[str, np.ndarray]):
             if entry.dtype not in FLOAT_TYPES:
                 yield f"{stored}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}"
 
-    def _equals_embedding(self, head: tuple[SafetensorsFile, str], family: Family) -> bool:
+    def _equals_embedding(self, head: tuple[TensorFile, str], family: Family) -> bool:
         file, stored = self._places[f"{family.body}.{family.embedding}.weight"]
         a, b = file.entries[stored], head[0].entries[head[1]]
         return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(file.raw(stored), head[0].raw(head[1]))
@@ -247,19 +254,39 @@ class _Weights(Mapping[str, np.ndarray]):
         return len(self._shapes)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise UserError(_no_weights(folder))
-    parts = read_json(index).get("weight_map")
+def _weight_files(folder: Path) -> Sequence[TensorFile]:
+    """The first kind of weights that the folder has, opened."""
+    for name, kind in _WEIGHTS.items():
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.is_file():
+            return [_open(kind, single)]
+        if index.is_file():
+            return [_open(kind, path) for path in _shards(index, single.suffix)]
+    raise UserError(_no_weights(folder))
+
+
+def _open(kind: type[TensorFile], path: Path) -> TensorFile:
+    try:
+        return kind(path)
+    except UserError as error:
+        if kind is not TorchFile:
+            raise
+        source = str(path.parent)
+        convert = ("from transformers import AutoModelForCausalLM as M; "
+                   f"M.from_pretrained({source!r}).save_pretrained({source!r})")
+        raise UserError(f"{error}\nIf you trust the file and torch can read it, convert it where torch and "
+                        f"transformers are installed:\n  python -c {shlex.quote(convert)}") from error
+
+
+def _shards(index: Path, suffix: str) -> list[Path]:
+    """The files that an index names."""
+    folder, parts = index.parent, read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
         raise UserError(f"{index}: weight_map: expected file names by tensor; found {str(parts)[:80]}.")
     names = sorted(set(parts.values()))
-    strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    strange = [name for name in names if Path(name).name != name or not name.endswith(suffix)]
     if strange:
-        raise UserError(f"{index}: weight_map: expected .safetensors files in the same folder; "
+        raise UserError(f"{index}: weight_map: expected {suffix} files in the same folder; "
                         f"found {shorten(strange, 5)}.")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -299,15 +326,8 @@ def _no_config(folder: Path) -> str:
 
 
 def _no_weights(folder: Path) -> str:
-    if any(folder.glob("pytorch_model*.bin")):
-        path = str(folder)
-        convert = ("from transformers import AutoModelForCausalLM as M; "
-                   f"M.from_pretrained({path!r}).save_pretrained({path!r})")
-        return (f"{folder}: expected model.safetensors; found PyTorch's pickle format (pytorch_model.bin), which is "
-                "never loaded because it can run arbitrary code. "
-                f"Convert it once, where torch and transformers are installed:\n  python -c {shlex.quote(convert)}")
     found = sorted(path.name for path in folder.iterdir())
-    return (f"{folder}: expected model.safetensors, or model.safetensors.index.json with its shards; "
+    return (f"{folder}: expected {' or '.join(_WEIGHTS)}, or its shards with their .index.json; "
             f"found {shorten(found, 8)}.")
 
 

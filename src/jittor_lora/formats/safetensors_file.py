@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 from pathlib import Path
-from typing import IO, Any, Iterator, Mapping, NamedTuple
+from typing import IO, Any, Mapping, NamedTuple
 
 import numpy as np
 
@@ -19,16 +19,11 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.files.untrusted import load_json, open_input, unique_keys
 from jittor_lora.formats.first_bytes import described
+from jittor_lora.formats.tensor_file import ITEM_SIZES, MOST_DIMENSIONS, TensorFile
 
 # The reference implementation accepts 100 MB, whose Python objects would fill gigabytes; a tensor needs 150 bytes.
 _LONGEST_HEADER = 32 << 20
-_MOST_DIMENSIONS = 32  # numpy's limit
 _SHOWN_CHARACTERS = 80
-_ITEM_SIZES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
-}
-FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN_OFFENDERS = 20
 
 
@@ -41,11 +36,8 @@ class Entry(NamedTuple):
     end: int
 
 
-class SafetensorsFile(Mapping[str, np.ndarray]):
-    """The tensors of one file, as float32.
-
-    F32 tensors are read-only views of the mapped file; F16, BF16 and F64 are converted anew on each access, so only
-    what the caller keeps stays in memory.
+class SafetensorsFile(TensorFile):
+    """The tensors of one safetensors file.
 
     Attributes:
         entries: name -> Entry, including tensors that are not floating point.
@@ -64,18 +56,6 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        entry = self.entries[name]
-        if entry.dtype not in FLOAT_TYPES:
-            raise UserError(f"{self.path}: {name}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}.")
-        return _to_float32(self.raw(name), entry.dtype).reshape(entry.shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, (bytes,) uint8, read-only."""
@@ -117,19 +97,6 @@ def write_safetensors(stream: IO[bytes], tensors: Mapping[str, np.ndarray], shap
         raise UserError("\n  ".join([f"{path}: not written, because of numbers that are not finite:", *shown])
                         + "\nAn existing file is unchanged. In training, lower the learning_rate or clip the gradient; "
                         "elsewhere, check whether the inputs are damaged.")
-
-
-def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "BF16":  # the upper half of a float32
-        wide = raw.view("<u2").astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    values = raw.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
-    if dtype != "F32":
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which callers check
-            return values.astype(np.float32)
-    # Files from other writers need not align their data, but kernels require it.
-    return values if values.flags.aligned else values.copy()
 
 
 def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -178,13 +145,13 @@ def _read_entry(path: Path, name: str, value: Any, start: int) -> Entry:
     if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2):
         raise UserError(f"{path}: header: {name}: expected dtype, shape and data_offsets; found "
                         f"{str(value)[:_SHOWN_CHARACTERS]}.")
-    if len(shape) > _MOST_DIMENSIONS:
-        raise UserError(f"{path}: header: {name}: expected at most {_MOST_DIMENSIONS} dimensions; "
+    if len(shape) > MOST_DIMENSIONS:
+        raise UserError(f"{path}: header: {name}: expected at most {MOST_DIMENSIONS} dimensions; "
                         f"found {len(shape):,}.")
-    if dtype not in _ITEM_SIZES:
+    if dtype not in ITEM_SIZES:
         raise UserError(f"{path}: header: {name}: expected a known dtype; found {dtype[:40]}.")
     begin, end = offsets
-    size = _ITEM_SIZES[dtype] * math.prod(shape)
+    size = ITEM_SIZES[dtype] * math.prod(shape)
     if end - begin != size:
         raise UserError(f"{path}: header: {name}: expected {size} bytes for {dtype} of shape {tuple(shape)}; "
                         f"found {end - begin}.")

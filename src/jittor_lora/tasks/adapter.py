@@ -14,6 +14,7 @@ from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
 from jittor_lora.formats.adapter_folder import AdapterFolder, read_adapter_folder, write_adapter_folder
 from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.loralib_file import read_loralib
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combination import Combination
 from jittor_lora.lora.combine import Factors, combine
@@ -176,21 +177,55 @@ def npz_to_folder(source: Path, output: Path, base: str, alpha: float) -> Adapte
         alpha: of the LoRAConfig that the file was trained with.
     """
     factors = read_reference_npz(source, alpha)
-    kinds: dict[str, list[int]] = {}
+    ranks = {place(module)[1]: len(pair.a) for module, pair in factors.items()}
+    rank = next((r for kind, r in ranks.items() if kind != "attn.c_attn"), ranks.get("attn.c_attn", 0) // 3)
+    write_adapter_folder(output, _settings_of(factors, rank, alpha, base), factors)
+    return read_adapter_folder(output)
+
+
+def loralib_to_folder(source: Path, output: Path, base: str, alpha: float,
+                      enabled: str | None) -> tuple[AdapterFolder, list[str]]:
+    """Write the weights of loralib as a folder in PEFT's layout; see `formats.loralib_file`.
+
+    Args:
+        base: the name of the base model, for `base_model_name_or_path`.
+        alpha, enabled: see `read_loralib`.
+
+    Returns: the folder, and sentences on how the file was read.
+    """
+    found = read_loralib(source, alpha, enabled)
+    settings = _settings_of(found.factors, found.rank, alpha, base)
+    write_adapter_folder(output, settings, found.factors, found.embeddings)
+    return read_adapter_folder(output), found.notes
+
+
+def _settings_of(factors: Mapping[str, Factors], rank: int, alpha: float, base: str) -> dict[str, Any]:
+    """adapter_config.json of these updates, of which most have this rank and alpha."""
+    kinds: dict[str, list[int | None]] = {}
     for module in factors:
         layer, kind = place(module)
         kinds.setdefault(kind, []).append(layer)
-    fused = {kind: len(pair.a) for (_, kind), pair in zip(map(place, factors), factors.values())}
-    rank = next((r for kind, r in fused.items() if kind != "attn.c_attn"), fused.get("attn.c_attn", 0) // 3)
-    pattern = {"c_attn": 3 * rank} if "attn.c_attn" in fused else {}
-    blocks = list(range(1 + max(max(layers) for layers in kinds.values())))
-    everywhere = all(layers == blocks for layers in kinds.values())
-    write_adapter_folder(output, {
-        **_plain_settings(), "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
-        "target_modules": _short(kinds) if everywhere else sorted(factors), "fan_in_fan_out": True,
-        "rank_pattern": pattern, "alpha_pattern": dict.fromkeys(pattern, 3 * alpha),
-    }, factors)
-    return read_adapter_folder(output)
+    blocks = sorted({layer for layers in kinds.values() for layer in layers if layer is not None})
+    everywhere = blocks == list(range(len(blocks))) and all(sorted(layers) == blocks for layers in kinds.values()
+                                                            if layers != [None])
+    # The scaling is alpha / r of one of the `parts` that make up an update.
+    parts = {module: len(pair.a) / round(alpha / pair.scaling) for module, pair in factors.items()}
+    values = {module: (len(pair.a), alpha * parts[module]) for module, pair in factors.items()}
+    by_last: dict[str, set[tuple[int, float]]] = {}
+    for module, value in values.items():
+        by_last.setdefault(module.rsplit(".", 1)[-1], set()).add(value)
+    ranks, alphas = {}, {}
+    for module, (own_rank, own_alpha) in values.items():
+        last = module.rsplit(".", 1)[-1]
+        key = last if len(by_last[last]) == 1 else module
+        if own_rank != rank:
+            ranks[key] = own_rank
+        if own_alpha != alpha:
+            alphas[key] = own_alpha
+    return {**_plain_settings(), "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
+            "target_modules": _short(kinds) if everywhere else sorted(factors),
+            "fan_in_fan_out": any(module.startswith("transformer.h.") for module in factors),
+            "rank_pattern": ranks, "alpha_pattern": alphas}
 
 
 def folder_to_npz(source: Path, output: Path) -> tuple[int, float]:
@@ -265,7 +300,7 @@ def _plain_settings() -> dict[str, Any]:
 def _short(kinds: dict[str, list[int]]) -> list[str]:
     """The last part of each name, or the last two where another, unadapted kind has the same last part."""
     both = {"attn.c_proj", "mlp.c_proj"} <= kinds.keys()
-    return sorted({kind if kind.endswith("c_proj") and not both else kind.rsplit(".", 1)[1] for kind in kinds})
+    return sorted({kind if kind.endswith("c_proj") and not both else kind.rsplit(".", 1)[-1] for kind in kinds})
 
 
 def _shape(factors: Factors) -> tuple[int, int]:
