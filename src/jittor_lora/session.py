@@ -83,6 +83,13 @@ class Session:
             raise UserError(f"{', '.join(active)} are active together; name one, or activate one with set_adapter.")
         return self.adapters[active[0]] if active else None
 
+    def set_prompting(self, prompting: Prompting) -> None:
+        """Record that of the active adapter, or without one, of the base."""
+        if self.adapter is None:
+            self.base_prompting = prompting
+        else:
+            self.promptings[self.adapter.name] = prompting
+
     def add_adapter(self, config: LoraConfig, name: str = DEFAULT, seed: int = 42) -> Adapter:
         """Add a newly initialised adapter. The first one is active at once, others after `set_adapter`.
 

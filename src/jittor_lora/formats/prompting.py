@@ -80,6 +80,16 @@ def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
     return Prompting(template, chat, values["special_tokens"], values["conversations"])
 
 
+def date_of(folder: Path) -> str | None:
+    """The date that the chat template of a run showed; None if there is none.
+
+    Raises:
+        UserError: as `read_prompting`.
+    """
+    prompting = read_prompting(folder, {})
+    return prompting.chat.now.isoformat() if prompting and prompting.chat and prompting.chat.uses_date else None
+
+
 def _date(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text is not None else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Mapping
 
 from jittor_lora.data.chat_encoding import ChatEncoder
@@ -18,7 +19,8 @@ from jittor_lora.session import Session
 
 
 def prompting_of(session: Session, template: str | None = None, chat_template: str | None = None,
-                 chat_arguments: Mapping[str, Any] | None = None, special_tokens: str | None = None) -> Prompting:
+                 chat_arguments: Mapping[str, Any] | None = None, special_tokens: str | None = None,
+                 date: str | None = None) -> Prompting:
     """The active adapter's prompting, or the base's, with what is chosen otherwise; the tokenizer is set to it.
 
     Args:
@@ -26,6 +28,7 @@ def prompting_of(session: Session, template: str | None = None, chat_template: s
         chat_template: a name or a file.
         chat_arguments: variables of the chat template.
         special_tokens: "text" or "token".
+        date: what the chat template shows as today, in ISO's form.
 
     Raises:
         UserError: a template is missing or not valid.
@@ -35,6 +38,8 @@ def prompting_of(session: Session, template: str | None = None, chat_template: s
         chat = chosen_chat_template(chat_template, session.tokenizer, chat_arguments)
     elif chat_arguments and chat is not None:
         chat = ChatTemplate(chat.source, chat.origin, chat.tokens, {**chat.arguments, **chat_arguments}, chat.now)
+    if date is not None and chat is not None:
+        chat = ChatTemplate(chat.source, chat.origin, chat.tokens, chat.arguments, datetime.fromisoformat(date))
     found = replace(found, chat=chat, template=Template(template) if template else found.template,
                     special_tokens=special_tokens or found.special_tokens)
     session.tokenizer.special_tokens = found.special_tokens

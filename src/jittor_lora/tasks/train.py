@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from jittor_lora import __version__
 from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
+from jittor_lora.data.prompting import Prompting
 from jittor_lora.data.sources import load_data
-from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import remove_leftovers
 from jittor_lora.formats.base_record import find_base
 from jittor_lora.formats.bases import WantedBase
+from jittor_lora.formats.prompting import date_of, write_prompting
 from jittor_lora.formats.training_state import Copies, TrainingState, write_state
 from jittor_lora.inference.generator import Generator
 from jittor_lora.lora.targets import OUTPUT_HEAD
@@ -32,6 +33,7 @@ from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.fingerprints import Sources, identity_of_base
 from jittor_lora.tasks.lora_settings import described, lora_config
 from jittor_lora.tasks.methods import Full, Lora, Method
+from jittor_lora.tasks.prompting import chat_encoder, prompting_of
 from jittor_lora.tasks.resume import restore
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_report import conclusion, introduction, summarize
@@ -81,6 +83,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         config: the settings, with those of an adapter that was already active.
+        prompting, chat: how examples become texts, and what encodes conversations, if there are any.
         limit: the most tokens of an example.
         groups, dev_groups: tokenised training and validation examples; their reports.
     """
@@ -89,7 +92,8 @@ class Prepared(NamedTuple):
     session: Session
     method: Method
     optimizer: AdamW
-    template: Template
+    prompting: Prompting
+    chat: ChatEncoder | None
     limit: int
     train_data: Data
     groups: list[TokenGroup]
@@ -101,12 +105,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: RunConfig, session: Session | None = None, base: Callable[[], str | WantedBase] | None = None,
-            resume: bool = False) -> Prepared:
+            resume: bool = False, date: str | None = None) -> Prepared:
     """Read the data, load the base, and set up what is trained.
 
     Args:
         session: the base, if it is loaded already.
         base: returns the base to load, by default that of the settings.
+        date: what a chat template shows as today, in ISO's form; by default today.
 
     Raises:
         UserError: see `train`.
@@ -116,23 +121,34 @@ def prepare(config: RunConfig, session: Session | None = None, base: Callable[[]
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
     session = session or load(base() if base else config.base, precision=config.precision)
-    session.tokenizer.special_tokens = config.special_tokens
+    prompting = prompting_of(session, config.template, config.chat_template, config.chat_arguments,
+                             config.special_tokens, date)
+    prompting = replace(prompting, conversations=isinstance(train_data, ConversationData))
+    sets = [data for data in (train_data, dev_data) if data is not None]
+    chat = next((encoder for encoder in (chat_encoder(session, prompting, data) for data in sets) if encoder), None)
     limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
-    template = Template(config.template)
-    groups, report = training_groups(train_data, session.tokenizer, template, limit)
-    dev_groups, dev_report = training_groups(dev_data, session.tokenizer, template, limit) if dev_data else ([], None)
+    groups, report = training_groups(train_data, session.tokenizer, prompting.template, limit, chat)
+    dev_groups, dev_report = training_groups(dev_data, session.tokenizer, prompting.template, limit, chat) \
+        if dev_data else ([], None)
+    if not resume:
+        meaning = "unknown" if config.origin("special_tokens") == "default" else config.special_tokens
+        refuse_obstacles((data.path, obstacles(data, of_data, session.tokenizer.special, meaning))
+                         for data, of_data in zip(sets, (report, dev_report)))
 
     config, method = method_of(config, session)
+    session.set_prompting(prompting)
     session.model.activation_checkpointing = config.activation_checkpointing
     sources = Sources(groups, dev_groups, identity_of_base(session.checkpoint), session.model.precision)
-    return Prepared(config, session, method, optimizer_of(config, method.trainable), template, limit, train_data,
-                    groups, report, dev_data, dev_groups, dev_report, sources)
+    return Prepared(config, session, method, optimizer_of(config, method.trainable), prompting, chat, limit,
+                    train_data, groups, report, dev_data, dev_groups, dev_report, sources)
 
 
 def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session: Session | None) -> dict[str, Any]:
     started = time.perf_counter()
-    (config, session, method, optimizer, template, limit, train_data, groups, report, dev_data, dev_groups, dev_report,
-     sources) = prepare(config, session, (lambda: base_of_run(config, folder, ranks)) if resume else None, resume)
+    date = ranks.broadcast(date_of(folder) if resume and ranks.first else None)
+    (config, session, method, optimizer, prompting, chat, limit, train_data, groups, report, dev_data, dev_groups,
+     dev_report, sources) = prepare(config, session, (lambda: base_of_run(config, folder, ranks)) if resume else None,
+                                    resume, date)
     trainable = method.trainable
     identities, system = sources.identities(), system_info()
     ranks.check_same({"version": __version__, **identities, **config.model_dump(exclude={"threads"})})
@@ -159,7 +175,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
     answer_dev = None
     if config.eval_questions:
         dev_questions = subset(dev_data, config.eval_questions, config.seed)
-        answer_dev = validation_scores(session, dev_questions, template, limit, ranks)
+        answer_dev = validation_scores(session, dev_questions, prompting, chat, limit, ranks)
 
     total, product = total_steps(groups, config), folder / PRODUCTS[config.method]
     with RunLog(folder, total, report_to=config.report_to or (),
@@ -171,6 +187,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
         record = session.record(folder)
         if record and ranks.first:
             record.write(folder)
+        if ranks.first:
+            write_prompting(folder, prompting)
         for line in (*introduction(session, method, train_data, report, dev_data, dev_report, total), *notes,
                      *ranks_line(ranks)):
             log.message(line)
@@ -210,12 +228,13 @@ def base_of_run(config: RunConfig, folder: Path, ranks: Ranks) -> str | WantedBa
     return WantedBase(**{**ranks.broadcast(found), "fingerprint": None})
 
 
-def validation_scores(session: Session, data: Data, template: Template, limit: int, ranks: Ranks):
+def validation_scores(session: Session, data: Data, prompting: Prompting, chat: ChatEncoder | None, limit: int,
+                      ranks: Ranks):
     """A function that answers the questions of `data` with the current model and returns EM and F1 in percent."""
-    questions = Questions.of(data, session.tokenizer, template, limit)
+    questions = Questions.of(data, session.tokenizer, prompting.template, limit, chat=chat)
 
     def scores() -> dict[str, float]:
-        found = questions.score(answer(Generator(session.model, session.tokenizer), questions, ranks=ranks))
+        found = questions.score(answer(Generator(session.model, session.tokenizer, chat=chat), questions, ranks=ranks))
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
