@@ -22,11 +22,11 @@ from jittor_lora.files.untrusted import read_input
 from jittor_lora.formats.byte_level import END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
+from jittor_lora.formats.rendered import AddedSpan, RenderedText
 from jittor_lora.formats.tokenizer_check import check_steps
-from jittor_lora.formats.tokenizer_steps import apply_config, around, cuts_before_space, spelling
+from jittor_lora.formats.tokenizer_steps import SPECIAL_NAMES, apply_config, around, cuts_before_space, spelling
 from jittor_lora.model.config import ModelConfig
 
-_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _GPT2_VOCABULARY = 50257
 GPT2_SHIPPED = "GPT-2's tokenizer, which comes with jittor-lora"
 # GGUF's tokenizer.ggml.pre: whether digits are split one by one
@@ -74,6 +74,7 @@ class Tokenizer:
         self._rows = self.vocab_size  # of the model's embedding
         self.cuts_before_space = cuts_before_space(backend)
         self.special_tokens = "text"
+        self._rendered: RenderedText | None = None  # a copy of `backend`, made if conversations need it
 
     @property
     def special_tokens(self) -> str:
@@ -110,16 +111,31 @@ class Tokenizer:
             UserError: the text has lone surrogates, which UTF-8 cannot represent, or the tokenizer has no tokens for
                 it, or the model no embedding for some.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            shown = text[:60].encode("utf-8", "backslashreplace").decode()
-            raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
+        _check_unicode(text)
         with _library(f"{self.origin}: the tokenizer fails at a text"):
             ids = self._backend.encode(text, add_special_tokens=False).ids
-        if self._rows < self.vocab_size and max(ids, default=0) >= self._rows:
-            self._refuse(ids)
-        return ids
+        return self._checked(ids)
+
+    def added(self, text: str) -> list[AddedSpan]:
+        """The added tokens that a text spells out, special ones and others."""
+        return self._rendering().added(text)
+
+    def encode_rendered(self, text: str, special: Sequence[AddedSpan]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a rendered conversation, and the characters (start, end) of each token.
+
+        Nothing is put around it: a chat template writes all of its tokens.
+
+        Args:
+            special: the spans that are special tokens, in order; any other spelling of one is text, whatever
+                `special_tokens` says.
+
+        Raises:
+            UserError: as for `encode`.
+        """
+        _check_unicode(text)
+        with _library(f"{self.origin}: the tokenizer fails at a text"):
+            ids, offsets = self._rendering().encode(text, special)
+        return self._checked(ids), offsets
 
     def begin(self, text: str) -> list[int]:
         """Token ids of a text that may be continued."""
@@ -153,6 +169,17 @@ class Tokenizer:
     def algorithm(self) -> str:
         """The model type: "BPE", "Unigram", "WordPiece", "WordLevel"."""
         return type(self._backend.model).__name__
+
+    def _rendering(self) -> RenderedText:
+        if self._rendered is None:
+            with _library(f"{self.origin}: the tokenizer cannot be copied"):
+                self._rendered = RenderedText(self._backend)
+        return self._rendered
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if self._rows < self.vocab_size and max(ids, default=0) >= self._rows:
+            self._refuse(ids)
+        return ids
 
     def _refuse(self, ids: Sequence[int]) -> None:
         found = sorted({token for token in ids if token >= self._rows})
@@ -320,6 +347,14 @@ def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Toke
         return backend
 
 
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        shown = text[:60].encode("utf-8", "backslashreplace").decode()
+        raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
+
+
 @contextmanager
 def _library(what: str) -> Iterator[None]:
     """Turns exceptions of the tokenizers library into a UserError that starts with `what`."""
@@ -336,7 +371,7 @@ def _library(what: str) -> Iterator[None]:
 
 def _special_tokens(config: Mapping[str, Any]) -> set[str]:
     """The spellings that tokenizer_config.json or special_tokens_map.json gives to special tokens."""
-    values = [config.get(name) for name in _SPECIAL_NAMES]
+    values = [config.get(name) for name in SPECIAL_NAMES]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(name)
         values += more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()

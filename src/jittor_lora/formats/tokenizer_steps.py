@@ -21,6 +21,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "GPT2Tokenizer": {"add_prefix_space": False, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     "LlamaTokenizer": {"add_prefix_space": True, "bos_token": "<s>", "eos_token": "</s>"},
 }
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _ENDS = ("add_bos_token", "add_eos_token")
 _ID = re.compile(r"[0-9]{1,9}")
 
@@ -29,6 +30,13 @@ def spelling(token: Any) -> str | None:
     """The text of a token in a configuration: either itself, or the `content` of a dictionary."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
+
+
+def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The spellings of special tokens by name, {"eos_token": "</s>"}; only of those that the tokenizer has."""
+    named = {**_DEFAULTS.get(_class(config), {}), **config}
+    found = {name: spelling(named.get(name)) for name in SPECIAL_NAMES}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: str, family: str | None = None,
@@ -46,8 +54,7 @@ def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origi
     Raises:
         UserError: a setting cannot be applied, or only some versions of transformers apply it.
     """
-    named = config.get("tokenizer_class")
-    kind = named.removesuffix("Fast") if isinstance(named, str) else "GPT2Tokenizer" if family == "gpt2" else None
+    kind = _class(config) or ("GPT2Tokenizer" if family == "gpt2" else None)
     defaults = _DEFAULTS.get(kind, {})
     _add_tokens(backend, config, origin)
     _apply_prefix_space(backend, config, origin, kind, defaults)
@@ -85,6 +92,11 @@ def cuts_before_space(backend: tokenizers.Tokenizer) -> bool:
     return words and all(step.get("type") == "Digits" for step in first) and not any(
         token.lstrip or token.rstrip or any(map(str.isspace, token.content))
         for token in backend.get_added_tokens_decoder().values())
+
+
+def _class(config: Mapping[str, Any]) -> str | None:
+    named = config.get("tokenizer_class")
+    return named.removesuffix("Fast") if isinstance(named, str) else None
 
 
 def _state(step: Any) -> dict[str, Any]:
