@@ -15,8 +15,10 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    Columns,
     SpecialTokens,
     TemplateText,
+    columns_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -55,6 +57,7 @@ class RunConfig(Settings):
                                   min_length=1)
     dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev or e2e-dev; by default "
                                  "none", holds=PATH, min_length=1)
+    columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of N examples; by default all", ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of N examples; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and, at its end, {answer}")
