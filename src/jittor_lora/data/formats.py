@@ -120,4 +120,6 @@ def read_rows(rows: Rows, purpose: str, columns: Columns) -> Any:
     try:
         return (found.parse if found else parse_jsonl)(rows, rows.path, purpose)
     except UserError as error:
-        raise UserError(f"{error}\nWith --columns {columns}.") if columns else error from error
+        if not columns:
+            raise
+        raise UserError(f"{error}\nWith --columns {columns}.") from error

@@ -87,7 +87,8 @@ def _parsed(text: str, delimiter: str, offenders: Offenders | None = None) -> It
                 record = next(reader, None)
             except csv.Error as error:
                 if offenders is not None:
-                    offenders.add(f"line {line:,}", f"a record ({error}; {QUOTING})", f"{DELIMITERS[delimiter]} text")
+                    reason = "a carriage return outside quotes" if "new-line" in str(error) else error
+                    offenders.add(f"line {line:,}", f"a record ({QUOTING})", str(reason))
                 return
             if record is None:
                 return

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.data.wrong_encoding import advice
+from jittor_lora.data.wrong_encoding import START, advice
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import load_json, read_input, unique_keys
 
@@ -87,13 +87,14 @@ def read_text(path: str | os.PathLike) -> str:
     if not raw.strip():
         raise UserError(f"{path}: the file is empty.")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
+        wrong = raw[:START].find(0)
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: expected UTF-8, found byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}). "
-            f"{advice(raw, path)}"
-        ) from error
+        wrong = error.start
+    if wrong >= 0:
+        raise UserError(f"{path}: expected UTF-8, found byte 0x{raw[wrong]:02x} at offset {wrong:,} (line "
+                        f"{raw.count(10, 0, wrong) + 1:,}). {advice(raw, path)}")
+    return text
 
 
 def parse_json(text: str) -> Any:

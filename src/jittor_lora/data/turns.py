@@ -107,7 +107,7 @@ def system_first(row: dict, place: str, offenders: Offenders, turns: list[Placed
     if turns and turns[0][1].role == SYSTEM:
         offenders.add(f"{place}, system", "one text for the system: this one or that of the first turn", value)
         return None
-    return [(f"{place}, system", Turn(SYSTEM, text_of(value, f"{place}, system", offenders))), *turns]
+    return [(f"{place}, system", Turn(SYSTEM, text_of(value, f"{place}, system", offenders, True))), *turns]
 
 
 def _turn(value: Any, where: str, offenders: Offenders, scored: bool) -> Turn | None:

@@ -7,6 +7,7 @@ import os
 import shlex
 
 SAMPLE = 1 << 16  # bytes
+START = 8  # bytes, in which no text in UTF-8 has a zero
 # UTF-32's marks start like UTF-16's, so they are tried first.
 _MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
           (codecs.BOM_UTF16_BE, "UTF-16"))
@@ -39,11 +40,10 @@ def likely_encoding(raw: bytes) -> str | None:
     for mark, name in _MARKS:
         if raw.startswith(mark):
             return name
-    sample = raw[:SAMPLE]
-    for name, first in (("UTF-16LE", 0), ("UTF-16BE", 1)):  # ASCII in UTF-16: every other byte is 0
-        characters, zeros = sample[first::2], sample[1 - first :: 2]
-        if len(zeros) > 1 and zeros.count(0) > 0.4 * len(zeros) and characters.count(0) < 0.1 * len(characters):
+    for name, first in (("UTF-16LE", 0), ("UTF-16BE", 1)):  # without a mark, but ASCII at the start, as {"id" or [{"id
+        if raw[1 - first : START : 2] == bytes(START // 2) and 0 not in raw[first:START:2]:
             return name
+    sample = raw[:SAMPLE]
     found = [(_common_share(sample, codec, leads), name) for name, codec, leads in _COMMON]
     share, name = max(found)
     return name if share >= _SHARE else None
