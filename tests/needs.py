@@ -48,6 +48,14 @@ def _has_browser() -> bool:
     return chromium() is not None
 
 
+def _has_parquet() -> bool:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _has_cjk_font() -> bool:
     for path in font_manager.findSystemFonts():
         with contextlib.suppress(RuntimeError, OSError):  # not a font
@@ -75,9 +83,10 @@ PARTS = {
     "mount": Part(lambda: _may("mount", "-t", "tmpfs", "tmpfs", "/mnt"), "needs root, to mount a disk"),
     "hosts": Part(lambda: _may("ip", "link", "add", "jl-1", "type", "veth", "peer", "name", "jl-2"),
                   "needs root and iproute2, for network namespaces"),
+    "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
 }
 
-needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts = map(
+needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet = map(
     pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 

@@ -65,15 +65,18 @@ def test_positions_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("row, message", [
-    ({"messages": [{"role": "user", "content": "a"}]}, "These are conversations, which are not supported yet"),
-    ({"conversations": []}, "These are conversations"),
-    ({"instruction": "a", "input": "", "output": "b"}, "These are instructions as in Alpaca"),
     ({"text": "a"}, "These are whole texts"),
-    ({"q": "a"}, 'Each line is one object: {"prompt"'),
+    ({"q": "a", "note": 1}, "Its fields: q, note."),
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, 'line 1, completion: expected "completion"'),
+    ({"question": "a", "chosen": "b", "rejected": "c"}, "These are preferences"),
+    ({"question": "a", "answer": "b"}, "--columns prompt=question,completion=answer"),
+    ({"instruction": "a", "context": "b", "response": "c"}, "--columns output=response,input=context"),
+    ({"dialog": [{"speaker": "USER", "text": "b"}]}, "--columns messages=dialog,role=speaker,content=text"),
 ])
 @pytest.mark.parametrize("array", [False, True])
-def test_unsupported_forms_are_named(tmp_path, row, message, array):
-    assert message in refused(tmp_path, json.dumps([row] if array else row))
+def test_unknown_forms_are_named_with_what_to_do(tmp_path, row, message, array):
+    found = refused(tmp_path, json.dumps([row] if array else row))
+    assert message.replace("line 1", "item 1" if array else "line 1") in found
 
 
 @pytest.mark.parametrize("array", [False, True])

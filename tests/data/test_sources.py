@@ -5,8 +5,9 @@ import json
 import pytest
 
 from jittor_lora.data import sources
+from jittor_lora.data.formats import is_squad
 from jittor_lora.data.jsonl import PromptData
-from jittor_lora.data.sources import is_squad, load_data, resolve_data
+from jittor_lora.data.sources import load_data, resolve_data
 from jittor_lora.data.squad import SquadData
 from jittor_lora.errors import UserError
 
@@ -93,6 +94,6 @@ def test_broken_json_lines_are_reported_as_lines(tmp_path, text):
 def test_what_is_not_json_is_neither(tmp_path):
     path = tmp_path / "file"
     path.write_text("name[The Eagle], food[French] The Eagle is French.")
-    with pytest.raises(UserError, match="expected SQuAD v1.1 JSON, JSON Lines.*starts with 'name"):
+    with pytest.raises(UserError, match="expected JSON, JSON Lines, CSV or TSV.*starts with 'name"):
         load_data(str(path))
-    assert is_squad("{\n", path)
+    assert is_squad("{\n")

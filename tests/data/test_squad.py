@@ -191,7 +191,7 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_refused(tmp_path):
         (b'{"data": "\n\xff"}', "found byte 0xff at offset 11 (line 2)"),
         (b"", "empty"),
         (b" \n", "empty"),
-        (b"\x1f\x8b\x08\x00", "unpack a .gz"),
+        (b"\x1f\x8b\x08\x00", "packed (gzip)"),
     ):
         path.write_bytes(raw)
         with pytest.raises(UserError) as caught:

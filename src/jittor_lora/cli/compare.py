@@ -17,8 +17,10 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    Columns,
     SpecialTokens,
     TemplateText,
+    columns_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -33,6 +35,7 @@ class CompareOptions(Settings):
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, of JSON "
                                   "Lines or of E2E's lines; or squad-dev, sample-dev or e2e-dev", holds=PATH,
                                   min_length=1)
+    columns: Columns = columns_setting()
     limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)
     train_data: Optional[str] = setting(None, DATA, "training data: report which questions occur in it", holds=PATH,
                                         min_length=1)
@@ -120,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
-                options.against, options.seed, options.title, options.language, options.font, options.official)
+                options.against, options.seed, options.title, options.language, options.font, options.official,
+                options.columns)
     return 0
 
 

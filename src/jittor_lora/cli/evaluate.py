@@ -16,8 +16,10 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    Columns,
     SpecialTokens,
     TemplateText,
+    columns_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -32,6 +34,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, of JSON "
                                   "Lines or of E2E's lines; or squad-dev, sample-dev or e2e-dev", holds=PATH,
                                   min_length=1)
+    columns: Columns = columns_setting()
     limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
     special_tokens: SpecialTokens = special_tokens_setting(DATA)

@@ -89,7 +89,7 @@ def _metavar(name: str, kind: Any) -> str:
     if get_origin(kind) is list:
         return "NUMBERS" if get_args(kind) == (int,) else "NAMES"
     if get_origin(kind) is dict:
-        return "NAME=NUMBER,..."
+        return "NAME=FIELD,..." if get_args(kind) == (str, str) else "NAME=NUMBER,..."
     if kind in (int, float):
         return {int: "N", float: "X"}[kind]
     return METAVARS.get(name, "TEXT")

@@ -12,8 +12,10 @@ from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    Columns,
     SpecialTokens,
     TemplateText,
+    columns_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -24,6 +26,7 @@ class InspectOptions(Settings):
 
     data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines with prompt and completion), "
                                   "squad-train, squad-dev, sample-train or sample-dev", holds=PATH, min_length=1)
+    columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "use a seeded subset of N examples; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
     special_tokens: SpecialTokens = special_tokens_setting(DATA)
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.formats.bases import load_base, resolve_base
 
     template = Template(options.template)
-    data = load_data(options.data)
+    data = load_data(options.data, columns=options.columns)
     if options.max_train is not None:
         data = data.subset(options.max_train, options.seed)
     base = resolve_base(options.base)

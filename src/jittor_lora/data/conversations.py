@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jittor_lora.data.subset import choose
 
@@ -49,11 +49,13 @@ class ConversationData:
         path: of the file.
         conversations: in the file's order.
         format: its format as recognised, for messages: "messages", "Alpaca", "ShareGPT".
+        unanswered: the number of conversations whose last turn, a user's, is left out as no answer follows it.
     """
 
     path: str
     conversations: tuple[Conversation, ...]
     format: str = "messages"
+    unanswered: int = 0
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -62,11 +64,11 @@ class ConversationData:
         """`count` conversations (all if there are fewer), in the file's order."""
         kept = choose([[1]] * len(self), count, seed)
         chosen = tuple(self.conversations[i] for i, _ in sorted(kept))
-        return ConversationData(self.path, chosen, self.format)
+        return replace(self, conversations=chosen)
 
     def only(self, ids: Container[str]) -> ConversationData:
         """The conversations with these ids."""
-        return ConversationData(self.path, tuple(c for c in self.conversations if c.id in ids), self.format)
+        return replace(self, conversations=tuple(c for c in self.conversations if c.id in ids))
 
     def places(self) -> dict[str, tuple[str, ...]]:
         """Id -> (): conversations belong to no article or paragraph."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
 
-from jittor_lora.data.records import advice, number_in, records
+from jittor_lora.data.records import Ids, Source, records
 from jittor_lora.data.subset import choose
 from jittor_lora.data.text_file import MISSING, Offenders, is_text, read_text
 from jittor_lora.errors import UserError
@@ -77,37 +76,23 @@ def read_jsonl(path: str | os.PathLike, purpose: str = "training") -> PromptData
     return parse_jsonl(read_text(path), path, purpose)
 
 
-def parse_jsonl(text: str, path: str | os.PathLike, purpose: str = "training") -> PromptData:
-    """`read_jsonl` for a text that is already read."""
-    offenders, optional = Offenders(path), purpose == "prompts"
+def parse_jsonl(source: Source, path: str | os.PathLike, purpose: str = "training") -> PromptData:
+    """`read_jsonl` for a text that is already read, or for other records."""
+    offenders, optional, ids = Offenders(path), purpose == "prompts", Ids()
     merged: dict[str, list[Completion]] = {}
-    first_place: dict[str, str] = {}
-    first: Any = None
-    for place, row in records(text, offenders):
-        first = row if first is None else first
+    for place, row in records(source, offenders):
         if not isinstance(row, dict):
             offenders.add(place, 'an object with "prompt" and "completion"', row)
             continue
-        name = _name(row, place)
         prompt, completion = row.get("prompt", MISSING), row.get("completion", "" if optional else MISSING)
         for key, value in (("prompt", prompt), ("completion", completion)):
             if not is_text(value) or not (value or optional and key == "completion"):
                 found = row if value is MISSING else value
                 offenders.add(f"{place}, {key}", f'"{key}" with a text that is not empty', found)
-        if name in first_place:
-            offenders.add(f"{place}, id", f"an id not used before (it is in {first_place[name]})", name)
-        elif not is_text(name):
-            offenders.add(f"{place}, id", "a text or a number", row["id"])
-        else:
-            first_place[name] = place
-            if not offenders.count:
-                merged.setdefault(prompt, []).append(Completion(name, completion))
-    offenders.check(advice(first, 'Each line is one object: {"prompt": "…", "completion": "…"}.'))
+        name = ids.take(row, place, offenders)
+        if name is not None and not offenders.count:
+            merged.setdefault(prompt, []).append(Completion(name, completion))
+    offenders.check('Each line is one object: {"prompt": "…", "completion": "…"}.')
     if not merged:
         raise UserError(f"{path}: no rows in it.")
     return PromptData(str(path), tuple(Prompt(rows[0].id, text, tuple(rows)) for text, rows in merged.items()))
-
-
-def _name(row: dict, place: str) -> Any:
-    name = row.get("id", number_in(place))
-    return str(name) if type(name) is int else name if isinstance(name, str) else None

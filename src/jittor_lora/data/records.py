@@ -5,24 +5,48 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, Union
 
-from jittor_lora.data.text_file import Offenders, parse_json
+from jittor_lora.data.text_file import Offenders, is_text, parse_json
 
 _BLANKS = re.compile(r"\s*")
-_CONVERSATIONS = ("These are conversations, which are not supported yet: write each answer as a completion, and "
-                  "everything before it, in the model's chat template, as the prompt (with --special-tokens token).")
-# Common formats that are not read, by one of their keys, and what to do.
-_OTHER_FORMS = {
-    "messages": _CONVERSATIONS,
-    "conversations": _CONVERSATIONS,
-    "instruction": "These are instructions as in Alpaca: write the instruction with its input as the prompt, the "
-                   "output as the completion.",
-    "text": "These are whole texts: write the given part as the prompt, the part to learn as the completion.",
-}
 
 
-def records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
+class RecordReader(Protocol):
+    """Records that are not, or not only, JSON in a text."""
+
+    def records(self, offenders: Offenders) -> Iterator[tuple[str, Any]]: ...
+
+
+Source = Union[str, RecordReader]
+
+
+class Ids:
+    """The ids of a file's rows, each used once."""
+
+    def __init__(self):
+        self._places: dict[str, str] = {}
+
+    def take(self, row: dict, place: str, offenders: Offenders) -> str | None:
+        """The row's `id`, or the number in its place; None, with an offender, if it is no text or was used before."""
+        name = row.get("id", number_in(place))
+        name = str(name) if type(name) is int else name
+        if not is_text(name):
+            offenders.add(f"{place}, id", "a text or a number", name)
+        elif name in self._places:
+            offenders.add(f"{place}, id", f"an id not used before (it is in {self._places[name]})", name)
+        else:
+            self._places[name] = place
+            return name
+        return None
+
+
+def records(source: Source, offenders: Offenders) -> Iterator[tuple[str, Any]]:
+    """(place, value) of each record of a JSON text or another source; what cannot be read is added to `offenders`."""
+    return json_records(source, offenders) if isinstance(source, str) else source.records(offenders)
+
+
+def json_records(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:
     """(place, value) of each record; anything that is not JSON is added to `offenders`."""
     start = text.lstrip()
     line, _, more = start.partition("\n")
@@ -55,14 +79,8 @@ def first_value(text: str, start: int = 0) -> tuple[Any, int] | None:
 
 
 def number_in(place: str) -> str:
-    """The number in "line 1,234": the id of a record without one."""
-    return place.rpartition(" ")[2].replace(",", "")
-
-
-def advice(value: Any, usual: str) -> str:
-    """What to do about malformed records like this one; `usual` if its format is unknown."""
-    keys = value if isinstance(value, dict) else ()
-    return next((text for key, text in _OTHER_FORMS.items() if key in keys), usual)
+    """The number in "line 1,234", or both in "file 2, line 7" with a slash: the id of a record without one."""
+    return "/".join(number.replace(",", "") for number in re.findall(r"\d[\d,]*", place))
 
 
 def _consecutive(text: str, offenders: Offenders) -> Iterator[tuple[str, Any]]:

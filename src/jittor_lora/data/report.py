@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jittor_lora.data.conversations import ASSISTANT, SYSTEM, ConversationData
 from jittor_lora.data.encoding import TokenizerLike
 from jittor_lora.data.examples import Data
 from jittor_lora.data.groups import TokenGroup
@@ -37,7 +38,7 @@ BRACKETS = Marks(("[[", "]]"), ("((", "))"), ("", ""))
 COLOURS = Marks(("\x1b[1;30;42m", "\x1b[0m"), ("\x1b[30;43m", "\x1b[0m"), ("\x1b[2m", "\x1b[0m"))
 
 
-def describe_data(data: Data) -> str:
+def describe_data(data: Data | ConversationData) -> str:
     """One sentence on the content of a file."""
     if isinstance(data, SquadData):
         articles = len({paragraph.title for paragraph in data.paragraphs})
@@ -46,7 +47,22 @@ def describe_data(data: Data) -> str:
         if data.moved_answers:
             text += f"; {counted(data.moved_answers, 'answer')} moved to where the text occurs"
         return text
+    if isinstance(data, ConversationData):
+        return _conversations(data)
     return f"{counted(len(data), 'completion')} of {counted(len(data.prompts), 'prompt')}"
+
+
+def _conversations(data: ConversationData) -> str:
+    turns = [turn for conversation in data.conversations for turn in conversation.turns if turn.role == ASSISTANT]
+    parts = [data.format, counted(len(data), "conversation"),
+             f"{counted(len(turns), 'turn')} of the assistant"]
+    unscored = sum(not turn.scored for turn in turns)
+    systems = sum(conversation.turns[0].role == SYSTEM for conversation in data.conversations)
+    parts += [f"{unscored:,} of them not learnt"] if unscored else []
+    parts += [f"{systems:,} with a system turn"] if systems else []
+    left_out = f"; {counted(data.unanswered, 'last turn')} of a user left out, as no answer follows" \
+        if data.unanswered else ""
+    return ", ".join(parts) + left_out
 
 
 def counted(number: int, noun: str) -> str:

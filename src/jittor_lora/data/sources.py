@@ -1,19 +1,20 @@
-"""Resolves `--data`: a file, the official SQuAD files, or a shipped sample."""
+"""Resolves `--data`: a file, the official SQuAD files, a shipped sample, or a data set on the Hub."""
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jittor_lora.data.columns import Columns
 from jittor_lora.data.download import RemoteFile, fetch
-from jittor_lora.data.e2e import is_e2e, parse_e2e
 from jittor_lora.data.examples import Data
-from jittor_lora.data.jsonl import parse_jsonl
-from jittor_lora.data.records import first_value, records
-from jittor_lora.data.squad import is_flat, parse_flat, parse_squad
-from jittor_lora.data.text_file import Offenders, read_text
+from jittor_lora.data.formats import read_rows, read_text_format
+from jittor_lora.data.hub import HUB, hub_files
+from jittor_lora.data.parquet import Parquet, is_parquet
+from jittor_lora.data.rows import Rows, text_reader
+from jittor_lora.data.text_file import read_text
 from jittor_lora.errors import UserError, not_installed
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -73,45 +74,47 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
     raise UserError(f"{name}: no such file or data set{_nearest(path)} Data sets: {', '.join(NAMES)}.")
 
 
-def load_data(name: str, split: str = "train", purpose: str = "training", cache: Path | None = None) -> Data:
-    """Read the data that a name stands for: SQuAD JSON, JSON Lines or E2E's lines, told apart by content.
+def load_data(name: str, split: str = "train", purpose: str = "training", cache: Path | None = None,
+              columns: Mapping[str, str] | None = None) -> Data:
+    """Read the data that a name stands for; the format is recognised by content (see `data/formats.py`).
 
     Args:
-        name, split, cache: see `resolve_data`.
-        purpose: "training", "evaluation" or "prompts"; see `read_squad`.
+        name, split, cache: see `resolve_data`; also `hub:organisation/name`, see `data/hub.py`.
+        purpose: "training", "evaluation" or "prompts"; see `read_squad` and `read_conversations`.
+        columns: our names -> the file's fields, see `data/columns.py`.
 
     Raises:
         UserError: no such data, or the file is malformed.
     """
-    path = resolve_data(name, split, cache)
-    text = read_text(path)
-    if is_e2e(text):
-        return parse_e2e(text, path, purpose)
-    if is_squad(text, path):
-        return parse_squad(text, path, purpose)
-    first = next((value for _, value in records(text, Offenders(path))), None)
-    return (parse_flat if is_flat(first) else parse_jsonl)(text, path, purpose)
+    named = Columns(columns)
+    if name.startswith(HUB) and not os.path.isfile(name):
+        shown, paths = hub_files(name[len(HUB):], split)
+    else:
+        paths = [resolve_data(name, split, cache)]
+        shown = str(paths[0])
+    return read_files(paths, shown, purpose, named)
 
 
-def is_squad(text: str, path: str | os.PathLike) -> bool:
-    """Whether a text is SQuAD JSON, which starts with an object that has "data"; otherwise it is records.
+def read_files(paths: Sequence[Path], shown: str, purpose: str, columns: Columns) -> Data:
+    """Read a file, or several parts of one data set.
+
+    Args:
+        shown: their name in messages.
 
     Raises:
-        UserError: neither, because it does not start like JSON.
+        UserError: they are malformed, or of no known format.
     """
-    start = text.lstrip()
-    if not start.startswith(("{", "[")):
-        raise UserError(
-            f"{path}: expected SQuAD v1.1 JSON, JSON Lines with prompt and completion, or E2E's lines with ||, found "
-            f"text that starts with {start[:40]!r}."
-        )
-    # The usual cases are decided without parsing a large file twice.
-    if re.match(r'\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"', start):
-        return True
-    if re.match(r'\[|\{\s*"(prompt|completion|id)"', start):
-        return False
-    found = first_value(start)
-    return found is None or isinstance(found[0], dict) and "data" in found[0]
+    readers = []
+    for path in paths:
+        if is_parquet(path):
+            readers.append(Parquet(path, shown))
+            continue
+        text = read_text(path)
+        data = read_text_format(text, shown, purpose, columns) if len(paths) == 1 else None
+        if data is not None:
+            return data
+        readers.append(text_reader(text, shown, columns))
+    return read_rows(Rows(shown, readers, columns), purpose, columns)
 
 
 def _nearest(path: Path) -> str:

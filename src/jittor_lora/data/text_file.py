@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jittor_lora.data.wrong_encoding import START, advice
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import load_json, read_input, unique_keys
 
@@ -75,7 +76,7 @@ def read_text(path: str | os.PathLike) -> str:
     """The text of a file, without a UTF-8 byte order mark.
 
     Raises:
-        UserError: no such file, not a file, not readable, empty, or not UTF-8.
+        UserError: no such file, not a file, not readable, empty, or not UTF-8 (with the likely encoding).
     """
     path = Path(path)
     if path.is_dir():
@@ -85,16 +86,15 @@ def read_text(path: str | os.PathLike) -> str:
     raw = read_input(path)
     if not raw.strip():
         raise UserError(f"{path}: the file is empty.")
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path}: expected UTF-8, found UTF-16. Save it as UTF-8.")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
+        wrong = raw[:START].find(0)
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: expected UTF-8, found byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}). "
-            "Save it as UTF-8; unpack a .gz or .zip file first."
-        ) from error
+        wrong = error.start
+    if wrong >= 0:
+        raise UserError(f"{path}: expected UTF-8, found byte 0x{raw[wrong]:02x} at offset {wrong:,} (line "
+                        f"{raw.count(10, 0, wrong) + 1:,}). {advice(raw, path)}")
+    return text
 
 
 def parse_json(text: str) -> Any:

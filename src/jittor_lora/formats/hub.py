@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from pathlib import Path
 from typing import Callable
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import sha256_of
+from jittor_lora.files.hub_access import Unavailable, answered, reason
 from jittor_lora.formats.hugging_face import read_json
 
 FILES = (
@@ -33,10 +33,6 @@ PYTORCH_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_m
 NO_WEIGHTS = "weights in the safetensors format or in PyTorch's"
 
 
-class Unavailable(Exception):
-    """A model is not available from its source; the message is the reason, as part of a sentence."""
-
-
 def cached(repository: str) -> Path | None:
     """The model in the Hub's local cache, None if it is absent or incomplete. Never uses the network."""
     import huggingface_hub  # here, because it is slow to import and most commands do without
@@ -54,26 +50,9 @@ def reach(repository: str, seconds: float) -> None:
     Raises:
         Unavailable: no answer within `seconds`, or there is no such model.
     """
-    outcome: list[Exception | None] = []
+    import huggingface_hub
 
-    def ask() -> None:
-        import huggingface_hub
-
-        try:
-            huggingface_hub.HfApi().model_info(repository, timeout=seconds)
-            outcome.append(None)
-        except Exception as error:  # the library's, its HTTP client's and the socket's
-            outcome.append(error)
-
-    # The HTTP client's time-out applies per address, and not to name resolution: behind a firewall that drops packets
-    # these add up to minutes.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise Unavailable(f"no answer within {seconds:g} seconds")
-    if outcome[0] is not None:
-        raise Unavailable(_reason(outcome[0])) from outcome[0]
+    answered(lambda: huggingface_hub.HfApi().model_info(repository, timeout=seconds), seconds)
 
 
 def download(repository: str) -> Path:
@@ -87,7 +66,7 @@ def download(repository: str) -> Path:
     try:
         folder = _with_weights(lambda names: huggingface_hub.snapshot_download(repository, allow_patterns=names))
     except Exception as error:  # the library's, its HTTP client's and the socket's
-        raise Unavailable(_reason(error)) from error
+        raise Unavailable(reason(error)) from error
     _check_sums(folder)
     return _whole(folder)
 
@@ -106,7 +85,7 @@ def download_from_modelscope(model: str) -> Path:
     try:
         folder = _with_weights(lambda names: snapshot_download(model, allow_patterns=names))
     except Exception as error:  # the library's, its HTTP client's and the socket's
-        raise Unavailable(_reason(error)) from error
+        raise Unavailable(reason(error)) from error
     return _whole(folder)
 
 
@@ -171,15 +150,3 @@ def _json(path: Path) -> dict:
         return read_json(path)
     except UserError:
         return {}
-
-
-def _reason(error: Exception) -> str:
-    name = type(error).__name__
-    if name == "GatedRepoError":
-        return "its owner must grant access first, and you must be logged in (hf auth login)"
-    if name == "RepositoryNotFoundError":
-        return "there is no such repository, or it is private"
-    if name == "OfflineModeIsEnabled":
-        return "HF_HUB_OFFLINE is set and the model is not in the local cache"
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{name}: {first[:160]}" if first else name

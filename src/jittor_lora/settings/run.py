@@ -16,10 +16,13 @@ from jittor_lora.settings.reports import Destinations, from_tensorboard, report_
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    ChatArguments,
+    Columns,
     SpecialTokens,
     TemplateText,
     chat_arguments_setting,
     chat_template_setting,
+    columns_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -59,11 +62,12 @@ class RunConfig(Settings):
                                   min_length=1)
     dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev or e2e-dev; by default "
                                  "none", holds=PATH, min_length=1)
+    columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of N examples; by default all", ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of N examples; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and, at its end, {answer}")
     chat_template: Optional[str] = chat_template_setting(DATA, "the base's own")
-    chat_arguments: Optional[dict[str, Any]] = chat_arguments_setting(DATA)
+    chat_arguments: ChatArguments = chat_arguments_setting(DATA)
     special_tokens: SpecialTokens = special_tokens_setting(DATA)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of prompt tokens in the loss; answer tokens have 1", ge=0,
                                         le=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Dict, Literal, Optional
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
+from jittor_lora.data.columns import read_columns, wrong_columns
 from jittor_lora.data.named_templates import NAMED
+from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, TEXT, setting
 
@@ -24,12 +26,57 @@ def _checked(text: str) -> str:
     return text
 
 
+def _read(value: Any) -> Any:
+    return read_columns(value) if isinstance(value, str) else value
+
+
+def _named(columns: Optional[Mapping[str, str]]) -> Optional[Mapping[str, str]]:
+    problem = columns is not None and wrong_columns(columns)
+    if problem:
+        raise ValueError(problem)
+    return columns
+
+
+def _read_arguments(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",")]
+    return {name.strip(): _value(text.strip()) for name, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    """What a text stands for: true, false, a number, or itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _plain_arguments(values: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    for name, value in (values or {}).items():
+        if not name.isidentifier() or isinstance(value, (dict, list)) or value == "":
+            raise ValueError(f"expected names with values (enable_thinking=false), found {name}={value}")
+    return values
+
+
+Columns = Annotated[Optional[Dict[str, str]], BeforeValidator(_read), AfterValidator(_named)]
+ChatArguments = Annotated[Optional[Dict[str, Any]], BeforeValidator(_read_arguments), AfterValidator(_plain_arguments)]
 TemplateText = Annotated[str, AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
 
 
 def template_setting(group: str, description: str) -> Any:
     return setting(DEFAULT_TEMPLATE, group, f"{description}; {LINE_BREAKS}", holds=TEXT)
+
+
+def columns_setting() -> Any:
+    return setting(None, DATA, "what the data calls our fields, such as prompt=query,completion=answer or "
+                   "messages=dialog,role=speaker,role.user=USER; by default our names",
+                   expected="our names with the data's fields (prompt=query,completion=answer)")
 
 
 def special_tokens_setting(group: str) -> Any:
@@ -47,4 +94,5 @@ def chat_template_setting(group: str, default: str) -> Any:
 
 
 def chat_arguments_setting(group: str) -> Any:
-    return setting(None, group, "values that the chat template asks for, such as enable_thinking=false")
+    return setting(None, group, "variables of the chat template, such as enable_thinking=false",
+                   expected="names with values (enable_thinking=false)")

@@ -69,7 +69,7 @@ class Evaluation:
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
             title: str | None = None, language: str = "en", font: str | None = None,
-            official: bool = False) -> Path:
+            official: bool = False, columns: Mapping[str, str] | None = None) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
@@ -80,6 +80,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         against: name of the system to compare the others with; by default the first.
         language, font: of the plots.
         official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
+        columns: what `data` and `train_data` call our fields.
 
     Returns: the report's path.
 
@@ -93,13 +94,13 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     if repeated:
         raise UserError(f"several systems are named {', '.join(repeated)}; give them different names with NAME=PATH.")
     label_font(language, font, *names)
-    questions = load_data(data, "dev", "evaluation")
+    questions = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions = questions.subset(limit, seed)
     folder = Path(output)
     make_writable(folder)
     read = [read_system(name, path, questions) for name, path in predictions]
-    training = items_of(load_data(train_data)) if train_data else None
+    training = items_of(load_data(train_data, columns=columns)) if train_data else None
     made = evaluated(evaluation, questions, folder / "systems", limit, seed) if evaluation else []
     systems = sorted([*made, *read], key=lambda system: system.name != against)
     asked, left_out = len(questions.references()), ""

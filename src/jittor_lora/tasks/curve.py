@@ -47,8 +47,9 @@ def curve(config: CurveConfig) -> None:
     make_writable(folder)
     if config.threads:
         set_threads(config.threads)
-    questions_data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
-    examples = len(subset(load_data(config.data, "train"), config.max_train, config.seed))
+    questions_data = load_data(config.dev, "dev", "evaluation", columns=config.columns)
+    questions_data = subset(questions_data, config.max_dev, config.seed)
+    examples = len(subset(load_data(config.data, "train", columns=config.columns), config.max_train, config.seed))
     runs = {value: _at_least(config.run(value, str(folder / f"{config.over}-{value}")), config.min_steps,
                              value if config.over == "examples" else examples) for value in config.values(examples)}
     _refuse_others(runs)

@@ -203,7 +203,8 @@ def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[
 def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | None = None,
              with_base: bool = False, limit: int | None = None, template: str | None = None,
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
-             precision: str = "fp32", special_tokens: str = "text") -> dict[str, SquadScore]:
+             precision: str = "fp32", special_tokens: str = "text",
+             columns: Mapping[str, str] | None = None) -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
@@ -216,7 +217,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     if ranks.size > 1 and how.decoding and how.decoding.sampling.temperature > 0:
         raise UserError("temperature: expected 0 under mpirun, since samples depend on which questions a process "
                         f"answers; found {how.decoding.sampling.temperature:g}.")
-    questions_data = load_data(data, "dev", "evaluation")
+    questions_data = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
     session = load(base, adapter, precision)

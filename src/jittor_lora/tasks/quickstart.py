@@ -51,7 +51,7 @@ def quickstart(config: RunConfig) -> None:
 
 def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     config = config.model_copy(update={"output": str(folder)})
-    data = subset(load_data(config.dev, "dev", "evaluation"), config.max_dev, config.seed)
+    data = subset(load_data(config.dev, "dev", "evaluation", columns=config.columns), config.max_dev, config.seed)
     if not isinstance(data, SquadData):
         raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD v1.1 JSON.")
     if config.threads:

@@ -207,7 +207,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
 def read_data(config: RunConfig, field: str, resume: bool) -> Data:
     """The examples that the setting `field`, "data" or "dev", names."""
     try:
-        return load_data(getattr(config, field), "train" if field == "data" else "dev")
+        return load_data(getattr(config, field), "train" if field == "data" else "dev", columns=config.columns)
     except UserError as error:
         if resume and config.origin(field) != flag(field):
             raise UserError(f"{error}\nThis is the name in the run to be resumed; if the data has moved, say with "
