@@ -46,8 +46,8 @@ def duplicates(data: Data) -> list[str]:
         return []
     shown = ", ".join(f"{one} (as {other})" for one, other in repeated[:_SHOWN])
     more = f" and {len(repeated) - _SHOWN:,} more" if len(repeated) > _SHOWN else ""
-    return [f"{len(repeated):,} of {len(data):,} conversations are repeated: {shown}{more}. They count as often as they "
-            "occur."]
+    return [f"{len(repeated):,} of {len(data):,} conversations are repeated: {shown}{more}. They count as often as "
+            "they occur."]
 
 
 def refuse_obstacles(lines: Iterable[tuple[str, Sequence[str]]]) -> None:

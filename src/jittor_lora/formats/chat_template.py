@@ -15,12 +15,12 @@ from jittor_lora.data.chat_template import LARGEST_TEMPLATE, ChatTemplate
 from jittor_lora.data.named_templates import NAMED, named_source
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import read_input
+from jittor_lora.formats.adapter_files import CHAT_TEMPLATE_FILE
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.formats.tokenizer_steps import named_tokens
 from jittor_lora.settings.text import home_expanded
 
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _DEFAULT = "default"
 _BYTES_PER_CHARACTER = 4
 
@@ -39,7 +39,7 @@ def base_chat_template(base: str | PathLike, tokenizer: Tokenizer,
     """
     base, tokens = Path(base), named_tokens(tokenizer.config)
     if (base / CHAT_TEMPLATE_FILE).is_file():
-        return ChatTemplate(_read(base / CHAT_TEMPLATE_FILE), str(base / CHAT_TEMPLATE_FILE), tokens, arguments)
+        return ChatTemplate(read_chat_template(base / CHAT_TEMPLATE_FILE), str(base / CHAT_TEMPLATE_FILE), tokens, arguments)
     origin = str(base / "tokenizer_config.json" if base.is_dir() else base)
     source = _default(tokenizer.config.get("chat_template"), origin)
     return None if source is None else ChatTemplate(source, origin, tokens, arguments)
@@ -63,10 +63,15 @@ def chosen_chat_template(choice: str, tokenizer: Tokenizer,
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"{choice}: no such chat template.{hint} Expected one of {', '.join(NAMED)}, or a file with a "
                         "Jinja template.")
-    return ChatTemplate(_read(path), choice, tokens, arguments)
+    return ChatTemplate(read_chat_template(path), choice, tokens, arguments)
 
 
-def _read(path: Path) -> str:
+def read_chat_template(path: Path) -> str:
+    """The text of a Jinja file.
+
+    Raises:
+        UserError: it is too long, or not UTF-8.
+    """
     try:
         return read_input(path, LARGEST_TEMPLATE * _BYTES_PER_CHARACTER).decode("utf-8")
     except UnicodeDecodeError as error:

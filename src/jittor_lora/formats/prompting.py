@@ -76,7 +76,8 @@ def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
     chat = None
     if values["chat_template"] is not None:
         source = read_chat_template(regular_file(folder / CHAT_TEMPLATE_FILE))
-        chat = ChatTemplate(source, values["chat_template"], named_tokens(config), values["chat_arguments"], _date(values["date"]))
+        chat = ChatTemplate(source, values["chat_template"], named_tokens(config), values["chat_arguments"],
+                            _date(values["date"]))
     return Prompting(template, chat, values["special_tokens"], values["conversations"])
 
 
