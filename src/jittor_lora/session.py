@@ -10,17 +10,19 @@ from typing import Iterator, Mapping, Sequence, Union
 
 import numpy as np
 
-from jittor_lora.data.prompting import Prompting
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.examples import Data
+from jittor_lora.data.prompting import Choices, Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
-from jittor_lora.formats.chat_template import base_chat_template
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.prompting import read_prompting
+from jittor_lora.formats.prompting_choice import base_prompting, chosen_prompting, encoder_of
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.config import LoraConfig
@@ -52,13 +54,12 @@ class Session:
 
     @cached_property
     def base_prompting(self) -> Prompting:
-        """That of the base alone: as its folder records it, else the default with the base's own chat template.
+        """That of the base alone.
 
         Raises:
-            UserError: the base's files hold a record or a chat template that cannot be read.
+            UserError: as `formats.prompting_choice.base_prompting`.
         """
-        recorded = read_prompting(self.base.path, self.tokenizer.config) if self.base.path.is_dir() else None
-        return recorded or Prompting(chat=base_chat_template(self.base.path, self.tokenizer))
+        return base_prompting(self.base, self.tokenizer)
 
     @property
     def prompting(self) -> Prompting:
@@ -82,6 +83,22 @@ class Session:
         if len(active) > 1:
             raise UserError(f"{', '.join(active)} are active together; name one, or activate one with set_adapter.")
         return self.adapters[active[0]] if active else None
+
+    def choose_prompting(self, choices: Choices, date: str | None = None) -> Prompting:
+        """`prompting`, unless something else is chosen; the tokenizer is set to it.
+
+        Raises:
+            UserError: as `formats.prompting_choice.chosen_prompting`.
+        """
+        return chosen_prompting(self.prompting, self.tokenizer, choices, date)
+
+    def chat_encoder(self, prompting: Prompting, data: Data | None = None) -> ChatEncoder | None:
+        """What encodes conversations; None for `data` that holds none.
+
+        Raises:
+            UserError: there is no chat template.
+        """
+        return encoder_of(prompting, self.tokenizer, data, self.base.name)
 
     def set_prompting(self, prompting: Prompting) -> None:
         """Record that of the active adapter, or without one, of the base."""

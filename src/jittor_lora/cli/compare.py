@@ -17,12 +17,15 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    ChatArguments,
     Columns,
+    OptionalTemplateText,
     SpecialTokens,
-    TemplateText,
+    chat_arguments_setting,
+    chat_template_setting,
     columns_setting,
-    special_tokens_setting,
-    template_setting,
+    own_special_tokens_setting,
+    own_template_setting,
 )
 from jittor_lora.settings.text import checked_list, names
 from jittor_lora.system.locks import locked
@@ -52,11 +55,14 @@ class CompareOptions(Settings):
     precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
-    template: TemplateText = template_setting(ANSWERING, "text with {context}, {question} and {answer}, as in training")
-    special_tokens: SpecialTokens = special_tokens_setting(ANSWERING)
+    template: OptionalTemplateText = own_template_setting(ANSWERING)
+    chat_template: Optional[str] = chat_template_setting(ANSWERING, "that of the adapter's training, else the base's")
+    chat_arguments: ChatArguments = chat_arguments_setting(ANSWERING)
+    special_tokens: Optional[SpecialTokens] = own_special_tokens_setting(ANSWERING)
     max_tokens: Optional[int] = setting(None, ANSWERING, "maximum length of prompt and answer in tokens; by default "
                                         "the model's", ge=8)
-    max_new_tokens: int = setting(32, ANSWERING, "maximum length of an answer in tokens", ge=1)
+    max_new_tokens: Optional[int] = setting(None, ANSWERING, "maximum length of an answer in tokens; by default 32, in "
+                                            "conversations 256", ge=1)
     batch_size: int = setting(64, ANSWERING, "questions per batch", ge=1)
     threads: Optional[int] = setting(None, ANSWERING, "processor threads; by default one per core", ge=1)
 
@@ -117,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         evaluation = Evaluation(options.base or base_of_adapter(adapters[0][1]), adapters, options.with_base,
                                 names(options.precisions), names(options.modes), options.template,
                                 options.max_tokens, options.max_new_tokens, options.batch_size,
-                                options.special_tokens)
+                                options.special_tokens, options.chat_template, options.chat_arguments)
         if options.threads:
             from jittor_lora.system.runtime import set_threads
             set_threads(options.threads)

@@ -16,12 +16,15 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    ChatArguments,
     Columns,
+    OptionalTemplateText,
     SpecialTokens,
-    TemplateText,
+    chat_arguments_setting,
+    chat_template_setting,
     columns_setting,
-    special_tokens_setting,
-    template_setting,
+    own_special_tokens_setting,
+    own_template_setting,
 )
 from jittor_lora.system.locks import locked
 
@@ -36,14 +39,17 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                                   min_length=1)
     columns: Columns = columns_setting()
     limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)
-    template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
-    special_tokens: SpecialTokens = special_tokens_setting(DATA)
+    template: OptionalTemplateText = own_template_setting(DATA)
+    chat_template: Optional[str] = chat_template_setting(DATA, "that of the adapter's training, else the base's")
+    chat_arguments: ChatArguments = chat_arguments_setting(DATA)
+    special_tokens: Optional[SpecialTokens] = own_special_tokens_setting(DATA)
     max_tokens: Optional[int] = setting(None, DATA, "maximum length of prompt and answer in tokens; by default the "
                                         "model's. Longer contexts are cut at the end", ge=8)
     seed: int = setting(42, DATA, "seed for the subset and the intervals", ge=0, le=LARGEST_SEED)
 
     batch_size: int = setting(64, DECODING, "questions per batch", ge=1)
-    max_new_tokens: int = setting(32, DECODING, "maximum length of an answer in tokens", ge=1)
+    max_new_tokens: Optional[int] = setting(None, DECODING, "maximum length of an answer in tokens; by default 32, in "
+                                            "conversations 256", ge=1)
     extractive: bool = setting(False, DECODING, "answer with the likeliest span of the context instead of generating "
                                "text")
     max_span_words: int = setting(MAX_WORDS, DECODING, "with --extractive: maximum length of a span in words", ge=1)
@@ -62,7 +68,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
             yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
         if self.with_base and self.adapter is None:
             yield Problem(("with_base", "adapter"), "without an adapter only the base is scored; give --adapter")
-        if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
+        if None not in (self.max_tokens, self.max_new_tokens) and self.max_new_tokens >= self.max_tokens:
             yield Problem(("max_new_tokens", "max_tokens"),
                           f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")
 

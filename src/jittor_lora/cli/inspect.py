@@ -12,9 +12,12 @@ from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    ChatArguments,
     Columns,
     SpecialTokens,
     TemplateText,
+    chat_arguments_setting,
+    chat_template_setting,
     columns_setting,
     special_tokens_setting,
     template_setting,
@@ -29,6 +32,8 @@ class InspectOptions(Settings):
     columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "use a seeded subset of N examples; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")
+    chat_template: Optional[str] = chat_template_setting(DATA, "the base's own")
+    chat_arguments: ChatArguments = chat_arguments_setting(DATA)
     special_tokens: SpecialTokens = special_tokens_setting(DATA)
     prompt_loss_weight: float = setting(0.0, DATA, "weight of prompt tokens in the loss; answer tokens have 1", ge=0,
                                         le=1)
@@ -54,37 +59,61 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     options = from_flags(args, InspectOptions)
     require(options, "data")
+    from jittor_lora.data.chat_faults import ChatFaults, fault_lines
+    from jittor_lora.data.check import duplicates, notes, obstacles
     from jittor_lora.data.examples import training_groups
-    from jittor_lora.data.report import BRACKETS, COLOURS, EpochSize, batch_lines, describe_data, length_table
+    from jittor_lora.data.prompting import Choices
+    from jittor_lora.data.report import (
+        BRACKETS,
+        COLOURS,
+        EpochSize,
+        batch_lines,
+        describe_data,
+        length_table,
+        roles,
+        turn_ends,
+    )
     from jittor_lora.data.sources import load_data
-    from jittor_lora.data.special_tokens import special_token_lines, texts_of
     from jittor_lora.data.stream import batches
-    from jittor_lora.data.template import Template
     from jittor_lora.formats.bases import load_base, resolve_base
+    from jittor_lora.formats.prompting_choice import base_prompting, chosen_prompting, encoder_of
 
-    template = Template(options.template)
     data = load_data(options.data, columns=options.columns)
     if options.max_train is not None:
         data = data.subset(options.max_train, options.seed)
     base = resolve_base(options.base)
     checkpoint, tokenizer = load_base(base)
-    tokenizer.special_tokens = options.special_tokens
-    limit = min(checkpoint.config.max_positions, options.max_tokens or checkpoint.config.max_positions)
-    groups, lengths = training_groups(data, tokenizer, template, limit)
-    epoch = batches(groups, options.batch_size, options.seed, epoch=0)
-    coloured = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
-
-    if options.batch > len(epoch):
-        raise UserError(f"--batch {options.batch}: the first epoch has {len(epoch):,} batches.")
-
+    prompting = chosen_prompting(base_prompting(base, tokenizer), tokenizer, Choices.of(options))
+    chat = encoder_of(prompting, tokenizer, data, base.name)
     print(f"data: {data.path}: {describe_data(data)}")
     print(f"base: {base.description}; tokenizer of {tokenizer.vocab_size:,} tokens")
-    for line in special_token_lines(texts_of(data), tokenizer.special, options.special_tokens):
-        print(line)
+    if chat is not None:
+        print(*turn_ends(chat, tokenizer), sep="\n")
+    limit = min(checkpoint.config.max_positions, options.max_tokens or checkpoint.config.max_positions)
+    try:
+        groups, lengths = training_groups(data, tokenizer, prompting.template, limit, chat)
+    except ChatFaults as error:
+        print(*_listed(fault_lines(error.faults)), sep="\n")
+        return 1
+    epoch = batches(groups, options.batch_size, options.seed, epoch=0)
+    coloured = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
+    if options.batch > len(epoch):
+        raise UserError(f"--batch {options.batch}: the first epoch has {len(epoch):,} batches.")
     if options.batch:
         print(f"\nbatch {options.batch:,} of {len(epoch):,}")
         marks = COLOURS if coloured else BRACKETS
-        print(*batch_lines(epoch[options.batch - 1], tokenizer, options.prompt_loss_weight, marks), sep="\n")
+        print(*batch_lines(epoch[options.batch - 1], tokenizer, options.prompt_loss_weight, marks, roles(data)),
+              sep="\n")
     print()
-    print(*length_table(groups), "", *lengths.lines(), *EpochSize.of(epoch, tokenizer.end_ids).lines(), sep="\n")
-    return 0
+    ends = tokenizer.end_ids if chat is None else chat.end_ids
+    print(*length_table(groups), "", *lengths.lines(), *EpochSize.of(epoch, ends).lines(), sep="\n")
+    meaning = "unknown" if options.origin("special_tokens") == "default" else options.special_tokens
+    found = [*obstacles(data, lengths, tokenizer.special, meaning), *duplicates(data)]
+    for line in (*notes(data, lengths, tokenizer.special, meaning), *_listed(found)):
+        print(line)
+    return 1 if found else 0
+
+
+def _listed(problems: list[str]) -> list[str]:
+    """What is to be put right before training."""
+    return ["", "To be put right before training:", *(f"- {line}" for line in problems)] if problems else []

@@ -33,7 +33,7 @@ def notes(data: Data, report: LengthReport, special: Sequence[str], meaning: str
     found = fault_lines(fault for fault in report.faults if not fault.blocks)
     if meaning != "unknown":
         found += special_token_lines(texts_of(data), special, meaning)
-    return found + duplicates(data)
+    return found
 
 
 def duplicates(data: Data) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from jittor_lora.data.conversations import ASSISTANT, ConversationData
+from jittor_lora.data.conversations import ASSISTANT, ConversationData, Turn
 from jittor_lora.data.records import Source
 from jittor_lora.data.text_file import MISSING, Offenders
-from jittor_lora.data.turns import Placed, read_conversations, read_turns, system_first
+from jittor_lora.data.turns import Placed, in_order, read_conversations, read_turns, system_first
 
 EXAMPLE = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
 SPLIT_EXAMPLE = '{"prompt": [{"role": "user", "content": "…"}], "completion": [{"role": "assistant", "content": "…"}]}'
@@ -55,3 +55,18 @@ def parse_split(source: Source, path: str | os.PathLike, purpose: str = "trainin
 def _whole(row: dict[str, Any], place: str, offenders: Offenders) -> list[Placed] | None:
     turns = read_turns(row.get("messages", MISSING), f"{place}, messages", offenders)
     return system_first(row, place, offenders, turns)
+
+
+def conversation_to_answer(row: dict[str, Any], place: str = "", offenders: Offenders | None = None
+                           ) -> tuple[Turn, ...]:
+    """The turns of a row with `messages` up to the last of a user; empty, with an offender, if they cannot be read."""
+    offenders = offenders or Offenders(place)
+    placed = _whole(row, place, offenders)
+    if placed is None or not in_order(placed, place, offenders):
+        return ()
+    turns = [turn for _, turn in placed]
+    if turns[-1].role == ASSISTANT:
+        turns.pop()
+    if not turns:
+        offenders.add(place, "a turn of the user", MISSING)
+    return tuple(turns)

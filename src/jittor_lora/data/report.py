@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
+from jittor_lora.data.chat_encoding import ChatEncoder
 from jittor_lora.data.conversations import ASSISTANT, SYSTEM, ConversationData
 from jittor_lora.data.encoding import TokenizerLike
 from jittor_lora.data.examples import Data
@@ -63,6 +65,21 @@ def _conversations(data: ConversationData) -> str:
     left_out = f"; {counted(data.unanswered, 'last turn')} of a user left out, as no answer follows" \
         if data.unanswered else ""
     return ", ".join(parts) + left_out
+
+
+def roles(data: Data) -> dict[str, str]:
+    """Conversation id -> who speaks: "system, user, assistant"; of other data nothing."""
+    if not isinstance(data, ConversationData):
+        return {}
+    return {c.id: ", ".join(turn.role if turn.scored else f"{turn.role} (not scored)" for turn in c.turns)
+            for c in data.conversations}
+
+
+def turn_ends(chat: ChatEncoder, tokenizer: DisplayTokenizer) -> list[str]:
+    """Lines on the chat template, and on the tokens that end an assistant's turn in it."""
+    ends = ", ".join(f"{printable(tokenizer.decode([token]))} ({token})" for token in sorted(chat.end_ids))
+    return [f"chat template: {chat.template.origin}",
+            f"the assistant's turns end with {ends}, which is scored" if ends else "no token ends an assistant's turn"]
 
 
 def counted(number: int, noun: str) -> str:
@@ -141,9 +158,14 @@ class EpochSize:
 
 
 def batch_lines(
-    batch: Sequence[TokenGroup], tokenizer: DisplayTokenizer, prompt_loss_weight: float, marks: Marks
+    batch: Sequence[TokenGroup], tokenizer: DisplayTokenizer, prompt_loss_weight: float, marks: Marks,
+    described: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[str]:
-    """A batch as text with every scored token marked; the marks come from the very stream that is trained on."""
+    """A batch as text with every scored token marked; the marks come from the very stream that is trained on.
+
+    Args:
+        described: more to say of examples, by id.
+    """
     count = sum(len(group.branches) for group in batch)
     stream = build_stream(batch, prompt_loss_weight)
     yield _faint(f"{count} examples, {len(batch)} groups: {len(stream.tokens):,} rows, "
@@ -155,7 +177,8 @@ def batch_lines(
             if i == 0 and cut:
                 yield _faint(f"--- prefix, {cut} tokens", marks)
                 yield _marked(tokens[:cut], weights[:cut], tokenizer, marks)
-            yield _faint(f"--- {printable(branch.id)}, from position {cut}", marks)
+            more = f", {described[branch.id]}" if branch.id in described else ""
+            yield _faint(f"--- {printable(branch.id)}, from position {cut}{more}", marks)
             yield _marked(tokens[cut:], weights[cut:], tokenizer, marks)
 
 

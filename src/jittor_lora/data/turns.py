@@ -51,7 +51,7 @@ def read_conversations(source: Source, path: str | os.PathLike, purpose: str, na
             continue
         known = ids.take(row, place, offenders)
         placed = turns_of(row, place, offenders) if _is_plain(row, place, offenders) else None
-        if placed is None or not _in_order(placed, place, offenders):
+        if placed is None or not in_order(placed, place, offenders):
             continue
         turns = [turn for _, turn in placed]
         if purpose != "prompts":
@@ -143,7 +143,8 @@ def _is_plain(row: dict, place: str, offenders: Offenders) -> bool:
     return not more
 
 
-def _in_order(placed: list[Placed], place: str, offenders: Offenders) -> bool:
+def in_order(placed: list[Placed], place: str, offenders: Offenders) -> bool:
+    """Whether these turns are in the order that chat templates accept; what is not is reported to the offenders."""
     if len(placed) == 1 and placed[0][1].role == SYSTEM:
         offenders.add(place, "a turn of the user", "system")
         return False

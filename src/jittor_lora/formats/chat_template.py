@@ -39,7 +39,8 @@ def base_chat_template(base: str | PathLike, tokenizer: Tokenizer,
     """
     base, tokens = Path(base), named_tokens(tokenizer.config)
     if (base / CHAT_TEMPLATE_FILE).is_file():
-        return ChatTemplate(read_chat_template(base / CHAT_TEMPLATE_FILE), str(base / CHAT_TEMPLATE_FILE), tokens, arguments)
+        path = base / CHAT_TEMPLATE_FILE
+        return ChatTemplate(read_chat_template(path), str(path), tokens, arguments)
     origin = str(base / "tokenizer_config.json" if base.is_dir() else base)
     source = _default(tokenizer.config.get("chat_template"), origin)
     return None if source is None else ChatTemplate(source, origin, tokens, arguments)

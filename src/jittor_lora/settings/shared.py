@@ -18,9 +18,9 @@ LARGEST_SEED = 2**63 - 1
 LINE_BREAKS = r"\n is a line break, \\ a backslash"  # in the help of texts
 
 
-def _checked(text: str) -> str:
+def _checked(text: Optional[str]) -> Optional[str]:
     try:
-        Template(text)
+        Template(DEFAULT_TEMPLATE if text is None else text)
     except UserError as error:
         raise ValueError(str(error)) from error
     return text
@@ -64,13 +64,20 @@ def _plain_arguments(values: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any
 
 
 Columns = Annotated[Optional[Dict[str, str]], BeforeValidator(_read), AfterValidator(_named)]
-ChatArguments = Annotated[Optional[Dict[str, Any]], BeforeValidator(_read_arguments), AfterValidator(_plain_arguments)]
+ChatArguments = Annotated[Optional[Dict[str, Any]], BeforeValidator(_read_arguments),
+                          AfterValidator(_plain_arguments)]
 TemplateText = Annotated[str, AfterValidator(_checked)]
+OptionalTemplateText = Annotated[Optional[str], AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
 
 
 def template_setting(group: str, description: str) -> Any:
     return setting(DEFAULT_TEMPLATE, group, f"{description}; {LINE_BREAKS}", holds=TEXT)
+
+
+def own_template_setting(group: str) -> Any:
+    return setting(None, group, f"text with {{context}}, {{question}} and {{answer}}; {LINE_BREAKS}; by default that "
+                   f"of the adapter's training, else {DEFAULT_TEMPLATE!r}", holds=TEXT)
 
 
 def columns_setting() -> Any:
@@ -82,6 +89,11 @@ def columns_setting() -> Any:
 def special_tokens_setting(group: str) -> Any:
     return setting("text", group, "read a special token spelled out in the data, such as <|im_start|>, as plain text "
                    "or as the token")
+
+
+def own_special_tokens_setting(group: str) -> Any:
+    return setting(None, group, "read a special token spelled out, such as <|im_start|>, as plain text or as the "
+                   "token; by default as in the adapter's training, else as text")
 
 
 def chat_template_setting(group: str, default: str) -> Any:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jittor_lora.data.examples import Data
+from jittor_lora.data.prompting import Choices
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
-from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.breakdown import breakdown_json, breakdown_table, breakdowns, extremes
 from jittor_lora.evaluation.charts import improvement_chart, label_font, loss_chart, save_chart, score_chart
@@ -40,7 +40,8 @@ class Evaluation:
         adapters: (name, folder with its files) of each.
         with_base: also answer with the base alone.
         precisions, modes: each system answers once for each combination.
-        template, max_tokens, max_new_tokens, batch_size, special_tokens: as in `evaluate`.
+        template, max_tokens, max_new_tokens, batch_size, special_tokens, chat_template, chat_arguments: as in
+            `evaluate`.
     """
 
     base: str
@@ -50,9 +51,11 @@ class Evaluation:
     modes: Sequence[str] = (GREEDY,)
     template: str | None = None
     max_tokens: int | None = None
-    max_new_tokens: int = 32
+    max_new_tokens: int | None = None
     batch_size: int = 64
-    special_tokens: str = "text"
+    special_tokens: str | None = None
+    chat_template: str | None = None
+    chat_arguments: Mapping[str, Any] | None = None
 
     def names(self) -> list[str]:
         """Names of the systems, in the order in which they answer."""
@@ -169,15 +172,10 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
     from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
-    template = Template(evaluation.template) if evaluation.template else Template()
     for precision in evaluation.precisions:
         session = load(evaluation.base, precision=precision)
-        session.tokenizer.special_tokens = evaluation.special_tokens
         limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
-        questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens)
         say(f"Base: {session.base.description}, {precision}")
-        for line in special_token_lines(texts_of(data), session.tokenizer.special, evaluation.special_tokens):
-            say(line)
         for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:
             facts = {}
             if path is not None:
@@ -185,15 +183,20 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
                 targets = adapter.config.target_modules
                 facts = {"rank": adapter.config.r, "alpha": adapter.config.alpha,
                          "targets": targets if isinstance(targets, str) else ", ".join(targets)}
+            prompting = session.choose_prompting(Choices.of(evaluation))
+            chat, template = session.chat_encoder(prompting, data), prompting.template
+            questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens, chat)
+            for line in special_token_lines(texts_of(data), session.tokenizer.special, prompting.special_tokens):
+                say(f"{name}: {line}")
             for mode in evaluation.modes:
                 system = evaluation.name(name, precision, mode)
                 target = folder / system.replace("/", "-")
-                score_and_write(Generator(session.model, session.tokenizer, template), questions, target, system, seed,
-                                evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
+                score_and_write(Generator(session.model, session.tokenizer, template, chat), questions, target,
+                                system, seed, evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
                 yield system, target, {
                     "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,
-                    "longest prompt and answer": limit, "longest answer": evaluation.max_new_tokens}
+                    "longest prompt and answer": limit, "longest answer": questions.max_new_tokens}
             if path is not None:
                 session.delete_adapter(adapter.name)
 

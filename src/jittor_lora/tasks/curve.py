@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from jittor_lora.data.prompting import Choices
 from jittor_lora.data.sources import load_data
-from jittor_lora.data.template import Template
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.evaluation.charts import save_chart
 from jittor_lora.evaluation.compare import table
@@ -56,14 +56,15 @@ def curve(config: CurveConfig) -> None:
 
     def scored(session: Session, where: Path, name: str) -> Metrics:
         limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
-        session.tokenizer.special_tokens = config.special_tokens
-        questions = Questions.of(questions_data, session.tokenizer, Template(config.template), limit)
+        prompting = session.choose_prompting(Choices.of(config))
+        chat = session.chat_encoder(prompting, questions_data)
+        questions = Questions.of(questions_data, session.tokenizer, prompting.template, limit, chat=chat)
         where = where / ("extractive" if config.extractive else "generated")
         if (where / "predictions.json").is_file():
             predictions = read_predictions(where / "predictions.json")
             if predictions.keys() == set(questions.ids):
                 return summarize(questions.score(predictions), config.seed)
-        generator = Generator(session.model, session.tokenizer, Template(config.template))
+        generator = Generator(session.model, session.tokenizer, prompting.template, chat)
         return summarize(score_and_write(generator, questions, where, name, config.seed,
                                          how=Answering(extractive=config.extractive)), config.seed)
 

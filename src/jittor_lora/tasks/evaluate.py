@@ -16,9 +16,13 @@ from typing import Any
 from tqdm import tqdm
 
 from jittor_lora import __version__
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.chat_faults import ChatFaults
+from jittor_lora.data.conversations import ConversationData
 from jittor_lora.data.examples import Data, prompt_groups, training_groups
 from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.length_report import LengthReport
+from jittor_lora.data.prompting import Choices
 from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.special_tokens import special_token_lines, texts_of
@@ -43,7 +47,7 @@ from jittor_lora.system.pace import Pace
 from jittor_lora.system.ranks import ALONE, Ranks, join
 from jittor_lora.system.waiting import silence_explained
 
-MAX_NEW_TOKENS = 32
+MAX_NEW_TOKENS, MAX_NEW_CHAT_TOKENS = 32, 256
 BATCH_SIZE = 64
 TOKENS_AT_A_TIME = 1024  # of reference answers with their prompts
 LINE_SECONDS = 30.0  # between lines of progress where the screen is not a terminal
@@ -60,6 +64,7 @@ class Questions:
         max_new_tokens: room left for each answer.
         contexts: id → the whole context, for questions that have one.
         places: id → where it is in the data, see `SquadData.places`.
+        stop: text that ends a generated answer, besides end of text.
     """
 
     groups: list[TokenGroup]
@@ -68,23 +73,31 @@ class Questions:
     max_new_tokens: int
     contexts: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stop: str | None = "\n"
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
-           max_new_tokens: int = MAX_NEW_TOKENS) -> Questions:
+           max_new_tokens: int | None = None, chat: ChatEncoder | None = None) -> Questions:
         """
         Args:
             limit: of prompt and answer together, in tokens.
+            max_new_tokens: room left for each answer; by default 32, of conversations 256, or half the limit.
+            chat: encodes conversations, whose last answers are the references.
 
         Raises:
-            UserError: no prompt fits.
+            UserError: no prompt fits, or the template refuses conversations.
         """
+        talks = isinstance(data, ConversationData)
+        if max_new_tokens is None:
+            max_new_tokens = min(MAX_NEW_CHAT_TOKENS if talks else MAX_NEW_TOKENS, max(limit // 2, 1))
         if max_new_tokens >= limit:
             raise UserError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt within {limit} tokens.")
-        groups, report = prompt_groups(data, tokenizer, template, limit - max_new_tokens)
+        groups, report = prompt_groups(data, tokenizer, template, limit - max_new_tokens, chat)
+        if report.faults:
+            raise ChatFaults(report.faults)
         paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
         contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
-        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places())
+        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places(), None if talks else "\n")
 
     def score(self, predictions: Mapping[str, str]) -> SquadScore:
         """Scores of answers by question id."""
@@ -118,14 +131,14 @@ class Answering:
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
            progress: str | None = None, decoding: Decoding | None = None, ranks: Ranks = ALONE) -> dict[str, str]:
-    """Answers by question id; by default greedy to the end of the line.
+    """Answers by question id; by default greedy, of questions about a context to the end of the line.
 
     Args:
         batch_size: most questions, or beams, answered at a time.
         progress: name under which progress is shown on standard error; None shows nothing.
         ranks: each answers the questions of some contexts, and all get all answers.
     """
-    decoding, every = decoding or Decoding(questions.max_new_tokens, stop="\n"), questions.ids
+    decoding, every = decoding or Decoding(questions.max_new_tokens, stop=questions.stop), questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     with counting(len(questions.ids), progress, batch_size) as answered:
         texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
@@ -203,8 +216,9 @@ def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[
 def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | None = None,
              with_base: bool = False, limit: int | None = None, template: str | None = None,
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
-             precision: str = "fp32", special_tokens: str = "text",
-             columns: Mapping[str, str] | None = None) -> dict[str, SquadScore]:
+             precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
+             chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None
+             ) -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
@@ -221,12 +235,15 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
     session = load(base, adapter, precision)
-    session.tokenizer.special_tokens = special_tokens
+    prompting = session.choose_prompting(Choices(template, chat_template, chat_arguments, special_tokens))
+    chat, text = session.chat_encoder(prompting, questions_data), prompting.template
     longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)
-    text = Template(template) if template else Template()
     questions = Questions.of(questions_data, session.tokenizer, text, longest,
-                             how.decoding.max_new_tokens if how.decoding else MAX_NEW_TOKENS)
-    truths = training_groups(questions_data, session.tokenizer, text, longest)[0] if how.perplexity else ()
+                             how.decoding.max_new_tokens if how.decoding else None, chat)
+    if how.decoding:
+        how = dataclasses.replace(how, decoding=dataclasses.replace(
+            how.decoding, stop=questions.stop, max_new_tokens=questions.max_new_tokens))
+    truths = training_groups(questions_data, session.tokenizer, text, longest, chat)[0] if how.perplexity else ()
     ranks.check_same({"version": __version__, "precision": session.model.precision, "questions": questions.ids})
     if ranks.first:
         make_writable(output)
@@ -235,9 +252,9 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     if adapter:
         say(f"Adapter: {adapter}")
     for line in (*questions.report.lines(), *sampling_lines(session.checkpoint),
-                 *special_token_lines(texts_of(questions_data), session.tokenizer.special, special_tokens)):
+                 *special_token_lines(texts_of(questions_data), session.tokenizer.special, prompting.special_tokens)):
         say(line)
-    generator, scores = Generator(session.model, session.tokenizer, text), {}
+    generator, scores = Generator(session.model, session.tokenizer, text, chat), {}
     if session.adapter and with_base:
         with session.adapters_off():
             scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,

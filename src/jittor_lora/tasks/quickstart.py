@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jittor_lora.data.prompting import Choices
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.squad import SquadData
-from jittor_lora.data.template import Template
 from jittor_lora.errors import Stopped, UserError
 from jittor_lora.evaluation.charts import loss_chart, save_chart, score_chart
 from jittor_lora.evaluation.compare import comparison_table
@@ -59,8 +59,8 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     session = load(config.base, precision=config.precision)
     say(f"Base: {session.base.description}")
     limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
-    session.tokenizer.special_tokens = config.special_tokens
-    questions = Questions.of(data, session.tokenizer, Template(config.template), limit)
+    prompting = session.choose_prompting(Choices.of(config))
+    questions = Questions.of(data, session.tokenizer, prompting.template, limit)
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")
     before = scored(session, questions, folder / EVALUATION / "base", config.seed)

@@ -7,30 +7,36 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.check import duplicates, notes
 from jittor_lora.data.examples import Data
 from jittor_lora.data.length_report import LengthReport
-from jittor_lora.data.report import describe_data
-from jittor_lora.data.special_tokens import special_token_lines, texts_of
+from jittor_lora.data.report import describe_data, turn_ends
 from jittor_lora.session import Session
 from jittor_lora.tasks.methods import Method
 from jittor_lora.tasks.run_folder import BEST
 from jittor_lora.training.progress import Outcome
 
 
-def introduction(session: Session, method: Method, train_data: Data, report: LengthReport, dev_data: Data | None,
-                 dev_report: LengthReport | None, total_steps: int) -> list[str]:
-    """Data, base, and what is trained."""
-    data = [train_data, *([dev_data] if dev_data else [])]
-    lines = [f"{one.path}: {describe_data(one)}" for one in data]
+def introduction(session: Session, method: Method, train: tuple[Data, LengthReport],
+                 dev: tuple[Data, LengthReport] | None, chat: ChatEncoder | None, total_steps: int) -> list[str]:
+    """Data, base, and what is trained.
+
+    Args:
+        train, dev: training and validation data, and what became of their examples.
+        chat: encodes conversations, if there are any.
+    """
+    sets = {"Training data": train, **({"Validation data": dev} if dev else {})}
+    lines = [f"{data.path}: {describe_data(data)}" for data, _ in sets.values()]
     lines += [f"Base: {session.base.description}", f"Tokenizer: {session.tokenizer.origin}", *method.lines()]
-    lines += [f"Training data: {line}" for line in report.lines()]
-    if dev_report:
-        lines += [f"Validation data: {line}" for line in dev_report.lines()]
+    if chat is not None:
+        lines.append("; ".join(turn_ends(chat, session.tokenizer)))
+    lines += [f"{name}: {line}" for name, (_, report) in sets.items() for line in report.lines()]
     compiles = " The first one takes longer where Jittor still compiles operators."
     lines.append(f"Steps: {total_steps:,}.{compiles if method.depends_on_threads() else ''}")
     tokenizer = session.tokenizer
-    for one in data:
-        lines += special_token_lines(texts_of(one), tokenizer.special, tokenizer.special_tokens)
+    for data, report in sets.values():
+        lines += [*notes(data, report, tokenizer.special, tokenizer.special_tokens), *duplicates(data)]
     return lines
 
 

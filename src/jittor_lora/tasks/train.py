@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from jittor_lora import __version__
-from jittor_lora.data.examples import Data, LengthReport, TokenGroup, training_groups
-from jittor_lora.data.prompting import Prompting
+from jittor_lora.data.chat_encoding import ChatEncoder
+from jittor_lora.data.check import obstacles, refuse_obstacles
+from jittor_lora.data.conversations import ConversationData
+from jittor_lora.data.examples import Data, training_groups
+from jittor_lora.data.groups import TokenGroup
+from jittor_lora.data.length_report import LengthReport
+from jittor_lora.data.prompting import Choices, Prompting
 from jittor_lora.data.sources import load_data
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import remove_leftovers
@@ -33,7 +38,6 @@ from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.fingerprints import Sources, identity_of_base
 from jittor_lora.tasks.lora_settings import described, lora_config
 from jittor_lora.tasks.methods import Full, Lora, Method
-from jittor_lora.tasks.prompting import chat_encoder, prompting_of
 from jittor_lora.tasks.resume import restore
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_report import conclusion, introduction, summarize
@@ -121,11 +125,10 @@ def prepare(config: RunConfig, session: Session | None = None, base: Callable[[]
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
     session = session or load(base() if base else config.base, precision=config.precision)
-    prompting = prompting_of(session, config.template, config.chat_template, config.chat_arguments,
-                             config.special_tokens, date)
+    prompting = session.choose_prompting(Choices.of(config), date)
     prompting = replace(prompting, conversations=isinstance(train_data, ConversationData))
     sets = [data for data in (train_data, dev_data) if data is not None]
-    chat = next((encoder for encoder in (chat_encoder(session, prompting, data) for data in sets) if encoder), None)
+    chat = next((encoder for encoder in (session.chat_encoder(prompting, data) for data in sets) if encoder), None)
     limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
     groups, report = training_groups(train_data, session.tokenizer, prompting.template, limit, chat)
     dev_groups, dev_report = training_groups(dev_data, session.tokenizer, prompting.template, limit, chat) \
@@ -189,8 +192,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
             record.write(folder)
         if ranks.first:
             write_prompting(folder, prompting)
-        for line in (*introduction(session, method, train_data, report, dev_data, dev_report, total), *notes,
-                     *ranks_line(ranks)):
+        for line in (*introduction(session, method, (train_data, report), dev_data and (dev_data, dev_report), chat,
+                                   total), *notes, *ranks_line(ranks)):
             log.message(line)
         outcome = train_loop(session.model, trainable, groups, dev_groups, config, log, optimizer, progress, save,
                              save_best, answer_dev, ranks)
