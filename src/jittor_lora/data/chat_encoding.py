@@ -130,7 +130,9 @@ class ChatEncoder:
         if other_prompt:
             changed = [*turns[:-1], replace(turns[-1], text=mark(len(turns) - 1))]
             other = self.template.render_all(changed, [Rendering(len(turns))])[0]
-            start = len(os.path.commonprefix([whole.text, str(other)]))
+            if not isinstance(other, str):
+                return UNCERTAIN
+            start = len(os.path.commonprefix([whole.text, other]))
         after = len(whole.text) - len(skeleton.tail)
         if not whole.text.endswith(skeleton.tail) or after < start:
             return UNCERTAIN
