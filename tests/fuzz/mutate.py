@@ -33,6 +33,9 @@ YAML = (b"&a ", b"*a", b"&a [*a, *a]", b"<<: *a", b"!!python/object/apply:os.sys
 LINES = (b"loss", b"train", b"val_loss: ", b"step", b"steps ", b"3.2", b"nan", b"inf", b"-", b"1e400", b"9" * 400, b",",
          b"[", b"(", b")", b"]", b"tensor(", b"jt.Var([", b"=", b"\xe6\x8d\x9f\xe5\xa4\xb1", b"#", b"||", b"{",
          b'{"step": 1', b"a.", b" ", b"\t", b"\xd9\xa1", b"\xc2\xb2", b"name : x", b"\xf0\x9f\x8e\x89")
+CSV = (b'"', b'""', b'"""', b'"\n', b',"', b'","', b",", b";", b"\t", b"|", b"\r", b"\r\n", b"\n\n", b"\n" * 1000,
+       b'"[{""', b'"}]"', b"," * 1000, b'"' * 1001, b'"' + b"x" * 200_000, b"x" * 200_000 + b",", b"messages", b"||",
+       b"\nmessages\n", b"{", b"[", b"\xe2\x80\xa8", b"\xb0\xa1", b"prompt,completion\n", b"prompt,prompt\n")
 PATTERNS = ("(a+)+$", "(.*)*x", ".*.*.*.*x", "(" * 250 + ")" * 250, "(?:" * 120 + "a" + ")*" * 120, "[",
             "(?i)a", "a{1,9999999999}", "(?P<n>a)(?P=n)", r"(\w+\.)*!", "(a|b)*", "(?=a)(?<=b)", r"\1",
             "a" * 16_000, "", "a)|(b", "(h)", r"h\.(\d+)", "a?" * 28 + "a" * 28, "(a|aa)" * 60 + "b")
@@ -200,6 +203,10 @@ def yaml_file(random: Random, data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def csv_file(random: Random, data: bytes) -> bytes:
+    return spoil_bytes(random, data, random.choice((PIECES, CSV)))
+
+
 def log_file(random: Random, data: bytes) -> bytes:
     kind = _between(random, 0, 3)
     if kind == 0:
@@ -335,6 +342,7 @@ ODD = (Odd("fifo"), Odd("folder"), Odd("link", "/dev/zero"), Odd("link", "itself
 
 _BY_SUFFIX: dict[str, Callable[[Random, bytes], bytes]] = {
     ".json": json_file, ".jsonl": json_lines, ".yaml": yaml_file, ".txt": log_file, ".log": log_file,
+    ".csv": csv_file,
     ".safetensors": safetensors_file, ".gguf": gguf_file, ".npz": npz_file, ".bin": torch_file,
     ".pt": torch_file,
 }

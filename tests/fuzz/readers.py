@@ -15,6 +15,7 @@ import tiny
 from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
 from jittor_lora.cli.generate import read_records
 from jittor_lora.data.examples import training_groups
+from jittor_lora.data.report import describe_data
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
@@ -44,6 +45,7 @@ from jittor_lora.tasks.adapter import (
     npz_to_folder,
 )
 from jittor_lora.training.log import RunLog
+from needs import is_there
 
 TEXT = "The answer is 42 or 1066.\n\nnaïve café, 北京 🎉 def f(x):\n    return  x ** 2 a<|endoftext|>b" + "a" * 300
 
@@ -103,6 +105,15 @@ def data(folder: Path) -> None:
         if purpose == "training":
             items_of(found)
             training_groups(found, _gpt2(), Template(), 64)
+
+
+def conversations(folder: Path) -> None:
+    path = str(next(folder.iterdir()))
+    for purpose in ("prompts", "evaluation", "training"):
+        found = load_data(path, purpose=purpose)
+        describe_data(found)
+        found.subset(2, 1)
+        found.references()
 
 
 def records(folder: Path) -> None:
@@ -181,11 +192,14 @@ def caches(folder: Path) -> None:
     smollm2._stamped(model)
 
 
+CONVERSATIONS = ("messages", "parts", "split", "sharegpt", "pairs", "alpaca", "csv", "csv_messages",
+                 *(["parquet"] if is_there("parquet") else []))
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "torch_base": base, "old_torch_base": base, "gguf": gguf,
     "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter, "load_adapter": load_adapter,
     "base_record": base_record, "adapters": adapters, "npz": npz, "loralib": loralib, "squad": data,
-    "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records, "recipe": recipe,
+    "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records,
+    **dict.fromkeys(CONVERSATIONS, conversations), "recipe": recipe,
     "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
     "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
 }

@@ -17,11 +17,13 @@ import model_files
 import small_run
 import tiny
 import torch_files
+from conversation_files import FORMATS, array, lines, parquet, table, turns
 from fuzz.case import Files
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.training_state import TrainingState, write_state
 from jittor_lora.settings.run import RunConfig
+from needs import is_there
 
 TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
 NO_EXAMPLES = hashlib.sha256().hexdigest()
@@ -80,6 +82,7 @@ def seeds() -> dict[str, Files]:
                                                "answers": {"text": ["old"], "answer_start": [8]}}) + b"\n"
                                         for i in range(2))},
         "array": {"data.json": b'[{"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d", "id": 7}]'},
+        **_conversations(),
         "records": {"data.jsonl": b'{"prompt": "a"}\n{"context": "b", "question": "c?"}\n'},
         "recipe": {"recipe.yaml": yaml.safe_dump(SETTINGS.model_dump(), sort_keys=False).encode()},
         "curve_recipe": {"recipe.yaml": b"over: rank\npoints: 1,2,4\nalpha_ratio: 2\nmin_steps: 3\n"
@@ -105,6 +108,22 @@ def seeds() -> dict[str, Files]:
         "caches": {"SmolLM2-135M-Instruct.Q4_1.gguf.json": _json({"sha256": "0" * 64, "size": 9, "modified_ns": 1}),
                    ".cache/jittor/config.json": _json({"JITTOR_HOME": "elsewhere"})},
     }
+
+
+def _conversations() -> dict[str, Files]:
+    """Files of conversations, in every format and in some container."""
+    rows = [turns("naïve café", "a, \"b\"\n", "北京 🎉", "d"), turns("e", "f", system="s")]
+    written = {name: [{"id": str(i), **write(row)} for i, row in enumerate(rows)] for name, write in FORMATS.items()}
+    message = [{"role": "assistant", "content": "b", "weight": 1}]
+    split = [{"prompt": [{"role": "user", "content": "a"}], "completion": message}, {"prompt": [{
+        "role": "user", "content": [{"type": "text", "text": "c"}]}], "completion": message, "tools": None}]
+    files = {"messages": {"data.jsonl": lines(written["messages"])}, "parts": {"data.json": array(written["parts"])},
+             "split": {"data.jsonl": lines(split)}, "sharegpt": {"data.json": array(written["sharegpt"])},
+             "pairs": {"data.jsonl": lines(written["pairs"])}, "alpaca": {"data.json": array(written["alpaca"])},
+             "csv": {"data.csv": table(written["alpaca"])}, "csv_messages": {"data.csv": table(written["messages"])}}
+    if is_there("parquet"):
+        files["parquet"] = {"data.parquet": parquet(written["messages"])}
+    return files
 
 
 def _json(value: object) -> bytes:
