@@ -14,6 +14,7 @@ import tiny
 from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import build_stream
+from jittor_lora.errors import UserError
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.lora.adapted import ActiveAdapters
@@ -61,6 +62,9 @@ OPTIONS = {
     "save-linear": {"modules_to_save": {"gpt2": ("0.mlp",), "llama": ("1.mlp", "0.self_attn.k_proj")}},
     "bias-all": {"bias": "all"},
     "bias-lora-only": {"bias": "lora_only"},
+    "b-bias": {"lora_bias": True},
+    "b-bias-rslora": {"lora_bias": True, "use_rslora": True, "init": "kaiming"},
+    "b-bias-bias": {"lora_bias": True, "bias": "all"},
     "bias-dora": {"bias": "lora_only", "use_dora": True},
     "embedding": {"target_modules": {"gpt2": ("c_attn", "wte", "wpe"), "llama": ("q_proj", "embed_tokens")}},
     "head": {"target_modules": {"gpt2": ("c_attn", "lm_head"), "llama": ("q_proj", "lm_head")}},
@@ -81,7 +85,7 @@ SOME = {
 def cases():
     for option in OPTIONS:
         for source in SOURCES:
-            if source == "llama" and option.startswith("bias"):
+            if source == "llama" and option.startswith(("bias", "b-bias-bias")):
                 continue  # no biases
             if option not in SOME.get(source, OPTIONS) or (option == "save-head-norms" and source != "qwen3"):
                 continue
@@ -132,6 +136,7 @@ def trained_of(model) -> dict[str, torch.nn.Parameter]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = name.replace("base_model.model.", "", 1).replace(".modules_to_save.default.", ".")
+            name = name.replace(".lora_B.default.bias", ".lora_B_bias")
             name = name.replace(".default.weight", "").replace(".default", "").replace(".base_layer.", ".")
             found[name] = parameter
     return found
@@ -199,7 +204,7 @@ def test_ten_steps(option, source):
         own.step(gradients, RATE)
     for name, parameter in theirs_by_name.items():
         found, expected = as_theirs(name, parameters[name].numpy(), adapter), parameter.detach().numpy()
-        if name.endswith("c_attn.bias"):  # the keys' biases move no logit; AdamW makes steps of what rounding leaves
+        if name.endswith(("c_attn.bias", "c_attn.lora_B_bias")):  # the keys' biases move no logit; AdamW makes steps of what rounding leaves
             found, expected = (np.delete(bias, np.s_[24:48]) for bias in (found, expected))
         assert relative(found, expected) < 1e-4, name
     np.testing.assert_allclose(logits(ours), reference.logits(peft_model, TOKENS), atol=1e-3)
@@ -232,7 +237,7 @@ def test_files_both_ways(tmp_path, option, source, convert):
 
 @pytest.mark.parametrize("option, source", list(cases()))
 def test_merged(option, source):
-    ours, adapter, _, _ = both(option, source)
+    ours, adapter, _, config = both(option, source)
     adapter.load(moved(adapter, 2))
     before = logits(ours)
     difference, largest = merge_error(ours)
@@ -241,6 +246,10 @@ def test_merged(option, source):
     with adapters_of(ours).off():
         np.testing.assert_array_equal(logits(ours), logits(network(SOURCES[source])))
     untied = unties_head(ours)
+    if config.lora_bias and source == "llama":  # PEFT refuses it too
+        with pytest.raises(UserError, match="lora_bias: the adapter has biases that this base has no place for"):
+            MergedTensors(tensors(SOURCES[source]), ours, untied)
+        return
     merged = MergedTensors(tensors(SOURCES[source]), ours, untied)
     source = {**SOURCES[source], "tie_word_embeddings": False} if untied else SOURCES[source]
     np.testing.assert_allclose(logits(build_model(tiny.config(source), merged)), before, atol=1e-4)
@@ -305,7 +314,8 @@ class Masked(torch.nn.Module):
 
 
 @pytest.mark.parametrize("option, source", [("plain", "gpt2"), ("dora", "llama"), ("embedding", "gpt2"),
-                                            ("save-norm", "gpt2"), ("bias-all", "gpt2"), ("save-embedding", "llama")])
+                                            ("save-norm", "gpt2"), ("bias-all", "gpt2"), ("save-embedding", "llama"),
+                                            ("b-bias", "llama")])
 def test_loraplus(option, source):
     """Groups of learning rate and weight decay, in ten steps."""
     ours, adapter, peft_model, _ = both(option, source)

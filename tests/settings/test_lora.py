@@ -35,6 +35,7 @@ VALUES = [
     ("exclude_modules", r"h\.[01]\..*", "exclude_modules", r"h\.[01]\..*", "exclude_modules", r"h\.[01]\..*"),
     ("modules_to_save", ("ln_f", "wte"), "modules_to_save", "ln_f,wte", "modules_to_save", ["ln_f", "wte"]),
     ("bias", "lora_only", "lora_bias", "lora_only", "bias", "lora_only"),
+    ("lora_bias", True, "lora_b_bias", "yes", "lora_bias", True),
 ]
 NAMES = {name for name, *_ in VALUES} | {"qv_only", "layers_pattern"}  # these two need another setting
 

@@ -47,10 +47,10 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     question: Optional[str] = setting(None, PROMPT, "question about --context", holds=VERBATIM, min_length=1)
     file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, messages, or context and question; each record "
                                   "is printed as a line of JSON with its continuation", holds=PATH, min_length=1)
-    interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, one per line; in a chat each "
-                                "line continues the conversation")
-    chat: Optional[bool] = setting(None, PROMPT, "a prompt is a user's turn, put into the chat template; by default if "
-                                   "the adapter learnt conversations")
+    interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, one per line; in a chat "
+                                "each line continues the conversation")
+    chat: Optional[bool] = setting(None, PROMPT, "a prompt is a user's turn, put into the chat template; by default "
+                                   "where the adapter learnt conversations")
     system: Optional[str] = setting(None, PROMPT, "in a chat: the turn of a system before the user's", holds=VERBATIM,
                                     min_length=1)
     template: OptionalTemplateText = own_template_setting(PROMPT)
@@ -58,8 +58,8 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     chat_arguments: ChatArguments = chat_arguments_setting(PROMPT)
     special_tokens: Optional[SpecialTokens] = own_special_tokens_setting(PROMPT)
 
-    max_new_tokens: Optional[int] = setting(None, GENERATION, "maximum length of the continuation in tokens; by default "
-                                            "64, in a chat 256", ge=1)
+    max_new_tokens: Optional[int] = setting(None, GENERATION, "maximum length of the continuation in tokens; by "
+                                            "default 64, in a chat 256", ge=1)
     stop: Optional[str] = setting(None, GENERATION, "where to stop besides the end-of-text token: newline, a text, or "
                                   "eos for nowhere else; by default newline for questions, eos for prompts; "
                                   + LINE_BREAKS, holds=TEXT, min_length=1)

@@ -242,6 +242,7 @@ _FIELDS: dict[str, Check] = {
     "bias": lambda value: None if value in ("none", "all", "lora_only") else "expected none, all or lora_only",
     "use_rslora": _or_null(_flag),
     "use_dora": _or_null(_flag),
+    "lora_bias": _or_null(_flag),
     "modules_to_save": _or_null(lambda value: _names(value, MOST_SAVED)),
     "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
     "layers_to_transform": _or_null(_layers),

@@ -32,10 +32,11 @@ from jittor_lora.model.causal_lm import CausalLM
 
 # Parts of a module that a file may hold, and how many dimensions they have.
 DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
-              "lora_magnitude_vector": (1,), "weight": (1, 2), "bias": (1,)}
+              "lora_magnitude_vector": (1,), "lora_B_bias": (1,), "weight": (1, 2), "bias": (1,)}
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
+_B_BIAS = ".lora_B.bias"  # PEFT's key for ".lora_B_bias"
 
 
 def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family: str, convert: bool = True,
@@ -119,8 +120,11 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         if match:
             name = match.group(1)
         name = re.sub(r"\.base_layer\.bias$", ".bias", name)  # PEFT up to 0.6 had no base_layer
+        of_b = name.endswith(_B_BIAS)
+        if of_b:
+            name = f"{name[: -len(_B_BIAS)]}.lora_B_bias"
         shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
-        if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match):
+        if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match and not of_b):
             wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
         elif ".original_module." not in key:  # the base's own, which PEFT keeps beside the copy that is trained
             arrays[name] = file[key]
@@ -139,6 +143,8 @@ def _peft_key(name: str, updated: Container[str]) -> str:
     module, _, part = name.rpartition(".")
     if part in ("lora_A", "lora_B"):
         return peft_name(name)
+    if part == "lora_B_bias":
+        return f"{PREFIX}{module}{_B_BIAS}"
     return f"{PREFIX}{module}.base_layer.bias" if part == "bias" and module in updated else PREFIX + name
 
 

@@ -16,7 +16,8 @@ KEYS = {name: field.metadata["peft"] for name, field in DEFINITIONS.items() if f
 # The keys that are written, in PEFT's order.
 WRITTEN = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules",
            "exclude_modules", "fan_in_fan_out", "bias", "init_lora_weights", "inference_mode", "use_rslora", "use_dora",
-           "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "revision")
+           "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
+           "revision")
 WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
                   "fan_in_fan_out", "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_version",
                   "qalora_group_size", "revision", "runtime_config", "task_type", "velora_config"}
@@ -38,6 +39,8 @@ def peft_settings(config: LoraConfig, base: str, family: str) -> dict[str, Any]:
     values = {key: _written(name, getattr(config, name)) for name, key in KEYS.items()}
     values.update(peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=base,
                   fan_in_fan_out=family == "gpt2", inference_mode=True, revision=None)
+    if config.lora_bias:
+        values["init_lora_weights"] = True  # PEFT accepts no other
     return {key: values[key] for key in WRITTEN}
 
 

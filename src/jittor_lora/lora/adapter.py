@@ -36,8 +36,8 @@ class Adapter:
 
     def parameters(self) -> dict[str, jt.Var]:
         """The trained arrays in the network's order: "<module>.lora_A" (r, in), ".lora_B" (out, r),
-        ".lora_magnitude_vector" (out,), ".bias" (out,), ".lora_embedding_A" (r, rows), ".lora_embedding_B" (D, r), and
-        ".weight" of modules that are trained whole, matrices as (out, in)."""
+        ".lora_magnitude_vector" (out,), ".lora_B_bias" (out,), ".bias" (out,), ".lora_embedding_A" (r, rows),
+        ".lora_embedding_B" (D, r), and ".weight" of modules that are trained whole, matrices as (out, in)."""
         return {f"{name}.{part}": array for name, version in self.versions.items()
                 for part, array in version.trained.items()}
 

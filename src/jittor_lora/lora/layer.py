@@ -39,6 +39,7 @@ class Update(jt.Module):
         lora_B: (out, r), float32, trained.
         magnitude: m (out,), trained, with DoRA; else None. Initialised to the norms of the rows of W.
         bias: (out,), trained, or None.
+        b_bias: b (out,) of scaling · (B A x + b), trained, or None; initialised to zero.
         initial: A₀ and B₀, or None.
         dropout_seed: of the dropout masks; None for no dropout, as always outside training.
     """
@@ -59,11 +60,14 @@ class Update(jt.Module):
             values = {"lora_A": a, "lora_B": b}
             if config.use_dora:
                 values["lora_magnitude_vector"] = np.linalg.norm(base.weight.numpy(), axis=1)
+            if config.lora_bias:
+                values["lora_B_bias"] = np.zeros(base.out_features, np.float32)
             if with_bias and base.bias is not None:
                 values["bias"] = base.bias.numpy().copy()
-        self.trained = trained_arrays(values, ("lora_A", "lora_B", "lora_magnitude_vector", "bias"))
+        self.trained = trained_arrays(values, ("lora_A", "lora_B", "lora_magnitude_vector", "lora_B_bias", "bias"))
         self.lora_A, self.lora_B = self.trained["lora_A"], self.trained["lora_B"]
         self.magnitude, self.bias = self.trained.get("lora_magnitude_vector"), self.trained.get("bias")
+        self.b_bias = self.trained.get("lora_B_bias")
 
     # --- in the network: x is (N, in), weight the frozen W; mask_start is the row of the dropout mask for x's first ---
 
@@ -229,6 +233,10 @@ class LoraLinear(AdaptedModule):
         module = self.module(names)
         updates = [version for version in self.versions_of(names) if isinstance(version, Update)]
         bias = next((update.bias for update in updates if update.bias is not None), module.bias)
+        for update in updates:
+            if update.b_bias is not None:
+                own = update.scaling * update.b_bias
+                bias = own if bias is None else bias + own
         if self._merged is not None and self._merged[0] == tuple(names):
             return self._merged[1], bias, []
         return module.weight, bias, updates
@@ -240,8 +248,9 @@ class LoraLinear(AdaptedModule):
                 weight = update.merged(weight, base)
         return weight
 
-    def effective_bias(self) -> np.ndarray:
-        return self._parts(self.active.names)[1].numpy()
+    def effective_bias(self) -> np.ndarray | None:
+        bias = self._parts(self.active.names)[1]
+        return None if bias is None else bias.numpy()
 
     def merge(self) -> None:
         """Merge the active updates into a weight that replaces the frozen one while these adapters are active."""

@@ -7,8 +7,10 @@ from typing import Iterator, Mapping
 import numpy as np
 
 from jittor_lora.data.layout import Layout
+from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.lora.adapted import AdaptedModule
 from jittor_lora.lora.inject import adapters_of
+from jittor_lora.lora.layer import LoraLinear
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.families import FAMILIES
@@ -27,12 +29,20 @@ class MergedTensors(Mapping[str, np.ndarray]):
     Args:
         tensors: of the checkpoint that the model was built from.
         untied: also include `lm_head.weight`, of a head that was tied to the embedding.
+
+    Raises:
+        UserError: an adapter has biases on B where the base has none.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], model: CausalLM, untied: bool = False):
         self._tensors = tensors
         self._names = dict.fromkeys([*tensors, *(["lm_head.weight"] if untied else [])])
         self._modules = {leaf.name: leaf.module for leaf in leaf_modules(model)}
+        homeless = [name for name, module in self._modules.items() if isinstance(module, LoraLinear)
+                    and module.base.bias is None and module.effective_bias() is not None]
+        if homeless:
+            raise UserError("lora_bias: the adapter has biases that this base has no place for, so it cannot be merged:"
+                            "\n  " + "\n  ".join(some_of_each(homeless)))
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:

@@ -8,7 +8,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.lora.adapted import AdaptedModule
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.layer import is_fused_qkv
-from jittor_lora.lora.targets import match_saved, match_targets, short_names
+from jittor_lora.lora.targets import OUTPUT_HEAD, match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import Embedding, Linear, leaf_modules
 from jittor_lora.system.runtime import jt
@@ -51,6 +51,9 @@ def select(bases: dict[str, jt.Module], config: LoraConfig) -> Selection:
     embeddings = [name for name in targets if isinstance(bases[name], Embedding)]
     if embeddings and config.changes_base:
         wrong.append(f"init: {config.init} is for linear layers, and {', '.join(embeddings)} is an embedding.")
+    without = [name for name in targets if isinstance(bases[name], Embedding) or name == OUTPUT_HEAD]
+    if config.lora_bias and without:
+        wrong.append(f"lora_bias: not supported for {', '.join(without)}.")
     biased = {name for name, module in bases.items() if getattr(module, "bias", None) is not None
               and (config.bias == "all" or (config.bias == "lora_only" and name in targets))}
     if config.bias != "none" and not biased:
@@ -78,6 +81,8 @@ def trained_shapes(model: CausalLM, config: LoraConfig) -> dict[str, tuple[int, 
             shapes.update({f"{name}.{kind}A": a, f"{name}.{kind}B": b})
             if config.use_dora:
                 shapes[f"{name}.lora_magnitude_vector"] = b[:1]
+            if config.lora_bias:
+                shapes[f"{name}.lora_B_bias"] = (rows,)
         elif name in selection.saved:
             shapes[f"{name}.weight"] = tuple(base.weight.shape)
         if name in selection.biased or (name in selection.saved and getattr(base, "bias", None) is not None):

@@ -50,6 +50,8 @@ class LoraConfig:
         exclude_modules: modules to leave out, given as in `target_modules`.
         modules_to_save: ends of module names ("ln_f", "wte", "lm_head"), all of whose parameters are trained and saved.
         bias: the biases that are trained: "none", "all" of the model, or "lora_only", those of adapted layers.
+        lora_bias: B has a trained bias b, so that the update is scaling · (B A x + b); not with DoRA, embeddings or the
+            output head.
 
     Raises:
         UserError: values are out of range or conflict; all are listed.
@@ -90,6 +92,8 @@ class LoraConfig:
     bias: str = _setting(
         "none", "bias", kinds.BIAS, "biases to train too: none, all of the model, or lora_only, those of updated "
         "modules")
+    lora_bias: bool = _setting(
+        False, "lora_bias", kinds.SWITCH, "train a bias on B too, scaled as the update is; not with DoRA")
 
     def __post_init__(self):
         values = {name: getattr(self, name) for name in DEFINITIONS}
@@ -156,6 +160,11 @@ def conflicts(values: Mapping[str, Any], called: Callable[[str], str] = str) -> 
     if values["layers_pattern"] and layers is None:
         yield Problem(("layers_pattern", "layers_to_transform"),
                       f"has no effect without {called('layers_to_transform')}")
+    if values["lora_bias"] and values["use_dora"]:
+        yield Problem(("lora_bias", "use_dora"), f"does not go with {called('use_dora')}")
+    if values["lora_bias"] and values["init"] not in kinds.PLAIN_INITS:
+        yield Problem(("lora_bias", "init"),
+                      f"needs {' or '.join(kinds.PLAIN_INITS)} as {called('init')}, found {values['init']}")
     if values["qv_only"] and targets and not isinstance(targets, str) and not any(
             name.split(".")[-1] == "c_attn" for name in targets):
         yield Problem(("qv_only", "target_modules"),

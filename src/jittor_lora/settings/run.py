@@ -91,6 +91,7 @@ class RunConfig(Settings):
     lora_layers_to_transform: Optional[list[int]] = _lora("layers_to_transform")
     lora_layers_pattern: Optional[list[str]] = _lora("layers_pattern")
     lora_bias: Literal["none", "all", "lora_only"] = _lora("bias")
+    lora_b_bias: bool = _lora("lora_bias")
     qv_only: bool = _lora("qv_only")
 
     epochs: Optional[float] = setting(1.0, TRAINING, "passes over the training data", gt=0)

@@ -40,7 +40,8 @@ def described(config: RunConfig, session: Session, adapter: LoraConfig) -> RunCo
 def adapter_line(config: LoraConfig) -> str:
     """Rank, alpha and whatever else is not the default, in one line."""
     parts = [f"rank {config.r}", f"alpha {config.alpha:g}"]
-    parts += [name for name, on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora)) if on]
+    parts += [name for name, on in (("rsLoRA", config.use_rslora), ("DoRA", config.use_dora),
+                                    ("bias on B", config.lora_bias)) if on]
     parts += [f"{name} {value if isinstance(value, str) else ', '.join(map(str, value))}" for name, value in (
         ("init", config.init if config.changes_base else ""), ("saved whole", config.modules_to_save),
         ("biases", "" if config.bias == "none" else config.bias), ("without", config.exclude_modules),

@@ -106,7 +106,8 @@ def loraplus_groups(parameters: Mapping[str, jt.Var], ratio: float,
             rates[name] = embedding
         elif part == "lora_B" or len(parameter.shape) == 1:
             rates[name] = ratio
-    vectors = {name for name, p in parameters.items() if len(p.shape) == 1 and name.endswith((".weight", ".bias"))}
+    vectors = {name for name, p in parameters.items()
+               if len(p.shape) == 1 and name.endswith((".weight", ".bias", ".lora_B_bias"))}
     return rates, vectors
 
 
