@@ -22,6 +22,9 @@ VARIANTS = {
     "llama-untied": {**LLAMA, "tie_word_embeddings": False, "head_dim": 8, "num_key_value_heads": 4,
                      "rope_theta": 500.0, "rms_norm_eps": 1e-3},
     "llama-one-key": {**LLAMA, "num_key_value_heads": 1},
+    "gpt2-scores-by-layer": {**GPT2, "scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True,
+                             "n_layer": 3, "activation_function": "quick_gelu"},
+    "gpt2-scores-unscaled": {**GPT2, "scale_attn_weights": False, "activation_function": "tanh", "n_inner": 40},
 }
 
 

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.parity
 
 STEPS = 50
 SOURCES = {
+    **{name: {**tiny.VARIANTS[name], "vocab_size": 200, "n_positions": 128}
+       for name in ("gpt2-scores-by-layer", "gpt2-scores-unscaled")},
     "gpt2": {**tiny.GPT2, "vocab_size": 200, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "llama": {**tiny.LLAMA, "vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 3, "head_dim": 16,
               "intermediate_size": 96, "max_position_embeddings": 128},
@@ -37,7 +39,7 @@ def pair(family, config, values=None):
     """Ours and theirs with the same adapter: our start of it, or `values(shapes)`."""
     source = SOURCES[family]
     tensors = {name: array * np.float32(0.5 if array.ndim == 2 else 1) for name, array in tiny.tensors(source).items()}
-    lora = reference.default_lora(family, r=config.lora_r, alpha=config.lora_alpha)
+    lora = reference.default_lora(source["model_type"], r=config.lora_r, alpha=config.lora_alpha)
     ours = build_model(tiny.config(source), tensors)
     adapter = inject(ours, lora, seed=config.seed)
     if values is not None:
@@ -50,7 +52,8 @@ def relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0)])
+@pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("gpt2-scores-by-layer", 0.0),
+                                            ("gpt2-scores-unscaled", 0.0)])
 def test_losses_of_fifty_steps(tmp_path, family, weight):
     config = RunConfig(max_steps=STEPS, batch_size=3, gradient_accumulation=2, lora_r=4, lora_alpha=8.0,
                        lora_dropout=0.0, learning_rate=5e-3, schedule="linear", warmup_steps=5, weight_decay=0.01,
@@ -86,7 +89,7 @@ def test_losses_of_fifty_steps(tmp_path, family, weight):
         assert relative(parameter.numpy(), parameters[name].detach().numpy()) < 1e-3, name
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", SOURCES)
 @pytest.mark.parametrize("weight, smoothing", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.4)])
 def test_gradients(family, weight, smoothing):
     config = RunConfig(batch_size=8, lora_r=4, lora_alpha=8.0, lora_dropout=0.0, prompt_loss_weight=weight,

@@ -23,6 +23,8 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "relu": "relu",
+    "quick_gelu": "quick_gelu",
+    "tanh": "tanh",
 }
 
 # Upper limits far above any published model of these families: a larger number is a damaged or hostile file.
@@ -51,13 +53,19 @@ class ModelConfig:
     rope_theta: float  # 0.0 for GPT-2, whose positions are learned
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
-    activation: str  # "gelu_tanh", "gelu_erf", "silu" or "relu"
+    activation: str  # a value of _ACTIVATIONS
     source: dict = field(compare=False, repr=False)  # config.json as read
+    scores_scaled: bool = True  # attention's, by 1 / √head_dim
+    scores_by_layer: bool = False  # also by 1 / layer, counted from 1
 
     @property
     def eos_token_id(self) -> int | None:
         """The first end-of-text token, None if there are none."""
         return next(iter(self.eos_token_ids), None)
+
+    def attention_scale(self, layer: int) -> float:
+        """What attention multiplies its scores by in a layer, counted from 0."""
+        return (self.head_dim**-0.5 if self.scores_scaled else 1.0) / (layer + 1 if self.scores_by_layer else 1)
 
     @classmethod
     def from_hugging_face(cls, config: dict, where: str) -> ModelConfig:
@@ -217,8 +225,6 @@ def _read_gpt2(fields: _Fields) -> dict[str, Any]:
     heads = fields.integer("n_head", 12, _MOST_HEADS, alias="num_attention_heads")
     if hidden_size % heads:
         fields.problem("n_embd", f"a multiple of n_head ({heads})", hidden_size)
-    fields.only("scale_attn_weights", True, "unscaled attention is not supported")
-    fields.only("scale_attn_by_inverse_layer_idx", False, "attention scaled by layer is not supported")
     fields.only("add_cross_attention", False, "a decoder of another model's states is not supported")
     fields.absent("quantization_config", "weights must be float32, float16 or bfloat16")
     # reorder_and_upcast_attn asks for attention in float32, which is always used here.
@@ -236,7 +242,9 @@ def _read_gpt2(fields: _Fields) -> dict[str, Any]:
         "rope_theta": 0.0,
         "eos_token_ids": fields.tokens("eos_token_id", 50256, vocab_size),
         "bos_token_id": next(iter(fields.tokens("bos_token_id", 50256, vocab_size)), None),
-        "activation": fields.activation("activation_function", "gelu_new", ("gelu_tanh", "gelu_erf", "relu", "silu")),
+        "activation": fields.activation("activation_function", "gelu_new", tuple(dict.fromkeys(_ACTIVATIONS.values()))),
+        "scores_scaled": fields.flag("scale_attn_weights", True),
+        "scores_by_layer": fields.flag("scale_attn_by_inverse_layer_idx", False),
     }
 
 
