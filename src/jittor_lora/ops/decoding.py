@@ -26,8 +26,8 @@ class NormWeights(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates; `scale` is of
-    attention's scores, 1 / √head_dim if None."""
+    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates; `scale`
+    multiplies attention's scores, 1 / √head_dim if None."""
 
     attention_norm: NormWeights
     qkv: Sequence[LinearWeights]
