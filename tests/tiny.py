@@ -13,7 +13,11 @@ LLAMA = {"model_type": "llama", "vocab_size": 61, "hidden_size": 24, "num_hidden
          "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 40, "max_position_embeddings": 48,
          "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2}
 
-# Every path through the two networks: tied and untied heads, activations, grouped queries, different widths.
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 24}
+
+# Every path through the networks: tied and untied heads, activations, grouped queries, different widths, biases, norms
+# of queries and keys, scaled rotary positions.
 VARIANTS = {
     "gpt2": GPT2,
     "gpt2-erf-untied": {**GPT2, "activation_function": "gelu", "tie_word_embeddings": False, "n_inner": 40,
@@ -22,10 +26,16 @@ VARIANTS = {
     "llama-untied": {**LLAMA, "tie_word_embeddings": False, "head_dim": 8, "num_key_value_heads": 4,
                      "rope_theta": 500.0, "rms_norm_eps": 1e-3},
     "llama-one-key": {**LLAMA, "num_key_value_heads": 1},
+    "llama-biased": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "llama3": {**LLAMA, "rope_parameters": {**LLAMA3_ROPE, "rope_theta": 500.0}},
+    "mistral": {**LLAMA, "model_type": "mistral", "tie_word_embeddings": False, "sliding_window": None},
+    "qwen2": {**LLAMA, "model_type": "qwen2", "rope_theta": 1e6, "num_key_value_heads": 1},
+    "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 10, "rope_theta": 1e6},
     "gpt2-scores-by-layer": {**GPT2, "scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True,
                              "n_layer": 3, "activation_function": "quick_gelu"},
     "gpt2-scores-unscaled": {**GPT2, "scale_attn_weights": False, "activation_function": "tanh", "n_inner": 40},
 }
+FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")  # one variant of each, by its name
 
 
 def config(source: dict) -> ModelConfig:

@@ -9,7 +9,15 @@ from safetensors.numpy import load_file, save_file
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
+import model_files
 from model_files import make_folder, make_tensors
+
+
+@pytest.fixture(params=["gpt2", "llama", "mistral", "qwen2", "qwen3"])
+def config(request):
+    """A config.json."""
+    source = model_files.GPT2 if request.param == "gpt2" else model_files.LLAMA
+    return {**source, "model_type": request.param}
 
 
 @pytest.fixture
@@ -46,6 +54,13 @@ def test_reads_the_model_with_its_head(folder, tensors, config):
 
 def test_reads_the_model_without_its_head(tmp_path, config, tensors):
     assert same(read_checkpoint(make_folder(tmp_path, config, without_prefix(tensors))), tensors)
+
+
+def test_a_window_shorter_than_the_models_texts_is_noted(tmp_path):
+    config = {**model_files.LLAMA, "model_type": "mistral", "sliding_window": 4}
+    checkpoint = read_checkpoint(make_folder(tmp_path, config, make_tensors(config)))
+    assert checkpoint.config.max_positions == 4
+    assert [str(tmp_path) in note and "4 tokens" in note for note in checkpoint.notes] == [True]
 
 
 def test_float32_weights_stay_in_the_file(folder, tensors):
@@ -174,7 +189,8 @@ def test_writing_and_reading_back_keeps_every_byte(tmp_path, config, tensors):
     write_checkpoint(tmp_path / "b", read_checkpoint(folder))
     again = read_checkpoint(tmp_path / "b")
     assert same(again, tensors) and again.generation_config == {"max_length": 7}
-    architecture = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}[config["model_type"]]
+    architecture = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
+                    "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[config["model_type"]]
     assert again.config.source == {**config, "torch_dtype": "float32", "architectures": [architecture]}
     assert list(load_file(tmp_path / "b" / "model.safetensors")) and len(list((tmp_path / "b").iterdir())) == 3
 

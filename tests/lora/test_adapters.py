@@ -28,9 +28,11 @@ from needs import HAS_KERNELS, needs_bf16, needs_kernels
 # Three that differ in everything: ranks, targets, and what is trained beside A and B.
 KINDS = {
     "plain": {"r": 3},
-    "dora": {"r": 2, "use_dora": True, "modules_to_save": {"gpt2": ("ln_f", "wpe"), "llama": ("model.norm",)}},
+    "dora": {"r": 2, "use_dora": True, "modules_to_save": {
+        "gpt2": ("ln_f", "wpe"), "llama": ("model.norm",), "qwen3": ("model.norm", "q_norm", "0.self_attn.k_norm")}},
     "tables": {"r": 4, "use_rslora": True,
-               "target_modules": {"gpt2": ("wte", "c_attn"), "llama": ("embed_tokens", "q_proj")},
+               "target_modules": {"gpt2": ("wte", "c_attn"), "llama": ("embed_tokens", "q_proj"),
+                                  "qwen3": ("embed_tokens", "q_proj")},
                "modules_to_save": ("lm_head",)},
     "head": {"r": 2, "target_modules": ("lm_head",), "use_dora": True},
 }
@@ -73,7 +75,7 @@ def logits(model, tokens=None, layout=None, positions=None):
         return model.logits(hidden).numpy()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_switching(family):
     model = crowded(family)
     adapters = adapters_of(model)
@@ -93,7 +95,7 @@ def test_switching(family):
         assert np.abs(expected[one] - expected[other]).max() > 0.1
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_deleting_leaves_the_base(family):
     model = crowded(family)
     adapters = adapters_of(model)
@@ -135,7 +137,7 @@ def test_names(name):
 
 
 @pytest.mark.parametrize("names", [("plain", "dora"), ("dora", "plain"), ("plain", "dora", "tables")])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_a_stack_merged_decoded_and_unmerged(family, names):
     model = crowded(family)
     adapters = adapters_of(model)
@@ -170,7 +172,7 @@ def of_rows(groups, names):
     return [name for group, name in zip(groups, names) for _ in range(len(build_stream([group]).tokens))]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_a_mixed_stream_is_separate_runs(family):
     model, stream = crowded(family), build_stream(GROUPS)
     with adapters_of(model).by_row(of_rows(GROUPS, OF_GROUP)):
@@ -222,7 +224,7 @@ def test_every_row_needs_an_adapter():
     assert model.row_adapters is None
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 @pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])
 def test_texts_with_an_adapter_for_each_group(family, kernels):
     groups = [(group.prefix, [branch.prompt for branch in group.branches]) for group in GROUPS]
@@ -257,7 +259,7 @@ class Letters:
 
 @needs_bf16
 @pytest.mark.parametrize("kind", [*KINDS, "whole"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_decoding_in_bf16(family, kind):
     model, tokens = network(family, "bf16"), tiny.tokens(12).tolist()
     if kind == "whole":

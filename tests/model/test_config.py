@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from jittor_lora.errors import UserError
 from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.families import FAMILIES
+from jittor_lora.model.rotary import RopeScaling
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 96, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 32}
 LLAMA = {
@@ -18,6 +20,11 @@ LLAMA = {
     "intermediate_size": 40,
     "max_position_embeddings": 32,
 }
+MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": None}
+QWEN2 = {**LLAMA, "model_type": "qwen2", "use_sliding_window": False}
+QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 8}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}
 
 
 def read(config: dict) -> ModelConfig:
@@ -72,15 +79,87 @@ def test_rotary_base_in_its_several_spellings(settings):
     assert read({**LLAMA, **settings}).rope_theta == 5e5
 
 
+@pytest.mark.parametrize(("settings", "scaling"), [
+    ({"rope_scaling": LLAMA3_ROPE}, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
+    ({"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}}, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
+    ({"rope_scaling": {**LLAMA3_ROPE, "original_max_position_embeddings": None}},
+     RopeScaling("llama3", 32.0, 1.0, 4.0, 32)),
+    ({"rope_scaling": LLAMA3_ROPE, "original_max_position_embeddings": 16},
+     RopeScaling("llama3", 32.0, 1.0, 4.0, 16)),
+    ({"rope_scaling": {"type": "linear", "factor": 2}}, RopeScaling("linear", 2.0)),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 2}, "rope_parameters": {"rope_type": "default"}},
+     RopeScaling("linear", 2.0)),
+    ({"rope_scaling": {}, "rope_parameters": {"rope_type": "default"}}, None),
+])
+def test_scaled_rotary_positions(settings, scaling):
+    assert read({**LLAMA, **settings}).rope_scaling == scaling
+
+
+def test_biases_of_each_family():
+    def biased(config):
+        return {name.split(".")[-2] for name in tensor_shapes(read(config)) if name.endswith(".bias")}
+
+    attention, mlp = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
+    assert biased(LLAMA) == biased(MISTRAL) == biased(QWEN3) == set()
+    assert biased({**LLAMA, "attention_bias": True}) == biased({**QWEN3, "attention_bias": True}) == attention
+    assert biased({**LLAMA, "mlp_bias": True}) == mlp
+    assert biased(QWEN2) == attention - {"o_proj"}
+    assert tensor_shapes(read(QWEN2))["model.layers.0.self_attn.k_proj.bias"] == (8,)
+
+
+def test_qwen3_has_norms_of_queries_and_keys_and_a_head_size_of_its_own():
+    shapes = tensor_shapes(read({key: value for key, value in QWEN3.items() if key != "head_dim"}))
+    assert shapes["model.layers.1.self_attn.q_norm.weight"] == (128,)
+    assert shapes["model.layers.1.self_attn.q_proj.weight"] == (6 * 128, 24)
+    assert not any("q_norm" in name for name in tensor_shapes(read(QWEN2)))
+
+
+@pytest.mark.parametrize(("settings", "positions"), [
+    ({**MISTRAL}, 32),
+    ({**MISTRAL, "sliding_window": 32}, 32),
+    ({**MISTRAL, "sliding_window": 20}, 20),
+    ({**{key: value for key, value in MISTRAL.items() if key != "sliding_window"},
+      "max_position_embeddings": 32768}, 4096),  # transformers' default
+    ({**QWEN2, "sliding_window": 20}, 32),
+    ({**QWEN2, "sliding_window": 20, "use_sliding_window": True}, 32),  # from layer 28 on
+    ({**QWEN2, "sliding_window": 20, "use_sliding_window": True, "max_window_layers": 1}, 20),
+    ({**QWEN3, "sliding_window": None, "use_sliding_window": True, "max_window_layers": 0}, 32),
+    ({**QWEN3, "sliding_window": 20, "use_sliding_window": True, "layer_types": ["full_attention"] * 2}, 32),
+    ({**QWEN3, "sliding_window": 20, "use_sliding_window": True,
+      "layer_types": ["full_attention", "sliding_attention"]}, 20),
+])
+def test_a_sliding_window_limits_the_length_of_texts(settings, positions):
+    config = read(settings)
+    assert config.max_positions == positions
+    assert [str(positions) in note for note in config.notes] == [True] * (
+        positions < settings["max_position_embeddings"])
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling.low_freq_factor"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3_ROPE, "factor": "8"}}, "rope_scaling.factor"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3_ROPE, "low_freq_factor": 4}}, "rope_scaling.high_freq_factor"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3_ROPE, "original_max_position_embeddings": 8e3}},
+         "rope_scaling.original_max_position_embeddings"),
+        ({**LLAMA, "rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
+        ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor"),
+        ({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type"),
         ({**LLAMA, "rope_scaling": "default"}, "rope_scaling"),
-        ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
-        ({**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
-        ({**LLAMA, "attention_bias": True}, "attention_bias"),
-        ({**LLAMA, "mlp_bias": True}, "mlp_bias"),
+        ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
+        ({**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+         "rope_parameters.partial_rotary_factor"),
+        ({**LLAMA, "partial_rotary_factor": 0.25}, "partial_rotary_factor"),
+        ({**QWEN2, "rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
+        ({**LLAMA, "attention_bias": "no"}, "attention_bias"),
+        ({**LLAMA, "mlp_bias": None}, "mlp_bias"),
+        ({**MISTRAL, "sliding_window": 0}, "sliding_window"),
+        ({**QWEN2, "use_sliding_window": 1}, "use_sliding_window"),
+        ({**QWEN2, "layer_types": ["full_attention"]}, "layer_types"),
+        ({**QWEN2, "layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
+        ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({**QWEN3, "head_dim": 7}, "head_dim"),
         ({**LLAMA, "hidden_act": "gelu"}, "hidden_act"),
         ({**LLAMA, "num_key_value_heads": 4}, "num_key_value_heads"),
         ({**LLAMA, "num_attention_heads": 7, "num_key_value_heads": 7}, "hidden_size"),
@@ -113,10 +192,10 @@ def test_all_problems_come_in_one_error():
     assert text.count(": expected ") == 3 and text.startswith("config.json: ")
 
 
-@pytest.mark.parametrize("family", ["mistral", None, 7, ["gpt2"]])
+@pytest.mark.parametrize("family", ["mixtral", None, 7, ["gpt2"]])
 def test_other_architectures_are_refused_with_what_is_supported(family):
     text = problems({"model_type": family})
-    assert "model_type" in text and "gpt2, llama" in text
+    assert "model_type" in text and all(f"{name} (" in text for name in FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +233,16 @@ VALUES = st.one_of(
     st.floats(),
     WORDS,
     st.lists(st.integers(), max_size=3),
-    st.dictionaries(st.sampled_from(["rope_theta", "rope_type", "type"]), WORDS | st.floats()),
+    st.dictionaries(st.sampled_from(["rope_theta", "rope_type", "type", *LLAMA3_ROPE]),
+                    WORDS | st.floats() | st.integers() | st.sampled_from(["linear", "llama3"])),
+    st.lists(st.sampled_from(["full_attention", "sliding_attention", "x"]), max_size=3),
 )
-OPTIONAL = ["rope_scaling", "rope_parameters", "rope_theta", "head_dim", "n_inner", "eos_token_id", "rms_norm_eps"]
+OPTIONAL = ["rope_scaling", "rope_parameters", "rope_theta", "head_dim", "n_inner", "eos_token_id", "rms_norm_eps",
+            "attention_bias", "sliding_window", "use_sliding_window", "layer_types", "max_window_layers",
+            "partial_rotary_factor", "original_max_position_embeddings"]
 
 
-@given(st.sampled_from([GPT2, LLAMA]), st.data())
+@given(st.sampled_from([GPT2, LLAMA, MISTRAL, QWEN2, QWEN3]), st.data())
 def test_any_value_of_a_key_is_read_or_refused(base, data):
     changed = data.draw(st.dictionaries(st.sampled_from([*base, *OPTIONAL]), VALUES))
     try:

@@ -17,7 +17,7 @@ from jittor_lora.system.runtime import jt
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 4), max_size=3)), min_size=1, max_size=3)
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3"])
 def adapted(request):
     source = tiny.VARIANTS[request.param]
     model = build_model(tiny.config(source), tiny.tensors(source))

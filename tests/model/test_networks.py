@@ -33,7 +33,7 @@ def test_logits_are_those_of_transformers(variant):
     np.testing.assert_allclose(logits(network(variant), tiny.tokens(24)), expected, atol=2e-5)
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "llama3", "qwen2", "qwen3"])
 def model(request):
     return network(request.param)
 

@@ -64,7 +64,7 @@ def kept(model, stream):
     return jt.liveness_info()["lived_vars"] - before
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "qwen3"])
 def test_less_is_kept(variant):
     model, _ = adapted(variant)
     stream = build_stream(tiny.groups(5))

@@ -81,7 +81,7 @@ def test_forty_branches_over_one_prefix():
 
 
 @pytest.mark.parametrize("r", [1, 5, 16, 33])
-@pytest.mark.parametrize("variant", ["gpt2", "llama", "odd-heads"])
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "odd-heads", "qwen2", "qwen3"])
 def test_adapters_of_any_rank(variant, r):
     model, _ = adapted(VARIANTS[variant], r=r)
     with_update = read(FusedReader(model), 6, [3, 4])

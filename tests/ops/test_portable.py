@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import tiny
 from jittor_lora.data.layout import Layout
+from jittor_lora.model.rotary import frequencies
 from jittor_lora.ops import AttentionPlan, portable
 from jittor_lora.system.runtime import jt
 
@@ -209,7 +210,7 @@ def test_rotary():
         turned = (x[..., :half] + 1j * x[..., half:]) * turn
         return np.concatenate([turned.real, turned.imag], -1)
 
-    tables = portable.rotary_tables(positions, 2 * half, theta)
+    tables = portable.rotary_tables(positions, frequencies(2 * half, theta))
     check(lambda x: portable.rotary(x, *tables), reference, [normal(4, 2, 2 * half)], tolerance=5e-6)
 
 

@@ -26,7 +26,7 @@ def golden() -> dict[str, np.ndarray]:
     for name, source in tiny.VARIANTS.items():
         model = reference.network(source, tiny.tensors(source))
         arrays[f"{name}/logits"] = reference.logits(model, tiny.tokens(24))
-    for family in ("gpt2", "llama"):
+    for family in tiny.FAMILIES:
         source = tiny.VARIANTS[family]
         model = reference.network(source, tiny.tensors(source))
         adapted = reference.adapted(model, reference.default_lora(family, r=2))

@@ -44,6 +44,15 @@ MODELS = {
     "gpt2-inner": lambda: gpt2(n_inner=50, activation_function="gelu_pytorch_tanh"),
     "llama": llama,
     "llama-tied": lambda: llama(tie_word_embeddings=True),
+    "llama-biased": lambda: llama(attention_bias=True, mlp_bias=True),
+    "llama3": lambda: llama(tie_word_embeddings=True, rope_parameters={
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8, "rope_theta": 5e5}),
+    "llama-linear": lambda: llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**LLAMA, sliding_window=None)),
+    "mistral-window": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**LLAMA, sliding_window=10)),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**LLAMA, tie_word_embeddings=True)),
+    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**LLAMA, head_dim=8)),
     "llama-head": lambda: llama(head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
 }
 

@@ -53,7 +53,7 @@ def assert_same_logits(model, peft_model, base):
     assert np.abs(expected - base).max() > 0.5  # the adapter matters
 
 
-@pytest.fixture(params=["gpt2", "llama", "llama-untied"])
+@pytest.fixture(params=["gpt2", "llama", "llama-untied", "mistral", "qwen2", "qwen3"])
 def source(request):
     return tiny.VARIANTS[request.param]
 

@@ -21,6 +21,7 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.lora.merge import MergedTensors, merge_error, unties_head
+from jittor_lora.model.families import FAMILIES
 from jittor_lora.model.load import build_model
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, frozen
@@ -55,6 +56,7 @@ OPTIONS = {
     "exclude-expression": {"exclude_modules": r".*\.0\..*(c_attn|o_proj)"},
     "save-norm": {"modules_to_save": {"gpt2": ("ln_f", "h.1.ln_2"), "llama": ("model.norm", "input_layernorm")}},
     "save-embedding": {"modules_to_save": {"gpt2": ("wte", "wpe"), "llama": ("embed_tokens",)}},
+    "save-head-norms": {"modules_to_save": ("q_norm", "1.self_attn.k_norm")},
     "save-head": {"modules_to_save": ("lm_head",)},
     "save-linear": {"modules_to_save": {"gpt2": ("0.mlp",), "llama": ("1.mlp", "0.self_attn.k_proj")}},
     "bias-all": {"bias": "all"},
@@ -66,23 +68,31 @@ OPTIONS = {
     "embedding-dora": {"target_modules": {"gpt2": ("c_attn", "wte"), "llama": ("q_proj", "embed_tokens")},
                        "use_dora": True},
 }
-SOURCES = {"gpt2": tiny.GPT2, "llama": tiny.LLAMA, "llama-untied": tiny.VARIANTS["llama-untied"]}
+SOURCES = {name: tiny.VARIANTS[name] for name in ("gpt2", "llama", "llama-untied", "llama-biased", "qwen2", "qwen3")}
+# Of the variants that differ from Llama in a part, the options that touch it.
+SOME = {
+    "llama-untied": ("save-embedding", "save-head", "embedding", "dora", "head"),
+    "llama-biased": ("plain", "bias-all", "bias-lora-only", "bias-dora"),
+    "qwen2": ("plain", "dora", "pissa", "olora", "save-linear", "bias-all", "bias-lora-only", "bias-dora"),
+    "qwen3": ("plain", "dora", "pissa", "olora", "save-linear", "save-norm", "save-head-norms"),
+}
 
 
 def cases():
     for option in OPTIONS:
         for source in SOURCES:
-            if source.startswith("llama") and option.startswith("bias"):
+            if source == "llama" and option.startswith("bias"):
                 continue  # no biases
+            if option not in SOME.get(source, OPTIONS) or (option == "save-head-norms" and source != "qwen3"):
+                continue
             if source == "gpt2" and option == "olora":
                 continue  # PEFT's start of GPT-2's transposed weights fits no layer
-            if source == "llama-untied" and option not in ("save-embedding", "save-head", "embedding", "dora", "head"):
-                continue
             yield pytest.param(option, source, id=f"{option}-{source}")
 
 
 def settings_of(option: str, family: str) -> LoraConfig:
-    chosen = {key: value[family] if isinstance(value, dict) and family in value else value
+    kind = FAMILIES[family].network
+    chosen = {key: value[kind] if isinstance(value, dict) and kind in value else value
               for key, value in OPTIONS[option].items()}
     return LoraConfig(**{"r": 4, "alpha": 8.0, "target_modules": DEFAULT_TARGETS[family], **chosen})
 

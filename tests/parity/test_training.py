@@ -27,12 +27,15 @@ pytestmark = pytest.mark.parity
 
 STEPS = 50
 SOURCES = {
-    **{name: {**tiny.VARIANTS[name], "vocab_size": 200, "n_positions": 128}
-       for name in ("gpt2-scores-by-layer", "gpt2-scores-unscaled")},
     "gpt2": {**tiny.GPT2, "vocab_size": 200, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "llama": {**tiny.LLAMA, "vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 3, "head_dim": 16,
               "intermediate_size": 96, "max_position_embeddings": 128},
 }
+SOURCES.update({name: {**tiny.VARIANTS[name], **{key: SOURCES["llama"][key] for key in (
+    "vocab_size", "hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "max_position_embeddings")}}
+    for name in ("llama3", "llama-biased", "mistral", "qwen2", "qwen3")})
+SOURCES.update({name: {**tiny.VARIANTS[name], "vocab_size": 200, "n_positions": 128}
+                for name in ("gpt2-scores-by-layer", "gpt2-scores-unscaled")})
 
 
 def pair(family, config, values=None):
@@ -52,8 +55,8 @@ def relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("gpt2-scores-by-layer", 0.0),
-                                            ("gpt2-scores-unscaled", 0.0)])
+@pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("qwen2", 0.0),
+                                             ("qwen3", 0.0), ("gpt2-scores-by-layer", 0.0), ("gpt2-scores-unscaled", 0.0)])
 def test_losses_of_fifty_steps(tmp_path, family, weight):
     config = RunConfig(max_steps=STEPS, batch_size=3, gradient_accumulation=2, lora_r=4, lora_alpha=8.0,
                        lora_dropout=0.0, learning_rate=5e-3, schedule="linear", warmup_steps=5, weight_decay=0.01,
@@ -89,8 +92,9 @@ def test_losses_of_fifty_steps(tmp_path, family, weight):
         assert relative(parameter.numpy(), parameters[name].detach().numpy()) < 1e-3, name
 
 
-@pytest.mark.parametrize("family", SOURCES)
-@pytest.mark.parametrize("weight, smoothing", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.4)])
+@pytest.mark.parametrize("weight, smoothing, family", [
+    *((*case, family) for family in ("gpt2", "llama") for case in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.4))),
+    *((0.5, 0.1, family) for family in SOURCES if family not in ("gpt2", "llama"))])
 def test_gradients(family, weight, smoothing):
     config = RunConfig(batch_size=8, lora_r=4, lora_alpha=8.0, lora_dropout=0.0, prompt_loss_weight=weight,
                        max_tokens_per_stream=4096)

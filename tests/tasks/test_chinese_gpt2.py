@@ -29,8 +29,8 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(work):
     assert main(["train", "--base", str(work / "base"), "--data", str(work / "data.jsonl"), "--output",
-                 str(work / "run"), "--max-steps", "150", "--batch-size", "3", "--learning-rate", "2e-2", "--lora-dropout",
-                 "0", "--target-modules", "all-linear", "--precision", "fp32"]) == 0
+                 str(work / "run"), "--max-steps", "150", "--batch-size", "3", "--learning-rate", "2e-2",
+                 "--lora-dropout", "0", "--target-modules", "all-linear", "--precision", "fp32"]) == 0
     return work / "run" / "adapter"
 
 

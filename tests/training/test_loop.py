@@ -153,7 +153,7 @@ def test_memory_is_given_back_before_a_stream_longer_than_all_before(tmp_path, m
 # --- the loss and its gradient ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_loss_and_gradients_are_those_of_peft(tmp_path, family):
     loss, gradients = recorded(tmp_path, tiny.groups(), family, batch_size=100)
     assert loss == pytest.approx(float(GOLDEN[f"{family}/loss"]), rel=2e-6)
@@ -184,7 +184,7 @@ def test_micro_batches_are_the_same_as_one_big_batch(tmp_path, family, weight):
         assert_same_step(whole, part)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_shared_prefixes_are_the_same_as_separate_examples(tmp_path, family, weight):
     common = {"groups": GROUPS, "family": family, "batch_size": COUNT, "prompt_loss_weight": weight, **ORDINARY}

@@ -1,7 +1,7 @@
 """Base models as Hugging Face directories: config.json and safetensors, one file or shards with an index.
 
-Reads what `save_pretrained` of GPT2Model, GPT2LMHeadModel, LlamaModel and LlamaForCausalLM writes in any version of
-transformers, and writes the form with the head.
+Reads what `save_pretrained` of the families' classes writes in any version of transformers, with and without head
+(GPT2LMHeadModel and GPT2Model), and writes the form with the head.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jittor_lora.files.untrusted import load_json, read_input
 from jittor_lora.formats.first_bytes import described, first_bytes
 from jittor_lora.formats.safetensors_file import FLOAT_TYPES, SafetensorsFile, write_safetensors
 from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
-from jittor_lora.model.config import ModelConfig, tensor_shapes, token_ids
+from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.families import FAMILIES, Family
+from jittor_lora.model.families.fields import token_ids
 
-_PREFIXES = {"gpt2": "transformer.", "llama": "model."}
-_ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 # Constants that older versions of transformers saved among the weights
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
 # Far above any real file: the largest tokenizer.json in use has 35 MB.
@@ -111,7 +111,7 @@ def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: 
     if old and not overwrite:
         raise UserError(f"{folder}: already contains a model ({shorten(old, 5)}). "
                         "Name another folder, or ask for it to be overwritten.")
-    config = {**checkpoint.config.source, "architectures": [_ARCHITECTURES[checkpoint.config.family]]}
+    config = {**checkpoint.config.source, "architectures": [FAMILIES[checkpoint.config.family].architecture]}
     for key in ("torch_dtype", "dtype"):  # the type in which transformers loads
         if key in config:
             config[key] = "float32"
@@ -166,8 +166,9 @@ def _read_folder(folder: Path) -> Checkpoint:
     config = ModelConfig.from_hugging_face(read_json(folder / "config.json"), str(folder / "config.json"))
     files = [SafetensorsFile(path) for path in _weight_files(folder)]
     weights = _Weights(folder, config, files)
-    notes = (f"{folder}: {wrapper_note(weights.wrapper)}",) if weights.wrapper else ()
-    return Checkpoint(config, weights, _generation_config(folder / "generation_config.json"), notes)
+    notes = [*([wrapper_note(weights.wrapper)] if weights.wrapper else []), *config.notes]
+    return Checkpoint(config, weights, _generation_config(folder / "generation_config.json"),
+                      tuple(f"{folder}: {note}" for note in notes))
 
 
 def _generation_config(path: Path) -> dict | None:
@@ -184,14 +185,14 @@ class _Weights(Mapping[str, np.ndarray]):
     """The tensors of all files under their canonical names."""
 
     def __init__(self, folder: Path, config: ModelConfig, files: list[SafetensorsFile]):
-        self._shapes = tensor_shapes(config)
+        self._shapes, family = tensor_shapes(config), FAMILIES[config.family]
         self._places: dict[str, tuple[SafetensorsFile, str]] = {}
         self.wrapper = wrapper_of((name for file in files for name in file.entries),
-                                  lambda name: _canonical(name, config.family) in self._shapes)
+                                  lambda name: family.canonical(name) in self._shapes)
         problems = []
         for file in files:
             for name in file.entries:
-                canonical = _canonical(name[len(self.wrapper) :], config.family)
+                canonical = family.canonical(name[len(self.wrapper) :])
                 if _BUFFERS.fullmatch(name):
                     continue
                 if canonical in self._places:
@@ -202,7 +203,7 @@ class _Weights(Mapping[str, np.ndarray]):
         problems += self._misfits()
         missing, unexpected = list(self._missing()), list(self._unexpected())
         whole = not (problems or missing or unexpected)
-        if whole and head is not None and not self._equals_embedding(head, config.family):
+        if whole and head is not None and not self._equals_embedding(head, family):
             problems.append("lm_head.weight: differs from the embedding though config.json says tie_word_embeddings: "
                             "true. Set it to false there if the model has a separate head")
         if problems or missing or unexpected:
@@ -230,8 +231,8 @@ class _Weights(Mapping[str, np.ndarray]):
             if entry.dtype not in FLOAT_TYPES:
                 yield f"{stored}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}"
 
-    def _equals_embedding(self, head: tuple[SafetensorsFile, str], family: str) -> bool:
-        file, stored = self._places["transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"]
+    def _equals_embedding(self, head: tuple[SafetensorsFile, str], family: Family) -> bool:
+        file, stored = self._places[f"{family.body}.{family.embedding}.weight"]
         a, b = file.entries[stored], head[0].entries[head[1]]
         return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(file.raw(stored), head[0].raw(head[1]))
 
@@ -244,12 +245,6 @@ class _Weights(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._shapes)
-
-
-def _canonical(name: str, family: str) -> str:
-    """GPT2Model's `h.0…` is GPT2LMHeadModel's `transformer.h.0…`; LlamaModel's `layers.0…` is `model.layers.0…`."""
-    prefix = _PREFIXES[family]
-    return name if name.startswith((prefix, "lm_head.")) else prefix + name
 
 
 def _weight_files(folder: Path) -> list[Path]:

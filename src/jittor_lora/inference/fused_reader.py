@@ -11,6 +11,7 @@ from jittor_lora import ops
 from jittor_lora.inference.reader import Turn
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
+from jittor_lora.model.rotary import frequencies
 from jittor_lora.ops.decoding import LayerWeights, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes, Span
 
 
@@ -34,8 +35,8 @@ class FusedReader:
     def __init__(self, model: CausalLM):
         c = model.config
         sizes = Sizes(c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.intermediate_size,
-                      c.family == "llama", c.activation, c.norm_eps, model.precision)
-        layers, last_norm, self._embedding, self._positions = _PARTS[c.family](model)
+                      c.network == "llama", c.activation, c.norm_eps, model.precision)
+        layers, last_norm, self._embedding, self._positions = _PARTS[c.network](model)
         self._decoder = ops.decoder(NetworkWeights(sizes, layers, last_norm, model.head(), _rotation(c)))
 
     def open(self, prefix: int, rooms: Sequence[int]) -> _Group:
@@ -79,7 +80,7 @@ class FusedReader:
         return embedded, np.asarray(positions, np.int32), readings
 
 
-# --- the weights as they act, by family: layers, last norm, token embedding, position embedding -----------------------
+# --- the weights as they act, by network: layers, last norm, token embedding, position embedding ----------------------
 
 
 def _gpt2(model):
@@ -89,13 +90,13 @@ def _gpt2(model):
         for block in network.h:
             yield LayerWeights(_layer_norm(block.ln_1), [_linear(block.attn.c_attn)], _linear(block.attn.c_proj),
                                _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj),
-                               block.attn.scale)
+                               scale=block.attn.scale)
 
     return layers(), _layer_norm(network.ln_f), network.wte.table, network.wpe.table
 
 
 def _llama(model):
-    network = model.model
+    network, has_norms = model.model, model.config.qk_norm
 
     def layers() -> Iterator[LayerWeights]:
         for block in network.layers:
@@ -103,7 +104,8 @@ def _llama(model):
             qkv = [_linear(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
             yield LayerWeights(_rms_norm(block.input_layernorm), qkv, _linear(attention.o_proj),
                                _rms_norm(block.post_attention_layernorm),
-                               [_linear(mlp.gate_proj), _linear(mlp.up_proj)], _linear(mlp.down_proj))
+                               [_linear(mlp.gate_proj), _linear(mlp.up_proj)], _linear(mlp.down_proj),
+                               *([_rms_norm(attention.q_norm), _rms_norm(attention.k_norm)] if has_norms else []))
 
     return layers(), _rms_norm(network.norm), network.embed_tokens.table, None
 
@@ -125,7 +127,8 @@ def _rms_norm(norm) -> NormWeights:
 
 
 def _rotation(config: ModelConfig) -> Optional[tuple[np.ndarray, np.ndarray]]:
-    if config.family != "llama":
+    if config.network != "llama":
         return None
-    cosines, sines = ops.rotary_tables(np.arange(config.max_positions), config.head_dim, config.rope_theta)
+    turns = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    cosines, sines = ops.rotary_tables(np.arange(config.max_positions), turns)
     return cosines.numpy(), sines.numpy()

@@ -11,11 +11,12 @@ from jittor_lora.lora.adapted import AdaptedModule
 from jittor_lora.lora.inject import adapters_of
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.families import FAMILIES
 from jittor_lora.model.modules import leaf_modules
 from jittor_lora.system.runtime import jt
 
 PROBE_TOKENS = 64
-TOKEN_EMBEDDINGS = ("transformer.wte", "model.embed_tokens")
+TOKEN_EMBEDDINGS = {f"{family.body}.{family.embedding}" for family in FAMILIES.values()}
 
 
 class MergedTensors(Mapping[str, np.ndarray]):
@@ -56,7 +57,7 @@ def unties_head(model: CausalLM) -> bool:
     """Do the active adapters change the embedding or the head of a model that ties the two?"""
     changed = {leaf.name for leaf in leaf_modules(model)
                if isinstance(leaf.module, AdaptedModule) and leaf.module.versions_of()}
-    return model.config.tied_head and not changed.isdisjoint((*TOKEN_EMBEDDINGS, OUTPUT_HEAD))
+    return model.config.tied_head and not changed.isdisjoint({*TOKEN_EMBEDDINGS, OUTPUT_HEAD})
 
 
 def merge_error(model: CausalLM) -> tuple[float, float]:

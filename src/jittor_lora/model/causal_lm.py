@@ -1,4 +1,4 @@
-"""A language model of either family on a token stream: hidden states, logits, loss."""
+"""A language model on a token stream: hidden states, logits, loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jittor_lora.system.runtime import jt
 
 
 class CausalLM(jt.Module):
-    """Base class of the networks; a family defines `_states` and `lm_head`.
+    """Base class of the networks; each defines `_states` and `lm_head`.
 
     All weights are frozen: a module that trains brings its own parameters.
 

@@ -1,5 +1,5 @@
-"""The Llama family (Touvron et al. 2023), as far as SmolLM2 needs it, on a token stream, with the module names of its
-checkpoints."""
+"""The network of Llama (Touvron et al. 2023), Mistral, Qwen2 and Qwen3 on a token stream, with the module names of
+their checkpoints."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.forward_pass import Pass
 from jittor_lora.model.modules import Linear, Weights
+from jittor_lora.model.rotary import frequencies
 from jittor_lora.model.rows import ALL_ALIKE, Rows
 from jittor_lora.system.runtime import jt
 
@@ -25,6 +26,13 @@ class RMSNorm(jt.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+class HeadNorm(RMSNorm):
+    """RMS norm of each head of x (N, H, d), with one weight (d,) for all."""
+
+    def execute(self, x, rows: Rows = ALL_ALIKE):
+        return super().execute(x.reshape((-1, x.shape[2]))).reshape(x.shape)
+
+
 class Attention(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig, layer: int):
         super().__init__()
@@ -33,6 +41,9 @@ class Attention(jt.Module):
         self.k_proj = weights.linear("k_proj")
         self.v_proj = weights.linear("v_proj")
         self.o_proj = weights.linear("o_proj")
+        if config.qk_norm:
+            self.q_norm = HeadNorm(weights["q_norm.weight"], config.norm_eps)
+            self.k_norm = HeadNorm(weights["k_norm.weight"], config.norm_eps)
 
     def execute(self, x, run: Pass, rotation):
         n, c = x.shape[0], self.config
@@ -40,8 +51,11 @@ class Attention(jt.Module):
         # In the order in which Jittor would sum their gradients: last the one that comes last in the backward pass.
         for_q, for_k = (first, second) if run.is_partial else (second, first)
         q = self.q_proj(run.wanted(for_q), run.wanted_rows)
-        q = ops.rotary(q.reshape((q.shape[0], c.heads, c.head_dim)), *map(run.wanted, rotation))
-        k = ops.rotary(self.k_proj(for_k, run.rows).reshape((n, c.kv_heads, c.head_dim)), *rotation)
+        q = q.reshape((q.shape[0], c.heads, c.head_dim))
+        k = self.k_proj(for_k, run.rows).reshape((n, c.kv_heads, c.head_dim))
+        if c.qk_norm:
+            q, k = self.q_norm(q, run.wanted_rows), self.k_norm(k, run.rows)
+        q, k = ops.rotary(q, *map(run.wanted, rotation)), ops.rotary(k, *rotation)
         v = self.v_proj(for_v, run.rows).reshape((n, c.kv_heads, c.head_dim))
         return self.o_proj(run.attend(self.layer, q, k, v), run.wanted_rows)
 
@@ -83,10 +97,10 @@ class LlamaModel(jt.Module):
 
 
 class LlamaForCausalLM(CausalLM):
-    """Llama with its output head, which is the token embedding if the checkpoint ties them.
+    """Such a network with its output head, which is the token embedding if the checkpoint ties them.
 
     Args:
-        config: of family "llama".
+        config: of a family on the network "llama".
         tensors: the checkpoint's tensors by canonical name.
         precision: of matrix products with the weights, see `Matrix`.
     """
@@ -94,12 +108,12 @@ class LlamaForCausalLM(CausalLM):
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32"):
         super().__init__(config, precision)
         weights = Weights(tensors, precision)
+        self._frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.model = LlamaModel(weights.at("model"), config)
         self.lm_head = Linear(self.model.embed_tokens.weight) if config.tied_head else weights.linear("lm_head")
 
     def _states(self, tokens: np.ndarray, run: Pass, last: Pass):
-        c = self.config
-        rotation = ops.rotary_tables(run.positions, c.head_dim, c.rope_theta)
+        rotation = ops.rotary_tables(run.positions, self._frequencies)
         x = self.model.embed_tokens(tokens, run.rows)
         *blocks, last_block = self.model.layers
         for block in blocks:

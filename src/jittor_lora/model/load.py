@@ -13,7 +13,7 @@ from jittor_lora.model.gpt2 import GPT2LMHeadModel
 from jittor_lora.model.llama import LlamaForCausalLM
 from jittor_lora.ops.backend import bf16_works
 
-FAMILIES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
+NETWORKS = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
 
 def build_model(config: ModelConfig, tensors: Mapping[str, np.ndarray], precision: str = "fp32") -> CausalLM:
@@ -26,4 +26,4 @@ def build_model(config: ModelConfig, tensors: Mapping[str, np.ndarray], precisio
     if precision == "bf16" and not bf16_works():
         print("This machine has no fast bf16 products: computing in fp32.", file=sys.stderr)
         precision = "fp32"
-    return FAMILIES[config.family](config, tensors, precision)
+    return NETWORKS[config.network](config, tensors, precision)

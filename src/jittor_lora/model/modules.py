@@ -1,4 +1,4 @@
-"""The building blocks of both families of networks: frozen weights, linear layer, embedding."""
+"""The building blocks of the networks: frozen weights, linear layer, embedding."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ class NormWeights(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates; `scale`
-    multiplies attention's scores, 1 / √head_dim if None."""
+    """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates. `q_norm` and
+    `k_norm`, of each head before rotary positions, are RMS norms with a weight (head_dim,). `scale` multiplies
+    attention's scores; None for 1 / √head_dim."""
 
     attention_norm: NormWeights
     qkv: Sequence[LinearWeights]
@@ -35,6 +36,8 @@ class LayerWeights(NamedTuple):
     mlp_norm: NormWeights
     up: Sequence[LinearWeights]
     down: LinearWeights
+    q_norm: Optional[NormWeights] = None
+    k_norm: Optional[NormWeights] = None
     scale: Optional[float] = None
 
 

@@ -257,14 +257,13 @@ def rotary(x, cos, sin):
     return jt.concat([first * cos - second * sin, second * cos + first * sin], 2)
 
 
-def rotary_tables(positions: np.ndarray, head_dim: int, theta: float):
-    """cos and sin (N, d/2) of position · theta^(-2i/d), in float32 as the checkpoints were trained.
+def rotary_tables(positions: np.ndarray, frequencies: np.ndarray):
+    """cos and sin (N, d/2) of position · frequency, in float32 as the checkpoints were trained.
 
-    The power is correctly rounded, as PyTorch's is: one unit in the last place would show in the logits of long texts.
+    Args:
+        positions: (N,). frequencies: (d/2,) float32, see `model/rotary.py`.
     """
-    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequency = np.float32(1.0) / (theta ** exponent.astype(np.float64)).astype(np.float32)
-    angle = positions.astype(np.float32)[:, None] * frequency[None, :]
+    angle = positions.astype(np.float32)[:, None] * frequencies[None, :]
     return jt.array(np.cos(angle)), jt.array(np.sin(angle))
 
 

@@ -54,9 +54,10 @@ class Decoder:
         self._kept: list[Any] = []  # what the structures point to
         self._space, self._room, self._free = None, 0, lambda: None
         width, attended = sizes.width, sizes.heads * sizes.head_dim
-        made = [_Layer(self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._linear(width, layer.qkv),
-                       self._linear(attended, [layer.out]), self._linear(width, layer.up),
-                       self._linear(sizes.inner, [layer.down]), score_scale(layer.scale, sizes.head_dim))
+        made = [_Layer(self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._norm(layer.q_norm),
+                       self._norm(layer.k_norm), self._linear(width, layer.qkv), self._linear(attended, [layer.out]),
+                       self._linear(width, layer.up), self._linear(sizes.inner, [layer.down]),
+                       score_scale(layer.scale, sizes.head_dim))
                 for layer in weights.layers]
         self._layers = (_Layer * len(made))(*made)
         cosines, sines = (self._keep(table) for table in weights.rotation) if weights.rotation else (None, None)
@@ -130,7 +131,9 @@ class Decoder:
         """The address of `vector` padded with zeros to a multiple of `unit`."""
         return None if vector is None else self._keep(np.pad(vector, (0, -len(vector) % unit)))
 
-    def _norm(self, norm: NormWeights) -> _Norm:
+    def _norm(self, norm: Optional[NormWeights]) -> _Norm:
+        if norm is None:
+            return _Norm()
         return _Norm(self._padded(norm.weight, self._vector), self._padded(norm.bias, self._vector))
 
     def _linear(self, inputs: int, layers: Sequence[LinearWeights]) -> _Linear:

@@ -387,18 +387,22 @@ class Run {
         });
     }
 
-    // Rotates queries and keys to their positions, and appends keys and values to their spans.
+    // Normalises queries and keys head by head if the network does, rotates them to their positions, and appends keys
+    // and values to their spans.
     void append(int layer, int r0, int r1) {
         const int d = net_.head_dim;
         for (int r = r0; r < r1; r++) {
             const Reading& reading = readings_[owner_[r]];
             float *q = qkv_.row(r), *k = q + k_at_, *v = q + v_at_;
-            if (net_.cosines) {
-                const size_t at = (size_t)positions_[r] * (d / 2);
-                auto turn = [&](float* x) { rotate(x, net_.cosines + at, net_.sines + at, x, d / 2, 1.f); };
-                for (int h = 0; h < net_.heads; h++) turn(q + h * d);
-                for (int h = 0; h < net_.kv_heads; h++) turn(k + h * d);
-            }
+            const size_t at = (size_t)positions_[r] * (d / 2);
+            auto finish = [&](float* x, int heads, const Norm& norm) {
+                for (float* end = x + heads * d; x < end; x += d) {
+                    if (norm.weight) norm_row(x, norm.weight, nullptr, x, d, net_.eps, false);
+                    if (net_.cosines) rotate(x, net_.cosines + at, net_.sines + at, x, d / 2, 1.f);
+                }
+            };
+            finish(q, net_.heads, net_.layers[layer].q_norm);
+            finish(k, net_.kv_heads, net_.layers[layer].k_norm);
             int row = reading.own.rows + r - reading.first;
             for (int h = 0; h < net_.kv_heads; h++) {
                 Keys to(net_, reading.own, layer, h);

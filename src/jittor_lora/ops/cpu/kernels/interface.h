@@ -36,12 +36,13 @@ struct Linear {
 };
 
 struct Norm {
-    const float* weight;  // (width padded to W)
+    const float* weight;  // (width padded to W); null for no norm
     const float* bias;    // the same, or null
 };
 
 struct Layer {
     Norm attention_norm, mlp_norm;
+    Norm q_norm, k_norm;        // of each head, RMS norms, if any
     Linear qkv, out, up, down;  // qkv is one matrix or three; up is one matrix, or the gate and the matrix it gates
     float scale, unused;        // of attention's scores
 };
