@@ -34,11 +34,24 @@ LLAMA = {
     "max_position_embeddings": 6,
     "tie_word_embeddings": True,
 }
+# What llama.cpp can store, beyond these two: biases, Llama 3's frequencies, norms of queries and keys.
+GGUF_MODELS = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "llama3": {**LLAMA, "head_dim": 64, "max_position_embeddings": 16384, "rope_scaling": {
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192}},
+    "llama-biased": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "llama-linear": {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "qwen2": {**LLAMA, "model_type": "qwen2"},
+    "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 16},
+}
 TEXTS = ["The answer is 42 or 1066.", "naïve café, 北京 🎉", "def f(x):\n    return  x ** 2\n\n", "a b  c   d"]
 GGUF_BLOCK = {
     "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
@@ -77,7 +90,8 @@ def make_bpe() -> Tokenizer:
 
 def make_gguf(path: Path, config: dict, tensors: dict[str, np.ndarray], kind: str = "F32", pre: str = "gpt-2",
               changed: dict | None = None, extra: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    """Write the model as llama.cpp's conversion does, matrices quantised to `kind`.
+    """Write the model as llama.cpp's conversion does, matrices quantised to `kind`: rounded if the gguf library can do
+    so, else in random blocks.
 
     Args:
         changed: metadata to write instead of, or in addition to, the usual; None leaves a key out.
@@ -101,13 +115,13 @@ def make_gguf(path: Path, config: dict, tensors: dict[str, np.ndarray], kind: st
     for name, tensor in tensors.items():
         stored = _to_llama_cpp(name, tensor, config)
         if stored.ndim == 2 and kind != "F32":
-            blocks = gguf.quants.quantize(stored, quantisation)
+            blocks = _blocks(stored, quantisation)
             stored = gguf.quants.dequantize(blocks, quantisation)
             writer.add_tensor(_gguf_name(name), blocks, raw_dtype=quantisation)
         else:
             writer.add_tensor(_gguf_name(name), stored)
         kept[name] = _from_llama_cpp(name, stored, config)
-    for name, tensor in (extra or {}).items():
+    for name, tensor in {**_rope_factors(config), **(extra or {})}.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -133,12 +147,52 @@ def _gguf_metadata(config: dict, pre: str) -> dict:
                  "feed_forward_length": config["n_inner"], "attention.layer_norm_epsilon": 1e-5}
     else:
         sizes = {"embedding_length": config["hidden_size"], "block_count": config["num_hidden_layers"],
-                 "attention.head_count": config["num_attention_heads"], "context_length": 6,
-                 "attention.head_count_kv": config["num_key_value_heads"], "rope.dimension_count": config["head_dim"],
+                 "attention.head_count": config["num_attention_heads"],
+                 "context_length": config["max_position_embeddings"],
+                 "attention.head_count_kv": config["num_key_value_heads"],
                  "feed_forward_length": config["intermediate_size"], "rope.freq_base": 5e5,
                  "attention.layer_norm_rms_epsilon": 1e-5}
+        if config["model_type"] == "llama":
+            sizes["rope.dimension_count"] = config["head_dim"]
+        elif config["head_dim"] * config["num_attention_heads"] != config["hidden_size"]:
+            sizes["attention.key_length"] = sizes["attention.value_length"] = config["head_dim"]
+        if config.get("rope_scaling", {}).get("rope_type") == "linear":
+            sizes.update({"rope.scaling.type": "linear", "rope.scaling.factor": config["rope_scaling"]["factor"]})
     return {**{f"{config['model_type']}.{key}": value for key, value in sizes.items()},
             **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()}}
+
+
+def _rope_factors(config: dict) -> dict[str, np.ndarray]:
+    """What the conversion writes for Llama 3: by how much each frequency is divided."""
+    scaling = config.get("rope_scaling", {})
+    if scaling.get("rope_type") != "llama3":
+        return {}
+    factor, low, high, original = (scaling[key] for key in (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    found = []
+    for i in range(0, config["head_dim"], 2):
+        length = 2 * np.pi * 5e5 ** (i / config["head_dim"])
+        smooth = (original / length - low) / (high - low)
+        found.append(1 if length < original / high else factor if length > original / low
+                     else 1 / ((1 - smooth) / factor + smooth))
+    return {"rope_freqs.weight": np.array(found, np.float32)}
+
+
+# Where a block holds scales in float16, any other byte of it being free
+_SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,),
+           "IQ4_XS": (0,), "TQ2_0": (64,)}
+
+
+def _blocks(matrix: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """(rows, bytes) of the matrix, or of another one of its size."""
+    if kind.name not in _SCALES:
+        return gguf.quants.quantize(matrix, kind)
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    draw = np.random.default_rng(matrix.size)
+    blocks = draw.integers(0, 256, (matrix.size // values, size), np.uint8)
+    for at in _SCALES[kind.name]:
+        blocks[:, at : at + 2] = draw.uniform(1e-3, 1e-2, (len(blocks), 1)).astype("<f2").view(np.uint8)
+    return blocks.reshape(len(matrix), -1)
 
 
 def _gguf_name(name: str) -> str:
@@ -172,6 +226,9 @@ def _from_llama_cpp(name: str, tensor: np.ndarray, config: dict) -> np.ndarray:
 
 
 def _rotary_heads(name: str, config: dict) -> int:
+    """Of a tensor whose rows the conversion reorders, as of Llama alone."""
+    if config["model_type"] != "llama":
+        return 0
     if "q_proj" in name:
         return config["num_attention_heads"]
     return config["num_key_value_heads"] if "k_proj" in name else 0

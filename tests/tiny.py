@@ -31,6 +31,9 @@ VARIANTS = {
     "mistral": {**LLAMA, "model_type": "mistral", "tie_word_embeddings": False, "sliding_window": None},
     "qwen2": {**LLAMA, "model_type": "qwen2", "rope_theta": 1e6, "num_key_value_heads": 1},
     "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 10, "rope_theta": 1e6},
+    "gpt2-scores-by-layer": {**GPT2, "scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True,
+                             "n_layer": 3, "activation_function": "quick_gelu"},
+    "gpt2-scores-unscaled": {**GPT2, "scale_attn_weights": False, "activation_function": "tanh", "n_inner": 40},
 }
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")  # one variant of each, by its name
 

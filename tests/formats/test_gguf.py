@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,14 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.gguf import read_gguf
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
-from model_files import make_gguf, make_tensors
+from jittor_lora.model.rotary import RopeScaling, frequencies
+from model_files import GGUF_MODELS, LLAMA, make_folder, make_gguf, make_tensors
+
+
+@pytest.fixture(params=GGUF_MODELS)
+def config(request) -> dict:
+    """A config.json."""
+    return dict(GGUF_MODELS[request.param])
 
 
 @pytest.fixture
@@ -36,6 +44,64 @@ def test_reads_back_what_llama_cpp_is_given(path, config, kind):
         assert checkpoint.tensors[name].dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", ["Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "TQ2_0"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_quantised_blocks_are_those_of_the_library(path, family, kind):
+    """And llama.cpp's order of Llama's rows is undone after decoding."""
+    wide = {**GGUF_MODELS[family], "hidden_size": 256, "num_attention_heads": 32, "num_key_value_heads": 32,
+            "intermediate_size": 512}
+    expected = make_gguf(path, wide, make_tensors(wide), kind)
+    checkpoint = read_gguf(path)
+    for name, tensor in expected.items():
+        assert np.isfinite(tensor).all() and np.array_equal(checkpoint.tensors[name], tensor), name
+
+
+@pytest.mark.parametrize("kind, width", [("Q4_K", 128), ("Q8_0", 48), ("IQ4_NL", 16)])
+def test_rows_that_are_not_whole_blocks_are_refused(path, kind, width):
+    """No program writes them."""
+    values, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    number = gguf.GGMLQuantizationType[kind].value
+    path.write_bytes(header(tensors=1, rest=text(b"x") + struct.pack("<IQQIQ", 2, width, 4, number, 0) + bytes(9999)))
+    assert f"tensor x: rows of {width} values do not divide into blocks of {values}" in refused(path)
+
+
+def test_a_hugging_face_folder_of_the_same_weights_is_the_same_model(path, tmp_path, config):
+    """The configuration too, with the rotary frequencies."""
+    tensors = make_tensors(config)
+    make_gguf(path, config, tensors)
+    epsilon = "layer_norm_epsilon" if config["model_type"] == "gpt2" else "rms_norm_eps"
+    ends = {"bos_token_id": None, "eos_token_id": 299}
+    whole = {**config, epsilon: 1e-5, "rope_theta": 5e5, **ends}
+    expected = read_checkpoint(make_folder(tmp_path / "folder", whole, tensors))
+    found = read_gguf(path)
+    assert found.config == expected.config
+    assert all(np.array_equal(found.tensors[name], expected.tensors[name]) for name in expected.tensors)
+
+
+@pytest.mark.parametrize("scaling", [
+    {"factor": 8.0}, {"factor": 32.0}, {"factor": 4.0, "original_max_position_embeddings": 256},
+    {"factor": 3.5, "original_max_position_embeddings": 512}, {"factor": 16.0, "high_freq_factor": 8.0},
+])
+@pytest.mark.parametrize("head_dim", [6, 64, 128])
+def test_llama_3s_frequencies_come_from_their_factors(path, scaling, head_dim):
+    whole = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 8192, **scaling}
+    config = {**LLAMA, "head_dim": head_dim, "rope_scaling": whole}
+    make_gguf(path, config, make_tensors(config))
+    found = read_gguf(path).config.rope_scaling
+    stored = RopeScaling("llama3", whole["factor"], 1.0, whole["high_freq_factor"],
+                         whole["original_max_position_embeddings"])
+    expected = frequencies(head_dim, 5e5, stored)
+    np.testing.assert_allclose(frequencies(head_dim, 5e5, found), expected, rtol=1e-5)
+    if head_dim > 6:
+        assert found == stored
+
+
+def test_factors_of_one_scale_nothing(path):
+    make_gguf(path, LLAMA, make_tensors(LLAMA), extra={"rope_freqs.weight": np.ones(4, np.float32)})
+    assert read_gguf(path).config.rope_scaling is None
+
+
 def test_many_rows_are_decoded_in_parts(path, config):
     config["vocab_size"] = 1500
     tensors = make_tensors(config)
@@ -48,10 +114,11 @@ def test_settings_come_from_the_metadata(path, config):
     make_gguf(path, config, make_tensors(config))
     read = read_gguf(path).config
     assert (read.family, read.vocab_size, read.hidden_size, read.layers) == (config["model_type"], 300, 32, 2)
-    assert (read.intermediate_size, read.max_positions, read.eos_token_id) == (64, 6, 299)
+    assert (read.intermediate_size, read.eos_token_id) == (64, 299)
+    assert read.max_positions == config.get("max_position_embeddings", 6)
     assert (read.norm_eps, read.tied_head) == (1e-5, True)  # not 9.999999747378752e-06
-    if read.family == "llama":
-        assert (read.heads, read.kv_heads, read.head_dim, read.rope_theta) == (4, 2, 8, 5e5)
+    if read.network == "llama":
+        assert (read.heads, read.kv_heads, read.head_dim, read.rope_theta) == (4, 2, config["head_dim"], 5e5)
     else:
         assert (read.heads, read.activation) == (2, "gelu_tanh")
 
@@ -88,13 +155,15 @@ def test_head(path, config):
 
 def test_all_wrong_tensors_come_in_one_error(path, config):
     tensors = make_tensors(config)
-    missing, misshapen = list(tensors)[2], list(tensors)[-1]
+    missing = next(name for name in tensors if ".ln_1.weight" in name or "k_proj.weight" in name)
+    misshapen = list(tensors)[-1]
     broken = {name: tensor for name, tensor in tensors.items() if name != missing}
     broken[misshapen] = np.ones(5, np.float32)
     make_gguf(path, config, broken, extra={"new.weight": np.ones(3, np.float32)})
     text = refused(path)
-    stored = {"gpt2": "output_norm.bias", "llama": "output_norm.weight"}[config["model_type"]]
-    first = {"gpt2": "blk.0.attn_norm.weight", "llama": "blk.0.attn_k.weight"}[config["model_type"]]
+    is_gpt2 = config["model_type"] == "gpt2"
+    stored = "output_norm.bias" if is_gpt2 else "output_norm.weight"
+    first = "blk.0.attn_norm.weight" if is_gpt2 else "blk.0.attn_k.weight"
     assert f"{first}: missing, expected shape {tensors[missing].shape}" in text
     assert f"{stored}: expected shape (32,); found (5,)" in text
     assert "new.weight: unexpected, of shape (3,)" in text
@@ -103,11 +172,13 @@ def test_all_wrong_tensors_come_in_one_error(path, config):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"general.architecture": "mamba"}, "expected gpt2 or llama; found mamba"),
-        ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type: expected none; found yarn"),
+        ({"general.architecture": "mamba"}, "expected one of gpt2, llama, qwen2, qwen3; found mamba"),
+        ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type: expected none or linear; found yarn"),
         ({"llama.expert_count": 8}, "no mixture of experts"),
         ({"llama.rope.dimension_count": 4, "llama.attention.key_length": 8}, "rope.dimension_count"),
         ({"llama.attention.value_length": 4}, "attention.value_length"),
+        ({"llama.attention.sliding_window": 4}, "attention.sliding_window: expected none, or at least 6; found 4"),
+        ({"llama.rope.scaling.type": "linear"}, "rope_scaling.factor"),
         ({"llama.attention.head_count": [4, 4]}, "num_attention_heads: expected a whole number"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "rms_norm_eps"),
         ({"llama.block_count": None, "llama.context_length": None}, "missing: llama.block_count, llama.context_length"),
@@ -123,10 +194,15 @@ def test_models_that_compute_something_else_are_refused(path, config, changed, m
     assert message in refused(path)
 
 
-@pytest.mark.parametrize("config", ["llama"], indirect=True)
-def test_scaled_rotary_positions_are_refused(path, config):
-    make_gguf(path, config, make_tensors(config), extra={"rope_freqs.weight": np.ones(4, np.float32)})
-    assert "rope_freqs.weight" in refused(path)
+@pytest.mark.parametrize("factors, message", [
+    ([1, 2, 3, 4], "rope_freqs.weight: expected the factors of Llama 3's scaled rotary positions; found others"),
+    ([1, 1, 0.5, 8], "found others"), ([1, 1, float("nan"), 8], "found others"),
+    ([1, 1, float("inf"), 8], "found others"),
+    ([1, 8], "rope_freqs.weight: expected a factor for each of the 8 / 2 frequencies; found (2,)"),
+])
+def test_other_rotary_positions_are_refused(path, factors, message):
+    make_gguf(path, LLAMA, make_tensors(LLAMA), extra={"rope_freqs.weight": np.array(factors, np.float32)})
+    assert message in refused(path)
 
 
 def header(version: int = 3, tensors: int = 0, pairs: int = 0, rest: bytes = b"") -> bytes:

@@ -158,8 +158,8 @@ def test_gpt2_without_a_tokenizer_has_the_shipped_one(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"config.json": "{}"}, "expected tokenizer.json, or vocab.json and merges.txt; found config.json"),
-        ({"vocab.txt": "[PAD]"}, "convert vocab.txt"),
+        ({"config.json": "{}"}, "expected tokenizer.json, vocab.json and merges.txt, or vocab.txt; found config.json"),
+        ({"tokenizer.model": "[PAD]"}, "convert tokenizer.model"),
         ({"tokenizer.json": "{"}, "expected JSON"),
         ({"tokenizer.json": "{}"}, "not a tokenizer that the tokenizers library"),
         ({"tokenizer.json": '{"added_tokens": [3]}'}, "not a tokenizer that the tokenizers library"),

@@ -165,8 +165,8 @@ def test_a_sliding_window_limits_the_length_of_texts(settings, positions):
         ({**LLAMA, "num_attention_heads": 7, "num_key_value_heads": 7}, "hidden_size"),
         ({**LLAMA, "head_dim": 5}, "head_dim"),
         ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-        ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights"),
-        ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({**GPT2, "scale_attn_weights": "no"}, "scale_attn_weights"),
+        ({**GPT2, "scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx"),
         ({**GPT2, "add_cross_attention": True}, "add_cross_attention"),
         ({**GPT2, "activation_function": "mish"}, "activation_function"),
         ({**GPT2, "activation_function": ["gelu"]}, "activation_function"),
@@ -188,7 +188,7 @@ def test_what_cannot_be_run_is_refused_by_name(config, name):
 
 
 def test_all_problems_come_in_one_error():
-    text = problems({**GPT2, "n_layer": 0, "activation_function": "mish", "scale_attn_weights": False})
+    text = problems({**GPT2, "n_layer": 0, "activation_function": "mish", "scale_attn_weights": 0})
     assert text.count(": expected ") == 3 and text.startswith("config.json: ")
 
 
@@ -200,7 +200,9 @@ def test_other_architectures_are_refused_with_what_is_supported(family):
 
 @pytest.mark.parametrize(
     ("name", "meaning"),
-    [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("gelu", "gelu_erf"), ("relu", "relu")],
+    [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("gelu", "gelu_erf"), ("relu", "relu"),
+     ("gelu_fast", "gelu_tanh"), ("gelu_accurate", "gelu_tanh"), ("gelu_python", "gelu_erf"), ("swish", "silu"),
+     ("quick_gelu", "quick_gelu"), ("tanh", "tanh")],
 )
 def test_activations(name, meaning):
     assert read({**GPT2, "activation_function": name}).activation == meaning

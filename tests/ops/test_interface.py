@@ -61,4 +61,4 @@ def test_types_of_the_library():
 
 def test_the_constants():
     assert interface.CONSTANTS["RANKS_AT_A_TIME"] == 8
-    assert interface.ENUMERATIONS["Activation"] == ("GELU_TANH", "GELU_ERF", "SILU", "RELU")
+    assert interface.ENUMERATIONS["Activation"] == ("GELU_TANH", "GELU_ERF", "SILU", "RELU", "QUICK_GELU", "TANH")

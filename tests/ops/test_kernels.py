@@ -191,16 +191,16 @@ def test_linear_in_bf16(rows, width, out, rank, p):
 lengths = st.lists(st.tuples(st.integers(0, 80), st.lists(st.integers(1, 30), max_size=6)), min_size=1, max_size=4)
 
 
-def attention_case(groups, heads, share, d, chosen=None, precision="fp32", **tolerances):
+def attention_case(groups, heads, share, d, chosen=None, precision="fp32", scale=None, **tolerances):
     layout = Layout.of_lengths([g for g in groups if g[0] or g[1]] or [(1, ())])
     rows = np.arange(layout.rows) if chosen is None else np.unique([c % layout.rows for c in chosen])
     plan = AttentionPlan(layout if chosen is None else layout.restricted(rows), precision)
     n = layout.rows
     both("attention", [normal(len(rows), heads * share, d), normal(n, heads, d, seed=1), normal(n, heads, d, seed=2)],
-         (plan,), **tolerances)
+         (plan, scale), **tolerances)
     if share == 1:
         picked = None if chosen is None else jt.array(rows.astype(np.int32))
-        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked), **tolerances)
+        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked, scale), **tolerances)
 
 
 @few
@@ -212,6 +212,13 @@ def attention_case(groups, heads, share, d, chosen=None, precision="fp32", **tol
 @example([(0, [3, 70, 1]), (130, []), (64, [64, 1])], 1, 3, 64, None)
 def test_attention(groups, heads, share, d, chosen):
     attention_case(groups, heads, share, d, chosen)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_attention_with_another_scale(scale, precision):
+    tolerances = {"value": BF16, "gradient": BF16} if precision == "bf16" else {}
+    attention_case([(70, [9, 3]), (0, [5])], 2, 1, 16, [1, 40, 72, 85], precision, scale, **tolerances)
 
 
 def test_attention_of_a_long_text():

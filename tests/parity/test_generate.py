@@ -29,7 +29,8 @@ from parity import reference
 pytestmark = pytest.mark.parity
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3",
+                                        "gpt2-scores-by-layer", "gpt2-scores-unscaled"])
 def models(request):
     source = {**tiny.VARIANTS[request.param], "tie_word_embeddings": False}
     tensors = tiny.tensors(source)

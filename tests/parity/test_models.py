@@ -40,9 +40,11 @@ def assert_close(found, expected):
 
 SMALL = {
     **{name: {**source, "vocab_size": 300} for name, source in tiny.VARIANTS.items()},
-    "gpt2-relu": {**tiny.GPT2, "activation_function": "relu", "vocab_size": 300},
-    "gpt2-silu": {**tiny.GPT2, "activation_function": "silu", "vocab_size": 300},
-    "gpt2-pytorch-tanh": {**tiny.GPT2, "activation_function": "gelu_pytorch_tanh", "vocab_size": 300},
+    **{f"gpt2-{name}": {**tiny.GPT2, "activation_function": name, "vocab_size": 300}
+       for name in ("relu", "silu", "swish", "tanh", "quick_gelu", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast",
+                    "gelu_accurate", "gelu_python")},
+    "gpt2-both-scales": {**tiny.GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True,
+                         "n_layer": 3, "vocab_size": 300},
     "llama-rope": {**tiny.LLAMA, "rope_theta": 1e6, "vocab_size": 300},
 }
 

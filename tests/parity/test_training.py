@@ -34,6 +34,8 @@ SOURCES = {
 SOURCES.update({name: {**tiny.VARIANTS[name], **{key: SOURCES["llama"][key] for key in (
     "vocab_size", "hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", "max_position_embeddings")}}
     for name in ("llama3", "llama-biased", "mistral", "qwen2", "qwen3")})
+SOURCES.update({name: {**tiny.VARIANTS[name], "vocab_size": 200, "n_positions": 128}
+                for name in ("gpt2-scores-by-layer", "gpt2-scores-unscaled")})
 
 
 def pair(family, config, values=None):
@@ -54,7 +56,7 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("qwen2", 0.0),
-                                             ("qwen3", 0.0)])
+                                             ("qwen3", 0.0), ("gpt2-scores-by-layer", 0.0), ("gpt2-scores-unscaled", 0.0)])
 def test_losses_of_fifty_steps(tmp_path, family, weight):
     config = RunConfig(max_steps=STEPS, batch_size=3, gradient_accumulation=2, lora_r=4, lora_alpha=8.0,
                        lora_dropout=0.0, learning_rate=5e-3, schedule="linear", warmup_steps=5, weight_decay=0.01,

@@ -45,8 +45,8 @@ class GenerateOptions(SamplingOptions, ComputeOptions, ModelOptions):
     prompt: Optional[str] = setting(None, PROMPT, "text to continue", holds=VERBATIM, min_length=1)
     context: Optional[str] = setting(None, PROMPT, "paragraph to ask about", holds=VERBATIM, min_length=1)
     question: Optional[str] = setting(None, PROMPT, "question about --context", holds=VERBATIM, min_length=1)
-    file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, messages, or context and question; each record "
-                                  "is printed as a line of JSON with its continuation", holds=PATH, min_length=1)
+    file: Optional[str] = setting(None, PROMPT, "JSON Lines with prompt, messages, or context and question; each "
+                                  "record is printed as a line of JSON with its continuation", holds=PATH, min_length=1)
     interactive: bool = setting(False, PROMPT, "read prompts, or questions about --context, one per line; in a chat "
                                 "each line continues the conversation")
     chat: Optional[bool] = setting(None, PROMPT, "a prompt is a user's turn, put into the chat template; by default "

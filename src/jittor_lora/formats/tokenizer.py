@@ -1,4 +1,4 @@
-"""Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, or the metadata of a GGUF file.
+"""Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, vocab.txt, or the metadata of a GGUF file.
 
 The ids of a whole text are those of transformers' AutoTokenizer, with one exception. Text is data: a special token's
 spelling in it, such as <|endoftext|> in a paragraph, is encoded as ordinary characters (transformers'
@@ -19,6 +19,7 @@ import tokenizers
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.files.untrusted import read_input
+from jittor_lora.formats import word_piece
 from jittor_lora.formats.byte_level import END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
@@ -102,7 +103,7 @@ class Tokenizer:
         if count > self._rows or max(needed, default=-1) >= self._rows:
             raise UserError(f"{self.origin}: the tokenizer has {self.vocab_size} tokens, the model's embedding only "
                             f"{self._rows} rows. Use the tokenizer that belongs to the model.")
-        self.end_ids |= frozenset(end_ids)
+        self.end_ids |= {token for token in end_ids if _may_end(self._backend, token)}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as the start of a text, without the tokens put around one.
@@ -161,9 +162,13 @@ class Tokenizer:
         return ids if spelled else ids + self.ending
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD."""
+        """The text of these tokens, special ones spelled out; bytes that are not UTF-8 become U+FFFD.
+
+        WordPiece stores no spaces: they are put between words, and none between Chinese characters.
+        """
         with _library(f"{self.origin}: the tokenizer fails at its tokens"):
-            return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+            text = self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+        return word_piece.without_spaces(text) if self.algorithm == "WordPiece" else text
 
     @property
     def algorithm(self) -> str:
@@ -203,9 +208,9 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     """The tokenizer in a Hugging Face directory.
 
     Its end of text is the `eos_token` of the tokenizer's files, else the model's `eos_token_id`, else <|endoftext|>
-    if that token exists (GPT-2's old files name none), else what the tokenizer puts after each text. A GPT-2 model
-    whose folder has no tokenizer, because the model was saved alone, gets the shipped one; `origin` is then
-    GPT2_SHIPPED.
+    if that token exists (GPT-2's old files name none), else what the tokenizer puts after each text: of a Chinese GPT-2
+    with vocab.txt that is [SEP], which a note says. A GPT-2 model whose folder has no tokenizer, because the model was
+    saved alone, gets the shipped one; `origin` is then GPT2_SHIPPED.
 
     Raises:
         UserError: no tokenizer, or files that are malformed or do not fit together.
@@ -221,6 +226,9 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         origin = str(folder / "vocab.json")
         backend = _from_vocabulary(folder, config)
+    elif (folder / "vocab.txt").is_file():
+        origin = str(folder / "vocab.txt")
+        backend = _from_word_pieces(folder, config, model)
     elif model is not None and model.family == "gpt2" and model.vocab_size == _GPT2_VOCABULARY:
         origin = GPT2_SHIPPED
         backend = gpt2_tokenizer()
@@ -228,8 +236,12 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
         raise UserError(_no_tokenizer(folder))
     with _library(f"{origin}: tokenizer_config.json"):
         notes = apply_config(backend, config, origin, model.family if model else None,
-                             (folder / "tokenizer.json").is_file())
+                             Path(origin).name in ("tokenizer.json", "vocab.txt"))
     eos_id = _end_of_text(backend, config, model, origin)
+    if eos_id is None and Path(origin).name == "vocab.txt":
+        eos_id = around(backend)[1][-1]
+        notes.append(f"{origin}: the model names no end of text. {backend.id_to_token(eos_id)} ends each text, as in "
+                     "the form that BERT's tokenizer gives it.")
     if eos_id is not None and backend.id_to_token(eos_id) is not None:
         config.setdefault("eos_token", backend.id_to_token(eos_id))
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
@@ -331,9 +343,7 @@ def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None)
 
 def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's older files. Tokens in added_tokens.json must have the ids that follow vocab.json's."""
-    vocab, added = read_json(folder / "vocab.json"), {}
-    if (folder / "added_tokens.json").is_file():
-        added = read_json(folder / "added_tokens.json")
+    vocab, added = read_json(folder / "vocab.json"), _added_tokens(folder)
     ids = [*vocab.values(), *added.values()]
     if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise UserError(f"{folder}: vocab.json and added_tokens.json: expected the ids 0 to {len(ids) - 1}, each once.")
@@ -353,6 +363,36 @@ def _check_unicode(text: str) -> None:
     except UnicodeEncodeError as error:
         shown = text[:60].encode("utf-8", "backslashreplace").decode()
         raise UserError(f"text that is not valid Unicode cannot be encoded: {shown!r}.") from error
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """The content of added_tokens.json: tokens beyond the vocabulary file's."""
+    path = folder / "added_tokens.json"
+    added = read_json(path) if path.is_file() else {}
+    if not all(type(index) is int for index in added.values()):
+        raise UserError(f"{path}: expected token ids; found other values.")
+    return added
+
+
+def _from_word_pieces(folder: Path, config: dict[str, Any], model: ModelConfig | None) -> tokenizers.Tokenizer:
+    """BERT's older files, which Chinese GPT-2 models have; names the class in `config`."""
+    path = folder / "vocab.txt"
+    named = config.get("tokenizer_class") or (model.source.get("tokenizer_class") if model else None)
+    if named not in (None, *word_piece.CLASSES):
+        raise UserError(f"{folder}: beside vocab.txt alone, expected tokenizer_class {word_piece.CLASSES[0]}; found "
+                        f"{str(named)[:40]}. Convert the tokenizer where transformers is installed: "
+                        "AutoTokenizer.from_pretrained(…).save_pretrained(…).")
+    config["tokenizer_class"] = word_piece.CLASSES[0]
+    vocab, added, special = word_piece.read_vocabulary(path), _added_tokens(folder), _special_tokens(config)
+    with _library(str(path)):
+        backend = word_piece.word_piece(vocab, config, str(path))
+        for token in sorted(added, key=added.get):
+            backend.add_tokens([tokenizers.AddedToken(token, special=token in special, normalized=False)])
+    wrong = [token for token, index in added.items() if backend.token_to_id(token) != index]
+    if wrong:
+        raise UserError(f"{folder / 'added_tokens.json'}: expected ids that follow the {len(vocab)} of vocab.txt; "
+                        f"found others for {shorten(wrong, 5)}.")
+    return backend
 
 
 @contextmanager
@@ -388,17 +428,28 @@ def _end_of_text(backend: tokenizers.Tokenizer, config: Mapping[str, Any], model
             raise UserError(f"{origin}: the vocabulary lacks eos_token {named!r}, which the tokenizer's configuration "
                             "names.")
         return token
-    if model is not None and model.eos_token_id is not None:
+    if model is not None and model.eos_token_id is not None and _may_end(backend, model.eos_token_id):
         return model.eos_token_id
     return backend.token_to_id(END_OF_TEXT)
 
 
+def _may_end(backend: tokenizers.Tokenizer, token: int) -> bool:
+    """Can a token that a model's configuration names be the end of text?
+
+    A Chinese GPT-2's names GPT-2's 50256, by default, which is a character in some of their vocabularies: of WordPiece,
+    only a special token can.
+    """
+    if type(backend.model).__name__ != "WordPiece":
+        return True
+    found = backend.get_added_tokens_decoder().get(token)
+    return found is not None and found.special
+
+
 def _no_tokenizer(folder: Path) -> str:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    text = (f"{folder}: expected tokenizer.json, or vocab.json and merges.txt; found {shorten(found, 8) or 'nothing'}. "
-            "Copy them from the model that this one was derived from")
-    other = [name for name in ("tokenizer.model", "vocab.txt") if (folder / name).is_file()]
-    if other:
-        text += (f", or convert {other[0]} where transformers is installed: "
+    text = (f"{folder}: expected tokenizer.json, vocab.json and merges.txt, or vocab.txt; "
+            f"found {shorten(found, 8) or 'nothing'}. Copy them from the model that this one was derived from")
+    if (folder / "tokenizer.model").is_file():
+        text += (", or convert tokenizer.model where transformers is installed: "
                  "AutoTokenizer.from_pretrained(…).save_pretrained(…)")
     return text + "."

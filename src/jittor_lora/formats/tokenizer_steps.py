@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import pre_tokenizers, processors
 
 from jittor_lora.errors import UserError
+from jittor_lora.formats import word_piece
 
 # Defaults of these transformers classes for settings absent from tokenizer_config.json. These classes apply
 # add_prefix_space; others leave it to tokenizer.json.
@@ -47,7 +48,7 @@ def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origi
         config: its content.
         origin: of the tokenizer, for messages.
         family: of the model; a GPT-2 model uses GPT2Tokenizer if the configuration names no class.
-        whole: whether `backend` is from a tokenizer.json, which defines the tokens around a text itself.
+        whole: whether the tokens around a text are those of `backend`, as with tokenizer.json and vocab.txt.
 
     Returns: sentences on settings that transformers ignores.
 
@@ -58,6 +59,8 @@ def apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any], origi
     defaults = _DEFAULTS.get(kind, {})
     _add_tokens(backend, config, origin)
     _apply_prefix_space(backend, config, origin, kind, defaults)
+    if kind == "BertTokenizer" and type(backend.normalizer).__name__ == "BertNormalizer":
+        backend.normalizer = word_piece.normalizer(config, origin)  # transformers heeds no other
     settings = {**defaults, **config}
     if not whole:
         _apply_ends(backend, settings, origin)

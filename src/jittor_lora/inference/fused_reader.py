@@ -89,7 +89,8 @@ def _gpt2(model):
     def layers() -> Iterator[LayerWeights]:
         for block in network.h:
             yield LayerWeights(_layer_norm(block.ln_1), [_linear(block.attn.c_attn)], _linear(block.attn.c_proj),
-                               _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj))
+                               _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj),
+                               scale=block.attn.scale)
 
     return layers(), _layer_norm(network.ln_f), network.wte.table, network.wpe.table
 

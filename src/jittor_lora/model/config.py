@@ -36,11 +36,13 @@ class ModelConfig:
     rope_theta: float  # 0.0 for GPT-2, whose positions are learned
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
-    activation: str  # "gelu_tanh", "gelu_erf", "silu" or "relu"
+    activation: str  # a name in ops, such as "gelu_tanh"
     source: dict = field(compare=False, repr=False)  # config.json as read
     rope_scaling: RopeScaling | None = None
     biased: tuple[str, ...] = ()  # the projections with a bias, where not all have one
     qk_norm: bool = False  # are queries and keys normalised head by head?
+    scores_scaled: bool = True  # attention's, by 1 / √head_dim
+    scores_by_layer: bool = False  # also by 1 / layer, counted from 1
     notes: tuple[str, ...] = field(default=(), compare=False)  # on limits below those of the file
 
     @property
@@ -52,6 +54,10 @@ class ModelConfig:
     def network(self) -> str:
         """Which network computes it, see `Family`."""
         return FAMILIES[self.family].network
+
+    def attention_scale(self, layer: int) -> float:
+        """What attention multiplies its scores by in a layer, counted from 0."""
+        return (self.head_dim**-0.5 if self.scores_scaled else 1.0) / (layer + 1 if self.scores_by_layer else 1)
 
     @classmethod
     def from_hugging_face(cls, config: dict, where: str) -> ModelConfig:

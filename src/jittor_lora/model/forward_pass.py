@@ -59,16 +59,16 @@ class Pass:
         """The rows of x (N, …) that go on: (M, …)."""
         return x if self._wanted is None else ops.rows(x, self._wanted)
 
-    def attend(self, layer: int, q, k, v):
-        """Attention of q (M, H, d) to k and v (N, G, d) of this layer: (M, H · d)."""
+    def attend(self, layer: int, q, k, v, scale: float | None = None):
+        """Attention of q (M, H, d) to k and v (N, G, d) of this layer: (M, H · d). `scale`: see `ops.attention`."""
         if self._cache is not None:
             k, v = self._cache.write(layer, self._cache_rows, k, v)
-        return ops.attention(q, k, v, self._plan)
+        return ops.attention(q, k, v, self._plan, scale)
 
-    def attend_fused(self, layer: int, qkv, heads: int):
+    def attend_fused(self, layer: int, qkv, heads: int, scale: float | None = None):
         """As `attend`, with queries, keys and values side by side, (N, 3 · D)."""
         if self._cache is None:
-            return ops.fused_attention(qkv, heads, self._plan, self._wanted)
+            return ops.fused_attention(qkv, heads, self._plan, self._wanted, scale)
         n, width = qkv.shape[0], qkv.shape[1] // 3
         q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, heads, width // heads)) for i in range(3))
-        return self.attend(layer, self.wanted(q), k, v)
+        return self.attend(layer, self.wanted(q), k, v, scale)

@@ -14,7 +14,8 @@ from jittor_lora.model.modules import Linear, Weights
 from jittor_lora.model.rows import ALL_ALIKE, Rows
 from jittor_lora.system.runtime import jt
 
-ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu}
+ACTIVATIONS = {"gelu_tanh": ops.gelu_tanh, "gelu_erf": ops.gelu_erf, "silu": ops.silu, "relu": ops.relu,
+               "quick_gelu": ops.quick_gelu, "tanh": ops.tanh}
 
 
 class LayerNorm(jt.Module):
@@ -29,13 +30,13 @@ class LayerNorm(jt.Module):
 class Attention(jt.Module):
     def __init__(self, weights: Weights, config: ModelConfig, layer: int):
         super().__init__()
-        self.layer, self.heads = layer, config.heads
+        self.layer, self.heads, self.scale = layer, config.heads, config.attention_scale(layer)
         self.c_attn = weights.conv1d("c_attn")
         self.c_proj = weights.conv1d("c_proj")
 
     def execute(self, x, run: Pass):
-        attended = run.attend_fused(self.layer, self.c_attn(x, run.rows), self.heads)  # (N, D) → (N, 3 D) → (M, D)
-        return self.c_proj(attended, run.wanted_rows)
+        qkv = self.c_attn(x, run.rows)  # (N, D) → (N, 3 D)
+        return self.c_proj(run.attend_fused(self.layer, qkv, self.heads, self.scale), run.wanted_rows)  # → (M, D)
 
 
 class FeedForward(jt.Module):

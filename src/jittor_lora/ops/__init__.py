@@ -12,7 +12,7 @@ from jittor_lora.ops import decoding
 from jittor_lora.ops.backend import bf16_works, chosen, has_kernel, portable_operations
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
 from jittor_lora.ops.plan import AttentionPlan
-from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, relu, rotary_tables, silu
+from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, quick_gelu, relu, rotary_tables, silu, tanh
 from jittor_lora.system.runtime import jt
 
 
@@ -52,14 +52,14 @@ def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout
     return chosen("lora_linear")(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed, dropout_row)
 
 
-def attention(q, k, v, plan: AttentionPlan):
+def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
     """See `portable.attention`."""
-    return chosen("attention")(q, k, v, plan)
+    return chosen("attention")(q, k, v, plan, scale)
 
 
-def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
+def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: float | None = None):
     """See `portable.fused_attention`."""
-    return chosen("fused_attention")(qkv, heads, plan, rows)
+    return chosen("fused_attention")(qkv, heads, plan, rows, scale)
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
@@ -125,6 +125,7 @@ __all__ = [
     "loss_per",
     "low_rank",
     "portable_operations",
+    "quick_gelu",
     "relu",
     "rms_norm",
     "rotary",
@@ -134,5 +135,6 @@ __all__ = [
     "silu",
     "squared_norms",
     "swiglu",
+    "tanh",
     "token_cross_entropy",
 ]

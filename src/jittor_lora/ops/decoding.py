@@ -27,7 +27,8 @@ class NormWeights(NamedTuple):
 
 class LayerWeights(NamedTuple):
     """One block. `qkv` is one fused layer or three; `up` is one layer, or the gate and the layer it gates. `q_norm` and
-    `k_norm`, of each head before rotary positions, are RMS norms with a weight (head_dim,)."""
+    `k_norm`, of each head before rotary positions, are RMS norms with a weight (head_dim,). `scale` multiplies
+    attention's scores; None for 1 / √head_dim."""
 
     attention_norm: NormWeights
     qkv: Sequence[LinearWeights]
@@ -37,6 +38,7 @@ class LayerWeights(NamedTuple):
     down: LinearWeights
     q_norm: Optional[NormWeights] = None
     k_norm: Optional[NormWeights] = None
+    scale: Optional[float] = None
 
 
 class Sizes(NamedTuple):

@@ -111,6 +111,15 @@ def silu(x):
     return x * jt.sigmoid(x)
 
 
+def quick_gelu(x):
+    """x · sigmoid(1.702 x) (Hendrycks and Gimpel 2016, section 2)."""
+    return x * jt.sigmoid(1.702 * x)
+
+
+def tanh(x):
+    return jt.tanh(x)
+
+
 def swiglu(gate, up):
     """silu(gate) · up (Shazeer 2020, eq. 6). Both (N, F)."""
     return _SwiGLU.apply(gate, up)
@@ -258,31 +267,38 @@ def rotary_tables(positions: np.ndarray, frequencies: np.ndarray):
     return jt.array(np.cos(angle)), jt.array(np.sin(angle))
 
 
-def attention(q, k, v, plan: AttentionPlan):
-    """softmax(q · kᵀ / √d) · v over the keys that the layout lets each row see (Vaswani et al. 2017, eq. 1).
+def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
+    """softmax(scale · q · kᵀ) · v over the keys that the layout lets each row see (Vaswani et al. 2017, eq. 1).
 
     Args:
         q: (N, H, d), at least one row. k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
             (Ainslie et al. 2023).
         plan: of the layout.
+        scale: of the scores, 1 / √d if None.
 
     Returns: (N, H · d).
     """
-    return _Attention.apply(q, k, v, plan)
+    return _Attention.apply(q, k, v, plan, score_scale(scale, q.shape[2]))
 
 
-def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
+def score_scale(scale: float | None, head_dim: int) -> float:
+    """What attention multiplies its scores by."""
+    return head_dim**-0.5 if scale is None else scale
+
+
+def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: float | None = None):
     """`attention` with queries, keys and values side by side in one array.
 
     Args:
         qkv: (N, 3 · D), each of `heads` heads.
         rows: (M,) int32, the rows that are queries in the plan; None for all.
+        scale: as for `attention`.
 
     Returns: (M, D).
     """
     n, width = qkv.shape[0], qkv.shape[1] // 3
     q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, heads, width // heads)) for i in range(3))
-    return attention(q if rows is None else q[rows], k, v, plan)
+    return attention(q if rows is None else q[rows], k, v, plan, scale)
 
 
 class _Attention(jt.Function):
@@ -291,17 +307,17 @@ class _Attention(jt.Function):
     Products are two-dimensional, one head at a time: only such products reach oneDNN on a CPU.
     """
 
-    def execute(self, q, k, v, plan):
-        self.inputs = q, k, v, plan
+    def execute(self, q, k, v, plan, scale):
+        self.inputs = q, k, v, plan, scale
         outputs = []
         for group, mask in (part for part in plan.masks if part[1] is not None):
-            heads = [jt.matmul(_weights(q_h, k_h, mask), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
+            heads = [jt.matmul(_weights(q_h, k_h, mask, scale), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
             outputs.append(jt.concat(heads, 1))
         return _joined(outputs)
 
     def grad(self, upstream):
-        q, k, v, plan = self.inputs
-        scale, share = 1.0 / math.sqrt(q.shape[2]), q.shape[1] // k.shape[1]
+        q, k, v, plan, scale = self.inputs
+        share = q.shape[1] // k.shape[1]
         plan.check_keys(k.shape[0])
         upstream = upstream.reshape(q.shape)
         dq, dk, dv = [], [], []
@@ -314,7 +330,7 @@ class _Attention(jt.Function):
             head_dq, head_dk, head_dv = [], [], []
             for h, (q_h, k_h, v_h) in enumerate(_by_head(q, k, v, group)):
                 dy = upstream[group.q0 : group.q1, h, :]
-                weights = _weights(q_h, k_h, mask)
+                weights = _weights(q_h, k_h, mask, scale)
                 towards = jt.nn.matmul_transpose(dy, v_h)  # (rows, keys)
                 ds = weights * (towards - (weights * towards).sum(1, keepdims=True)) * scale
                 head_dq.append(jt.matmul(ds, k_h))
@@ -325,7 +341,7 @@ class _Attention(jt.Function):
                 # The gradient of a key head is the sum over the query heads that use it.
                 sums = [sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)]
                 found.append(jt.stack(sums, 1))
-        return _joined(dq), _joined(dk), _joined(dv), None
+        return _joined(dq), _joined(dk), _joined(dv), None, None
 
 
 def _by_head(q, k, v, group):
@@ -335,9 +351,9 @@ def _by_head(q, k, v, group):
     return [(q[rows, h, :], *shared[h // share]) for h in range(q.shape[1])]
 
 
-def _weights(q, k, mask):
-    """softmax(q · kᵀ / √d + mask) of one head, (rows, keys)."""
-    scores = jt.nn.matmul_transpose(q, k) * (1.0 / math.sqrt(q.shape[1])) + mask
+def _weights(q, k, mask, scale: float):
+    """softmax(scale · q · kᵀ + mask) of one head, (rows, keys)."""
+    scores = jt.nn.matmul_transpose(q, k) * scale + mask
     odds = jt.exp(scores - scores.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
 

@@ -62,6 +62,9 @@ def _gguf_problems(config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
         if config.activation != "gelu_tanh":
             yield ("activation_function: llama.cpp computes GPT-2 with GELU's tanh form (gelu_new), found "
                    f"{config.source.get('activation_function')}")
+        if config.scores_by_layer or not config.scores_scaled:
+            yield ("scale_attn_weights and scale_attn_by_inverse_layer_idx: llama.cpp divides attention's scores by "
+                   "√head_dim alone, found " + str([config.scores_scaled, config.scores_by_layer]).lower())
         if config.intermediate_size != 4 * config.hidden_size:
             yield f"n_inner: the converter writes 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
     if tokenizer.algorithm != "BPE":
@@ -72,6 +75,9 @@ def _npz_problems(config: ModelConfig, _: Tokenizer) -> Iterator[str]:
     if config.family != "gpt2":
         yield f"model_type: GPT2_LoRA_Jittor has only GPT-2, found {config.family}"
         return
+    if config.scores_by_layer or not config.scores_scaled:
+        yield ("scale_attn_weights and scale_attn_by_inverse_layer_idx: GPT2_LoRA_Jittor divides attention's scores by "
+               "√head_dim alone, found " + str([config.scores_scaled, config.scores_by_layer]).lower())
     if not config.tied_head:
         yield "tie_word_embeddings: GPT2_LoRA_Jittor uses the embedding as its head, found a separate head"
     if config.intermediate_size != 4 * config.hidden_size:

@@ -16,6 +16,8 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "relu": "relu",
+    "quick_gelu": "quick_gelu",
+    "tanh": "tanh",
 }
 
 # Upper limits far above any published model of these families: a larger number is a damaged or hostile file.

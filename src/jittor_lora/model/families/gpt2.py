@@ -17,6 +17,8 @@ from jittor_lora.model.families.fields import (
 if TYPE_CHECKING:
     from jittor_lora.model.config import ModelConfig
 
+_ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "silu", "quick_gelu", "tanh")
+
 
 def _read_gpt2(fields: Fields) -> dict[str, Any]:
     vocab_size = fields.integer("vocab_size", 50257, MOST_VOCABULARY)
@@ -24,8 +26,6 @@ def _read_gpt2(fields: Fields) -> dict[str, Any]:
     heads = fields.integer("n_head", 12, MOST_HEADS, alias="num_attention_heads")
     if hidden_size % heads:
         fields.problem("n_embd", f"a multiple of n_head ({heads})", hidden_size)
-    fields.only("scale_attn_weights", True, "unscaled attention is not supported")
-    fields.only("scale_attn_by_inverse_layer_idx", False, "attention scaled by layer is not supported")
     fields.only("add_cross_attention", False, "a decoder of another model's states is not supported")
     fields.absent("quantization_config", "weights must be float32, float16 or bfloat16")
     # reorder_and_upcast_attn asks for attention in float32, which is always used here.
@@ -43,7 +43,9 @@ def _read_gpt2(fields: Fields) -> dict[str, Any]:
         "rope_theta": 0.0,
         "eos_token_ids": fields.tokens("eos_token_id", 50256, vocab_size),
         "bos_token_id": next(iter(fields.tokens("bos_token_id", 50256, vocab_size)), None),
-        "activation": fields.activation("activation_function", "gelu_new", ("gelu_tanh", "gelu_erf", "relu", "silu")),
+        "activation": fields.activation("activation_function", "gelu_new", _ACTIVATIONS),
+        "scores_scaled": fields.flag("scale_attn_weights", True),
+        "scores_by_layer": fields.flag("scale_attn_by_inverse_layer_idx", False),
     }
 
 

@@ -14,6 +14,7 @@ from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.interface import ENUMERATIONS, STRUCTURES
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
+from jittor_lora.ops.portable import score_scale
 
 ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
 ROWS_PER_CALL = 512  # the states of many more rows would not stay in the cache
@@ -55,7 +56,8 @@ class Decoder:
         width, attended = sizes.width, sizes.heads * sizes.head_dim
         made = [_Layer(self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._norm(layer.q_norm),
                        self._norm(layer.k_norm), self._linear(width, layer.qkv), self._linear(attended, [layer.out]),
-                       self._linear(width, layer.up), self._linear(sizes.inner, [layer.down]))
+                       self._linear(width, layer.up), self._linear(sizes.inner, [layer.down]),
+                       score_scale(layer.scale, sizes.head_dim))
                 for layer in weights.layers]
         self._layers = (_Layer * len(made))(*made)
         cosines, sines = (self._keep(table) for table in weights.rotation) if weights.rotation else (None, None)

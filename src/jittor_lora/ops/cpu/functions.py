@@ -163,35 +163,35 @@ def _nothing():
     return jt.array(np.zeros(2, np.float32)).stop_grad()
 
 
-def attention(q, k, v, plan: AttentionPlan):
-    return _Attention.apply(q, k, v, plan)
+def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
+    return _Attention.apply(q, k, v, plan, portable.score_scale(scale, q.shape[2]))
 
 
 class _Attention(jt.Function):
     """Keeps its inputs, its output and the log-sum-exp per row and head; the weights are computed again."""
 
-    def execute(self, q, k, v, plan):
+    def execute(self, q, k, v, plan, scale):
         rows, heads, d = q.shape
-        bf16 = plan.precision == "bf16"
-        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], bf16)
-        self.saved = q, k, v, plan, out, lse, bf16
+        numbers = scale, plan.precision == "bf16"
+        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], *numbers)
+        self.saved = q, k, v, plan, out, lse, numbers
         return out
 
     def grad(self, upstream):
-        q, k, v, plan, out, lse, bf16 = self.saved
+        q, k, v, plan, out, lse, numbers = self.saved
         plan.check_keys(k.shape[0])
         return (*call("attention_backward", [q.shape, k.shape, v.shape],
-                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], bf16), None)
+                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], *numbers), None, None)
 
 
-def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None):
-    return _FusedAttention.apply(qkv, heads, plan, rows)
+def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: float | None = None):
+    return _FusedAttention.apply(qkv, heads, plan, rows, portable.score_scale(scale, qkv.shape[1] // 3 // heads))
 
 
 class _FusedAttention(jt.Function):
-    def execute(self, qkv, heads, plan, rows):
+    def execute(self, qkv, heads, plan, rows, scale):
         width = qkv.shape[1] // 3
-        numbers = heads, rows is not None, plan.precision == "bf16"
+        numbers = heads, rows is not None, scale, plan.precision == "bf16"
         count = qkv.shape[0] if rows is None else rows.shape[0]
         self.rows = plan.segments if rows is None else rows
         out, lse = call("fused_attention_forward", [(count, width), (count, heads)], [qkv, plan.segments, self.rows],
@@ -203,7 +203,7 @@ class _FusedAttention(jt.Function):
         qkv, plan, out, lse, numbers = self.saved
         plan.check_keys(qkv.shape[0])
         inputs = [qkv, plan.segments, plan.groups, self.rows, out, lse, upstream]
-        return call("fused_attention_backward", [qkv.shape], inputs, *numbers)[0], None, None, None
+        return call("fused_attention_backward", [qkv.shape], inputs, *numbers)[0], None, None, None, None
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):

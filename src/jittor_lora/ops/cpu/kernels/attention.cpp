@@ -70,13 +70,12 @@ using namespace jl;
 
 // out (rows, heads · d) and lse (rows, heads), the log-sum-exp of each row's scores.
 // query_rows: the row of q that holds each query row; null: the row itself.
-// bf16: products in bf16 where the processor has them. Query head h uses key head h / (heads / kv_heads).
+// scale: of the scores. bf16: products in bf16 where the processor has them. Query head h uses key head h / (heads / kv_heads).
 JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                                  const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
-                                 int heads, int kv_heads, int d, int bf16) {
+                                 int heads, int kv_heads, int d, double scale, int bf16) {
     const std::vector<Block> blocks = blocks_of(reinterpret_cast<const Segment*>(segments), 0, segment_count);
     const Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
-    const float scale = 1.f / std::sqrt(float(d));
     // Collapses blocks and heads into one loop. Later rows of a text see more keys: the longest tasks go first.
     parallel(int(blocks.size()) * heads, [&](int task) {
         static thread_local Buffer for_queries, for_output;
@@ -85,7 +84,7 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
         const float* x = gathered(for_queries, queries, query_rows, b, head, d);
         float* o = for_output.get<float>(size_t(b.rows()) * d);
         float log_sums[BLOCK_ROWS];
-        forward({b, keys, values, kv_head, d, scale}, bf16, x, o, log_sums);
+        forward({b, keys, values, kv_head, d, float(scale)}, bf16, x, o, log_sums);
         for (int r = 0; r < b.rows(); r++) {
             const size_t at = size_t(b.first + r) * heads + head;
             memcpy(out + at * d, o + size_t(r) * d, d * sizeof(float));
@@ -98,12 +97,11 @@ JL_API void jl_attention_forward(const float* q, int q_stride, const float* k, c
 JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                                   const int* query_rows, const int* segments, const int* groups, int group_count,
                                   const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
-                                  int key_rows, int heads, int kv_heads, int d, int bf16) {
+                                  int key_rows, int heads, int kv_heads, int d, double scale, int bf16) {
     const Segment* all = reinterpret_cast<const Segment*>(segments);
     const Group* gs = reinterpret_cast<const Group*>(groups);
     const Heads<const float> keys{k, kv_stride}, values{v, kv_stride}, queries{q, q_stride};
     const int share = heads / kv_heads;
-    const float scale = 1.f / std::sqrt(float(d));
     // Each part and query head sums the gradients of its keys and values by itself; below they are added in order.
     const std::vector<Part> parts = parts_of(all, gs, group_count, heads);
     static Buffer for_sums;
@@ -129,7 +127,7 @@ JL_API void jl_attention_backward(const float* q, int q_stride, const float* k, 
                 each(d, [&](int64_t i, int n) { product += get(out + at * d + i, n) * get(dy + size_t(r) * d + i, n); });
                 log_sums[r] = lse[at], deltas[r] = sum(product);
             }
-            backward({b, keys, values, kv_head, d, scale}, bf16, x, dy, log_sums, deltas, dx, sums_k, sums_v, first);
+            backward({b, keys, values, kv_head, d, float(scale)}, bf16, x, dy, log_sums, deltas, dx, sums_k, sums_v, first);
             for (int r = 0; r < b.rows(); r++) {
                 const int row = query_rows ? query_rows[b.first + r] : b.first + r;
                 memcpy(dq + size_t(row) * q_stride + size_t(head) * d, dx + size_t(r) * d, d * sizeof(float));

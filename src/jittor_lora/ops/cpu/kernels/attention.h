@@ -1,6 +1,6 @@
 // Attention over a layout of shared prefixes and branches (model/layout.py), in blocks of query rows.
 //
-// Per head, with scale = 1 / √d, row by row:
+// Per head, with scale = 1 / √d unless the model says otherwise, row by row:
 //     S = scale · Q Kᵀ,  P = softmax(S),  O = P V
 // Neither S nor P is kept: only O and L, the log-sum-exp of each row of S (one number per row and head). The backward
 // pass computes S again and from it P = e^(S - L). Given dO, the gradient of O:

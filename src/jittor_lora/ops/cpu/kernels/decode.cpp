@@ -61,6 +61,11 @@ vec activate(int activation, vec x) {
             return silu(x);
         case RELU:
             return max(x, vec{});
+        case QUICK_GELU:
+            return x * sigmoid(1.702f * x);
+        case TANH:
+            for (int i = 0; i < W; i++) x[i] = std::tanh(x[i]);
+            return x;
     }
     for (int i = 0; i < W; i++) x[i] *= 0.5f * (1.f + std::erf(x[i] * 0.70710678f));
     return x;
@@ -445,7 +450,7 @@ class Run {
         const int before = prefix.memory ? round_up(prefix.rows, PANEL) : 0, ld = before + round_up(longest, PANEL) + W;
         memset(memory, 0, (size_t)count * attention_floats(wide, before, longest) * sizeof(float));
         float *q = memory, *y = q + count * wide, *scores = y + count * wide;
-        const float scale = 1.f / std::sqrt((float)d);
+        const float scale = net_.layers[layer].scale;
         auto head = [&](int u) { return task.key_head * share_ + (task.first + u) % share_; };
         for (int u = 0; u < count; u++) {
             const float* from = qkv_.row(of[u]->row) + head(u) * d;

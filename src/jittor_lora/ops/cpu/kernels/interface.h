@@ -44,9 +44,10 @@ struct Layer {
     Norm attention_norm, mlp_norm;
     Norm q_norm, k_norm;        // of each head, RMS norms, if any
     Linear qkv, out, up, down;  // qkv is one matrix or three; up is one matrix, or the gate and the matrix it gates
+    float scale, unused;        // of attention's scores
 };
 
-enum Activation { GELU_TANH, GELU_ERF, SILU, RELU };
+enum Activation { GELU_TANH, GELU_ERF, SILU, RELU, QUICK_GELU, TANH };
 
 struct Network {
     const Layer* layers;
@@ -98,11 +99,11 @@ void jl_linear_backward(const float* x, const float* t, const float* dy, const v
                         float* dx, float* da, float* db, int rows, int in, int out);
 void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                           const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
-                          int heads, int kv_heads, int d, int bf16);
+                          int heads, int kv_heads, int d, double scale, int bf16);
 void jl_attention_backward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                            const int* query_rows, const int* segments, const int* groups, int group_count,
                            const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
-                           int key_rows, int heads, int kv_heads, int d, int bf16);
+                           int key_rows, int heads, int kv_heads, int d, double scale, int bf16);
 void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down, const int* labels,
                       const float* weights, double smoothing, float* loss, float* gradient, int rows, int width, int size);
 

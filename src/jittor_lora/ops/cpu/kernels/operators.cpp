@@ -64,39 +64,39 @@ JL_OPERATOR(linear_backward) {
 // --- attention: q, k, v, segments; fused: q, k and v side by side in one array, segments, rows that have a query ---
 
 JL_OPERATOR(attention_forward) {
-    auto& [bf16] = c.numbers<1>();
+    auto& [scale, bf16] = c.numbers<2>();
     int heads = c.size(0, 1), kv_heads = c.size(1, 1), d = c.size(0, 2);
     jl_attention_forward(c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, nullptr, c.indices(3), c.size(3, 0), c.out(0),
-                         c.out(1), heads, kv_heads, d, int(bf16));
+                         c.out(1), heads, kv_heads, d, scale, int(bf16));
 }
 
 // q, k, v, segments, groups, output, log-sum-exp, upstream gradient
 JL_OPERATOR(attention_backward) {
-    auto& [bf16] = c.numbers<1>();
+    auto& [scale, bf16] = c.numbers<2>();
     int heads = c.size(0, 1), kv_heads = c.size(1, 1), d = c.size(0, 2);
     jl_attention_backward(c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, nullptr, c.indices(3), c.indices(4),
                           c.size(4, 0), c.in(5), c.in(6), c.in(7), c.out(0), c.out(1), c.out(2), c.size(1, 0), heads,
-                          kv_heads, d, int(bf16));
+                          kv_heads, d, scale, int(bf16));
 }
 
 JL_OPERATOR(fused_attention_forward) {
-    auto& [heads, chosen, bf16] = c.numbers<3>();
+    auto& [heads, chosen, scale, bf16] = c.numbers<4>();
     int h = int(heads), width = c.size(0, 1) / 3;
     const float* qkv = c.in(0);
     jl_attention_forward(qkv, 3 * width, qkv + width, qkv + 2 * width, 3 * width, chosen ? c.indices(2) : nullptr,
-                         c.indices(1), c.size(1, 0), c.out(0), c.out(1), h, h, width / h, int(bf16));
+                         c.indices(1), c.size(1, 0), c.out(0), c.out(1), h, h, width / h, scale, int(bf16));
 }
 
 // q, k and v side by side, segments, groups, rows, output, log-sum-exp, upstream gradient
 JL_OPERATOR(fused_attention_backward) {
-    auto& [heads, chosen, bf16] = c.numbers<3>();
+    auto& [heads, chosen, scale, bf16] = c.numbers<4>();
     int h = int(heads), width = c.size(0, 1) / 3;
     const float* qkv = c.in(0);
     float* gradient = c.out(0);
     if (chosen) memset(gradient, 0, size_t(c.outputs[0].count) * sizeof(float));
     jl_attention_backward(qkv, 3 * width, qkv + width, qkv + 2 * width, 3 * width, chosen ? c.indices(3) : nullptr,
                           c.indices(1), c.indices(2), c.size(2, 0), c.in(4), c.in(5), c.in(6), gradient, gradient + width,
-                          gradient + 2 * width, c.size(0, 0), h, h, width / h, int(bf16));
+                          gradient + 2 * width, c.size(0, 0), h, h, width / h, scale, int(bf16));
 }
 
 // --- loss: hidden states; the head in float32, or packed in bf16 for logits and for their gradient; labels, weights
