@@ -10,43 +10,52 @@ import types
 import pytest
 
 from jittor_lora.cli.main import main
+from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError
 
 
 class Echo:
     """Stands for the generator: answers with what it was asked."""
 
-    def __init__(self, model, tokenizer, template):
-        self.template = template
-
-    def continue_text(self, prompt, decoding, on_text=lambda text: None):
-        if prompt == "too long":
-            raise UserError("Shorten the context.")
-        for piece in (text := [f"<{prompt}|", f"{decoding.max_new_tokens}|{decoding.stop!r}>"]):
-            on_text(piece)
-        return "".join(text)
-
-    def answer(self, context, questions, decoding, on_text=lambda index, text: None):
-        texts = [f"{context}/{question}|{decoding.stop!r}|{decoding.sampling.temperature} " for question in questions]
-        for index, text in enumerate(texts):
-            on_text(index, text)
-        return texts
+    def __init__(self, model, tokenizer, template, chat):
+        self.template, self.chat = template, chat
 
     def groups(self, texts):
         return texts
 
-    def continue_groups(self, groups, decoding, trim):
-        return [self.continue_text(text, decoding) if context is None else self.answer(context, [text], decoding)[0]
-                for context, text in groups]
+    def chats(self, conversations):
+        return [("chat", " ".join(f"{turn.role}:{turn.text}" for turn in turns)) for turns in conversations]
+
+    def continue_groups(self, groups, decoding, trim, on_text=lambda index, text: None):
+        return [self.continued(index, *group, decoding, on_text) for index, group in enumerate(groups)]
+
+    def continued(self, index, context, text, decoding, on_text):
+        if text == "too long":
+            raise UserError("Shorten the context.")
+        if context in (None, "chat"):
+            pieces = [f"<{text}|", f"{decoding.max_new_tokens}|{decoding.stop!r}>"]
+        else:
+            pieces = [f"{context}/{text}|{decoding.stop!r}|{decoding.sampling.temperature} "]
+        for piece in pieces:
+            on_text(index, piece)
+        return "".join(pieces)
 
 
 @pytest.fixture
-def loaded(monkeypatch):
+def learnt_conversations():
+    """Whether the adapter did."""
+    return False
+
+
+@pytest.fixture
+def loaded(monkeypatch, learnt_conversations):
     """(base, adapter, precision) of each model loaded."""
     loaded = []
     loading = types.ModuleType("jittor_lora.session")
     model = types.SimpleNamespace(model="m", tokenizer=types.SimpleNamespace(special=("<|im_start|>",)),
-                                  checkpoint=types.SimpleNamespace(generation_config=None))
+                                  checkpoint=types.SimpleNamespace(generation_config=None),
+                                  choose_prompting=lambda choices: Prompting(conversations=learnt_conversations),
+                                  chat_encoder=lambda prompting: "encoder")
     loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
     monkeypatch.setitem(sys.modules, "jittor_lora.session", loading)
     monkeypatch.setattr("jittor_lora.inference.generator.Generator", Echo)
@@ -133,6 +142,9 @@ def test_interactive_about_a_context(loaded, monkeypatch, capsys):
     (["--context", "c", "--prompt", "x"], "has no effect with --prompt"),
     (["--prompt", "x", "--top-p", "0.5"], "temperature is 0"),
     (["--prompt", "x", "--max-new-tokens", "0"], "at least 1"),
+    (["--prompt", "x", "--no-chat", "--system", "s"], "has no effect without a chat"),
+    (["--context", "c", "--question", "q", "--chat"], "questions about a context go into --template"),
+    (["--prompt", "x", "--chat-arguments", "enable thinking"], "enable_thinking=false"),
     (["--prompt", "x", "--adapter", "nowhere"], "no such folder"),
     (["--file", "nowhere"], "nowhere: no such file"),
 ])
@@ -165,3 +177,44 @@ def test_a_prompt_with_a_backslash_and_an_n_gets_a_note(loaded, capsys):
     assert main(["generate", "--base", "b", "--prompt", "a\nb", "--stop", r"\n\n"]) == 0
     out, err = capsys.readouterr()
     assert out == "<a\nb|64|'\\n\\n'>\n" and "backslash" not in err
+
+
+def test_chat_on_demand(loaded, capsys):
+    assert main(["generate", "--base", "b", "--chat", "--prompt", "x", "--system", "s"]) == 0
+    assert capsys.readouterr().out == "<system:s user:x|256|None>\n"
+    assert main(["generate", "--base", "b", "--prompt", "x", "--system", "s"]) == 2
+    assert "--system has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("learnt_conversations", [True])
+def test_a_prompt_to_an_adapter_that_learnt_conversations_is_a_users_turn(loaded, capsys):
+    assert main(["generate", "--base", "b", "--prompt", "x"]) == 0
+    assert main(["generate", "--base", "b", "--prompt", "x", "--no-chat"]) == 0
+    assert main(["generate", "--base", "b", "--context", "c", "--question", "q"]) == 0
+    assert capsys.readouterr().out == "<user:x|256|None>\n<x|64|None>\nc/q|'\\n'|0.0\n"
+
+
+@pytest.mark.parametrize("learnt_conversations", [True])
+def test_interactive_chat_goes_on_until_an_empty_line(loaded, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\nthree\n")))
+    assert main(["generate", "--base", "b", "--interactive", "--system", "s"]) == 0
+    first = "<system:s user:one|256|None>"
+    assert capsys.readouterr().out.splitlines() == [
+        first, f"<system:s user:one assistant:{first} user:two|256|None>", "<system:s user:three|256|None>"]
+
+
+def test_file_with_messages(loaded, tmp_path, capsys):
+    records = [{"messages": [{"role": "user", "content": "x"}]}, {"prompt": "y"},
+               {"messages": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "old"}]}]
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert main(["generate", "--base", "b", "--file", str(tmp_path / "f.jsonl")]) == 0
+    printed = [json.loads(line)["continuation"] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["<user:x|256|None>", "<y|64|None>", "<user:z|256|None>"]
+
+
+def test_messages_with_offenders(loaded, tmp_path, capsys):
+    turns = [[{"role": "assistant", "content": "x"}], [{"role": "user"}], [], [{"role": "system", "content": "s"}]]
+    (tmp_path / "f.jsonl").write_text("\n".join(json.dumps({"messages": some}) for some in turns))
+    assert main(["generate", "--base", "b", "--file", str(tmp_path / "f.jsonl")]) == 2
+    err = capsys.readouterr().err
+    assert all(f"line {number}" in err for number in range(1, 5)) and not loaded

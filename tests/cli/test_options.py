@@ -223,6 +223,6 @@ def test_a_text_has_its_line_breaks_as_the_help_shows_them(model, name, tmp_path
 
 @pytest.mark.parametrize("model, name", fields(VERBATIM), ids=lambda value: getattr(value, "__name__", value))
 def test_a_prompt_is_taken_as_it_stands(model, name):
-    extra = ["--context", "c"] if name == "question" else ["--question", "q"] if name == "context" else []
+    extra = {"question": ["--context", "c"], "context": ["--question", "q"], "system": ["--prompt", "p"]}.get(name, [])
     text = r'printf("a\n"); $\nu$'
     assert getattr(from_flags(parse(model, flag(name), text, *extra), model), name) == text
