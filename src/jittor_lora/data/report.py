@@ -13,7 +13,7 @@ from jittor_lora.data.chat_encoding import ChatEncoder
 from jittor_lora.data.conversations import ASSISTANT, SYSTEM, ConversationData
 from jittor_lora.data.encoding import TokenizerLike
 from jittor_lora.data.examples import Data
-from jittor_lora.data.groups import TokenGroup
+from jittor_lora.data.groups import Branch, TokenGroup
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.stream import build_stream, rows
 
@@ -110,8 +110,9 @@ class EpochSize:
 
     Attributes:
         steps, questions: their numbers.
-        shared, separate, padded: rows with prefixes shared within each batch, with a copy per example, and with each
-            batch padded to its longest example.
+        shared, separate, padded: rows with prefixes shared within each batch, with a copy per scored part of an
+            example, and with each batch padded to its longest example.
+        turns: separately scored parts of examples: the turns of an assistant, or one completion each.
         scored: tokens of weight 1.
         closed: examples whose last scored token ends a text.
     """
@@ -121,6 +122,7 @@ class EpochSize:
     shared: int
     separate: int
     padded: int
+    turns: int
     scored: int
     closed: int
 
@@ -133,8 +135,9 @@ class EpochSize:
             steps=len(epoch),
             questions=len(branches),
             shared=sum(rows(g.prefix, g.branches) for batch in epoch for g in batch),
-            separate=sum(map(sum, lengths)),
+            separate=sum(sum(_separately(g, b)) for batch in epoch for g in batch for b in g.branches),
             padded=sum(len(batch) * max(batch) for batch in lengths),
+            turns=sum(len(_separately(g, b)) for batch in epoch for g in batch for b in g.branches),
             scored=sum(branch.scored for branch in branches),
             closed=sum(branch.completion[-1] in ends for branch in branches),
         )
@@ -150,11 +153,18 @@ class EpochSize:
             end = "not scored (the tokenizer has none)"
         return [
             f"an epoch: {self.questions:,} examples in {self.steps:,} batches",
-            f"tokens read per example: {a:.1f} with shared prefixes, {b:.1f} as separate examples, {c:.1f} padded",
+            f"tokens read per example: {a:.1f} with shared prefixes, {b:.1f} as separate examples"
+            f"{f' of {self.turns:,} turns' if self.turns > self.questions else ''}, {c:.1f} padded",
             f"scored: {self.scored:,} completion tokens, {self.scored / self.separate:.1%} of separate examples, "
             f"{self.scored / self.shared:.1%} of the rows computed with shared prefixes",
             f"end of text: {end}",
         ]
+
+
+def _separately(group: TokenGroup, branch: Branch) -> list[int]:
+    """Rows of the examples that have a single scored part each: a conversation has one per turn of the assistant."""
+    ends = [*(start for start, _ in branch.unscored), len(branch.completion)]
+    return [len(group.prefix) + len(branch.prompt) + end - 1 for end in ends]
 
 
 def batch_lines(
