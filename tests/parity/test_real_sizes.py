@@ -20,6 +20,7 @@ from jittor_lora.inference.generate import generate
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
 from jittor_lora.settings.run import RunConfig
+from jittor_lora.system.runtime import jt
 from jittor_lora.training.batches import streams_of
 from jittor_lora.training.gradients import batch_gradients
 from parity import reference
@@ -44,6 +45,14 @@ MODELS = {
             "original_max_position_embeddings": 8192}},
 }
 NEW = 12
+
+
+@pytest.fixture(autouse=True)
+def memory_of_one():
+    """One model after the other: each starts with the memory of the one before free."""
+    gc.collect()
+    jt.gc()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
 
 
 def groups(vocab_size: int):
