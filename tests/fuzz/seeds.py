@@ -45,18 +45,20 @@ def seeds() -> dict[str, Files]:
         folder = Path(name)
         base = _folder(small_run.make_base(folder / "gpt2"))
         llama = {**model_files.LLAMA, "rope_theta": 500.0, "bos_token_id": 299, "eos_token_id": 299}
-        model_files.make_folder(folder / "llama", llama, model_files.make_tensors(llama))
-        model_files.make_bpe().save(str(folder / "llama" / "tokenizer.json"))
+        qwen3 = {**llama, "model_type": "qwen3", "rope_scaling": tiny.LLAMA3_ROPE, "use_sliding_window": True,
+                 "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
+        model_files.make_folder(folder / "qwen3", qwen3, model_files.make_tensors(qwen3))
+        model_files.make_bpe().save(str(folder / "qwen3" / "tokenizer.json"))
         model_files.make_gguf(folder / "model.gguf", llama, model_files.make_tensors(llama), "Q8_0")
         gguf = (folder / "model.gguf").read_bytes()
-        llama_base = _folder(folder / "llama")
+        qwen3_base = _folder(folder / "qwen3")
         write_state(folder / "checkpoints", 2, _state(), 3)
         state = _folder(folder / "checkpoints")
     tokenizer = base["tokenizer.json"]
     run = _run()
     return {
         "base": {**base, "generation_config.json": _json({"do_sample": True})},
-        "shards": _sharded(llama_base),
+        "shards": _sharded(qwen3_base),
         "torch_base": _pytorch(base, torch_files.saved),
         "old_torch_base": _pytorch(base, torch_files.saved_before_1_6),
         "gguf": {"model.gguf": gguf},

@@ -1,4 +1,4 @@
-"""Frequencies of rotary positions (Su et al. 2021), also stretched for longer texts than a model was trained on."""
+"""Frequencies of rotary positions (Su et al. 2021), also stretched for long texts."""
 
 from __future__ import annotations
 
