@@ -28,6 +28,8 @@ LONGEST_NAME = 256  # of a tensor
 MOST_NAMES = 10_000
 MOST_PATTERNS = 2_000
 MOST_SAVED = 1_000  # modules
+MOST_TOKENS = 1 << 20
+LARGEST_TOKEN = 1 << 24
 MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
@@ -207,6 +209,18 @@ def _layers(value: Any) -> str | None:
     return None if good else "expected numbers of layers"
 
 
+def _tokens(value: Any) -> str | None:
+    good = isinstance(value, list) and len(value) <= MOST_TOKENS and all(
+        type(token) is int and 0 <= token < LARGEST_TOKEN for token in value)
+    return None if good else f"expected a list of up to {MOST_TOKENS:,} token ids"
+
+
+def _tokens_by_module(value: Any) -> str | None:
+    if not isinstance(value, dict) or len(value) > MOST_SAVED:
+        return _tokens(value)
+    return next(filter(None, (_text(key) or _tokens(tokens) for key, tokens in value.items())), None)
+
+
 def _names(value: Any, most: int = MOST_NAMES) -> str | None:
     good = isinstance(value, list) and len(value) <= most and not any(map(_text, value))
     return None if good else f"expected a list of up to {most:,} names"
@@ -243,6 +257,8 @@ _FIELDS: dict[str, Check] = {
     "use_rslora": _or_null(_flag),
     "use_dora": _or_null(_flag),
     "lora_bias": _or_null(_flag),
+    "ensure_weight_tying": _or_null(_flag),
+    "trainable_token_indices": _or_null(_tokens_by_module),
     "modules_to_save": _or_null(lambda value: _names(value, MOST_SAVED)),
     "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
     "layers_to_transform": _or_null(_layers),
