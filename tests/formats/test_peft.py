@@ -214,7 +214,7 @@ def test_missing_files(folder):
     (folder / WEIGHTS_FILE).rename(folder / "elsewhere")
     assert f"{WEIGHTS_FILE}: no such file." in refusal(folder)
     (folder / "adapter_model.bin").write_bytes(b"anything")
-    assert "a pickle, which is never loaded" in refusal(folder)
+    assert "adapter_model.bin: expected PyTorch weights" in refusal(folder)
     (folder / CONFIG_FILE).unlink()
     assert f"{CONFIG_FILE}: cannot be read" in refusal(folder)
     assert "cannot be read" in refusal(folder / "nowhere")

@@ -8,15 +8,23 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.numpy import load_file, save_file
 
+import model_files
 import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.peft import load_adapter, save_adapter
+from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.lora.inject import adapters_of
 from jittor_lora.lora.merge import MergedTensors, merge_error, unties_head
 from jittor_lora.model.load import build_model
+from jittor_lora.session import load
+from jittor_lora.system.runtime import jt
+from jittor_lora.tasks.merge import merge
 from parity import reference
 from parity.test_peft_files import TOKENS, logits, ours, theirs
 
@@ -182,3 +190,112 @@ def test_pissa_by_iterations_unconverted(tmp_path, name, capsys):
     found = np.abs(logits(network) - expected).max()
     assert found < max(2 * of_peft, 1e-3) and found < 0.01 * np.abs(expected - base).max()
     assert "init_lora_weights: pissa_niter_16" in capsys.readouterr().err
+
+
+# --- added tokens ----------------------------------------------------------------------------------------------------
+
+
+ADDED = ["<think>", "</think>", "[PAD]"]
+TEXT = "The answer <think> is 42</think>."
+
+
+def base_with_tokenizer(folder, source, untied):
+    """A base in files, with the tokenizer of 300 tokens."""
+    source = {**source, "vocab_size": 300, "bos_token_id": 299, "eos_token_id": 299,
+              **({"tie_word_embeddings": False} if untied else {})}
+    tensors = tiny.tensors(source)
+    model_files.make_folder(folder, source, tensors)
+    model_files.make_bpe().save(str(folder / "tokenizer.json"))
+    return source, tensors
+
+
+def adapter_with_tokens(folder, source, tensors, rows=303, **settings):
+    """PEFT's adapter of the base with three tokens more, and the tokenizer beside it; returns PEFT's model."""
+    model = reference.network(source, tensors)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+            table[300:] = torch.randn_like(table[300:])
+    family = source["model_type"]
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**{
+        "r": 2, "target_modules": TARGETS[family], "fan_in_fan_out": family == "gpt2", "task_type": "CAUSAL_LM",
+        **settings}))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    wrapped.eval().save_pretrained(folder, save_embedding_layers=True)
+    tokenizer = model_files.make_bpe()
+    tokenizer.add_tokens(ADDED)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return wrapped
+
+
+@pytest.mark.parametrize("source, untied, settings", [
+    (tiny.GPT2, False, {}), (tiny.LLAMA, False, {}), (tiny.LLAMA, True, {}),
+    (tiny.LLAMA, True, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    (tiny.LLAMA, False, {"modules_to_save": ["embed_tokens"]}),
+    (tiny.LLAMA, False, {"target_modules": ["q_proj", "embed_tokens"]}),
+    (tiny.GPT2, False, {"trainable_token_indices": [3, 300, 302]}),
+    (tiny.LLAMA, False, {"trainable_token_indices": [3, 300, 302]}),
+    (tiny.LLAMA, True, {"trainable_token_indices": {"embed_tokens": [300, 301, 302], "lm_head": [300, 302]}}),
+], ids=["gpt2", "tied", "untied", "both-trained", "trained", "updated", "rows-gpt2", "rows", "rows-of-both"])
+def test_tokens_that_were_added(tmp_path, source, untied, settings, capsys):
+    source, tensors = base_with_tokenizer(tmp_path / "base", source, untied)
+    model = adapter_with_tokens(tmp_path / "adapter", source, tensors, **settings)
+    session = load(str(tmp_path / "base"), tmp_path / "adapter")
+    assert "3 tokens beyond the base's vocabulary of 300 are added" in capsys.readouterr().err
+    ids = session.tokenizer.encode(TEXT) + [300, 301, 302]
+    stream = Layout.plain(len(ids))
+    with jt.no_grad():
+        hidden = session.model.hidden(np.asarray(ids, np.int32), np.arange(len(ids), dtype=np.int32), stream)
+        found = session.model.logits(hidden).numpy()
+    np.testing.assert_allclose(found, reference.logits(model, ids), atol=1e-4)
+    assert session.fingerprint == load(str(tmp_path / "base")).fingerprint
+    merge(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    np.testing.assert_allclose(reference.logits(merged, ids), reference.logits(model, ids), atol=1e-4)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").convert_tokens_to_ids(ADDED[0]) == 300
+    text = Generator(session.model, session.tokenizer).continue_text("The answer", Decoding(5))
+    assert isinstance(text, str)
+
+
+def test_added_tokens_that_cannot_be_placed(tmp_path):
+    source, tensors = base_with_tokenizer(tmp_path / "base", tiny.LLAMA, False)
+    adapter_with_tokens(tmp_path / "adapter", source, tensors)
+    tokenizer = tmp_path / "adapter" / "tokenizer.json"
+    whole = json.loads(tokenizer.read_text())
+    longer = model_files.make_bpe()
+    longer.add_tokens([f"<{i}>" for i in range(9)])
+    vocabulary = dict(whole["model"]["vocab"])
+    first, second = list(vocabulary)[40:42]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    swapped = {**whole, "model": {**whole["model"], "vocab": vocabulary}}
+    for content, expected in ((longer.to_str(), "expected from 301 to 303 tokens"),
+                              (model_files.make_bpe().to_str(), "expected from 301 to 303 tokens"),
+                              (json.dumps(swapped), "found other ids for")):
+        tokenizer.write_text(content)
+        with pytest.raises(UserError, match=expected):
+            load(str(tmp_path / "base"), tmp_path / "adapter")
+    tokenizer.unlink()
+    with pytest.raises(UserError, match="tokens were added to the vocabulary. Load the base and the adapter together"):
+        load(str(tmp_path / "base"), tmp_path / "adapter")
+
+
+# --- the older file --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_file_of_older_versions(tmp_path, name):
+    """adapter_model.bin, which PEFT writes with torch.save."""
+    source = SOURCES[name]
+    model = trained(source)
+    both_ways(tmp_path, source, model, safe_serialization=False)
+    assert (tmp_path / "theirs" / "adapter_model.bin").exists()
+    assert not (tmp_path / "theirs" / WEIGHTS_FILE).exists()
+    found = read_adapter_folder(tmp_path / "theirs")
+    expected = read_adapter_folder(tmp_path / "ours")
+    assert found.factors.keys() == expected.factors.keys()
+    for module, pair in found.factors.items():
+        np.testing.assert_array_equal(pair.a, expected.factors[module].a)

@@ -13,10 +13,12 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.finite import not_finite
 from jittor_lora.files.patterns import wrong_amount, wrong_pattern
 from jittor_lora.files.untrusted import open_input, unique_keys
+from jittor_lora.formats.adapter_files import OLD_WEIGHTS_FILE
 from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile
-from jittor_lora.formats.tensor_file import FLOAT_TYPES
+from jittor_lora.formats.tensor_file import FLOAT_TYPES, TensorFile
 from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
+from jittor_lora.formats.torch_file import TorchFile
 from jittor_lora.lora.config import MAX_RANK
 
 # Far above any adapter in use: the largest published ones have a few thousand tensors.
@@ -55,25 +57,18 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
-    """An adapter's tensors, after checking all names and shapes.
+def open_weights(path: Path, numbers: bool = True) -> TensorFile:
+    """An adapter's tensors, after checking all names and shapes; without that file those of PEFT's older
+    adapter_model.bin beside it.
 
     Args:
         numbers: also check that all numbers are finite.
 
     Raises:
-        UserError: no such file, a pickle, a damaged file, or tensors that no adapter has; all are listed.
+        UserError: no such file, a damaged one, or tensors that no adapter has; all are listed.
     """
-    if not os.path.lexists(path):
-        pickled = path.with_name("adapter_model.bin")
-        hint = (f" There is {pickled.name}, a pickle, which is never loaded because it can run any program: save the "
-                "adapter again with save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
-        raise UserError(f"{path}: no such file.{hint}")
-    with open_input(regular_file(path)) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if LONGEST_HEADER < length <= os.path.getsize(path):
-        raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
-    file = SafetensorsFile(path)
+    file = _opened(path)
+    path = file.path
     _unwrap(file)
     wrong = list(_wrong_entries(file))
     if numbers and not wrong:
@@ -85,7 +80,24 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
     return file
 
 
-def _unwrap(file: SafetensorsFile) -> None:
+def _opened(path: Path) -> TensorFile:
+    old = path.with_name(OLD_WEIGHTS_FILE)
+    if not os.path.lexists(path) and os.path.lexists(old):
+        try:
+            return TorchFile(regular_file(old))
+        except UserError as error:
+            raise UserError(f"{error}\nIf you trust the file, save the adapter again where PEFT can load it, with "
+                            "save_pretrained(…, safe_serialization=True).") from error
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file.")
+    with open_input(regular_file(path)) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if LONGEST_HEADER < length <= os.path.getsize(path):
+        raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
+    return SafetensorsFile(path)
+
+
+def _unwrap(file: TensorFile) -> None:
     """Rename the tensors as PEFT saves them, and report the prefixes that were removed."""
     if not file.entries:
         return
@@ -103,7 +115,7 @@ def _unwrap(file: SafetensorsFile) -> None:
               "save_pretrained does not write it.", file=sys.stderr)
 
 
-def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
+def _wrong_entries(file: TensorFile) -> Iterator[str]:
     for name, entry in file.entries.items():
         if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             yield f"{show(name)}: expected a module's name, of words and dots, of at most {LONGEST_NAME} characters"

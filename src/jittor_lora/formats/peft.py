@@ -38,6 +38,8 @@ DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_em
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
+# Parts of names that PEFT leaves in those of embeddings which it saves whole
+_WRAPPED = re.compile(r"\.token_adapter(?=\.)|\.modules_to_save(?=\.(?:weight|bias)$)")
 _B_BIAS = ".lora_B.bias"  # PEFT's key for ".lora_B_bias"
 
 
@@ -128,7 +130,7 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         match = _MATRIX.fullmatch(name) or _OTHER_LORA.fullmatch(name)
         if match:
             name = match.group(1)
-        name = name.replace(f".token_adapter.{TOKEN_ROWS}", f".{TOKEN_ROWS}")
+        name = _WRAPPED.sub("", name)
         name = re.sub(r"\.base_layer\.bias$", ".bias", name)  # PEFT up to 0.6 had no base_layer
         of_b = name.endswith(_B_BIAS)
         if of_b:
@@ -136,7 +138,11 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
         if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match and not of_b):
             wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
-        elif ".original_module." not in key:  # the base's own, which PEFT keeps beside the copy that is trained
+        elif ".original_module." in key:  # the base's own, which PEFT keeps beside the copy that is trained
+            continue
+        elif name in arrays and not np.array_equal(arrays[name], file[key]):
+            wrong.append(f"{key}: differs from another tensor of the file that is the same one")
+        else:
             arrays[name] = file[key]
     if wrong:
         raise UserError(f"{path}:\n  {_listed(wrong)}")
