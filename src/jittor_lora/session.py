@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence, Union
@@ -17,6 +18,7 @@ from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
 from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
+from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
 from jittor_lora.formats.hugging_face import Checkpoint
@@ -260,7 +262,13 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
     resolved = base if isinstance(base, ResolvedBase) else resolve_base(base)
     checkpoint, tokenizer = load_base(resolved)
     watched = _Watched(checkpoint.tensors)
-    model = build_model(checkpoint.config, watched, precision)
+    checkpoint = replace(checkpoint, tensors=watched)
+    if adapter is not None and (isinstance(adapter, AdapterSource) or (Path(adapter) / CONFIG_FILE).exists()):
+        adapter, before = open_adapter(adapter), checkpoint
+        checkpoint, tokenizer = with_added_tokens(checkpoint, tokenizer, adapter)
+        for note in checkpoint.notes[len(before.notes) :]:
+            say_on_stderr(note)
+    model = build_model(checkpoint.config, checkpoint.tensors, precision)
     if watched.wrong:
         raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  "
                         + "\n  ".join(some_of_each(watched.wrong)) +

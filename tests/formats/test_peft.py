@@ -151,15 +151,15 @@ def test_inits_that_leave_the_base_unchanged(folder, start):
     assert load_adapter(folder, network()).count() > 0
 
 
-@pytest.mark.parametrize("start", ["pissa_niter_4", "olora", "loftq", "corda", "lora_ga"])
+@pytest.mark.parametrize("start", ["pissa_niter_x", "olora", "loftq", "corda", "lora_ga"])
 def test_inits_that_cannot_be_recomputed_are_refused(folder, start):
     write_config(folder, init_lora_weights=start)
     assert f"init_lora_weights: {start!r} is not supported" in refusal(folder)
 
 
-@pytest.mark.parametrize("key", ["trainable_token_indices", "layer_replication", "lora_bias", "target_parameters",
-                                 "megatron_config", "use_qalora", "alora_invocation_tokens", "use_bdlora",
-                                 "arrow_config", "kasa_config", "monteclora_config", "a_setting_of_next_year"])
+@pytest.mark.parametrize("key", ["layer_replication", "target_parameters", "megatron_config", "use_qalora",
+                                 "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config",
+                                 "monteclora_config"])
 def test_unsupported_settings_are_refused_if_in_use(folder, key):
     for value in ({"anything": 1}, True, [3]):
         write_config(folder, **{key: value})
@@ -214,7 +214,7 @@ def test_missing_files(folder):
     (folder / WEIGHTS_FILE).rename(folder / "elsewhere")
     assert f"{WEIGHTS_FILE}: no such file." in refusal(folder)
     (folder / "adapter_model.bin").write_bytes(b"anything")
-    assert "a pickle, which is never loaded" in refusal(folder)
+    assert "adapter_model.bin: expected PyTorch weights" in refusal(folder)
     (folder / CONFIG_FILE).unlink()
     assert f"{CONFIG_FILE}: cannot be read" in refusal(folder)
     assert "cannot be read" in refusal(folder / "nowhere")

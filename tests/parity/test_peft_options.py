@@ -207,7 +207,8 @@ def test_ten_steps(option, source):
         own.step(gradients, RATE)
     for name, parameter in theirs_by_name.items():
         found, expected = as_theirs(name, parameters[name].numpy(), adapter), parameter.detach().numpy()
-        if name.endswith(("c_attn.bias", "c_attn.lora_B_bias")):  # the keys' biases move no logit; AdamW makes steps of what rounding leaves
+        # The keys' biases move no logit; AdamW makes steps of what rounding leaves.
+        if name.endswith(("c_attn.bias", "c_attn.lora_B_bias")):
             found, expected = (np.delete(bias, np.s_[24:48]) for bias in (found, expected))
         assert relative(found, expected) < 1e-4, name
     np.testing.assert_allclose(logits(ours), reference.logits(peft_model, TOKENS), atol=1e-3)

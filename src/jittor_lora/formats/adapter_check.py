@@ -13,10 +13,12 @@ from jittor_lora.errors import UserError
 from jittor_lora.files.finite import not_finite
 from jittor_lora.files.patterns import wrong_amount, wrong_pattern
 from jittor_lora.files.untrusted import open_input, unique_keys
+from jittor_lora.formats.adapter_files import OLD_WEIGHTS_FILE
 from jittor_lora.formats.hugging_face import read_json, shorten
 from jittor_lora.formats.safetensors_file import SafetensorsFile
-from jittor_lora.formats.tensor_file import FLOAT_TYPES
+from jittor_lora.formats.tensor_file import FLOAT_TYPES, TensorFile
 from jittor_lora.formats.tensor_names import WRAPPERS, without_adapter_name, wrapper_note, wrapper_of
+from jittor_lora.formats.torch_file import TorchFile
 from jittor_lora.lora.config import MAX_RANK
 
 # Far above any adapter in use: the largest published ones have a few thousand tensors.
@@ -28,6 +30,8 @@ LONGEST_NAME = 256  # of a tensor
 MOST_NAMES = 10_000
 MOST_PATTERNS = 2_000
 MOST_SAVED = 1_000  # modules
+MOST_TOKENS = 1 << 20
+LARGEST_TOKEN = 1 << 24
 MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
@@ -53,25 +57,18 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
-    """An adapter's tensors, after checking all names and shapes.
+def open_weights(path: Path, numbers: bool = True) -> TensorFile:
+    """An adapter's tensors, after checking all names and shapes; without that file those of PEFT's older
+    adapter_model.bin beside it.
 
     Args:
         numbers: also check that all numbers are finite.
 
     Raises:
-        UserError: no such file, a pickle, a damaged file, or tensors that no adapter has; all are listed.
+        UserError: no such file, a damaged one, or tensors that no adapter has; all are listed.
     """
-    if not os.path.lexists(path):
-        pickled = path.with_name("adapter_model.bin")
-        hint = (f" There is {pickled.name}, a pickle, which is never loaded because it can run any program: save the "
-                "adapter again with save_pretrained(…, safe_serialization=True).") if pickled.is_file() else ""
-        raise UserError(f"{path}: no such file.{hint}")
-    with open_input(regular_file(path)) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if LONGEST_HEADER < length <= os.path.getsize(path):
-        raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
-    file = SafetensorsFile(path)
+    file = _opened(path)
+    path = file.path
     _unwrap(file)
     wrong = list(_wrong_entries(file))
     if numbers and not wrong:
@@ -83,7 +80,24 @@ def open_weights(path: Path, numbers: bool = True) -> SafetensorsFile:
     return file
 
 
-def _unwrap(file: SafetensorsFile) -> None:
+def _opened(path: Path) -> TensorFile:
+    old = path.with_name(OLD_WEIGHTS_FILE)
+    if not os.path.lexists(path) and os.path.lexists(old):
+        try:
+            return TorchFile(regular_file(old))
+        except UserError as error:
+            raise UserError(f"{error}\nIf you trust the file, save the adapter again where PEFT can load it, with "
+                            "save_pretrained(…, safe_serialization=True).") from error
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file.")
+    with open_input(regular_file(path)) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if LONGEST_HEADER < length <= os.path.getsize(path):
+        raise UserError(f"{path}: header: expected at most {LONGEST_HEADER:,} bytes for an adapter; found {length:,}.")
+    return SafetensorsFile(path)
+
+
+def _unwrap(file: TensorFile) -> None:
     """Rename the tensors as PEFT saves them, and report the prefixes that were removed."""
     if not file.entries:
         return
@@ -101,7 +115,7 @@ def _unwrap(file: SafetensorsFile) -> None:
               "save_pretrained does not write it.", file=sys.stderr)
 
 
-def _wrong_entries(file: SafetensorsFile) -> Iterator[str]:
+def _wrong_entries(file: TensorFile) -> Iterator[str]:
     for name, entry in file.entries.items():
         if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             yield f"{show(name)}: expected a module's name, of words and dots, of at most {LONGEST_NAME} characters"
@@ -207,6 +221,18 @@ def _layers(value: Any) -> str | None:
     return None if good else "expected numbers of layers"
 
 
+def _tokens(value: Any) -> str | None:
+    good = isinstance(value, list) and len(value) <= MOST_TOKENS and all(
+        type(token) is int and 0 <= token < LARGEST_TOKEN for token in value)
+    return None if good else f"expected a list of up to {MOST_TOKENS:,} token ids"
+
+
+def _tokens_by_module(value: Any) -> str | None:
+    if not isinstance(value, dict) or len(value) > MOST_SAVED:
+        return _tokens(value)
+    return next(filter(None, (_text(key) or _tokens(tokens) for key, tokens in value.items())), None)
+
+
 def _names(value: Any, most: int = MOST_NAMES) -> str | None:
     good = isinstance(value, list) and len(value) <= most and not any(map(_text, value))
     return None if good else f"expected a list of up to {most:,} names"
@@ -243,6 +269,8 @@ _FIELDS: dict[str, Check] = {
     "use_rslora": _or_null(_flag),
     "use_dora": _or_null(_flag),
     "lora_bias": _or_null(_flag),
+    "ensure_weight_tying": _or_null(_flag),
+    "trainable_token_indices": _or_null(_tokens_by_module),
     "modules_to_save": _or_null(lambda value: _names(value, MOST_SAVED)),
     "init_lora_weights": _or_null(lambda value: None if isinstance(value, bool) else _text(value)),
     "layers_to_transform": _or_null(_layers),

@@ -16,7 +16,8 @@ from jittor_lora.files.atomic import atomic_folder, atomic_write, write_json
 from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config, show
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.hugging_face import shorten
-from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
+from jittor_lora.formats.safetensors_file import write_safetensors
+from jittor_lora.formats.tensor_file import TensorFile
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import LoraConfig
 
@@ -58,8 +59,8 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
         UserError: files are missing, damaged or hostile; a matrix lacks its counterpart; ranks differ from the
             settings; all are listed.
     """
-    weights = folder / WEIGHTS_FILE
-    settings, file = read_config(folder / CONFIG_FILE), open_weights(weights, numbers)
+    settings, file = read_config(folder / CONFIG_FILE), open_weights(folder / WEIGHTS_FILE, numbers)
+    weights = file.path
     halves, others = _halves(file)
     check_effort(folder / CONFIG_FILE, settings, list(halves))
     config = _config(settings)
@@ -122,7 +123,7 @@ def _config(settings: Mapping[str, Any]) -> LoraConfig:
                       alpha_pattern=settings.get("alpha_pattern") or {})
 
 
-def _halves(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, ...]]]:
+def _halves(file: TensorFile) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, ...]]]:
     """Module → "A" or "B" → name of the tensor; and the shapes of all other tensors."""
     halves: dict[str, dict[str, str]] = {}
     others = {}

@@ -30,6 +30,8 @@ SMOLLM2 = "smollm2-135m"
 AUTO = "auto"
 MODELSCOPE = "modelscope:"
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+# Endings of repositories with quantised weights, such as unsloth's
+_QUANTISED = re.compile(r"(-unsloth)?-(bnb-)?[48]-?bit$|-GPTQ(-Int[48])?$|-AWQ(-Int4)?$", re.IGNORECASE)
 _AUTO_SECONDS, _NAMED_SECONDS = 4.0, 20.0  # time limits for a first answer from the Hub
 
 
@@ -164,6 +166,7 @@ class _Finder:
             return self.from_modelscope(name[len(MODELSCOPE) :])
         if local and os.path.exists(path):
             return _local(name, path)
+        _refuse_quantised(name)
         if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
             return self.from_hub(name, name)
         raise UserError(_unknown(name))
@@ -199,6 +202,7 @@ class _Finder:
             raise UserError(f"{name}: not available from {hub_name}: {error}.\n{_ALTERNATIVES}") from error
 
     def from_modelscope(self, model: str) -> ResolvedBase:
+        _refuse_quantised(model)
         if not _HUB_ID.fullmatch(model):
             raise UserError(f"{MODELSCOPE}{model}: expected {MODELSCOPE}organisation/name.")
         self.say(f"Asking ModelScope for {model} …")
@@ -215,6 +219,18 @@ class _Finder:
         except hub.Unavailable as error:
             raise UserError(f"{description}; but {error}.\n{_ALTERNATIVES}") from error
         return ResolvedBase(SMOLLM2, path, "gguf", description, smollm2.REQUIREMENT)
+
+
+def _refuse_quantised(name: str) -> None:
+    """
+    Raises:
+        UserError: the name is that of a repository with quantised weights, by the usual endings.
+    """
+    plain = _QUANTISED.sub("", name)
+    if plain and plain != name and _HUB_ID.fullmatch(plain):
+        raise UserError(f"{name}: a model in 4 or 8 bits, whose weights cannot be used here. Name the one that it was "
+                        f"made from with --base: most likely {plain}, or the original that its page names. Adapters "
+                        "fit both.")
 
 
 def _local(name: str, path: Path) -> ResolvedBase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Container, Mapping, Sequence
@@ -18,7 +19,8 @@ from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights
 from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord
-from jittor_lora.formats.peft_config import config_of, peft_settings
+from jittor_lora.formats.peft_config import config_of, peft_settings, setting_notes
+from jittor_lora.formats.peft_extras import INDICES, TOKEN_ROWS, resolve
 from jittor_lora.formats.prompting import write_prompting
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.lora.adapted import TrainableCopy
@@ -28,14 +30,18 @@ from jittor_lora.lora.inject import DEFAULT, inject
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.selection import base_modules
 from jittor_lora.lora.targets import idle_targets, is_saved
+from jittor_lora.lora.token_rows import TokenRows
 from jittor_lora.model.causal_lm import CausalLM
 
 # Parts of a module that a file may hold, and how many dimensions they have.
 DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
-              "lora_magnitude_vector": (1,), "lora_B_bias": (1,), "weight": (1, 2), "bias": (1,)}
+              "lora_magnitude_vector": (1,), "lora_B_bias": (1,), TOKEN_ROWS: (2,),
+              "weight": (1, 2), "bias": (1,)}
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
+# Parts of names that PEFT leaves in those of embeddings which it saves whole
+_WRAPPED = re.compile(r"\.token_adapter(?=\.)|\.modules_to_save(?=\.(?:weight|bias)$)")
 _B_BIAS = ".lora_B.bias"  # PEFT's key for ".lora_B_bias"
 
 
@@ -65,6 +71,12 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
             raise UserError(f"{folder}: PEFT's {config.init} {why}, so it cannot be computed again from the base. "
                             "Save the adapter converted.")
     keyed = {_peft_key(name, adapter.updates): array for name, array in arrays.items()}
+    rows = {name: version for name, version in adapter.versions.items()
+            if isinstance(version, TokenRows) and not version.follows}
+    keyed.update({f"{PREFIX}{name}.token_adapter.{TOKEN_ROWS}": version.rows for name, version in rows.items()})
+    settings = peft_settings(config, getattr(base, "name", base), family)
+    if rows:
+        settings[INDICES] = {name: version.tokens.tolist() for name, version in rows.items()}
     with written_together(folder, CONFIG_FILE) as stage:
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
             shapes = {key: keyed[key].shape for key in sorted(keyed)}
@@ -74,7 +86,7 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
         else:
             (folder / RECORD_FILE).unlink(missing_ok=True)  # of an adapter saved here before
         write_prompting(stage, prompting, beside=folder)
-        write_json(stage / CONFIG_FILE, peft_settings(config, getattr(base, "name", base), family))
+        write_json(stage / CONFIG_FILE, settings)
 
 
 def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFAULT) -> Adapter:
@@ -88,6 +100,7 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     folder, path = source.folder, source.config_path
     written = config = config_of(path, source.settings)
     arrays = read_adapter_weights(folder / WEIGHTS_FILE)
+    notes = [f"{path}: {note}" for note in setting_notes(source.settings)]
     bases = base_modules(model)
     modules = sorted({name.rpartition(".")[0] for name in arrays} | bases.keys())
     check_effort(path, source.settings, modules)
@@ -95,15 +108,18 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     config = _by_tensors(config, arrays, modules)
     try:
         _refuse_olora_of_gpt2(config, model)
-        arrays = _without_base(_transposed(arrays, bases), config, bases)
-        config = _fitted(config, arrays, bases)
-        adapter = inject(model, config, name=name, arrays=arrays)
-        if isinstance(written.target_modules, str):
-            adapter.config = replace(config, target_modules=written.target_modules,
+        found = resolve(config, source.settings, _transposed(arrays, bases), bases, model.config.tied_head)
+        as_written = found.config.target_modules == config.target_modules
+        config = _fitted(found.config, found.arrays, bases)
+        adapter = inject(model, config, name=name, arrays=found.arrays, token_rows=found.token_rows)
+        if isinstance(written.target_modules, str) and as_written:
+            adapter.config = replace(adapter.config, target_modules=written.target_modules,
                                      exclude_modules=written.exclude_modules)
     except UserError as error:
         base = source.settings.get("base_model_name_or_path")
         raise UserError(f"{folder}: {error}\nThe base named in its {CONFIG_FILE}: {base}") from error
+    for note in (*notes, *(f"{folder}: {note}" for note in found.notes)):
+        print(note, file=sys.stderr)
     return adapter
 
 
@@ -119,6 +135,7 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         match = _MATRIX.fullmatch(name) or _OTHER_LORA.fullmatch(name)
         if match:
             name = match.group(1)
+        name = _WRAPPED.sub("", name)
         name = re.sub(r"\.base_layer\.bias$", ".bias", name)  # PEFT up to 0.6 had no base_layer
         of_b = name.endswith(_B_BIAS)
         if of_b:
@@ -126,7 +143,11 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
         if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match and not of_b):
             wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
-        elif ".original_module." not in key:  # the base's own, which PEFT keeps beside the copy that is trained
+        elif ".original_module." in key:  # the base's own, which PEFT keeps beside the copy that is trained
+            continue
+        elif name in arrays and not np.array_equal(arrays[name], file[key]):
+            wrong.append(f"{key}: differs from another tensor of the file that is the same one")
+        else:
             arrays[name] = file[key]
     if wrong:
         raise UserError(f"{path}:\n  {_listed(wrong)}")
@@ -195,26 +216,6 @@ def _refuse_olora_of_gpt2(config: LoraConfig, model: CausalLM) -> None:
     if config.init == "olora" and model.config.family == "gpt2":
         raise UserError("init_lora_weights: 'olora' is not supported for GPT-2: PEFT transposes its weights there, so "
                         "the adapter fits no base.")
-
-
-def _without_base(arrays: Mapping[str, np.ndarray], config: LoraConfig,
-                  modules: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays without copies of the base's own weights, which PEFT writes for adapted embeddings.
-
-    Raises:
-        UserError: such a copy differs from this base.
-    """
-    kept, wrong = {}, []
-    for name, array in arrays.items():
-        module = re.sub(r"\.base_layer$", "", name.rpartition(".")[0])
-        if not name.endswith(".weight") or module not in modules or is_saved(module, config.modules_to_save):
-            kept[name] = array
-        elif not np.array_equal(modules[module].weight.numpy(), array):
-            wrong.append(f"{name}: the file's copy of the base's weight, shape {array.shape}, differs from this "
-                         f"base's, shape {tuple(modules[module].weight.shape)}")
-    if wrong:
-        raise UserError("The adapter does not fit the model:\n  " + _listed(wrong))
-    return kept
 
 
 def _by_tensors(config: LoraConfig, arrays: Mapping[str, np.ndarray], modules: Sequence[str]) -> LoraConfig:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.adapter_check import SHOWN, read_config
+from jittor_lora.formats.adapter_check import SHOWN, read_config, show
 from jittor_lora.formats.hugging_face import shorten
-from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.config import FAST_PISSA, LoraConfig
 from jittor_lora.settings.lora import DEFINITIONS, problems
 
 # Field of `LoraConfig` -> key. `qv_only` has none: rows without an update are saved as zeros.
@@ -18,10 +18,15 @@ WRITTEN = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha
            "exclude_modules", "fan_in_fan_out", "bias", "init_lora_weights", "inference_mode", "use_rslora", "use_dora",
            "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
            "revision")
-WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
-                  "fan_in_fan_out", "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_version",
+# Settings of PEFT that change results and are not implemented here; each is refused by name if it is in use.
+NOT_SUPPORTED = {"layer_replication", "target_parameters", "megatron_config", "use_qalora", "alora_invocation_tokens",
+                 "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"}
+# Settings that are about certain tensors, see `peft_extras`.
+ABOUT_TENSORS = {"ensure_weight_tying", "trainable_token_indices"}
+WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "fan_in_fan_out",
+                   "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_version",
                   "qalora_group_size", "revision", "runtime_config", "task_type", "velora_config"}
-# The values of a setting that is not used. Any other key with any other value is refused by name.
+# The values of a setting that is not used.
 UNUSED = (None, False, "none", [], {})
 # PEFT's values of init_lora_weights that leave the base model as it is.
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
@@ -71,15 +76,33 @@ def config_of(path: Path, values: Mapping[str, Any]) -> LoraConfig:
 
 def _unsupported(values: Mapping[str, Any]) -> Iterator[str]:
     for key, value in values.items():
-        if key not in WITHOUT_EFFECT and key not in (*KEYS.values(), "peft_type") and not _unused(value):
-            yield f"{key}: {value!r} is not supported"
-    if values.get("ensure_weight_tying") not in (None, False):
-        yield "ensure_weight_tying: True is not supported; a tied head keeps the base's weight"
+        if key in NOT_SUPPORTED and not _unused(value):
+            yield f"{key}: {show(value)} is not supported"
     init = values.get("init_lora_weights")
-    if init not in (*PLAIN_INITS, "pissa", "olora"):
+    if init not in (*PLAIN_INITS, "pissa", "olora") and not _is_fast_pissa(init):
         yield (f"init_lora_weights: {init!r} is not supported, as it changes the base model in a way that cannot be "
                "computed again; with PEFT, save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a "
                "plain adapter of it")
+
+
+def setting_notes(values: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on settings that are not taken as they stand, of an adapter that `config_of` accepts."""
+    known = {*WITHOUT_EFFECT, *KEYS.values(), *NOT_SUPPORTED, *ABOUT_TENSORS, "peft_type"}
+    unknown = [f"{show(key)[1:-1]}: {show(value)}" for key, value in values.items()
+               if key not in known and not _unused(value)]
+    if unknown:
+        yield (f"settings that are not known here, perhaps of a newer PEFT ({show(values.get('peft_version'))}): "
+               f"{shorten(unknown, SHOWN)}. Every tensor has its place without them; whether they change the results "
+               "is not known.")
+    init = values.get("init_lora_weights")
+    if _is_fast_pissa(init):
+        yield (f"init_lora_weights: {init}: the part of the base that it took away was found from random numbers and "
+               "is computed here exactly, as for pissa. The results may differ from those in training, as they do when "
+               "PEFT loads it: save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain adapter.")
+
+
+def _is_fast_pissa(init: Any) -> bool:
+    return isinstance(init, str) and bool(FAST_PISSA.fullmatch(init))
 
 
 def _written(name: str, value: Any) -> Any:
@@ -95,6 +118,8 @@ def _written(name: str, value: Any) -> Any:
 def _read(name: str, value: Any) -> Any:
     """A value of the file that is not empty, as `LoraConfig` has it."""
     if name == "init":
+        if _is_fast_pissa(value):
+            return "pissa"
         return value if value in ("gaussian", "pissa", "olora") else "kaiming"
     if name in ("alpha", "dropout"):
         return float(value)

@@ -78,6 +78,11 @@ class Tokenizer:
         self._rendered: RenderedText | None = None  # a copy of `backend`, made if conversations need it
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token → id, with added tokens."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    @property
     def special_tokens(self) -> str:
         """How a special token's spelling in a text is read: as "text" like any other, or as the "token"."""
         return "text" if self._backend.encode_special_tokens else "token"

@@ -13,7 +13,8 @@ from jittor_lora.lora.adapter import Adapter, Version, check_fit
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
 from jittor_lora.lora.layer import LoraLinear, Update
-from jittor_lora.lora.selection import base_modules, select, trained_shapes
+from jittor_lora.lora.selection import Selection, base_modules, select, trained_shapes
+from jittor_lora.lora.token_rows import TokenRows
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import Embedding, LeafModule, Linear, leaf_modules
 
@@ -44,12 +45,14 @@ class Adapters(Mapping[str, Adapter]):
         return self._active.names
 
     def add(self, config: LoraConfig, name: str = DEFAULT, seed: int = 0,
-            arrays: Mapping[str, np.ndarray] | None = None) -> Adapter:
+            arrays: Mapping[str, np.ndarray] | None = None,
+            token_rows: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None) -> Adapter:
         """Put an adapter into the network. The first one is active at once, others once they are activated.
 
         Args:
             seed: of the random initialisation.
             arrays: the trained arrays, see `Adapter.parameters`; by default they are initialised.
+            token_rows: module → ids of tokens and their rows, see `TokenRows`.
 
         Raises:
             UserError: the name is taken; the settings do not fit the network (see `select`); or an array is missing,
@@ -64,11 +67,16 @@ class Adapters(Mapping[str, Adapter]):
             check_fit(shapes, arrays)
         bases = base_modules(self._model)
         selection = select(bases, config)
-        trained = _by_module(arrays or {})
+        trained, token_rows = _by_module(arrays or {}), token_rows or {}
+        _refuse_two_kinds(selection, token_rows)
         versions: dict[str, Version] = {}
         for module, base in bases.items():
             values = trained.get(module)
-            if module in selection.targets and isinstance(base, Embedding):
+            if module in token_rows:
+                tied = next((version for name, version in versions.items() if isinstance(version, TokenRows)
+                             and bases[name].weight is base.weight and token_rows[name] is token_rows[module]), None)
+                versions[module] = TokenRows(base, *token_rows[module], tied)
+            elif module in selection.targets and isinstance(base, Embedding):
                 versions[module] = EmbeddingUpdate(base, config, module, seed, values)
             elif module in selection.targets:
                 versions[module] = Update(base, config, module, seed, module in selection.biased, values)
@@ -93,7 +101,7 @@ class Adapters(Mapping[str, Adapter]):
         for leaf in leaf_modules(self._model):
             versions = {n: leaf.module.versions[n] for n in names
                         if isinstance(leaf.module, AdaptedModule) and n in leaf.module.versions}
-            whole = [n for n, v in versions.items() if "weight" in v.trained]
+            whole = [n for n, v in versions.items() if "weight" in v.trained or isinstance(v, TokenRows)]
             biases = [n for n, v in versions.items() if "bias" in v.trained]
             if len(biases) > 1 or (whole and len(versions) > 1):
                 wrong.append(f"{leaf.name}: only one adapter can replace its weight or bias, found "
@@ -204,9 +212,17 @@ def adapters_of(model: CausalLM) -> Adapters:
 
 
 def inject(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT,
-           arrays: Mapping[str, np.ndarray] | None = None) -> Adapter:
+           arrays: Mapping[str, np.ndarray] | None = None,
+           token_rows: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None) -> Adapter:
     """`Adapters.add` for this network."""
-    return adapters_of(model).add(config, name, seed, arrays)
+    return adapters_of(model).add(config, name, seed, arrays, token_rows)
+
+
+def _refuse_two_kinds(selection: Selection, token_rows: Mapping[str, object]) -> None:
+    both = [name for name in token_rows if name in selection.targets or name in selection.saved]
+    if both:
+        raise UserError(f"{', '.join(both)}: expected rows of single tokens, or an update, or a module that is saved "
+                        "whole; found two of these.")
 
 
 def _by_module(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
