@@ -17,8 +17,10 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    Scoring,
     SpecialTokens,
     TemplateText,
+    scoring_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -40,6 +42,7 @@ class CompareOptions(Settings):
     against: Optional[str] = setting(None, DATA, "name of the system to compare the others with; by default the first",
                                      min_length=1)
 
+    scoring: Scoring = scoring_setting(DATA)
     official: bool = setting(False, DATA, "score questions that no system answered as 0, by SQuAD's official rule; by "
                              "default they are left out")
 
@@ -120,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
-                options.against, options.seed, options.title, options.language, options.font, options.official)
+                options.against, options.seed, options.title, options.language, options.font, options.official,
+                options.scoring)
     return 0
 
 

@@ -25,10 +25,16 @@ def _checked(text: str) -> str:
 
 TemplateText = Annotated[str, AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
+Scoring = Literal["auto", "squad", "squad-v2", "cmrc"]
 
 
 def template_setting(group: str, description: str) -> Any:
     return setting(DEFAULT_TEMPLATE, group, f"{description}; {LINE_BREAKS}", holds=TEXT)
+
+
+def scoring_setting(group: str) -> Any:
+    return setting("auto", group, "rule for exact match and F1: squad (v1.1, English), squad-v2 (with questions that "
+                   "have no answer), cmrc (Chinese: CMRC 2018, DRCD); auto chooses by the data")
 
 
 def special_tokens_setting(group: str) -> Any:

@@ -116,7 +116,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
     answer_dev = None
     if config.eval_questions:
         dev_questions = subset(dev_data, config.eval_questions, config.seed)
-        answer_dev = validation_scores(session, dev_questions, template, limit, ranks)
+        answer_dev = validation_scores(session, dev_questions, template, limit, ranks, config.scoring)
 
     total, product = total_steps(groups, config), folder / PRODUCTS[config.method]
     with RunLog(folder, total, tensorboard=config.tensorboard, tokens_per_step=tokens_per_step(groups, config)) \
@@ -167,12 +167,13 @@ def base_of_run(config: RunConfig, folder: Path, ranks: Ranks) -> str | WantedBa
     return WantedBase(**{**ranks.broadcast(found), "fingerprint": None})
 
 
-def validation_scores(session: Session, data: Data, template: Template, limit: int, ranks: Ranks):
+def validation_scores(session: Session, data: Data, template: Template, limit: int, ranks: Ranks,
+                      scoring: str):
     """A function that answers the questions of `data` with the current model and returns EM and F1 in percent."""
-    questions = Questions.of(data, session.tokenizer, template, limit)
+    questions = Questions.of(data, session.tokenizer, template, limit, scoring=scoring)
 
     def scores() -> dict[str, float]:
-        found = questions.score(answer(Generator(session.model, session.tokenizer), questions, ranks=ranks))
+        found = questions.score(answer(Generator(session.model, session.tokenizer), questions, ranks=ranks).texts)
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
