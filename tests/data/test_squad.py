@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jittor_lora.data.sources import SHIPPED
-from jittor_lora.data.squad import Answer, Question, parse_squad, read_squad
+from jittor_lora.data.squad import Answer, Question, parse_flat, parse_squad, read_squad
 from jittor_lora.data.text_file import SHOWN, parse_json
 from jittor_lora.errors import UserError
 
@@ -114,11 +114,94 @@ def test_wrong_answer_starts(start):
     assert "answer_start: expected a whole number" in refused(squad(paragraph(question(answers=[answer(start=start)]))))
 
 
-def test_questions_without_an_answer_are_refused_with_their_name():
-    message = refused(squad(paragraph(question(), question("b", answers=[], is_impossible=True))))
-    assert "qas[1].is_impossible: expected false or nothing, found true" in message
-    assert "SQuAD 2.0" in message
-    assert len(parse(squad(paragraph(question(is_impossible=False))))) == 1
+V2 = squad(paragraph(question(is_impossible=False),
+                     question("b", answers=[], is_impossible=True, plausible_answers=[answer()])))
+
+
+def test_a_question_of_v2_may_have_no_answer():
+    data = parse(V2)
+    assert data.no_answers and data.references() == {"q1": ["Rome"], "b": []}
+    assert data.paragraphs[0].questions[1].training_answer() == Answer("", -1)
+    assert data.subset(1, 0).no_answers and data.only({"q1"}).no_answers
+    # Some files give an empty text.
+    assert parse(squad(paragraph(question(answers=[answer("", -1)], is_impossible=True)))).references() == {"q1": []}
+    assert parse(squad(paragraph(question(answers=None, is_impossible=True))), "prompts").references() == {"q1": []}
+
+
+@pytest.mark.parametrize(("version", "v2"), [("v2.0", True), ("2", True), (2.0, True), ("v1.1", False), ("1.3", False),
+                                             ("v20", False), (None, False)])
+def test_version_2_may_have_questions_without_an_answer(version, v2):
+    assert parse({**squad(paragraph(question())), "version": version}).no_answers is v2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"answers": []}, "answers: expected at least one answer, or is_impossible: true"),
+        ({"is_impossible": True}, "answers: expected an empty list, as is_impossible is true, found a list of 1"),
+        ({"is_impossible": True, "answers": 7}, "answers: expected an empty list"),
+        ({"is_impossible": True, "answers": [7]}, "answers: expected an empty list"),
+        ({"is_impossible": "no"}, 'is_impossible: expected true or false, found "no"'),
+        ({"is_impossible": None}, "is_impossible: expected true or false, found null"),
+    ],
+)
+def test_contradictions_about_the_answer_are_refused(changes, words):
+    for purpose in ("training", "evaluation"):
+        assert "qas[0]." + words in refused(squad(paragraph(question(**changes))), purpose)
+
+
+CHINESE = "《战国无双3》由光荣开发。光荣位于横滨。"
+DRCD = {"version": "1.3", "data": [{"title": "遊戲", "id": "1", "paragraphs": [
+    {"id": "1-1", "context": "基督新教強調「因信稱義」。", "qas": [
+        {"id": "1-1-1", "question": "強調什麼?", "answers": [{"id": "1", "text": "因信稱義", "answer_start": 7}]}]}]}]}
+
+
+def test_offsets_count_characters():
+    data = parse(squad(paragraph(question(answers=[answer("光荣", 8)]), question("b", answers=[answer("光荣", 14)]),
+                                 question("c", answers=[answer("𠮷", 0)]), context=CHINESE + "😀𠮷")))
+    assert [q.answers[0].start for q in data.paragraphs[0].questions] == [8, 13, 21]
+    assert data.moved_answers == 2
+    found = parse(DRCD)
+    assert found.moved_answers == 0 and not found.no_answers
+    assert found.paragraphs[0].questions[0].answers == (Answer("因信稱義", 7),)
+
+
+def flat(value, purpose="training"):
+    return parse_flat(json.dumps(value), "f.json", purpose)
+
+
+def query(name="Q0", **changes):
+    return {"query_id": name, "query_text": "谁开发？", "answers": ["光荣", "光荣开发"], **changes}
+
+
+def test_the_list_of_cmrc_2018():
+    data = flat([{"context_id": "C0", "context_text": CHINESE, "title": "战国无双3",
+                  "qas": [query(), query("Q1", answers=["横滨"])]}])
+    assert data.references() == {"Q0": ["光荣", "光荣开发"], "Q1": ["横滨"]}
+    assert [p.title for p in data.paragraphs] == ["战国无双3"] and len(data) == 2
+    assert [q.answers[0].start for q in data.paragraphs[0].questions] == [8, 17]
+    assert (data.moved_answers, data.no_answers) == (0, False)
+
+
+def test_offenders_in_the_list_of_cmrc_2018():
+    rows = [{"context_text": CHINESE, "qas": [query(answers=["东京"]), query(), query("Q2", answers=[]),
+                                              query("Q3", answers=[""]), {"query_id": "Q4", "answers": ["光荣"]}, 7]},
+            {"context_text": "", "qas": {}}]
+    with pytest.raises(UserError) as caught:
+        flat(rows)
+    for words in ('item 1.qas[0].answers[0]: expected a text that occurs in', "item 1.qas[1].query_id: expected an id",
+                  "item 1.qas[2].answers: expected a list of at least one text", "item 1.qas[3].answers[0]: expected a",
+                  "item 1.qas[4].query_text: ", "item 1.qas[5]: expected an object", "item 2.context_text: ",
+                  "item 2.qas: expected a list"):
+        assert words in str(caught.value)
+
+
+def test_flat_records_without_answers_have_none():
+    row = {"id": "a", "context": "Rome is old.", "question": "Who?", "answers": {"text": [], "answer_start": []}}
+    data = flat([row])
+    assert data.no_answers and data.references() == {"a": []}
+    with pytest.raises(UserError, match="at least one answer, or is_impossible"):
+        flat([{**row, "is_impossible": False}])
 
 
 def test_a_hundred_thousand_offenders_fit_on_a_screen():

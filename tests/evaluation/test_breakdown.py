@@ -9,7 +9,7 @@ from jittor_lora.data.squad import parse_squad
 from jittor_lora.evaluation.breakdown import UNKNOWN, breakdown_json, breakdown_table, breakdowns, extremes
 from jittor_lora.evaluation.duplicates import duplicates
 from jittor_lora.evaluation.items import Item, items_of
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 
 CONTEXT = "Rome is old. It lies on seven hills near the sea and has 2,800,000 people."
 

@@ -4,7 +4,7 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.compare import comparison_table, display_width, table
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 
 REFERENCES = {f"q{index}": ["x y"] for index in range(200)}
 BASE = score(REFERENCES, {f"q{index}": "x y" if index % 10 == 0 else "z" for index in range(198)})

@@ -6,7 +6,7 @@ import pytest
 
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.metrics import read_metrics, summarize, write_metrics
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 
 REFERENCES = {f"q{index}": ["x y"] for index in range(100)}
 PREDICTIONS = {f"q{index}": "x y" if index < 30 else "x" if index < 50 else "z" for index in range(99)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.predictions import read_predictions, write_predictions, write_question_scores
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.squad import exact_match, f1, normalize_answer, score
+from jittor_lora.evaluation.scoring import score
+from jittor_lora.evaluation.squad import exact_match, f1, normalize_answer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "squad_official.json").read_text(encoding="utf-8"))
 

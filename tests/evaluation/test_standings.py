@@ -8,7 +8,7 @@ from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import holm
 from jittor_lora.evaluation.compare import display_width
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
 from jittor_lora.evaluation.systems import System, named_folders, read_system, run_of, run_settings
 

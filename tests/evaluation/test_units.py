@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from jittor_lora.data.sources import load_data
-from jittor_lora.evaluation.squad import score
+from jittor_lora.evaluation.scoring import score
 from jittor_lora.evaluation.units import ENOUGH_ARTICLES, Units, sample_shown
 
 

@@ -58,19 +58,21 @@ def some_spans(seed, words=12, longest=6):
 
 
 def check(model, rows):
-    groups, expected = [], []
+    groups, expected, without = [], [], []
     for number, prompts in enumerate([(1, 4, 2), (3,), (2, 2)]):
         prefix = tiny.tokens(5 * (number % 2), 10 + number).tolist()
         prompts = [tiny.tokens(length, 20 + 7 * number + i).tolist() for i, length in enumerate(prompts)]
         spans = some_spans(30 + number)
         groups.append(SpanGroup(prefix, prompts, tree_of(spans)))
         expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7)) for prompt in prompts]
+        without += [brute_force(model, [*prefix, *prompt], {(): []}, (3, 7))[()] for prompt in prompts]
     ended = []
     found = best_spans(model, groups, [7, 3], rows, ended.append)
     assert sorted(ended) == list(range(6))
-    for one, scores in zip(found, expected):
+    for one, scores, empty in zip(found, expected, without):
         assert one.span == max(scores, key=scores.get)
         assert one.score == pytest.approx(max(scores.values()), abs=1e-4)
+        assert one.empty == pytest.approx(empty, abs=1e-4)
     assert len({one.span for one in found}) > 2
 
 
@@ -97,7 +99,9 @@ def test_nodes_that_cannot_win_are_not_read(model):
 
 
 def test_no_span_and_no_room(model):
-    assert best_spans(model, [SpanGroup([1], [[2], [3]], Node())], [7]) == [(None, -np.inf)] * 2
+    found = best_spans(model, [SpanGroup([1], [[2], [3]], Node())], [7])
+    assert [one[:2] for one in found] == [(None, -np.inf)] * 2
+    assert all(one.empty < 0 for one in found)
     with pytest.raises(UserError, match=r"42 tokens and up to 7 may follow; .* 48"):
         best_spans(model, [SpanGroup([1] * 40, [[2, 3]], tree_of({(0, 7): [1, 2, 3, 4, 5, 6, 7]}))], [7])
     with pytest.raises(UserError, match="prompt is empty"):

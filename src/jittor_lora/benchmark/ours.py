@@ -143,7 +143,7 @@ class Contender:
         questions = Questions(groups, {}, LengthReport(self.checkpoint.config.max_positions), spec["new"])
         generator, results = Generator(self.session.model, self.tokenizer), []
         return Job(lambda: results.append(answer(generator, questions)),
-                   lambda: {"answers": [results[0][branch.id] for group in groups for branch in group.branches]})
+                   lambda: {"answers": [results[0].texts[branch.id] for group in groups for branch in group.branches]})
 
     def gemm(self, spec: dict[str, Any]) -> Job:
         """Products of an (m, k) and a (k, n) matrix.

@@ -20,12 +20,14 @@ from jittor_lora.settings.shared import (
     ChatArguments,
     Columns,
     OptionalTemplateText,
+    Scoring,
     SpecialTokens,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
     own_special_tokens_setting,
     own_template_setting,
+    scoring_setting,
 )
 from jittor_lora.settings.text import checked_list, names
 from jittor_lora.system.locks import locked
@@ -46,6 +48,7 @@ class CompareOptions(Settings):
     against: Optional[str] = setting(None, DATA, "name of the system to compare the others with; by default the first",
                                      min_length=1)
 
+    scoring: Scoring = scoring_setting(DATA)
     official: bool = setting(False, DATA, "score questions that no system answered as 0, by SQuAD's official rule; by "
                              "default they are left out")
 
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
                 options.against, options.seed, options.title, options.language, options.font, options.official,
-                options.columns)
+                options.columns, options.scoring)
     return 0
 
 

@@ -19,12 +19,14 @@ from jittor_lora.settings.shared import (
     ChatArguments,
     Columns,
     OptionalTemplateText,
+    Scoring,
     SpecialTokens,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
     own_special_tokens_setting,
     own_template_setting,
+    scoring_setting,
 )
 from jittor_lora.system.locks import locked
 
@@ -53,6 +55,9 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     extractive: bool = setting(False, DECODING, "answer with the likeliest span of the context instead of generating "
                                "text")
     max_span_words: int = setting(MAX_WORDS, DECODING, "with --extractive: maximum length of a span in words", ge=1)
+    no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
+                                         "that, in nats, exceed this")
+    scoring: Scoring = scoring_setting("Scores")
     perplexity: bool = setting(False, "Scores", "also compute the perplexity of the reference answers")
 
     output: Optional[str] = setting(None, "Output", "folder for predictions.json, metrics.json and the results per "
@@ -66,6 +71,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                     yield Problem((name, "extractive"), "has no effect on spans; leave one of the two out")
         elif self.max_span_words != MAX_WORDS:
             yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
+        if self.no_answer_threshold and self.beams > 1:
+            yield Problem(("no_answer_threshold", "beams"), "beam search gives no odds of no answer")
         if self.with_base and self.adapter is None:
             yield Problem(("with_base", "adapter"), "without an adapter only the base is scored; give --adapter")
         if None not in (self.max_tokens, self.max_new_tokens) and self.max_new_tokens >= self.max_tokens:
@@ -77,8 +84,8 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate", help="score answers on a data set by exact match and F1",
         usage="jittor-lora evaluate --base B [--adapter DIR] --data FILE [--limit N] --output DIR [any flag below]",
-        description="Answer the questions of a SQuAD v1.1 file and score the answers with its official exact match and "
-                    "F1, with 95 % intervals.")
+        description="Answer the questions of a SQuAD file (v1.1, v2, CMRC 2018, DRCD) and score the answers with its "
+                    "official exact match and F1, with 95 % intervals.")
     add_flags(parser, EvaluateOptions, required=("data", "output"))
 
 
@@ -90,9 +97,10 @@ def run(args: argparse.Namespace) -> int:
     base, adapter = options.base_and_adapter()
     from jittor_lora.tasks.evaluate import Answering, evaluate
     options.set_threads()
-    others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity"}
+    others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity",
+              "no_answer_threshold"}
     how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
-                    options.perplexity)
+                    options.perplexity, options.no_answer_threshold)
     with locked(options.output):
         evaluate(base=base, adapter=adapter, how=how,
                  **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))

@@ -98,6 +98,9 @@ class _Fitting:
                 if cut is None:
                     continue
                 context, example = cut
+            if self.learning and not example.completion:
+                self.report.dropped[question.id] = "there is no answer, and no end of text to learn that by"
+                continue
             self.report.within_token += example.within_token
             # Without a common text, each question is a group; otherwise their tokens show what they share.
             key = self.encoder.template.prompt_pieces(context, "")[0] or question.id
@@ -159,7 +162,7 @@ class _Fitting:
             example = self._example(context, question, answer)
             excess = example.tokens - self.report.limit
             if excess <= 0:
-                (self.report.windowed if answer else self.report.cut).append(question.id)
+                (self.report.windowed if answer and answer.text else self.report.cut).append(question.id)
                 return context, example
             if kept == least:
                 what = "the question with its answer" if answer else "the question"

@@ -16,7 +16,8 @@ class LengthReport:
         examples: their number.
         longest: tokens of the longest one before cutting, and its id.
         windowed: ids of those whose context was cut to a window around the answer (training).
-        cut: ids of those whose context was cut at its end (evaluation), or whose plain prompt was cut at its start.
+        cut: ids of those whose context was cut at its end (evaluation, or no answer), or whose plain prompt was cut at
+            its start.
         shortened: ids of conversations of which turns were left out: the last ones (training), or the first.
         dropped: id -> reason.
         within_token: the number of examples whose completion starts within a token of the prompt.

@@ -46,6 +46,8 @@ def describe_data(data: Data | ConversationData) -> str:
         articles = len({paragraph.title for paragraph in data.paragraphs})
         sizes = (articles, "article"), (len(data.paragraphs), "paragraph"), (len(data), "question")
         text = "SQuAD, " + ", ".join(counted(*size) for size in sizes)
+        if data.no_answers:
+            text += f", {sum(not q.answers for p in data.paragraphs for q in p.questions):,} of them without an answer"
         if data.moved_answers:
             text += f"; {counted(data.moved_answers, 'answer')} moved to where the text occurs"
         return text

@@ -58,9 +58,12 @@ class Template:
         return self._literals()[0][2].rstrip()
 
     def completion_text(self, answer: str) -> str:
-        """The text after the prompt, without end of text; whitespace around the answer is stripped."""
-        before_answer = self._literals()[0][2]
-        return before_answer[len(before_answer.rstrip()) :] + answer.strip()
+        """The text after the prompt, without end of text; whitespace around the answer is stripped.
+
+        Empty without an answer: the text then ends at the prompt.
+        """
+        before_answer, answer = self._literals()[0][2], answer.strip()
+        return before_answer[len(before_answer.rstrip()) :] + answer if answer else ""
 
     def whole(self, context: str, question: str, answer: str) -> str:
         """The text that the pieces make up."""

@@ -10,7 +10,7 @@ from typing import Any
 from jittor_lora.evaluation.bootstrap import Estimate, mean_interval
 from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.items import OTHER, QUESTION_WORDS, Item
-from jittor_lora.evaluation.squad import QuestionScore, SquadScore
+from jittor_lora.evaluation.scoring import QuestionScore, SquadScore
 
 _ANSWER_WORDS = (1, 2, 3, 5, 10)  # inclusive upper bounds of the bins
 _CONTEXT_WORDS = (80, 120, 160, 240)

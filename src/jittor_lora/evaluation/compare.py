@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import paired_difference
 from jittor_lora.evaluation.metrics import summarize
-from jittor_lora.evaluation.squad import SquadScore
+from jittor_lora.evaluation.scoring import SquadScore, same_rule
 
 
 def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, str] = ("base", "adapter"),
@@ -16,11 +16,12 @@ def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, st
     """EM and F1 of both in percent with 95 % intervals, and their difference with its interval and p-value.
 
     Raises:
-        UserError: the two were not scored on the same questions in the same order.
+        UserError: the two were not scored on the same questions in the same order, or not by the same rule.
     """
     if [question.id for question in base.per_question] != [question.id for question in adapter.per_question]:
         raise UserError(f"{names[0]} and {names[1]} were scored on different questions ({base.count} and "
                         f"{adapter.count}). Evaluate both on the same data with the same limit.")
+    same_rule(dict(zip(names, (base, adapter))))
     before, after = summarize(base, seed), summarize(adapter, seed)
     rows = [("", names[0], "95 %", names[1], "95 %", "difference", "95 %", "p")]
     for label, field, values in (("exact match", "exact_match", "em"), ("F1", "f1", "f1")):

@@ -10,7 +10,7 @@ from pathlib import Path
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import CONFIDENCE, METHOD, RESAMPLES, mean_interval
 from jittor_lora.evaluation.predictions import read_json
-from jittor_lora.evaluation.squad import SquadScore
+from jittor_lora.evaluation.scoring import RULES, SquadScore
 from jittor_lora.evaluation.units import UNITS, sample_shown
 from jittor_lora.files.atomic import write_json
 
@@ -21,6 +21,7 @@ class Metrics:
 
     Attributes:
         unit, units: what the intervals resample, and the number of these; see `units.py`.
+        scoring: the rule, see `scoring.RULES`.
     """
 
     exact_match: float
@@ -31,6 +32,7 @@ class Metrics:
     f1_interval: tuple[float, float]
     unit: str
     units: int
+    scoring: str = "squad"
 
     @property
     def sample(self) -> str:
@@ -51,7 +53,8 @@ def summarize(score: SquadScore, seed: int = 0) -> Metrics:
 
     return Metrics(score.exact_match, score.f1, score.count, score.missing,
                    interval([question.em for question in score.per_question]),
-                   interval([question.f1 for question in score.per_question]), score.units.name, len(score.units))
+                   interval([question.f1 for question in score.per_question]), score.units.name, len(score.units),
+                   score.scoring)
 
 
 def write_metrics(path: str | os.PathLike, metrics: Metrics, **more: object) -> None:
@@ -63,7 +66,8 @@ def write_metrics(path: str | os.PathLike, metrics: Metrics, **more: object) -> 
 def read_metrics(path: str | os.PathLike) -> Metrics:
     """Read a metrics.json; keys that `Metrics` does not have are ignored.
 
-    `missing` may be absent, and so may `unit` and `units`: files from before these keys resampled questions.
+    `missing` may be absent, and so may `unit`, `units` and `scoring`: files from before these keys resampled questions,
+    and were scored by SQuAD v1.1's rule.
 
     Raises:
         UserError: not a metrics.json; all missing or wrong keys are named.
@@ -72,7 +76,7 @@ def read_metrics(path: str | os.PathLike) -> Metrics:
     values = read_json(path, "the metrics.json of `jittor-lora evaluate`")
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected the metrics.json of `jittor-lora evaluate`, found no JSON object.")
-    values = {"missing": 0, "unit": "question", "units": values.get("count"), **values}
+    values = {"missing": 0, "unit": "question", "units": values.get("count"), "scoring": "squad", **values}
     wrong = [f"{key}: expected a percentage from 0 to 100, found {values.get(key)!r}"
              for key in ("exact_match", "f1") if not _is_percentage(values.get(key))]
     wrong += [f"{key}: expected a whole number, found {values.get(key)!r}"
@@ -81,6 +85,8 @@ def read_metrics(path: str | os.PathLike) -> Metrics:
               for key in ("exact_match_interval", "f1_interval") if not _is_interval(values.get(key))]
     if values["unit"] not in UNITS:
         wrong.append(f"unit: expected one of {', '.join(UNITS)}, found {values['unit']!r}")
+    if values["scoring"] not in RULES:
+        wrong.append(f"scoring: expected one of {', '.join(RULES)}, found {values['scoring']!r}")
     if wrong:
         raise UserError("\n  ".join([f"{path}: not the metrics.json of `jittor-lora evaluate`:", *wrong])
                         + "\nRun `jittor-lora evaluate` again, or name its metrics.json.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.squad import SquadScore
+from jittor_lora.evaluation.scoring import SquadScore
 from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.files.untrusted import load_json, read_input
 

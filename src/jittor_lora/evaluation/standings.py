@@ -10,7 +10,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import Difference, holm, paired_difference
 from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.metrics import Metrics, summarize
-from jittor_lora.evaluation.squad import QuestionScore
+from jittor_lora.evaluation.scoring import QuestionScore, same_rule
 from jittor_lora.evaluation.systems import System
 
 
@@ -36,7 +36,8 @@ def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
     """The standing of each of `systems`, in their order.
 
     Raises:
-        UserError: two have the same name, or they were not scored on the same questions in the same order.
+        UserError: two have the same name, or they were not scored on the same questions in the same order
+            by the same rule.
     """
     names = [system.name for system in systems]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -46,6 +47,7 @@ def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
     for system in others:
         if [q.id for q in system.score.per_question] != [q.id for q in first.score.per_question]:
             raise UserError(f"{first.name} and {system.name} were scored on different questions.")
+    same_rule({system.name: system.score for system in systems})
     differences = {field: _differences(first, others, field, seed) for field in ("em", "f1")}
     return [Standing(first.name, summarize(first.score, seed)),
             *(Standing(system.name, summarize(system.score, seed), exact_match, f1,

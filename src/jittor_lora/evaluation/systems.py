@@ -11,7 +11,7 @@ from typing import Any
 from jittor_lora.data.examples import Data
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.predictions import read_json, read_predictions
-from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.evaluation.scoring import SquadScore, score
 from jittor_lora.settings import recipe
 
 PREDICTIONS, METRICS, SETTINGS = "predictions.json", "metrics.json", "config.yaml"
@@ -56,8 +56,11 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
     return [(f"{name or path.resolve().name} {folder.name}", folder / PREDICTIONS) for folder in found]
 
 
-def read_system(name: str, path: Path, data: Data) -> System:
-    """The system whose predictions are in the file `path`.
+def read_system(name: str, path: Path, data: Data, scoring: str = "squad") -> System:
+    """The system whose predictions are in the file `path`, scored by a rule whatever the rule was when it answered.
+
+    Args:
+        scoring: the rule, see `scoring.RULES`.
 
     Raises:
         UserError: the file cannot be used, or answers none of the questions.
@@ -70,7 +73,7 @@ def read_system(name: str, path: Path, data: Data) -> System:
     measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
     perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
     run = run_of(path)
-    return System(name, score(references, predictions, data.places()),
+    return System(name, score(references, predictions, data.places(), scoring),
                   {"predictions": str(path), **run_settings(run)}, run,
                   perplexity if isinstance(perplexity, float) else None)
 
@@ -81,7 +84,7 @@ def only_answered(systems: Sequence[System], data: Data) -> tuple[list[System], 
                     if question.prediction is not None} for system in systems]
     data = data.only({question for answered in predictions for question in answered})
     references, places = data.references(), data.places()
-    return [replace(system, score=score(references, answered, places))
+    return [replace(system, score=score(references, answered, places, system.score.scoring))
             for system, answered in zip(systems, predictions)], data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Tuple
 
@@ -14,7 +15,8 @@ Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
 
 
 class Extract(NamedTuple):
-    """The span `context[start:end]`, and its log-probability as the complete answer, in nats.
+    """The span `context[start:end]`, and its log-probability as the complete answer, in nats; besides it that of the
+    empty answer, which ends at once.
 
     A context without spans gives "" at (0, 0) with -inf.
     """
@@ -23,6 +25,12 @@ class Extract(NamedTuple):
     start: int
     end: int
     log_probability: float
+    empty_log_probability: float
+
+    @property
+    def null_odds(self) -> float:
+        """By how much the empty answer is likelier than the span, in nats; finite."""
+        return max(min(self.empty_log_probability - self.log_probability, sys.float_info.max), -sys.float_info.max)
 
 
 class Extractor:
@@ -75,9 +83,11 @@ class Extractor:
                 yield SpanGroup(prefix, prompts, span_tree(context, self._completions, max_tokens, max_words))
 
         found = best_spans(self.model, trees(), self._ends, batch_size or BATCH_SIZE, on_end)
-        spans = [(span or (0, 0), score) for span, score in found]
-        return [Extract(context[start:end], start, end, score)
-                for context, ((start, end), score) in zip(contexts, spans)]
+        extracts = []
+        for context, (span, score, empty) in zip(contexts, found):
+            start, end = span or (0, 0)
+            extracts.append(Extract(context[start:end], start, end, score, empty))
+        return extracts
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
         found = self.encoder.answers(answers)

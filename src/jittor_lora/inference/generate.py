@@ -42,6 +42,7 @@ def generate_groups(
     batch_size: int = BATCH_SIZE,
     readers: Sequence[Reader] | None = None,
     ends: Sequence[int] = (),
+    on_first: Callable[[int, np.ndarray], None] | None = None,
 ) -> list[list[int]]:
     """Continue prompts. The prompts of a group share a prefix, which is read and cached once.
 
@@ -57,6 +58,7 @@ def generate_groups(
         on_end: called with the number of a branch that has ended.
         batch_size: most branches that advance together.
         readers: the reader of each group (see `reader_of`); by default one for all.
+        on_first: called as on_first(branch, logits (V,)) before a branch's first token is chosen; it may change them.
         ends: end tokens, which `sampling.min_new_tokens` holds off; ending the branch is up to `finished`.
 
     Returns: the new tokens of each branch, including the one it finished with.
@@ -82,11 +84,15 @@ def generate_groups(
             turns.append((part.reader, Turn(part.opened, part.prefix, [(b.slot, b.prompt) for b in part.branches])))
             live.append(part)
             advancing, tokens = advancing + len(part.branches), tokens + part.tokens
-        results = _read(turns, greedy)
-        for part in live:
+        by_logits = [not greedy or on_first is not None and not part.live[0].new for part in live]
+        results = _read(turns, by_logits)
+        for part, has_logits in zip(live, by_logits):
             read, part.live = part.live, []
             for branch in read:
-                token = int(next(results)) if greedy else branch.choose(next(results), part.prefix)
+                found = next(results)
+                if has_logits and on_first is not None and not branch.new:
+                    on_first(branch.index, found)
+                token = branch.choose(found, part.prefix) if has_logits else int(found)
                 branch.new.append(token)
                 on_token(branch.index, token)
                 if len(branch.new) < branch.limit and not finished(branch.index, branch.new):
@@ -97,15 +103,17 @@ def generate_groups(
     return [branch.new for branch in everything]
 
 
-def _read(turns: Sequence[tuple[Reader, Turn]], greedy: bool) -> Iterator:
-    """The argmax token, or the logits, after each branch of each turn; each reader takes all its turns in one call."""
-    found: dict[int, Iterator] = {}
-    for reader, _ in turns:
-        if id(reader) not in found:
-            own = [turn for other, turn in turns if other is reader]
-            found[id(reader)] = iter((reader.likeliest if greedy else reader.logits)(own))
-    for reader, turn in turns:
-        yield from (next(found[id(reader)]) for _ in turn.branches)
+def _read(turns: Sequence[tuple[Reader, Turn]], by_logits: Sequence[bool]) -> Iterator:
+    """The argmax token, or the logits, after each branch of each turn; each reader takes all turns of a kind in one
+    call."""
+    found: dict[tuple[int, bool], Iterator] = {}
+    kinds = [(id(reader), logits) for (reader, _), logits in zip(turns, by_logits)]
+    for kind, (reader, _) in zip(kinds, turns):
+        if kind not in found:
+            own = [turn for other, (_, turn) in zip(kinds, turns) if other == kind]
+            found[kind] = iter((reader.logits if kind[1] else reader.likeliest)(own))
+    for kind, (_, turn) in zip(kinds, turns):
+        yield from (next(found[kind]) for _ in turn.branches)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Tuple
 
+import numpy as np
+
 from jittor_lora.data.chat_encoding import ChatEncoder
 from jittor_lora.data.conversations import Turn
 from jittor_lora.data.encoding import Encoder
@@ -97,7 +99,8 @@ class Generator:
     def continue_groups(self, groups: Sequence[Group], decoding: Decoding, trim: bool = False,
                         on_text: Callable[[int, str], None] = lambda index, text: None,
                         on_end: Callable[[int], None] = lambda index: None, batch_size: int | None = None,
-                        adapters: Sequence[str | None] | None = None) -> list[str]:
+                        adapters: Sequence[str | None] | None = None,
+                        on_null_odds: Callable[[int, float], None] | None = None) -> list[str]:
         """The continuations of prompts given as token ids.
 
         Args:
@@ -108,6 +111,8 @@ class Generator:
             on_end: called with the number of a prompt whose continuation is complete.
             batch_size: most prompts that advance together; 64 if None.
             adapters: the adapter name of each group, None for the base alone; by default the active adapters.
+            on_null_odds: called as on_null_odds(prompt number, log-odds that the text ends at once); no text does then.
+                Not with beams.
 
         Raises:
             UserError: a prompt is empty or too long for the model, or there is no such adapter.
@@ -119,6 +124,14 @@ class Generator:
             return [several[0] for several in found]
         from jittor_lora.inference.generate import BATCH_SIZE, generate_groups  # these import Jittor
         from jittor_lora.inference.readers import readers_of
+        first = None
+        if on_null_odds is not None:
+            first_ends = self._ending_tokens(decoding)
+
+            def first(index: int, logits: np.ndarray) -> None:
+                on_null_odds(index, null_odds(logits, first_ends))
+                logits[first_ends] = -np.inf
+
         texts = [self._continuation(decoding, trim, [*prefix[-CONTEXT_TOKENS:], *branch])
                  for prefix, branches in groups for branch in branches]
 
@@ -131,7 +144,7 @@ class Generator:
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
                         on_end=end, batch_size=batch_size or BATCH_SIZE,
                         readers=None if adapters is None else readers_of(self.model, adapters),
-                        ends=self._ending_tokens(decoding) if decoding.sampling.min_new_tokens else ())
+                        ends=self._ending_tokens(decoding) if decoding.sampling.min_new_tokens else (), on_first=first)
         return [text.text for text in texts]
 
     def continuations(self, groups: Sequence[Group], decoding: Decoding, count: int,
@@ -184,3 +197,12 @@ class Generator:
             text.add(token)
         text.finish()
         return text.text
+
+
+def null_odds(logits: np.ndarray, ends: Sequence[int]) -> float:
+    """The log-odds that a text ends now, given the logits (V,) of its next token: log p - log(1 - p), in nats, where p
+    is the probability of all end tokens together."""
+    others = np.ones(len(logits), bool)
+    others[ends] = False
+    one, other = (np.logaddexp.reduce(logits[chosen].astype(np.float64)) for chosen in (~others, others))
+    return float(one - other)

@@ -25,10 +25,12 @@ SLOTS = 4  # paths per prompt whose keys and values stay cached
 
 
 class Found(NamedTuple):
-    """The best span as (start, end) in the context, and its score in nats; None and -inf if there is no span."""
+    """The best span as (start, end) in the context, and its score in nats; None and -inf if there is no span.
+    `empty` is the score of the empty answer: the log-probability of ending at once."""
 
     span: Optional[tuple[int, int]]
     score: float
+    empty: float
 
 
 class SpanGroup(NamedTuple):
@@ -79,7 +81,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
                 search.expand(bound, node, next(logits), ends)
         for search in active:
             if search.done:
-                results[search.index] = Found(search.span, search.best)
+                results[search.index] = Found(search.span, search.best, search.empty)
                 on_end(search.index)
         active = [search for search in active if not search.done]
 
@@ -95,7 +97,7 @@ class _Search:
         self._heap: list[tuple[float, int, Node]] = []
         self._counter = itertools.count()
         self.span: Optional[tuple[int, int]] = None
-        self.best = -np.inf
+        self.best = self.empty = -np.inf
         self._push(0.0, opened.payload)
 
     @property
@@ -123,10 +125,12 @@ class _Search:
         """Score the span that ends at a node and push the node's children, given the logits (V,) after it."""
         top = logits.max()
         total = np.log(np.exp(logits - top).sum(dtype=np.float64)) + top
-        if node.span is not None:
-            whole = bound + np.logaddexp.reduce(logits[ends].astype(np.float64)) - total
-            if whole > self.best:
-                self.best, self.span = float(whole), node.span
+        if node.span is not None or node.parent is None:
+            whole = float(bound + np.logaddexp.reduce(logits[ends].astype(np.float64)) - total)
+            if node.parent is None:
+                self.empty = whole
+            elif whole > self.best:
+                self.best, self.span = whole, node.span
         if node.children:
             tokens = np.fromiter(node.children, np.int64, len(node.children))
             bounds = bound + logits[tokens] - total

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
+from jittor_lora.data.words import PIECE
 from jittor_lora.inference.token_tree import Node
 
 MAX_WORDS = 16
-
-# Scripts without spaces between words: each character is a word.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_PIECE = re.compile(rf"(?P<word>[{_UNSPACED}]|[^\W{_UNSPACED}]+)|[^\w\s]")
 
 
 def spans_of(context: str, max_words: int = MAX_WORDS) -> list[tuple[int, int]]:
@@ -20,7 +16,7 @@ def spans_of(context: str, max_words: int = MAX_WORDS) -> list[tuple[int, int]]:
     A word is a run of letters and digits, or one Chinese or Japanese character; any other visible character is
     punctuation. A span holds one to `max_words` words and any punctuation next to and between them.
     """
-    pieces = [(m.start(), m.end(), m.lastgroup == "word") for m in _PIECE.finditer(context)]
+    pieces = [(m.start(), m.end(), m.lastgroup == "word") for m in PIECE.finditer(context)]
     found = []
     for first, (start, _, _) in enumerate(pieces):
         words = 0

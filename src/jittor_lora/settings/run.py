@@ -18,11 +18,13 @@ from jittor_lora.settings.shared import (
     LARGEST_SEED,
     ChatArguments,
     Columns,
+    Scoring,
     SpecialTokens,
     TemplateText,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
+    scoring_setting,
     special_tokens_setting,
     template_setting,
 )
@@ -34,7 +36,7 @@ VALIDATION, OUTPUTS = "Validation", "Checkpoints and logs"
 # In no sensible name or template; YAML reads some of them as line breaks, so a dumped recipe would differ.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
-_MAY_CHANGE = ("threads", "on_non_finite", "base", "data", "dev")  # when a run is resumed
+_MAY_CHANGE = ("threads", "on_non_finite", "base", "data", "dev", "scoring")  # when a run is resumed
 
 
 def _lora(name: str, default: Any = ...) -> Any:
@@ -136,6 +138,7 @@ class RunConfig(Settings):
                                         "at the end", ge=1)
     eval_questions: int = setting(0, VALIDATION, "also answer N validation questions for EM and F1; 0 turns it off",
                                   ge=0)
+    scoring: Scoring = scoring_setting(VALIDATION)
     patience: Optional[int] = setting(None, VALIDATION, "stop after N validations in a row without a lower loss; by "
                                       "default never", ge=1)
 

@@ -69,6 +69,7 @@ ChatArguments = Annotated[Optional[Dict[str, Any]], BeforeValidator(_read_argume
 TemplateText = Annotated[str, AfterValidator(_checked)]
 OptionalTemplateText = Annotated[Optional[str], AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
+Scoring = Literal["auto", "squad", "squad-v2", "cmrc"]
 
 
 def template_setting(group: str, description: str) -> Any:
@@ -84,6 +85,11 @@ def columns_setting() -> Any:
     return setting(None, DATA, "what the data calls our fields, such as prompt=query,completion=answer or "
                    "messages=dialog,role=speaker,role.user=USER; by default our names",
                    expected="our names with the data's fields (prompt=query,completion=answer)")
+
+
+def scoring_setting(group: str) -> Any:
+    return setting("auto", group, "rule for exact match and F1: squad (v1.1, English), squad-v2 (with questions that "
+                   "have no answer), cmrc (Chinese: CMRC 2018, DRCD); auto chooses by the data")
 
 
 def special_tokens_setting(group: str) -> Any:

@@ -21,6 +21,7 @@ from jittor_lora.evaluation.duplicates import duplicates
 from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
+from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import INTERVAL, text_scores
@@ -72,7 +73,7 @@ class Evaluation:
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
             title: str | None = None, language: str = "en", font: str | None = None,
-            official: bool = False, columns: Mapping[str, str] | None = None) -> Path:
+            official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
@@ -82,6 +83,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         train_data: report which of the questions it contains.
         against: name of the system to compare the others with; by default the first.
         language, font: of the plots.
+        scoring: the rule for all systems, "auto" for the one that the data asks for.
         official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
         columns: what `data` and `train_data` call our fields.
 
@@ -100,11 +102,13 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     questions = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions = questions.subset(limit, seed)
+    rule = chosen_rule(scoring, questions)
+    print(rule_line(scoring, rule))
     folder = Path(output)
     make_writable(folder)
-    read = [read_system(name, path, questions) for name, path in predictions]
+    read = [read_system(name, path, questions, rule) for name, path in predictions]
     training = items_of(load_data(train_data, columns=columns)) if train_data else None
-    made = evaluated(evaluation, questions, folder / "systems", limit, seed) if evaluation else []
+    made = evaluated(evaluation, questions, folder / "systems", limit, seed, rule) if evaluation else []
     systems = sorted([*made, *read], key=lambda system: system.name != against)
     asked, left_out = len(questions.references()), ""
     if not official:
@@ -122,6 +126,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     shared = duplicates(training, items) if training is not None else None
     write_json(folder / "comparison.json", {
         "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
+        "scoring": rule,
         "systems": standings_json(found),
         "settings": {system.name: dict(system.settings) for system in systems},
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
@@ -155,19 +160,20 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     return report
 
 
-def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int) -> list[System]:
+def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int,
+              rule: str) -> list[System]:
     """Answer the questions with each system, in a folder per system, and read the answers back."""
     systems = []
-    for name, path, settings in _answered(evaluation, data, folder, seed):
-        system = read_system(name, path / PREDICTIONS, data)
+    for name, path, settings in _answered(evaluation, data, folder, seed, rule):
+        system = read_system(name, path / PREDICTIONS, data, rule)
         settings = {**settings, **({"questions": f"{limit} drawn with seed {seed}"} if limit else {})}
         run = run_of(settings["adapter"]) if settings["adapter"] else None
         systems.append(System(name, system.score, {**settings, **run_settings(run)}, run, system.perplexity))
     return systems
 
 
-def _answered(evaluation: Evaluation, data: Data, folder: Path,
-              seed: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
+              rule: str) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     """(name, folder, settings) of each system, once it has answered."""
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
@@ -185,7 +191,8 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
                          "targets": targets if isinstance(targets, str) else ", ".join(targets)}
             prompting = session.choose_prompting(Choices.of(evaluation))
             chat, template = session.chat_encoder(prompting, data), prompting.template
-            questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens, chat)
+            questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens, rule,
+                                     chat)
             for line in special_token_lines(texts_of(data), session.tokenizer.special, prompting.special_tokens):
                 say(f"{name}: {line}")
             for mode in evaluation.modes:
@@ -196,7 +203,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path,
                 yield system, target, {
                     "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,
-                    "longest prompt and answer": limit, "longest answer": questions.max_new_tokens}
+                    "longest prompt and answer": limit, "longest answer": questions.max_new_tokens, "scoring": rule}
             if path is not None:
                 session.delete_adapter(adapter.name)
 

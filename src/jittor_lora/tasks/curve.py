@@ -15,6 +15,7 @@ from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
+from jittor_lora.evaluation.scoring import chosen_rule, rule_line
 from jittor_lora.files.atomic import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.inference.generator import Generator
@@ -58,7 +59,8 @@ def curve(config: CurveConfig) -> None:
         limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
         prompting = session.choose_prompting(Choices.of(config))
         chat = session.chat_encoder(prompting, questions_data)
-        questions = Questions.of(questions_data, session.tokenizer, prompting.template, limit, chat=chat)
+        questions = Questions.of(questions_data, session.tokenizer, prompting.template, limit, chat=chat,
+                                 scoring=config.scoring)
         where = where / ("extractive" if config.extractive else "generated")
         if (where / "predictions.json").is_file():
             predictions = read_predictions(where / "predictions.json")
@@ -68,6 +70,7 @@ def curve(config: CurveConfig) -> None:
         return summarize(score_and_write(generator, questions, where, name, config.seed,
                                          how=Answering(extractive=config.extractive)), config.seed)
 
+    say(rule_line(config.scoring, chosen_rule(config.scoring, questions_data)))
     base = scored(load(config.base, precision=config.precision), folder / "base", "base")
     points: list[dict[str, Any]] = []
     for value, run in runs.items():

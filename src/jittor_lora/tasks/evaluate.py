@@ -32,10 +32,11 @@ from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
+from jittor_lora.evaluation.no_answer import figures, figures_line, thresholded
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
-from jittor_lora.evaluation.squad import SquadScore, score
+from jittor_lora.evaluation.scoring import AUTO, SquadScore, chosen_rule, rule_line, score
 from jittor_lora.evaluation.text import INTERVAL, text_scores
-from jittor_lora.files.atomic import atomic_write, make_writable, written_together
+from jittor_lora.files.atomic import atomic_write, make_writable, write_json, written_together
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -65,6 +66,8 @@ class Questions:
         contexts: id → the whole context, for questions that have one.
         places: id → where it is in the data, see `SquadData.places`.
         stop: text that ends a generated answer, besides end of text.
+        scoring: the rule, see `evaluation/scoring.py`.
+        no_answers: whether some may have no answer.
     """
 
     groups: list[TokenGroup]
@@ -74,20 +77,23 @@ class Questions:
     contexts: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stop: str | None = "\n"
+    scoring: str = "squad"
+    no_answers: bool = False
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
-           max_new_tokens: int | None = None, chat: ChatEncoder | None = None) -> Questions:
+           max_new_tokens: int | None = None, scoring: str = AUTO, chat: ChatEncoder | None = None) -> Questions:
         """
         Args:
             limit: of prompt and answer together, in tokens.
             max_new_tokens: room left for each answer; by default 32, of conversations 256, or half the limit.
+            scoring: the rule, or "auto" for the one that the data asks for.
             chat: encodes conversations, whose last answers are the references.
 
         Raises:
-            UserError: no prompt fits, or the template refuses conversations.
+            UserError: no prompt fits, the template refuses conversations, or the rule does not suit the data.
         """
-        talks = isinstance(data, ConversationData)
+        rule, talks = chosen_rule(scoring, data), isinstance(data, ConversationData)
         if max_new_tokens is None:
             max_new_tokens = min(MAX_NEW_CHAT_TOKENS if talks else MAX_NEW_TOKENS, max(limit // 2, 1))
         if max_new_tokens >= limit:
@@ -97,11 +103,12 @@ class Questions:
             raise ChatFaults(report.faults)
         paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
         contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
-        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places(), None if talks else "\n")
+        return cls(groups, data.references(), report, max_new_tokens, contexts, data.places(), None if talks else "\n",
+                   rule, rule == "squad-v2" or isinstance(data, SquadData) and data.no_answers)
 
     def score(self, predictions: Mapping[str, str]) -> SquadScore:
         """Scores of answers by question id."""
-        return score(self.references, predictions, self.places)
+        return score(self.references, predictions, self.places, self.scoring)
 
     @property
     def ids(self) -> list[str]:
@@ -121,29 +128,67 @@ class Answering:
         extractive: answers are spans of the context instead, see `inference/extraction.py`.
         max_span_words: of such a span.
         perplexity: also measure the likelihood of the reference answers.
+        no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
     """
 
     decoding: Decoding | None = None
     extractive: bool = False
     max_span_words: int = MAX_WORDS
     perplexity: bool = False
+    no_answer_threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to questions, all by question id.
+
+    Attributes:
+        texts: empty for no answer.
+        raw: where questions may have no answer, the answers regardless of that; else empty.
+        null_odds: of those, how much likelier no answer is, in nats: for generated answers the log-odds that the text
+            ends at once, for spans the difference in log-probability between the empty answer and the span.
+        spans: of extractive answers.
+    """
+
+    texts: dict[str, str]
+    raw: Mapping[str, str] = field(default_factory=dict)
+    null_odds: Mapping[str, float] = field(default_factory=dict)
+    spans: Mapping[str, Extract] = field(default_factory=dict)
+
+    @classmethod
+    def above(cls, raw: dict[str, str], null_odds: Mapping[str, float], threshold: float,
+              spans: Mapping[str, Extract] | None = None) -> Answers:
+        return cls(thresholded(raw, null_odds, threshold), raw, null_odds, spans or {})
 
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
-           progress: str | None = None, decoding: Decoding | None = None, ranks: Ranks = ALONE) -> dict[str, str]:
-    """Answers by question id; by default greedy, of questions about a context to the end of the line.
+           progress: str | None = None, decoding: Decoding | None = None, ranks: Ranks = ALONE,
+           threshold: float = 0.0) -> Answers:
+    """Generated answers; by default greedy, of questions about a context to the end of the line.
 
     Args:
         batch_size: most questions, or beams, answered at a time.
         progress: name under which progress is shown on standard error; None shows nothing.
         ranks: each answers the questions of some contexts, and all get all answers.
+        threshold: see `Answering`; with beams a question has no answer where the best text is empty.
     """
     decoding, every = decoding or Decoding(questions.max_new_tokens, stop=questions.stop), questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
-    with counting(len(questions.ids), progress, batch_size) as answered:
-        texts = generator.continue_groups(questions.prompts(), decoding, trim=True, on_end=lambda _: answered(),
-                                          batch_size=batch_size) if questions.groups else []
-    return in_order(every, ranks.all_gather({name: text.strip() for name, text in zip(questions.ids, texts)}))
+    names, odds = questions.ids, {}
+
+    def measured(index: int, value: float) -> None:
+        odds[names[index]] = value
+
+    with counting(len(names), progress, batch_size) as answered:
+        texts = generator.continue_groups(
+            questions.prompts(), decoding, trim=True, on_end=lambda _: answered(), batch_size=batch_size,
+            on_null_odds=measured if questions.no_answers and decoding.beams is None else None) if names else []
+    found = {name: (text.strip(), odds.get(name)) for name, text in zip(names, texts)}
+    found = in_order(every, ranks.all_gather(found))
+    texts = {name: text for name, (text, _) in found.items()}
+    if not questions.no_answers or decoding.beams is not None:
+        return Answers(texts)
+    return Answers.above(texts, {name: value for name, (_, value) in found.items()}, threshold)
 
 
 def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,14 +198,14 @@ def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def extract(generator: Generator, questions: Questions, max_words: int = MAX_WORDS, batch_size: int = BATCH_SIZE,
-            progress: str | None = None, ranks: Ranks = ALONE) -> dict[str, Extract]:
-    """The likeliest span of the context by question id; arguments as in `answer`.
+            progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0) -> Answers:
+    """Answers that are the likeliest span of the context; arguments as in `answer`.
 
     Raises:
         UserError: the data has no contexts.
     """
     if not questions.contexts:
-        raise UserError("--extractive takes answers from contexts, but these prompts have none. Give SQuAD v1.1 JSON, "
+        raise UserError("--extractive takes answers from contexts, but these prompts have none. Give SQuAD JSON, "
                         "or leave out --extractive.")
     every = questions.ids
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
@@ -170,7 +215,11 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
     found = ranks.all_gather(dict(zip(questions.ids, found)))
-    return in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
+    spans = in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
+    texts = {name: span.text for name, span in spans.items()}
+    if not questions.no_answers:
+        return Answers(texts, spans=spans)
+    return Answers.above(texts, {name: span.null_odds for name, span in spans.items()}, threshold, spans)
 
 
 def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> float:
@@ -217,13 +266,13 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
              with_base: bool = False, limit: int | None = None, template: str | None = None,
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
              precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
-             chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None
-             ) -> dict[str, SquadScore]:
+             chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None,
+             scoring: str = AUTO) -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
-    `with_base` those of the base are in `output/base`. Under mpirun all ranks call this together and share the
-    questions; only the first writes.
+    `with_base` those of the base are in `output/base`. Where questions may have no answer, see `score_and_write`. Under
+    mpirun all ranks call this together and share the questions; only the first writes.
 
     Returns: the scores of "adapter" and "base", as requested.
     """
@@ -239,7 +288,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     chat, text = session.chat_encoder(prompting, questions_data), prompting.template
     longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)
     questions = Questions.of(questions_data, session.tokenizer, text, longest,
-                             how.decoding.max_new_tokens if how.decoding else None, chat)
+                             how.decoding.max_new_tokens if how.decoding else None, scoring, chat)
     if how.decoding:
         how = dataclasses.replace(how, decoding=dataclasses.replace(
             how.decoding, stop=questions.stop, max_new_tokens=questions.max_new_tokens))
@@ -251,7 +300,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     say(f"Base: {session.base.description}")
     if adapter:
         say(f"Adapter: {adapter}")
-    for line in (*questions.report.lines(), *sampling_lines(session.checkpoint),
+    for line in (rule_line(scoring, questions.scoring), *questions.report.lines(), *sampling_lines(session.checkpoint),
                  *special_token_lines(texts_of(questions_data), session.tokenizer.special, prompting.special_tokens)):
         say(line)
     generator, scores = Generator(session.model, session.tokenizer, text, chat), {}
@@ -277,18 +326,21 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
                     truths: Sequence[TokenGroup] = (), ranks: Ranks = ALONE) -> SquadScore:
     """Answer, score, and leave predictions.json, questions.jsonl and metrics.json in `folder`.
 
+    Where questions may have no answer, also null_odds.json and raw_predictions.json, the answers before the threshold:
+    what the official program of SQuAD v2 takes to find the best threshold.
+
     Answers to prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
 
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
         ranks: share the questions; the first writes.
     """
-    more, spans = {}, {}
+    more: dict[str, Any] = {}
     if how.extractive:
-        spans = extract(generator, questions, how.max_span_words, batch_size, name, ranks)
-        predictions = {question: span.text for question, span in spans.items()}
+        answers = extract(generator, questions, how.max_span_words, batch_size, name, ranks, how.no_answer_threshold)
     else:
-        predictions = answer(generator, questions, batch_size, name, how.decoding, ranks)
+        answers = answer(generator, questions, batch_size, name, how.decoding, ranks, how.no_answer_threshold)
+    predictions = answers.texts
     loss = answer_loss(generator.model, truths, ranks) if truths else None
     found = questions.score(predictions)
     if not ranks.first:
@@ -296,6 +348,11 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     if loss is not None:
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
         say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats per token)")
+    if questions.no_answers:
+        raw = questions.score(answers.raw) if answers.raw else None
+        more["squad_v2"] = figures(found, raw, answers.null_odds)
+        more["no_answer_threshold"] = how.no_answer_threshold if answers.raw else None
+        say(f"{name}: {figures_line(more['squad_v2'])}")
     if not questions.contexts:  # texts with several references, not short answers
         scores = text_scores(questions.references, predictions, seed)
         more["text_scores"] = {metric: dataclasses.asdict(of_texts) for metric, of_texts in scores.items()}
@@ -304,7 +361,10 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
             say(f"{name}: {metric} {of_texts.shown} ({of_texts.note})")
     with written_together(folder, "metrics.json") as stage:
         if how.extractive:
-            write_spans(stage / "spans.jsonl", spans)
+            write_spans(stage / "spans.jsonl", answers.spans)
+        if answers.raw:
+            write_json(stage / "null_odds.json", dict(answers.null_odds))
+            write_predictions(stage / "raw_predictions.json", answers.raw)
         write_predictions(stage / "predictions.json", predictions)
         write_question_scores(stage / "questions.jsonl", found, questions.references)
         write_metrics(stage / "metrics.json", summarize(found, seed), **more)
@@ -312,7 +372,8 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
 
 
 def write_spans(path: Path, spans: Mapping[str, Extract]) -> None:
-    """One span per line: id, text, start, end in characters of the context; log_probability, null without a span."""
+    """One span per line: id, text, start, end in characters of the context; log_probability, null without a span;
+    empty_log_probability."""
     with atomic_write(path) as stream:
         for question, span in spans.items():
             values = span._asdict()

@@ -16,7 +16,7 @@ from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.metrics import summarize
 from jittor_lora.evaluation.predictions import read_predictions
-from jittor_lora.evaluation.squad import SquadScore
+from jittor_lora.evaluation.scoring import SquadScore, rule_line
 from jittor_lora.inference.generator import Generator
 from jittor_lora.session import Session, load
 from jittor_lora.settings.run import RunConfig
@@ -53,14 +53,15 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     config = config.model_copy(update={"output": str(folder)})
     data = subset(load_data(config.dev, "dev", "evaluation", columns=config.columns), config.max_dev, config.seed)
     if not isinstance(data, SquadData):
-        raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD v1.1 JSON.")
+        raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD JSON.")
     if config.threads:
         set_threads(config.threads)
     session = load(config.base, precision=config.precision)
     say(f"Base: {session.base.description}")
     limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
     prompting = session.choose_prompting(Choices.of(config))
-    questions = Questions.of(data, session.tokenizer, prompting.template, limit)
+    questions = Questions.of(data, session.tokenizer, prompting.template, limit, scoring=config.scoring)
+    say(rule_line(config.scoring, questions.scoring))
 
     say(f"1/4  Answering {len(data)} held-out questions with the base")
     before = scored(session, questions, folder / EVALUATION / "base", config.seed)

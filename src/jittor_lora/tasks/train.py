@@ -178,7 +178,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
     answer_dev = None
     if config.eval_questions:
         dev_questions = subset(dev_data, config.eval_questions, config.seed)
-        answer_dev = validation_scores(session, dev_questions, prompting, chat, limit, ranks)
+        answer_dev = validation_scores(session, dev_questions, prompting, chat, limit, ranks, config.scoring)
 
     total, product = total_steps(groups, config), folder / PRODUCTS[config.method]
     with RunLog(folder, total, report_to=config.report_to or (),
@@ -232,12 +232,13 @@ def base_of_run(config: RunConfig, folder: Path, ranks: Ranks) -> str | WantedBa
 
 
 def validation_scores(session: Session, data: Data, prompting: Prompting, chat: ChatEncoder | None, limit: int,
-                      ranks: Ranks):
+                      ranks: Ranks, scoring: str):
     """A function that answers the questions of `data` with the current model and returns EM and F1 in percent."""
-    questions = Questions.of(data, session.tokenizer, prompting.template, limit, chat=chat)
+    questions = Questions.of(data, session.tokenizer, prompting.template, limit, scoring=scoring, chat=chat)
 
     def scores() -> dict[str, float]:
-        found = questions.score(answer(Generator(session.model, session.tokenizer, chat=chat), questions, ranks=ranks))
+        generator = Generator(session.model, session.tokenizer, chat=chat)
+        found = questions.score(answer(generator, questions, ranks=ranks).texts)
         return {"exact_match": found.exact_match, "f1": found.f1}
 
     return scores
