@@ -117,13 +117,13 @@ def test_the_steps_leave_the_adapter_as_it_is(made):
 def larger(tmp_path_factory):
     folder = tmp_path_factory.mktemp("larger")
     small_run.make_base(folder / "base", LARGER)
-    small_run.make_squad(folder / "train.json", 40)
+    small_run.make_squad(folder / "train.json", 20)
     return folder
 
 
 @pytest.mark.slow
 def test_where_memory_does_not_suffice_the_changes_do(larger):
-    config = settings(larger, batch_size=24, max_tokens_per_stream=2048)
+    config = settings(larger, batch_size=20, max_tokens_per_stream=2048)
     usual = plan(config)
     assert usual.memory_by["activations"] > 60 * MIB
     parts = usual.memory_by
