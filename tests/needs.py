@@ -9,6 +9,8 @@ import contextlib
 import functools
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,6 +74,14 @@ def _may(*command: str) -> bool:
                           stderr=subprocess.DEVNULL).returncode == 0
 
 
+def _reaches_index() -> bool:
+    """Whether pip gets a small package from the index that it is configured for."""
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-input", "--retries=1",
+                               "--timeout=10", f"--dest={folder}", "six"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
 PARTS = {
     "mpi": Part(lambda: bool(shutil.which("mpirun") and shutil.which("mpicc")),
                 "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"),
@@ -84,10 +94,12 @@ PARTS = {
     "hosts": Part(lambda: _may("ip", "link", "add", "jl-1", "type", "veth", "peer", "name", "jl-2"),
                   "needs root and iproute2, for network namespaces"),
     "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
+    "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
+    "index": Part(_reaches_index, "needs pip and a package index"),
 }
 
-needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet = map(
-    pytest.mark.needs, PARTS)
+(needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
+ needs_no_network, needs_index) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

@@ -63,8 +63,7 @@ class Trial:
         Returns: bytes of this process before a step, and seconds that are needed once.
         """
         first, second = (_timed(lambda: self._step(0, self._small.groups))[1] for _ in range(2))
-        free_memory()
-        return memory.resident(), max(0.0, first - second)
+        return _resting(), max(0.0, first - second)
 
     def activations(self, room: int) -> tuple[int, bool]:
         """Bytes that the longest stream takes, and whether they are measured: only if it is expected to fit."""
@@ -151,8 +150,7 @@ class Trial:
 
     def _taken(self, piece: Piece) -> tuple[int, float]:
         """Bytes of memory beyond what this process has, and seconds, of a step on one stream."""
-        free_memory()
-        before = memory.resident()
+        before = _resting()
         memory.reset_peak()
         seconds = _timed(lambda: self._step(0, piece.groups))[1]
         return max(0, memory.peak() - before), seconds
@@ -162,6 +160,13 @@ class Trial:
         step, computing = _timed(lambda: self._compute.step(number, batch))
         scale = clip_scale(step.norm, self._ready.config.max_grad_norm)
         return computing, _timed(lambda: self._ready.optimizer.step(step.gradients, 0.0, scale))[1]
+
+
+def _resting() -> int:
+    """Bytes of this process between steps."""
+    free_memory()
+    memory.trim()
+    return memory.resident()
 
 
 def _timed(call: Callable[[], Value]) -> tuple[Value, float]:

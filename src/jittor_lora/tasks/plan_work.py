@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jittor_lora.data.examples import TokenGroup
+from jittor_lora.data.groups import TokenGroup
 from jittor_lora.data.stream import build_stream, cut
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.evaluate import longest_text
