@@ -154,7 +154,7 @@ def _gguf_metadata(config: dict, pre: str) -> dict:
                  "attention.layer_norm_rms_epsilon": 1e-5}
         if config["model_type"] == "llama":
             sizes["rope.dimension_count"] = config["head_dim"]
-        elif config["head_dim"] * config["num_attention_heads"] != config["hidden_size"]:
+        elif config["model_type"] == "qwen3":
             sizes["attention.key_length"] = sizes["attention.value_length"] = config["head_dim"]
         if config.get("rope_scaling", {}).get("rope_type") == "linear":
             sizes.update({"rope.scaling.type": "linear", "rope.scaling.factor": config["rope_scaling"]["factor"]})

@@ -143,6 +143,14 @@ def test_lists_in_the_metadata(path):
     assert {code: metadata[code].tolist() for code in kinds} == kinds and metadata["words"] == ["a", "北"]
 
 
+def test_the_head_size_of_a_file_that_names_none(path):
+    """llama.cpp's rule for any network; transformers' Qwen3 would have 128."""
+    source = {**GGUF_MODELS["qwen3"], "head_dim": 8}
+    nothing = {f"qwen3.attention.{name}_length": None for name in ("key", "value")}
+    make_gguf(path, source, make_tensors(source), changed=nothing)
+    assert read_gguf(path).config.head_dim == 8
+
+
 def test_head(path, config):
     tensors = make_tensors(config)
     embedding = next(iter(tensors.values()))

@@ -12,22 +12,29 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
+import tiny
+from jittor_lora.data.layout import Layout
 from jittor_lora.formats.bases import load_base, resolve_base
 from jittor_lora.formats.byte_level import END_OF_TEXT, gpt2_tokenizer
 from jittor_lora.formats.gguf import read_gguf
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint, write_checkpoint
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
-from model_files import make_bpe, make_folder, make_gguf, make_tensors
+from jittor_lora.model.load import build_model
+from jittor_lora.system.runtime import jt
+from model_files import GGUF_MODELS, make_bpe, make_folder, make_gguf, make_tensors
+from parity import reference
 
 GPT2 = {"vocab_size": 70, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 16, "eos_token_id": 2}
 LLAMA = {"vocab_size": 70, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6,
          "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 16}
-# Such as llama.cpp writes and transformers reads: it ignores a GPT-2's n_positions and n_inner.
+# Such as llama.cpp writes and transformers reads: it ignores a GPT-2's n_positions and n_inner and a Qwen3's head_dim.
 GGUF = {"gpt2": {"model_type": "gpt2", "vocab_size": 300, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 1024,
                  "n_inner": 256},
         "llama": {"model_type": "llama", "vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2,
                   "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128,
                   "max_position_embeddings": 6, "tie_word_embeddings": True}}
+GGUF["qwen2"] = {**GGUF["llama"], "model_type": "qwen2", "hidden_size": 256, "head_dim": 64}
+GGUF["qwen3"] = {**GGUF["llama"], "model_type": "qwen3", "hidden_size": 256, "head_dim": 128, "intermediate_size": 256}
 
 
 def gpt2(**changed):
@@ -106,8 +113,9 @@ def test_transformers_loads_what_is_written(model, tmp_path, dtype):
             assert torch.equal(loaded.eval()(tokens).logits, model.eval()(tokens).logits)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("kind, family", [
+    *((kind, family) for kind in ("F32", "Q8_0", "Q4_1") for family in GGUF),
+    *((kind, "qwen3") for kind in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))])
 def test_gguf_weights_are_those_transformers_reads(tmp_path, family, kind):
     make_gguf(tmp_path / "model.gguf", GGUF[family], make_tensors(GGUF[family]), kind)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
@@ -115,6 +123,24 @@ def test_gguf_weights_are_those_transformers_reads(tmp_path, family, kind):
     assert equal(checkpoint, model)
     write_checkpoint(tmp_path / "saved", checkpoint)
     assert equal(checkpoint, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("name", ["llama3", "llama-biased", "llama-linear", "qwen2", "qwen3"])
+def test_gguf_models_compute_what_transformers_computes(tmp_path, name):
+    """transformers reads the folder that we write: of Llama 3's GGUF files it ignores the rotary factors."""
+    source = {**GGUF_MODELS[name], "max_position_embeddings": 16384}
+    make_gguf(tmp_path / "model.gguf", source, tiny.tensors(source))
+    checkpoint = read_gguf(tmp_path / "model.gguf")
+    write_checkpoint(tmp_path / "folder", checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder").eval()
+    tokens = tiny.tokens(300, vocab_size=300)
+    ours = build_model(checkpoint.config, checkpoint.tensors)
+    with jt.no_grad():
+        hidden = ours.hidden(tokens, np.arange(300, dtype=np.int32), Layout.plain(300))
+        found = ours.logits(hidden).numpy()
+    expected = reference.logits(model, tokens)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
 def texts(count: int = 1500) -> list[str]:

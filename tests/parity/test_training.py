@@ -56,7 +56,8 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("family, weight", [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("qwen2", 0.0),
-                                             ("qwen3", 0.0), ("gpt2-scores-by-layer", 0.0), ("gpt2-scores-unscaled", 0.0)])
+                                             ("qwen3", 0.0), ("gpt2-scores-by-layer", 0.0),
+                                            ("gpt2-scores-unscaled", 0.0)])
 def test_losses_of_fifty_steps(tmp_path, family, weight):
     config = RunConfig(max_steps=STEPS, batch_size=3, gradient_accumulation=2, lora_r=4, lora_alpha=8.0,
                        lora_dropout=0.0, learning_rate=5e-3, schedule="linear", warmup_steps=5, weight_decay=0.01,

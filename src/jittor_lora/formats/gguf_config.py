@@ -102,8 +102,10 @@ def _llama_like(metadata: _Metadata) -> dict[str, Any]:
         "max_position_embeddings": "context_length",
         "intermediate_size": "feed_forward_length",
     })
-    family = metadata.family
+    family, width, heads = metadata.family, sizes["hidden_size"], sizes["num_attention_heads"]
     head_dim = metadata["attention.key_length"] or metadata["rope.dimension_count"]
+    if head_dim is None and type(width) is type(heads) is int and heads and width % heads == 0:
+        head_dim = width // heads
     if metadata["expert_count"]:
         metadata.problem(f"{family}.expert_count", "0 (no mixture of experts)", metadata["expert_count"])
     for name in ("attention.value_length", "rope.dimension_count"):
