@@ -22,9 +22,10 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id
            "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<｜User｜>", "<｜Assistant｜>",
            "<｜end▁of▁sentence｜>"]
 ORDINARY = ["<think>", "</think>"]  # added, not special: they mean the same in any text
-_PLAIN = ["the town", " has", "ten houses", "?", "\n", "\n\n", "  ", "\t", "什么是首都？", "北京。", "🎉", "👩‍👩‍👧", "e\u0301", "é", "İ", "\u200b",
-          "don't", "12345", "{{ x }}", "{% if a %}", "{#", "}}", "[INST]", " [/INST]", "User:", "### Response:\n", "<", ">",
-          "|", "assistant\n", "\ue000", "'", '"', "\\n", "null", "a" * 40]
+_PLAIN = ["the town", " has", "ten houses", "?", "\n", "\n\n", "  ", "\t", "什么是首都？", "北京。", "🎉",
+          "👩\u200d👩\u200d👧", "e\u0301", "é", "İ", "\u200b", "don't", "12345",
+          "{{ x }}", "{% if a %}", "{#", "}}", "[INST]", " [/INST]", "User:",
+          "### Response:\n", "<", ">", "|", "assistant\n", "\ue000", "'", '"', "\\n", "null", "a" * 40]
 
 
 def source(name: str) -> str:
@@ -69,7 +70,7 @@ def made_up(seed: int, count: int, hostile: bool, system: bool = True, thoughts:
     def text() -> str:
         pieces = chance.choices(_PLAIN, k=chance.choice((1, 1, 2, 4, 8)))
         if hostile:
-            pieces += chance.choices(spelled, k=chance.choice((0, 1, 2))) + chance.choices(halves, k=chance.randrange(3))
+            pieces += chance.choices(spelled, k=chance.randrange(3)) + chance.choices(halves, k=chance.randrange(3))
             chance.shuffle(pieces)
         return "".join(pieces)
 

@@ -1,11 +1,11 @@
 """Tokens and masks of conversations are those of transformers' `apply_chat_template`.
 
-The templates in tests/data/chat_templates mark with {% generation %} what must be scored; our rule does not look at these
-marks, transformers' mask does.
+The templates in tests/data/chat_templates mark with {% generation %} what must be scored; our rule does not look at
+these marks, transformers' mask does.
 
 A special token that a text spells out must stay text. The reference for that is transformers itself with another
-tokenizer: the same one with its special tokens renamed, in tokenizer.json and in the template. For it the letters that a
-hostile text spells out are nothing special, whole or in halves, in the middle of a text or at its edges.
+tokenizer: the same one with its special tokens renamed, in tokenizer.json and in the template. For it the letters that
+a hostile text spells out are nothing special, whole or in halves, in the middle of a text or at its edges.
 """
 
 from __future__ import annotations

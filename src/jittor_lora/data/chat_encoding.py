@@ -114,8 +114,8 @@ class ChatEncoder:
         skeletons = self._renderer.skeletons.get(turns, wanted[1::2])
         if not all(isinstance(skeleton, Skeleton) for skeleton in skeletons):
             return [UNCERTAIN]
-        return [*_lost(turns, skeletons),
-                *map(self._answer, (turns[: i + 1] for i in scored), rendered[::2], rendered[1::2], skeletons)]
+        return list(_lost(turns, skeletons)) or [
+            self._answer(turns[: i + 1], *found) for i, *found in zip(scored, rendered[::2], rendered[1::2], skeletons)]
 
     def _answer(self, turns: Sequence[Turn], prompt: Rendered, whole: Rendered, skeleton: Skeleton
                 ) -> _Answer | Problem:

@@ -6,6 +6,7 @@ time, memory and length, with a sandbox inside.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -133,7 +134,7 @@ class _Worker:
         # A session of its own: Ctrl-C at the terminal is for this process, whose end is the worker's end of input.
         self._process = subprocess.Popen([sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-        self._stop = weakref.finalize(self, _end, self._process)
+        self._stop = weakref.finalize(self, _end, self._process, self.owner)
         answer = self._exchange(self._setup, 1)[0]
         if "error" in answer:
             self._forget()
@@ -151,24 +152,21 @@ class _Worker:
         except BaseException:
             self._forget()
             raise
-        code = self._forget()
-        what = f"takes more than {SECONDS:g} seconds" if code == -signal.SIGPROF else f"ends its process ({code})"
+        code = self._process.wait()  # its output has ended
+        self._forget()
+        what = f"takes more than {SECONDS} second" if code == -signal.SIGPROF else f"ends its process ({code})"
         raise UserError(f"{self._origin}: the chat template {what}. Use another (--chat-template).")
 
-    def _forget(self) -> int:
-        """End the process; its exit code."""
-        process, self._process = self._process, None
-        self._stop.detach()
-        return _end(process)
+    def _forget(self) -> None:
+        self._process = None
+        self._stop()
 
 
-def _end(process: subprocess.Popen) -> int:
-    """Ends a process that waits for input, computes or has ended; its own exit code if it has."""
-    try:
-        process.stdin.close()
-    except BrokenPipeError:
-        pass
-    if process.stdout.read(1):  # it still answers
+def _end(process: subprocess.Popen, owner: int) -> None:
+    """Ends a process that waits for input, computes or has ended; a fork of its owner only closes the pipes."""
+    if os.getpid() == owner:
         process.kill()
-    process.stdout.close()
-    return process.wait()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()

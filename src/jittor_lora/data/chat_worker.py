@@ -17,7 +17,7 @@ import signal
 import sys
 from functools import partial
 
-SECONDS = 2.0  # of processor time per rendering
+SECONDS = 1  # of processor time per rendering
 MEMORY = 1 << 29  # bytes of address space
 LONGEST_ERROR = 500  # characters
 
