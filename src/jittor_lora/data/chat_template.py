@@ -96,6 +96,8 @@ class ChatTemplate:
         Raises:
             UserError: as for `render`, but for refusals.
         """
+        if not wanted:
+            return []
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         with self._lock:
             if self._worker is None or self._worker.owner != os.getpid():

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Iterator, NamedTuple, Sequence
+import unicodedata
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 import tokenizers
 from tokenizers import AddedToken, processors
 
 _PRIVATE, _COUNT = 0x100000, 0xFFFD  # characters of the last plane for private use
 _SECRET = 6  # characters
+_JOINERS = "\u200c\u200d"
+_IN_WORDS = ("Mc", "Me", "Mn", "Nd", "Nl", "Pc")
 
 
 class AddedSpan(NamedTuple):
@@ -48,7 +51,7 @@ class RenderedText:
         self._tokens = dict(added)
         self._special = {index: token.content for index, token in added.items() if token.special}
         # The library looks for those of a normalized text after the others, and for the longest first.
-        self._patterns = [_any_of([token for token in added.values() if bool(token.normalized) is normalized])
+        self._patterns = [_any_of(token.content for token in added.values() if bool(token.normalized) is normalized)
                           for normalized in (False, True)]
         self._secret = "".join(chr(_PRIVATE + secrets.randbelow(_COUNT)) for _ in range(_SECRET))
         self._aliases: dict[int, str] = {}  # by id
@@ -56,8 +59,21 @@ class RenderedText:
 
     def added(self, text: str) -> list[AddedSpan]:
         """The added tokens that the library finds in a text if special ones are read as tokens."""
-        found = ((match.start(), match.end(), self._ids[match.group()]) for match in _matches(self._patterns, text))
-        return [AddedSpan(start, end, index, index in self._special) for start, end, index in found]
+        return [AddedSpan(start, end, index, index in self._special)
+                for start, end, index in self._added(text, 0, len(text), self._patterns)]
+
+    def _added(self, text: str, start: int, end: int, patterns: Sequence[re.Pattern]) -> Iterator[tuple[int, int, int]]:
+        """(Start, end, id) of matches of the first pattern, and between them of the others, in the text's order."""
+        if not patterns:
+            return
+        for match in patterns[0].finditer(text, start, end):
+            index = self._ids[match.group()]
+            if not self._tokens[index].single_word or not (_ends_in_word(text[: match.start()])
+                                                           or _ends_in_word(text[match.end() :][:1])):
+                yield from self._added(text, start, match.start(), patterns[1:])
+                yield match.start(), match.end(), index
+                start = match.end()
+        yield from self._added(text, start, end, patterns[1:])
 
     def encode(self, text: str, special: Sequence[AddedSpan]) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids and the characters of each token.
@@ -96,27 +112,17 @@ class RenderedText:
             number, token = len(self._aliases), self._tokens[index]
             alias = self._secret + chr(_PRIVATE + number // _COUNT) + chr(_PRIVATE + number % _COUNT)
             # Not marked special, so that it is read although no special token is.
-            self._backend.add_tokens([AddedToken(alias, single_word=token.single_word, lstrip=token.lstrip,
-                                                 rstrip=token.rstrip, normalized=False, special=False)])
+            self._backend.add_tokens([AddedToken(alias, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False,
+                                                 special=False)])
             self._meant[self._backend.token_to_id(alias)] = index
             self._aliases[index] = alias
         return self._aliases[index]
 
 
-def _any_of(tokens: Sequence[AddedToken]) -> re.Pattern:
-    longest_first = sorted((token for token in tokens if token.content), key=lambda token: -len(token.content))
-    return re.compile("|".join(rf"(?<!\w){re.escape(token.content)}(?!\w)" if token.single_word
-                               else re.escape(token.content) for token in longest_first) or "(?!)")
+def _any_of(contents: Iterable[str]) -> re.Pattern:
+    return re.compile("|".join(map(re.escape, sorted(filter(None, contents), key=len, reverse=True))) or "(?!)")
 
 
-def _matches(patterns: Sequence[re.Pattern], text: str, start: int = 0, end: int | None = None) -> Iterator[re.Match]:
-    """Matches of the first pattern, and between them those of the others, in the order of the text."""
-    first, *others = patterns
-    end = len(text) if end is None else end
-    for match in first.finditer(text, start, end):
-        if others:
-            yield from _matches(others, text, start, match.start())
-        yield match
-        start = match.end()
-    if others:
-        yield from _matches(others, text, start, end)
+def _ends_in_word(text: str) -> bool:
+    """Whether the last character belongs to words in the library's regular expressions."""
+    return bool(text) and (text[-1].isalpha() or text[-1] in _JOINERS or unicodedata.category(text[-1]) in _IN_WORDS)
