@@ -13,7 +13,7 @@ from jittor_lora.data.examples import Data
 from jittor_lora.data.formats import read_rows, read_text_format
 from jittor_lora.data.hub import HUB, hub_files
 from jittor_lora.data.parquet import Parquet, is_parquet
-from jittor_lora.data.rows import Rows, text_reader
+from jittor_lora.data.rows import Rows, known_fields, text_reader
 from jittor_lora.data.text_file import read_text
 from jittor_lora.errors import UserError, not_installed
 
@@ -107,7 +107,7 @@ def read_files(paths: Sequence[Path], shown: str, purpose: str, columns: Columns
     readers = []
     for path in paths:
         if is_parquet(path):
-            readers.append(Parquet(path, shown))
+            readers.append(Parquet(path, shown, known_fields(columns)))
             continue
         text = read_text(path)
         data = read_text_format(text, shown, purpose, columns) if len(paths) == 1 else None
