@@ -53,8 +53,8 @@ class RunConfig(Settings):
                         holds=PATH, min_length=1)
 
     data: Optional[str] = setting(None, DATA, "training data: a file of conversations, prompts or questions (JSON, "
-                                  "CSV, parquet), hub:organisation/name, squad-train, sample-train or e2e-train", holds=PATH,
-                                  min_length=1)
+                                  "CSV, parquet), hub:organisation/name, squad-train, sample-train or e2e-train",
+                                  holds=PATH, min_length=1)
     dev: Optional[str] = setting(None, DATA, "validation data: the same kinds, squad-dev, sample-dev or e2e-dev; by "
                                  "default none", holds=PATH, min_length=1)
     columns: Columns = columns_setting()
