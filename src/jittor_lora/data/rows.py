@@ -16,7 +16,7 @@ from jittor_lora.errors import UserError
 
 HEAD = 1000  # rows by which a file is recognised
 # Fields that hold lists or objects; in a table, and often in parquet, they are JSON in a text.
-_NESTED = ("messages", "conversations", "conversation", "history", "answers")
+_NESTED = ("messages", "conversations", "conversation", "history", "answers", "qas")
 
 
 class Json:
@@ -75,7 +75,7 @@ class Rows:
 
 def known_fields(columns: Columns) -> frozenset[str]:
     """The fields of a file's rows that some format reads."""
-    return columns.fields.union(ROW, _NESTED, TOOLS, MEDIA, ("is_impossible",))
+    return columns.fields.union(ROW, _NESTED, TOOLS, MEDIA, ("is_impossible", "context_text", "qas"))
 
 
 def text_reader(text: str, shown: str, columns: Columns) -> Part:
