@@ -136,7 +136,9 @@ def squad(question: dict, context: str = "Paris is in France.") -> bytes:
     (squad({"answers": [{"text": "Spain", "answer_start": 0}]}), ["qas[0].answers[0].text", "Spain"]),
     (squad({"answers": [], "is_impossible": True}), ["is_impossible", "v1.1"]),
     (b'{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', ["line 2, completion"]),
-    (b"prompt,completion\na,b\n", ["SQuAD v1.1 JSON, JSON Lines", "prompt,completion"]),
+    (b"prompt,count\na,b\n", ["line 2, completion", 'an object with "prompt", "count"']),
+    (b"frage,antwort\na,b\n", ["not recognised. Its fields: frage, antwort.", "--columns OURS=THEIRS"]),
+    (b"Once upon a time.\n", ["JSON Lines, CSV or TSV with a header", "Once upon"]),
 ])
 def test_data(content, words, here, capsys):
     if content is not None:

@@ -74,7 +74,7 @@ def test_ids_are_the_rows_own_or_their_numbers_and_used_once(tmp_path, format):
     assert [one.id for one in found.conversations] == ["7", "2", "é"]
     with pytest.raises(UserError, match=r"line 3, id: expected an id not used before \(it is in line 1\)"):
         load_data(write(tmp_path, "data", lines([{**row, "id": "x"}, row, {**row, "id": "x"}])))
-    with pytest.raises(UserError, match="line 1, id: expected a text or a number"):
+    with pytest.raises(UserError, match="line 1, id: expected a text or a whole number"):
         load_data(write(tmp_path, "data", lines([{**row, "id": [1]}])))
 
 

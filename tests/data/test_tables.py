@@ -83,8 +83,9 @@ def test_questions_with_places_or_lists_of_answers(load, refused):
     assert load(start + "x,Rome. Rome.,?,Rome,5\n").moved_answers == 1
     assert "answers[0].answer_start: expected a whole number" in refused(start + "x,Rome.,?,Rome,five\n")
     assert "expected a text that occurs in the paragraph's context" in refused(start + "x,Rome.,?,Paris,\n")
-    cell = '"{""text"": [""Rome""], ""answer_start"": [0]}"'
-    assert len(load(f"context,question,answers\nRome.,?,{cell}\n")) == 1
+    for cell in ('"{""text"": [""Rome""], ""answer_start"": [0]}"', '"[""Rome"", ""Rome.""]"'):
+        found = load(f"context,question,answers\nRome.,?,{cell}\n").paragraphs[0].questions[0].answers
+        assert [(answer.text, answer.start) for answer in found][0] == ("Rome", 0)
     assert "line 2.answers: expected a list" in refused(
         "context,question,answers\nRome.,?,\"{'text': ['Rome'], 'answer_start': [0]}\"\n")
 

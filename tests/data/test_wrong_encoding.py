@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 
@@ -31,7 +32,7 @@ def row(text: str) -> str:
     (row("ab").encode("utf-16-be"), "UTF-16BE"), (row("ab" + SIMPLIFIED).encode("utf-16-be"), "UTF-16BE"),
     (row(SIMPLIFIED).encode("utf-32"), "UTF-32"),
     (row(SIMPLIFIED * 4000).encode("gb18030"), "GB18030"),
-])
+], ids=itertools.count())
 def test_the_command_converts_it(tmp_path, content, name):
     path = tmp_path / "my data.jsonl"
     path.write_bytes(content)

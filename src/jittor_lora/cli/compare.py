@@ -37,8 +37,8 @@ PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
 
 
 class CompareOptions(Settings):
-    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file of SQuAD v1.1 JSON, of JSON "
-                                  "Lines or of E2E's lines; or squad-dev, sample-dev or e2e-dev", holds=PATH,
+    data: Optional[str] = setting(None, DATA, "questions with reference answers: a file (JSON, CSV, parquet), "
+                                  "hub:organisation/name, squad-dev, sample-dev or e2e-dev", holds=PATH,
                                   min_length=1)
     columns: Columns = columns_setting()
     limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)

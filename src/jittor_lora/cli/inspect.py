@@ -27,8 +27,9 @@ from jittor_lora.settings.shared import (
 class InspectOptions(Settings):
     base: str = setting("auto", "Model", "base model, for its tokenizer and maximum length", holds=PATH, min_length=1)
 
-    data: Optional[str] = setting(None, DATA, "a file (SQuAD v1.1 JSON, or JSON Lines with prompt and completion), "
-                                  "squad-train, squad-dev, sample-train or sample-dev", holds=PATH, min_length=1)
+    data: Optional[str] = setting(None, DATA, "a file of conversations, prompts or questions (JSON, CSV, parquet), "
+                                  "hub:organisation/name, or a name such as squad-train or sample-dev", holds=PATH,
+                                  min_length=1)
     columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "use a seeded subset of N examples; by default all", ge=1)
     template: TemplateText = template_setting(DATA, "text with {context}, {question} and {answer}, as in training")

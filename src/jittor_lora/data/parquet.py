@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Parquet:
     Args:
         path: the file.
         shown: its name in messages.
+        wanted: the fields to decode, if there are some of them; otherwise all are.
 
     Raises:
         UserError: pyarrow is missing or unsafe, or the file is damaged.
@@ -40,11 +41,11 @@ class Parquet:
 
     kind = "parquet"
 
-    def __init__(self, path: Path, shown: str):
+    def __init__(self, path: Path, shown: str, wanted: Collection[str] = ()):
         self._path, self._shown, self._library = path, shown, _pyarrow(shown)
         with self._opened() as file:
             self.header = list(file.schema_arrow.names)
-        self.wanted: list[str] | None = None  # the fields to decode; by default all
+        self._wanted = [name for name in self.header if name in wanted] or None
 
     def records(self, offenders: Offenders) -> Iterator[tuple[str, Any]]:
         """(place, field -> value) of each row; nulls are left out.
@@ -54,7 +55,7 @@ class Parquet:
         """
         number = size = 0
         with self._opened() as file:
-            batches = file.iter_batches(batch_size=_BATCH, columns=self.wanted, use_threads=False)
+            batches = file.iter_batches(batch_size=_BATCH, columns=self._wanted, use_threads=False)
             while True:
                 with self._reported():
                     batch = next(batches, None)

@@ -32,7 +32,7 @@ class Ids:
         name = row.get("id", number_in(place))
         name = str(name) if type(name) is int else name
         if not is_text(name):
-            offenders.add(f"{place}, id", "a text or a number", name)
+            offenders.add(f"{place}, id", "a text or a whole number", name)
         elif name in self._places:
             offenders.add(f"{place}, id", f"an id not used before (it is in {self._places[name]})", name)
         else:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Union
 
-from jittor_lora.data.columns import NAMES, Columns
+from jittor_lora.data.columns import ROW, Columns
 from jittor_lora.data.parquet import Parquet
-from jittor_lora.data.records import RecordReader, json_records
+from jittor_lora.data.records import json_records
 from jittor_lora.data.tables import Table, delimiter_of, duplicates
 from jittor_lora.data.text_file import Offenders, parse_json
+from jittor_lora.data.turns import MEDIA, TOOLS
 from jittor_lora.errors import UserError
 
 HEAD = 1000  # rows by which a file is recognised
 # Fields that hold lists or objects; in a table, and often in parquet, they are JSON in a text.
-_NESTED = ("messages", "conversations", "conversation", "history", "answers")
+_NESTED = ("messages", "conversations", "conversation", "history", "answers", "qas")
 
 
 class Json:
@@ -30,6 +31,9 @@ class Json:
         return json_records(self.text, offenders)
 
 
+Part = Union[Json, Table, Parquet]
+
+
 class Rows:
     """The rows of some files, one after the other.
 
@@ -39,11 +43,8 @@ class Rows:
         columns: names our fields in the rows.
     """
 
-    def __init__(self, path: str, parts: Sequence[RecordReader], columns: Columns):
+    def __init__(self, path: str, parts: Sequence[Part], columns: Columns):
         self.path, self._parts, self._columns = path, parts, columns
-        for part in parts:
-            if isinstance(part, Parquet):
-                part.wanted = [name for name in part.header if name in columns.fields or name in known_fields()] or None
 
     @property
     def header(self) -> list[str]:
@@ -72,13 +73,12 @@ class Rows:
                 yield before + place, value
 
 
-def known_fields() -> frozenset[str]:
-    """The fields of rows that some format reads."""
-    return frozenset((*NAMES, *_NESTED, "text", "tools", "functions", "images", "videos", "audios", "image",
-                      "is_impossible"))
+def known_fields(columns: Columns) -> frozenset[str]:
+    """The fields of a file's rows that some format reads."""
+    return columns.fields.union(ROW, _NESTED, TOOLS, MEDIA, ("is_impossible", "context_text", "qas"))
 
 
-def text_reader(text: str, shown: str, columns: Columns) -> RecordReader:
+def text_reader(text: str, shown: str, columns: Columns) -> Part:
     """The reader of a text.
 
     Raises:
@@ -87,7 +87,7 @@ def text_reader(text: str, shown: str, columns: Columns) -> RecordReader:
     start = text.lstrip()
     if start.startswith(("{", "[")):
         return Json(text)
-    delimiter = delimiter_of(text, known_fields() | columns.fields)
+    delimiter = delimiter_of(text, known_fields(columns))
     if delimiter is None:
         raise UserError(
             f"{shown}: expected JSON, JSON Lines, CSV or TSV with a header, parquet, or E2E's lines with ||, found "

@@ -12,7 +12,7 @@ from jittor_lora.data.turns import Placed, read_conversations, read_turns, syste
 
 EXAMPLE = '{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}'
 KEYS = ("conversations", "conversation")
-# One object per question and answer, as XTuner's and MOSS's data have it.
+# One object per question and answer, as XTuner's and Firefly's data have it.
 _PAIRS = (("input", "output"), ("human", "assistant"))
 
 

@@ -13,7 +13,7 @@ from jittor_lora.data.examples import Data
 from jittor_lora.data.formats import read_rows, read_text_format
 from jittor_lora.data.hub import HUB, hub_files
 from jittor_lora.data.parquet import Parquet, is_parquet
-from jittor_lora.data.rows import Rows, text_reader
+from jittor_lora.data.rows import Rows, known_fields, text_reader
 from jittor_lora.data.text_file import read_text
 from jittor_lora.errors import UserError, not_installed
 
@@ -79,20 +79,30 @@ def load_data(name: str, split: str = "train", purpose: str = "training", cache:
     """Read the data that a name stands for; the format is recognised by content (see `data/formats.py`).
 
     Args:
-        name, split, cache: see `resolve_data`; also `hub:organisation/name`, see `data/hub.py`.
+        name, split, cache: see `find_data`.
         purpose: "training", "evaluation" or "prompts"; see `read_squad` and `read_conversations`.
         columns: our names -> the file's fields, see `data/columns.py`.
 
     Raises:
         UserError: no such data, or the file is malformed.
     """
-    named = Columns(columns)
+    shown, paths = find_data(name, split, cache)
+    return read_files(paths, shown, purpose, Columns(columns))
+
+
+def find_data(name: str, split: str = "train", cache: Path | None = None) -> tuple[str, list[Path]]:
+    """The files that a name stands for, several for a data set of the Hub in parts, and their name for messages.
+
+    Args:
+        name, split, cache: see `resolve_data`; also `hub:organisation/name`, see `data/hub.py`.
+
+    Raises:
+        UserError: no such file or data set, or the download failed.
+    """
     if name.startswith(HUB) and not os.path.isfile(name):
-        shown, paths = hub_files(name[len(HUB):], split)
-    else:
-        paths = [resolve_data(name, split, cache)]
-        shown = str(paths[0])
-    return read_files(paths, shown, purpose, named)
+        return hub_files(name[len(HUB):], split)
+    path = resolve_data(name, split, cache)
+    return str(path), [path]
 
 
 def read_files(paths: Sequence[Path], shown: str, purpose: str, columns: Columns) -> Data:
@@ -107,7 +117,7 @@ def read_files(paths: Sequence[Path], shown: str, purpose: str, columns: Columns
     readers = []
     for path in paths:
         if is_parquet(path):
-            readers.append(Parquet(path, shown))
+            readers.append(Parquet(path, shown, known_fields(columns)))
             continue
         text = read_text(path)
         data = read_text_format(text, shown, purpose, columns) if len(paths) == 1 else None

@@ -20,7 +20,7 @@ ROLES = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "human": USER, "pr
          **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT)}
 _TOOL_ROLES = ("tool", "function", "function_call", "function_response", "tool_call", "tool_response", "observation",
                "ipython")
-_TOOLS, _MEDIA = ("tools", "functions"), ("images", "image", "videos", "audios")
+TOOLS, MEDIA = ("tools", "functions"), ("images", "image", "videos", "audios")
 _CALLS = ("tool_calls", "function_call", "reasoning_content")
 SUPPORTED = ("A conversation has at most one turn of the system, at the start, then texts of user and assistant in "
              "alternation; tools, functions, images and audio are not supported.")
@@ -137,7 +137,7 @@ def _turn(value: Any, where: str, offenders: Offenders, scored: bool) -> Turn | 
 
 def _is_plain(row: dict, place: str, offenders: Offenders) -> bool:
     """Whether a row has no tools, images or the like."""
-    more = next((key for key in (*_TOOLS, *_MEDIA) if row.get(key)), None)
+    more = next((key for key in (*TOOLS, *MEDIA) if row.get(key)), None)
     if more:
         offenders.add(f"{place}, {more}", "nothing", row[more])
     return not more

@@ -59,11 +59,11 @@ class RunConfig(Settings):
     base: str = setting("auto", MODEL, "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, or auto",
                         holds=PATH, min_length=1)
 
-    data: Optional[str] = setting(None, DATA, "training data: a file of SQuAD v1.1 JSON, of JSON Lines with prompt and "
-                                  "completion or of E2E's lines; or squad-train, sample-train or e2e-train", holds=PATH,
-                                  min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data: a file, squad-dev, sample-dev or e2e-dev; by default "
-                                 "none", holds=PATH, min_length=1)
+    data: Optional[str] = setting(None, DATA, "training data: a file of conversations, prompts or questions (JSON, "
+                                  "CSV, parquet), hub:organisation/name, squad-train, sample-train or e2e-train",
+                                  holds=PATH, min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data: the same kinds, squad-dev, sample-dev or e2e-dev; by "
+                                 "default none", holds=PATH, min_length=1)
     columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of N examples; by default all", ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of N examples; by default all", ge=1)
