@@ -215,3 +215,16 @@ def test_gpt2_saved_without_its_tokenizer_is_reported(world, tmp_path):
     _, tokenizer = load_base(world().resolve("auto"), said.append)
     assert tokenizer.eos_id == 50256 and len(said) == 1 and "has no tokenizer" in said[0]
     assert json.loads((tmp_path / "gpt2" / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("name, plain", [
+    ("unsloth/SmolLM2-135M-Instruct-bnb-4bit", "unsloth/SmolLM2-135M-Instruct"),
+    ("unsloth/Llama-3.2-1B-unsloth-bnb-4bit", "unsloth/Llama-3.2-1B"),
+    ("Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-0.5B-Instruct"),
+    ("Qwen/Qwen2.5-0.5B-Instruct-AWQ", "Qwen/Qwen2.5-0.5B-Instruct"), ("a/b-gptq", "a/b"), ("a/b-8bit", "a/b"),
+    ("modelscope:Qwen/Qwen2.5-0.5B-Instruct-AWQ", "Qwen/Qwen2.5-0.5B-Instruct"),
+])
+def test_a_quantised_repository_points_to_the_model_it_was_made_from(world, name, plain):
+    here = world()
+    assert f"most likely {plain}," in here.refuse(name)
+    assert not here.said and not here.calls

@@ -15,7 +15,7 @@ OTHERS = {
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
     "a web page": b"<!DOCTYPE html><html></html>",
     "a zip or PyTorch file": b"PK\x03\x04" + bytes(80),
-    "a pickle, which is never loaded": b"\x80\x02}q\x00" + b"." * 80,
+    "a pickle. If torch.save wrote it": b"\x80\x02}q\x00" + b"." * 80,
     "a gzip file": b"\x1f\x8b\x08\x00" + b"e" * 80,
 }
 

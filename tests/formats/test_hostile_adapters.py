@@ -164,7 +164,7 @@ def test_pickles_are_not_run(folder, model, tmp_path):
     (folder / WEIGHTS_FILE).write_bytes(archive.getvalue())
     assert_both_refuse(folder, model, WEIGHTS_FILE, "PyTorch")
     (folder / WEIGHTS_FILE).rename(folder / "adapter_model.bin")
-    assert_both_refuse(folder, model, "adapter_model.bin, a pickle, which is never loaded")
+    assert_both_refuse(folder, model, "adapter_model.bin: expected PyTorch weights; found", "never run")
     assert not marker.exists()
 
 

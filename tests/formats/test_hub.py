@@ -62,6 +62,8 @@ def test_a_whole_model_in_the_cache_is_found_without_the_network(library, tmp_pa
         ({**WHOLE, "config.json": None}, False),
         ({**WHOLE, "config.json": "{"}, False),
         ({**WHOLE, "model.safetensors": None}, False),
+        ({**WHOLE, "model.safetensors": None, "pytorch_model.bin": ""}, True),
+        ({**WHOLE, "model.safetensors": None, "pytorch_model.bin.index.json": INDEX}, False),
         ({**WHOLE, "model.safetensors": None, "model.safetensors.index.json": "[]"}, False),
         ({**WHOLE, "model.safetensors": None, "model.safetensors.index.json": INDEX,
           "model-1-of-2.safetensors": ""}, False),
@@ -101,6 +103,19 @@ def test_a_hub_that_answers(library, tmp_path):
     fill(tmp_path, WHOLE)
     hub.reach("a/b", 5.0)
     assert hub.download("a/b") == tmp_path
+
+
+def test_pytorch_weights_are_fetched_only_without_others(library, tmp_path):
+    fill(tmp_path, WHOLE)
+    hub.download("a/b")
+    assert [set(options["allow_patterns"]) for _, options in library.asked] == [set(hub.FILES)]
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    hub.download("a/b")
+    assert len(library.asked) == 2
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(hub.Unavailable, match="it has no weights"):
+        hub.download("a/b")
+    assert "pytorch_model.bin" in library.asked[-1][1]["allow_patterns"] and len(library.asked) == 4
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(library):

@@ -169,6 +169,13 @@ def test_unsupported_settings_are_refused_if_in_use(folder, key):
         assert load_adapter(folder, network()).count() > 0
 
 
+def test_unknown_settings_are_named(folder, capsys):
+    write_config(folder, a_setting_of_next_year={"a": 1}, another=None, peft_version="9.9")
+    assert load_adapter(folder, network()).count() > 0
+    message = capsys.readouterr().err
+    assert "a_setting_of_next_year: {'a': 1}" in message and "'9.9'" in message and "another" not in message
+
+
 @pytest.mark.parametrize("changes, expected", [
     ({"peft_type": "IA3"}, "peft_type: expected LORA, found 'IA3'"),
     ({"peft_type": "absent"}, "peft_type: expected LORA, found None"),

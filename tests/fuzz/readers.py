@@ -5,12 +5,15 @@ Each takes the folder of the case. Any exception but `UserError` is a finding.
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
+import small_run
 import tiny
 from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
 from jittor_lora.cli.generate import read_records
@@ -25,6 +28,8 @@ from jittor_lora.evaluation.metrics import read_metrics
 from jittor_lora.evaluation.systems import read_system
 from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.adapter_folder import read_adapter_folder
+from jittor_lora.formats.adapter_source import open_adapter
+from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
@@ -86,6 +91,14 @@ def load_adapter(folder: Path) -> None:
 
     load_adapter(folder, _network(), "fuzz")
     adapters_of(_network()).delete("fuzz")
+
+
+def added_tokens(folder: Path) -> None:
+    checkpoint, found = _small_base()
+    checkpoint, found = with_added_tokens(checkpoint, found, open_adapter(folder))
+    for name in checkpoint.tensors:
+        assert checkpoint.tensors[name].dtype == np.float32
+    _use_tokenizer(found)
 
 
 def npz(folder: Path) -> None:
@@ -197,6 +210,7 @@ CONVERSATIONS = ("messages", "parts", "split", "sharegpt", "pairs", "alpaca", "c
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "torch_base": base, "old_torch_base": base, "gguf": gguf,
     "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter, "load_adapter": load_adapter,
+    "old_adapter": load_adapter, "extras": load_adapter, "added_tokens": added_tokens,
     "base_record": base_record, "adapters": adapters, "npz": npz, "loralib": loralib, "squad": data,
     "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records,
     **dict.fromkeys(CONVERSATIONS, conversations), "recipe": recipe,
@@ -224,6 +238,15 @@ def _use_tokenizer(found: Tokenizer) -> None:
 @lru_cache
 def _gpt2() -> Tokenizer:
     return Tokenizer(gpt2_tokenizer(), {}, "GPT-2", 50256)
+
+
+@lru_cache
+def _small_base():
+    with tempfile.TemporaryDirectory() as name:
+        made = small_run.make_base(Path(name) / "base")
+        checkpoint, tokenizer = load_base(ResolvedBase("base", made, "folder", "a base"), say=lambda text: None)
+        tensors = {key: np.array(checkpoint.tensors[key]) for key in checkpoint.tensors}
+    return replace(checkpoint, tensors=tensors), tokenizer
 
 
 @lru_cache

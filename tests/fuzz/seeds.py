@@ -70,6 +70,9 @@ def seeds() -> dict[str, Files]:
         "vocabulary": _vocabulary(tokenizer),
         "adapter": _adapter(),
         "load_adapter": _adapter(),
+        "old_adapter": _old_adapter(),
+        "extras": _extras(),
+        "added_tokens": _added_tokens(),
         "npz": {"weights.npz": _npz()},
         "loralib": {"model.pt": torch_files.saved({f"{TARGET.format(block)}.lora_{part}": np.ones(shape, np.float32)
                                                    for block in range(2) for part, shape in (("A", (4, 24)),
@@ -176,6 +179,41 @@ def _adapter() -> Files:
               "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {r"h\.1\.attn": 8.0},
               "layers_to_transform": [0, 1], "layers_pattern": "h", "revision": None}
     return {"adapter_config.json": _json(config), "adapter_model.safetensors": save(tiny.adapter_arrays(shapes))}
+
+
+def _old_adapter() -> Files:
+    from safetensors.numpy import load
+
+    files = _adapter()
+    return {"adapter_config.json": files["adapter_config.json"],
+            "adapter_model.bin": torch_files.saved(load(files["adapter_model.safetensors"]))}
+
+
+def _changed(files: Files, shapes: dict[str, tuple[int, ...]], **settings: object) -> Files:
+    """An adapter with more tensors and settings."""
+    from safetensors.numpy import load
+
+    arrays = {**load(files["adapter_model.safetensors"]), **tiny.adapter_arrays(shapes)}
+    return {"adapter_config.json": _json({**json.loads(files["adapter_config.json"]), **settings}),
+            "adapter_model.safetensors": save(arrays)}
+
+
+def _extras() -> Files:
+    """Biases on B, rows of tokens, and a position table of its own."""
+    prefix = "base_model.model."
+    shapes = {f"{prefix}{TARGET.format(block)}.lora_B.bias": (72,) for block in range(2)}
+    shapes[f"{prefix}transformer.wte.token_adapter.trainable_tokens_delta"] = (3, 24)
+    shapes[f"{prefix}transformer.wpe.weight"] = (48, 24)
+    return _changed(_adapter(), shapes, lora_bias=True, trainable_token_indices={"wte": [3, 7, 60]},
+                    modules_to_save=["wpe"], ensure_weight_tying=True, a_newer_setting={"a": [1]})
+
+
+def _added_tokens() -> Files:
+    """An adapter of a base of `small_run.make_base` with two tokens more."""
+    tokenizer = model_files.make_bpe()
+    tokenizer.add_tokens(["<a>", "<b>"])
+    files = _changed(_adapter(), {"base_model.model.transformer.wte.weight": (302, 32)})
+    return {**files, "tokenizer.json": tokenizer.to_str().encode()}
 
 
 def _npz() -> bytes:

@@ -22,7 +22,7 @@ LONGEST_MESSAGE = 20_100
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree",
             "os.chmod", "os.chown"}
 # Readers that load into a network, for which Jittor may compile operators.
-_NETWORKS = {"load_adapter", "state", "summary"}
+_NETWORKS = {"load_adapter", "old_adapter", "extras", "state", "summary"}
 _COMPILES = {"subprocess.Popen", "os.posix_spawn", "os.fork"}
 _NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect",
           "pickle.find_class"}

@@ -42,9 +42,11 @@ NAMES = {name for name, *_ in VALUES} | {"qv_only", "layers_pattern"}  # these t
 
 @pytest.mark.parametrize("name, value, setting, text, key, json_value", VALUES, ids=lambda value: str(value)[:30])
 def test_a_value_is_the_same_in_all_forms(tmp_path, name, value, setting, text, key, json_value):
-    plain = {"target_modules": ("c_attn",), "dropout": 0.0}
+    plain, in_run = {"target_modules": ("c_attn",), "dropout": 0.0}, {"target_modules": "c_attn", "lora_dropout": "0"}
+    if name == "lora_bias":  # PEFT has it with this initialisation only
+        plain["init"] = in_run["lora_init"] = "kaiming"
     config = LoraConfig(**{**plain, name: value})
-    run = RunConfig.resolve(None, {"target_modules": "c_attn", "lora_dropout": "0", setting: text})
+    run = RunConfig.resolve(None, {**in_run, setting: text})
     assert lora_config(run, "gpt2") == config
     settings = peft_settings(config, "base", "gpt2")
     assert settings[key] == json_value

@@ -11,8 +11,8 @@ _KINDS = {
     GGUF: "a GGUF file. Name the file itself as the base",
     b"version https://git-lfs": "a Git LFS pointer. Run `git lfs pull` in its folder, or fetch the file itself",
     b"<": "a web page. Fetch the file itself",
-    b"PK\x03\x04": "a zip or PyTorch file. Save the weights as safetensors",
-    b"\x80": "a pickle, which is never loaded, because it can run arbitrary code. Save the weights as safetensors",
+    b"PK\x03\x04": "a zip or PyTorch file. If it has a model's weights, name it pytorch_model.bin",
+    b"\x80": "a pickle. If torch.save wrote it, name it pytorch_model.bin; others are never loaded",
     b"\x1f\x8b": "a gzip file. Unpack it first",
     b"\x89HDF": "an HDF5 file. Save the weights as safetensors",
 }

@@ -97,8 +97,9 @@ def setting_notes(values: Mapping[str, Any]) -> Iterator[str]:
     init = values.get("init_lora_weights")
     if _is_fast_pissa(init):
         yield (f"init_lora_weights: {init}: the part of the base that it took away was found from random numbers and "
-               "is computed here exactly, as for pissa. The results may differ from those in training, as they do when "
-               "PEFT loads it: save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain adapter.")
+               "is computed here exactly, as for pissa. With few iterations the results differ from those in training, "
+               "as they do when PEFT loads it. Its save_pretrained(…, path_initial_model_for_weight_conversion=…) "
+               "makes a plain adapter.")
 
 
 def _is_fast_pissa(init: Any) -> bool:
