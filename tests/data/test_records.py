@@ -102,7 +102,7 @@ def test_the_id_of_a_question_may_be_a_number(tmp_path):
 
 @pytest.mark.parametrize("row, message", [
     ({"answers": {"text": ["Rome"], "answer_start": []}}, "line 1.answers: expected lists text and answer_start"),
-    ({"answers": {"text": [], "answer_start": []}}, "line 1.answers: expected at least one answer"),
+    ({"answers": {"text": [], "answer_start": []}, "is_impossible": False}, "line 1.answers: expected at least one"),
     ({}, "line 1.answers: expected a list"),
     (answer("Paris", 0), "line 1.answers[0].text: expected a text that occurs in the paragraph's context, found"),
     ({**answer("Rome", 11), "question": ""}, "line 1.question: expected"),

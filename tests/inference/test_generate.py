@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -132,6 +134,28 @@ def test_groups_are_as_if_alone(model, rows, sampling):
     found = generate_groups(model, GROUPS, 10, sampling, batch_size=rows)
     prompts = [prefix + branch for prefix, branches in GROUPS for branch in branches]
     assert found == [without_cache(model, prompt, 10, sampling, number) for number, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_first_logits_can_be_seen_and_changed(model, rows, portable):
+    """Suppressing tokens there is `min_new_tokens=1`, and a text goes on as always."""
+    seen, ends = {}, [5, 9, 17, 33]
+
+    def first(branch, logits):
+        seen[branch] = logits.copy()
+        logits[ends] = -np.inf
+
+    with ops.portable_operations() if portable else nullcontext():
+        plain = generate_groups(model, GROUPS, 10)
+        ends += [new[0] for new in plain[:2]]
+        found = generate_groups(model, GROUPS, 10, batch_size=rows, on_first=first)
+        assert found == generate_groups(model, GROUPS, 10, Sampling(min_new_tokens=1), ends=ends)
+    assert found[0] != plain[0]
+    prompts = [prefix + branch for prefix, branches in GROUPS for branch in branches]
+    assert seen.keys() == set(range(len(prompts)))
+    for branch, logits in seen.items():
+        np.testing.assert_allclose(logits, last_logits(model, prompts[branch]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_portable_reader_gives_the_same(model):

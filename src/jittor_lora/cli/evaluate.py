@@ -10,7 +10,6 @@ from typing import Optional
 from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions
 from jittor_lora.errors import UserError
-from jittor_lora.inference.span_tree import MAX_WORDS
 from jittor_lora.settings.base import PATH, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
@@ -54,7 +53,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                                             "conversations 256", ge=1)
     extractive: bool = setting(False, DECODING, "answer with the likeliest span of the context instead of generating "
                                "text")
-    max_span_words: int = setting(MAX_WORDS, DECODING, "with --extractive: maximum length of a span in words", ge=1)
+    max_span_words: Optional[int] = setting(None, DECODING, "with --extractive: maximum length of a span in words, or "
+                                            "characters of Chinese; by default 16, in Chinese contexts 40", ge=1)
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
                                          "that, in nats, exceed this")
     scoring: Scoring = scoring_setting("Scores")
@@ -69,7 +69,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
             for name in DecodingOptions.model_fields:
                 if getattr(self, name) != DecodingOptions.model_fields[name].default:
                     yield Problem((name, "extractive"), "has no effect on spans; leave one of the two out")
-        elif self.max_span_words != MAX_WORDS:
+        elif self.max_span_words is not None:
             yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
         if self.no_answer_threshold and self.beams > 1:
             yield Problem(("no_answer_threshold", "beams"), "beam search gives no odds of no answer")

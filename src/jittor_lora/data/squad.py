@@ -41,7 +41,7 @@ class Question:
     answers: tuple[Answer, ...]
 
     def training_answer(self) -> Answer:
-        """The reference used for training: the most frequent text, the first of equals.
+        """The reference used for training: the most frequent text that is in the context, the first of equals.
 
         The official training file has one answer per question; the development file has several, from different
         annotators. An empty text, if there is no answer.
@@ -49,7 +49,7 @@ class Question:
         if not self.answers:
             return NO_ANSWER
         counts = Counter(answer.text for answer in self.answers)
-        return max(self.answers, key=lambda answer: counts[answer.text])
+        return max([a for a in self.answers if a.start >= 0] or self.answers, key=lambda answer: counts[answer.text])
 
 
 @dataclass(frozen=True)
@@ -276,9 +276,11 @@ class _Reader:
             return
         if entry.get("answers") == []:
             self.offenders.add(f"{where}.answers", "at least one answer, or is_impossible: true", "an empty list")
+        # CMRC 2018 has answers that are not in the context, marked -1, beside others that are.
+        placed = self.purpose == "training" and _any_placed(entry.get("answers"))
         for place, answer in self._objects(entry, "answers", where):
             text, start = self._text(answer, "text", place), answer.get("answer_start", MISSING)
-            if self.purpose == "training" and (type(start) is not int or start < 0):
+            if self.purpose == "training" and (type(start) is not int or start < 0) and not (start == -1 and placed):
                 self.offenders.add(f"{place}.answer_start", "a whole number, 0 or more", start)
                 continue
             found = self._found(text, context, start, f"{place}.text") if type(start) is int and start >= 0 else -1
@@ -314,6 +316,12 @@ class _Reader:
         expected = "text that is valid UTF-8" if isinstance(value, str) and value else "a text that is not empty"
         self.offenders.add(f"{where}.{key}", expected, value)
         return ""
+
+
+def _any_placed(answers: Any) -> bool:
+    return isinstance(answers, list) and any(
+        isinstance(answer, dict) and type(answer.get("answer_start")) is int and answer["answer_start"] >= 0
+        for answer in answers)
 
 
 def _nearest(context: str, text: str, start: int) -> int:

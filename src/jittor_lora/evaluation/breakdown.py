@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jittor_lora.data.words import count_words, is_chinese
 from jittor_lora.evaluation.bootstrap import Estimate, mean_interval
 from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.items import OTHER, QUESTION_WORDS, Item
@@ -16,7 +17,7 @@ _ANSWER_WORDS = (1, 2, 3, 5, 10)  # inclusive upper bounds of the bins
 _CONTEXT_WORDS = (80, 120, 160, 240)
 _FIFTHS = ("first fifth", "second fifth", "third fifth", "fourth fifth", "last fifth")
 _WORD_ORDER = (*QUESTION_WORDS[:-1], "how many", "how much", "how", OTHER)
-UNKNOWN = "unknown"
+UNKNOWN, NONE = "unknown", "no answer"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Group:
 
 
 def breakdowns(items: Sequence[Item], score: SquadScore, seed: int = 0) -> dict[str, list[Group]]:
-    """Scores by question word, by length of answer and context in words, and by place of the answer.
+    """Scores by question word, by length of answer and context in words (in Chinese and Japanese, characters), by place
+    of the answer, and, where some questions have none, by whether there is an answer.
 
     Length and place are those of the training answer. Kinds that the data do not have (prompts come without contexts)
     are left out.
@@ -40,10 +42,13 @@ def breakdowns(items: Sequence[Item], score: SquadScore, seed: int = 0) -> dict[
     """
     kinds: dict[str, tuple[Callable[[Item], str], Sequence[str]]] = {
         "question word": (lambda item: item.question_word, _WORD_ORDER),
-        "answer length": (lambda item: _bin(len(item.answer.split()), _ANSWER_WORDS), _bins(_ANSWER_WORDS)),
-        "context length": (lambda item: _bin(len(item.context.split()), _CONTEXT_WORDS), _bins(_CONTEXT_WORDS)),
-        "place of the answer": (_place, (*_FIFTHS, UNKNOWN)),
+        "answer length": (lambda item: _bin(_length(item.answer), _ANSWER_WORDS) if item.references else NONE,
+                          (*_bins(_ANSWER_WORDS), NONE)),
+        "context length": (lambda item: _bin(_length(item.context), _CONTEXT_WORDS), _bins(_CONTEXT_WORDS)),
+        "place of the answer": (_place, (*_FIFTHS, UNKNOWN, NONE)),
     }
+    if not all(item.references for item in items):
+        kinds["answer"] = (lambda item: "in the context" if item.references else NONE, ("in the context", NONE))
     if not any(item.context for item in items):
         kinds = {"answer length": kinds["answer length"]}
     return {kind: _groups(items, score, kind_of, order, seed) for kind, (kind_of, order) in kinds.items()}
@@ -94,7 +99,14 @@ def _bin(value: int, ends: Sequence[int]) -> str:
     return _bins(ends)[bisect.bisect_left(ends, value)]
 
 
+def _length(text: str) -> int:
+    """The number of words: between spaces, or of Chinese and Japanese the characters."""
+    return count_words(text) if is_chinese([text]) else len(text.split())
+
+
 def _place(item: Item) -> str:
+    if not item.references:
+        return NONE
     return UNKNOWN if item.start < 0 else _FIFTHS[5 * item.start // len(item.context)]
 
 

@@ -21,8 +21,8 @@ class Item:
     Attributes:
         question: its text, or the prompt's.
         context: the paragraph it asks about; empty for a prompt.
-        references: accepted answers.
-        answer: the training answer, one of the references.
+        references: accepted answers; none if there is no answer.
+        answer: the training answer, one of the references, or empty.
         start: where that answer starts, in characters of the context; -1 if unknown.
     """
 

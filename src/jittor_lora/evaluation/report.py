@@ -158,8 +158,9 @@ def _kinds(report: Report) -> str:
                 found = report.breakdowns[system.name][kind][number]
                 row += [_range(one.mean, (one.low, one.high)) for one in (found.exact_match, found.f1)]
             rows.append(row)
-    return _table(f"In percent; {report.standings[0].metrics.claim}. Lengths are in words; length and place are those "
-                  "of the most frequent reference answer.", heads, rows)
+    return _table(f"In percent; {report.standings[0].metrics.claim}. Lengths are in words, in Chinese and "
+                  "Japanese in characters; length and place are those of the most frequent reference answer.",
+                  heads, rows)
 
 
 def _texts(report: Report) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Tuple
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
-from jittor_lora.inference.span_tree import MAX_WORDS, span_tree
+from jittor_lora.inference.span_tree import span_tree
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
 
@@ -50,7 +50,7 @@ class Extractor:
         self._ends = ending_tokens(tokenizer, "\n", model.config.vocab_size)
 
     def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
-               max_words: int = MAX_WORDS) -> list[Extract]:
+               max_words: int | None = None) -> list[Extract]:
         """The likeliest answers to questions about one context.
 
         Raises:
@@ -60,14 +60,14 @@ class Extractor:
         prompts = [self.encoder.prompt(context, question) for question in questions]
         return self.extract([(prefix, [branch], context) for prefix, branch in prompts], max_tokens, max_words)
 
-    def extract(self, groups: Iterable[Group], max_tokens: int = 32, max_words: int = MAX_WORDS,
+    def extract(self, groups: Iterable[Group], max_tokens: int = 32, max_words: int | None = None,
                 batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None) -> list[Extract]:
         """The likeliest span for each prompt.
 
         Args:
             groups: (prefix, prompts, context): the prompts' common prefix and the rest of each, as token ids, and the
                 context they ask about.
-            max_tokens, max_words: longer spans are skipped.
+            max_tokens, max_words: longer spans are skipped; see `spans_of` for the default.
             batch_size: most tree nodes read together; 64 if None.
             on_end: called with the number of a prompt when its span is found.
 

@@ -42,7 +42,6 @@ from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.inference.extraction import Extract, Extractor
 from jittor_lora.inference.generator import Decoding, Generator
-from jittor_lora.inference.span_tree import MAX_WORDS
 from jittor_lora.session import load
 from jittor_lora.system.pace import Pace
 from jittor_lora.system.ranks import ALONE, Ranks, join
@@ -126,14 +125,14 @@ class Answering:
     Args:
         decoding: of generated answers; by default greedy to the end of the line.
         extractive: answers are spans of the context instead, see `inference/extraction.py`.
-        max_span_words: of such a span.
+        max_span_words: of such a span, see `spans_of`.
         perplexity: also measure the likelihood of the reference answers.
         no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
     """
 
     decoding: Decoding | None = None
     extractive: bool = False
-    max_span_words: int = MAX_WORDS
+    max_span_words: int | None = None
     perplexity: bool = False
     no_answer_threshold: float = 0.0
 
@@ -197,7 +196,7 @@ def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[s
     return {name: whole[name] for name in names}
 
 
-def extract(generator: Generator, questions: Questions, max_words: int = MAX_WORDS, batch_size: int = BATCH_SIZE,
+def extract(generator: Generator, questions: Questions, max_words: int | None = None, batch_size: int = BATCH_SIZE,
             progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0) -> Answers:
     """Answers that are the likeliest span of the context; arguments as in `answer`.
 
@@ -220,6 +219,17 @@ def extract(generator: Generator, questions: Questions, max_words: int = MAX_WOR
     if not questions.no_answers:
         return Answers(texts, spans=spans)
     return Answers.above(texts, {name: span.null_odds for name, span in spans.items()}, threshold, spans)
+
+
+def too_short_line(references: Mapping[str, Sequence[str]], generator: Generator, most: int) -> str | None:
+    """A sentence on the questions whose reference answers are all longer than `most` tokens, if there are any."""
+    texts = list(dict.fromkeys(text for answers in references.values() for text in answers))
+    longer = {text for text, ids in zip(texts, generator.encoder.answers(texts)) if ids is not None and len(ids) > most}
+    count = sum(bool(answers) and longer.issuperset(answers) for answers in references.values())
+    if not count:
+        return None
+    return (f"{count:,} of {len(references):,} questions have no reference answer of at most {most} tokens, the limit; "
+            "raise it with --max-new-tokens")
 
 
 def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> float:
@@ -304,6 +314,9 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
                  *special_token_lines(texts_of(questions_data), session.tokenizer.special, prompting.special_tokens)):
         say(line)
     generator, scores = Generator(session.model, session.tokenizer, text, chat), {}
+    too_short = too_short_line(questions.references, generator, questions.max_new_tokens)
+    if too_short:
+        say(too_short)
     if session.adapter and with_base:
         with session.adapters_off():
             scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,

@@ -101,7 +101,7 @@
   function card(item) {
     const node = element("li");
     node.append(element("p", item[1], "question"));
-    node.append(element("p", `Expected: ${[...new Set(item[6])].join(" | ")}`, "truth"));
+    node.append(element("p", `Expected: ${[...new Set(item[6])].join(" | ") || "(no answer)"}`, "truth"));
     const answers = element("dl");
     item[7].forEach((one, index) => {
       const [kind, label] = verdict(one);
