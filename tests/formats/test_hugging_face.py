@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import model_files
 from jittor_lora.errors import UserError
 from jittor_lora.formats.hugging_face import read_checkpoint, write_checkpoint
-import model_files
 from model_files import make_folder, make_tensors
 
 

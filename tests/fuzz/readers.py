@@ -27,6 +27,8 @@ from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.formats.training_state import newest_state
 from jittor_lora.lora.combination import Combination
@@ -53,6 +55,10 @@ def base(folder: Path) -> None:
 
 def gguf(folder: Path) -> None:
     _use_base(ResolvedBase("base", folder / "model.gguf", "gguf", "a base"))
+
+
+def sentence_pieces(folder: Path) -> None:
+    _use_tokenizer(gguf_tokenizer(GgufFile(folder / "model.gguf")))
 
 
 def tokenizer(folder: Path) -> None:
@@ -177,7 +183,8 @@ def caches(folder: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], None]] = {
-    "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
+    "base": base, "shards": base, "gguf": gguf, "sentence_pieces": sentence_pieces, "tokenizer": tokenizer,
+    "vocabulary": tokenizer, "word_pieces": tokenizer, "adapter": adapter,
     "load_adapter": load_adapter, "base_record": base_record, "adapters": adapters, "npz": npz, "squad": data,
     "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records, "recipe": recipe,
     "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,

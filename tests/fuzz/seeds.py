@@ -12,9 +12,11 @@ import numpy as np
 import yaml
 from safetensors.numpy import save
 
+import gguf_tokenizers
 import model_files
 import small_run
 import tiny
+import word_piece_files
 from fuzz.case import Files
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
 from jittor_lora.formats.reference_npz import write_npz
@@ -41,19 +43,29 @@ def seeds() -> dict[str, Files]:
         folder = Path(name)
         base = _folder(small_run.make_base(folder / "gpt2"))
         llama = {**model_files.LLAMA, "rope_theta": 500.0, "bos_token_id": 299, "eos_token_id": 299}
-        model_files.make_folder(folder / "llama", llama, model_files.make_tensors(llama))
-        model_files.make_bpe().save(str(folder / "llama" / "tokenizer.json"))
-        model_files.make_gguf(folder / "model.gguf", llama, model_files.make_tensors(llama), "Q8_0")
+        qwen3 = {**llama, "model_type": "qwen3", "rope_scaling": tiny.LLAMA3_ROPE, "use_sliding_window": True,
+                 "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
+        model_files.make_folder(folder / "qwen3", qwen3, model_files.make_tensors(qwen3))
+        model_files.make_bpe().save(str(folder / "qwen3" / "tokenizer.json"))
+        llama3 = model_files.GGUF_MODELS["llama3"]
+        model_files.make_gguf(folder / "model.gguf", llama3, model_files.make_tensors(llama3), "Q8_0")
         gguf = (folder / "model.gguf").read_bytes()
-        llama_base = _folder(folder / "llama")
+        gguf_tokenizers.write_sentence_pieces(folder / "pieces.gguf")
+        pieces = (folder / "pieces.gguf").read_bytes()
+        qwen3_base = _folder(folder / "qwen3")
         write_state(folder / "checkpoints", 2, _state(), 3)
         state = _folder(folder / "checkpoints")
     tokenizer = base["tokenizer.json"]
     run = _run()
     return {
         "base": {**base, "generation_config.json": _json({"do_sample": True})},
-        "shards": _sharded(llama_base),
+        "shards": _sharded(qwen3_base),
         "gguf": {"model.gguf": gguf},
+        "sentence_pieces": {"model.gguf": pieces},
+        "word_pieces": {"vocab.txt": "\n".join(word_piece_files.vocabulary()).encode(),
+                        "added_tokens.json": _json({"<more>": len(word_piece_files.vocabulary())}),
+                        "tokenizer_config.json": _json({"do_lower_case": False, "strip_accents": None,
+                                                        "tokenize_chinese_chars": True, "sep_token": "[SEP]"})},
         "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({
             "eos_token": "<|endoftext|>", "add_bos_token": False, "add_prefix_space": False,
             "added_tokens_decoder": {"299": {"content": "<|endoftext|>", "special": True}}}),

@@ -24,6 +24,7 @@ WIDER = {
     "llama": {**tiny.LLAMA, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
               "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 160, "max_position_embeddings": 128},
 }
+WIDER.update({family: {**WIDER["llama"], "model_type": family, "head_dim": 32} for family in ("qwen2", "qwen3")})
 GROUPS = [(30, [5, 9, 1]), (0, [17]), (25, [])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Iterator, Optional, Sequence
 
@@ -126,9 +127,12 @@ def _rms_norm(norm) -> NormWeights:
     return NormWeights(norm.weight.numpy())
 
 
-def _rotation(config: ModelConfig) -> Optional[tuple[np.ndarray, np.ndarray]]:
-    if config.network != "llama":
-        return None
-    turns = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-    cosines, sines = ops.rotary_tables(np.arange(config.max_positions), turns)
+def _rotation(c: ModelConfig) -> Optional[tuple[np.ndarray, np.ndarray]]:
+    return None if c.network != "llama" else _tables(c.max_positions, c.head_dim, c.rope_theta, c.rope_scaling)
+
+
+@functools.lru_cache(maxsize=1)
+def _tables(positions: int, *settings) -> tuple[np.ndarray, np.ndarray]:
+    """Of all positions, for the readers of one base: a model for long texts has 64 MiB of them."""
+    cosines, sines = ops.rotary_tables(np.arange(positions), frequencies(*settings))
     return cosines.numpy(), sines.numpy()

@@ -1,4 +1,4 @@
-"""Frequencies of rotary positions (Su et al. 2021), also stretched for texts longer than a model was first trained on."""
+"""Frequencies of rotary positions (Su et al. 2021), also stretched for long texts."""
 
 from __future__ import annotations
 
