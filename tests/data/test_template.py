@@ -8,7 +8,7 @@ from jittor_lora.data.encoding import Encoder, TokenizerLike
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import DEFAULT_TEMPLATE, Template
 from jittor_lora.errors import UserError
-from jittor_lora.formats.byte_level import CHARACTERS, byte_level_bpe, gpt2_tokenizer
+from jittor_lora.formats.byte_level import CHARACTERS, SMOLLM, byte_level_bpe, gpt2_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer
 
 # Runs of whitespace of many kinds, letters, digits, marks and apostrophes, as told apart by GPT-2's word pattern.
@@ -36,7 +36,7 @@ def words(request):
     # SmolLM's way of splitting text, with merges over whitespace and marks that would cross a careless boundary.
     merges = [("Ġ", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "Ċ"), (":", "Ġ"), (":", "Ċ"), ("Ġ", "a"), ("a", "Ġ"), (":", ":")]
     tokens = [*CHARACTERS.values(), *(a + b for a, b in merges)]
-    return tokenizer(byte_level_bpe({t: i for i, t in enumerate(tokens)}, merges, single_digits=True))
+    return tokenizer(byte_level_bpe({t: i for i, t in enumerate(tokens)}, merges, words=SMOLLM))
 
 
 def pieces(encoder, context, question, answer):

@@ -33,6 +33,8 @@ from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.base_record import base_of_adapter
 from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.formats.training_state import newest_state
 from jittor_lora.lora.combination import Combination
@@ -61,6 +63,10 @@ def base(folder: Path) -> None:
 
 def gguf(folder: Path) -> None:
     _use_base(ResolvedBase("base", folder / "model.gguf", "gguf", "a base"))
+
+
+def sentence_pieces(folder: Path) -> None:
+    _use_tokenizer(gguf_tokenizer(GgufFile(folder / "model.gguf")))
 
 
 def tokenizer(folder: Path) -> None:
@@ -209,7 +215,8 @@ CONVERSATIONS = ("messages", "parts", "split", "sharegpt", "pairs", "alpaca", "c
                  *(["parquet"] if is_there("parquet") else []))
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "torch_base": base, "old_torch_base": base, "gguf": gguf,
-    "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter, "load_adapter": load_adapter,
+    "sentence_pieces": sentence_pieces, "tokenizer": tokenizer, "vocabulary": tokenizer, "word_pieces": tokenizer,
+    "adapter": adapter, "load_adapter": load_adapter,
     "old_adapter": load_adapter, "extras": load_adapter, "added_tokens": added_tokens,
     "base_record": base_record, "adapters": adapters, "npz": npz, "loralib": loralib, "squad": data,
     "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records,

@@ -13,10 +13,12 @@ import numpy as np
 import yaml
 from safetensors.numpy import save
 
+import gguf_tokenizers
 import model_files
 import small_run
 import tiny
 import torch_files
+import word_piece_files
 from conversation_files import FORMATS, array, lines, parquet, table, turns
 from fuzz.case import Files
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
@@ -49,8 +51,11 @@ def seeds() -> dict[str, Files]:
                  "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
         model_files.make_folder(folder / "qwen3", qwen3, model_files.make_tensors(qwen3))
         model_files.make_bpe().save(str(folder / "qwen3" / "tokenizer.json"))
-        model_files.make_gguf(folder / "model.gguf", llama, model_files.make_tensors(llama), "Q8_0")
+        llama3 = model_files.GGUF_MODELS["llama3"]
+        model_files.make_gguf(folder / "model.gguf", llama3, model_files.make_tensors(llama3), "Q8_0")
         gguf = (folder / "model.gguf").read_bytes()
+        gguf_tokenizers.write_sentence_pieces(folder / "pieces.gguf")
+        pieces = (folder / "pieces.gguf").read_bytes()
         qwen3_base = _folder(folder / "qwen3")
         write_state(folder / "checkpoints", 2, _state(), 3)
         state = _folder(folder / "checkpoints")
@@ -62,6 +67,11 @@ def seeds() -> dict[str, Files]:
         "torch_base": _pytorch(base, torch_files.saved),
         "old_torch_base": _pytorch(base, torch_files.saved_before_1_6),
         "gguf": {"model.gguf": gguf},
+        "sentence_pieces": {"model.gguf": pieces},
+        "word_pieces": {"vocab.txt": "\n".join(word_piece_files.vocabulary()).encode(),
+                        "added_tokens.json": _json({"<more>": len(word_piece_files.vocabulary())}),
+                        "tokenizer_config.json": _json({"do_lower_case": False, "strip_accents": None,
+                                                        "tokenize_chinese_chars": True, "sep_token": "[SEP]"})},
         "tokenizer": {"tokenizer.json": tokenizer, "tokenizer_config.json": _json({
             "eos_token": "<|endoftext|>", "add_bos_token": False, "add_prefix_space": False,
             "added_tokens_decoder": {"299": {"content": "<|endoftext|>", "special": True}}}),

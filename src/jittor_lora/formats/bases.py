@@ -15,8 +15,9 @@ from jittor_lora.formats import hub, smollm2
 from jittor_lora.formats.first_bytes import GGUF, first_bytes
 from jittor_lora.formats.gguf import gguf_checkpoint
 from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
 from jittor_lora.formats.hugging_face import Checkpoint, read_checkpoint
-from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, gguf_tokenizer, read_tokenizer
+from jittor_lora.formats.tokenizer import GPT2_SHIPPED, Tokenizer, read_tokenizer
 from jittor_lora.settings.text import home_expanded
 
 HUB_NAMES = {

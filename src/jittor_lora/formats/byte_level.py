@@ -4,9 +4,9 @@ and the vocabulary is the bytes and merges of them, so it covers every text."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, NamedTuple, Optional
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -16,13 +16,36 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 CHARACTERS = {**{byte: chr(byte) for byte in _PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}}
 
 
-def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], special: Iterable[str] = (),
-                   single_digits: bool = False, prefix_space: bool = False) -> Tokenizer:
-    """A tokenizer that splits text into words as GPT-2's does.
+class Words(NamedTuple):
+    """How a text is split into words, which are then tokenised one by one.
 
+    Attributes:
+        pattern: matches a word; None for GPT-2's.
+        single_digits: split off each digit first.
+        composed: bring the text to Unicode's composed form first (NFC).
+        whole_words: a word that is a token is that token, whatever the merges.
+    """
+
+    pattern: Optional[str] = None
+    single_digits: bool = False
+    composed: bool = False
+    whole_words: bool = False
+
+
+_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            r"|\s+(?!\S)|\s+")
+GPT2 = Words()
+SMOLLM = Words(single_digits=True)
+LLAMA3 = Words(_PATTERN % "{1,3}", whole_words=True)
+QWEN2 = Words(_PATTERN % "", composed=True)
+
+
+def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], special: Iterable[str] = (),
+                   words: Words = GPT2, prefix_space: bool = False) -> Tokenizer:
+    """
     Args:
         special: tokens of the vocabulary that no text may produce.
-        single_digits: split off each digit first (SmolLM).
+        words: how text is split.
         prefix_space: put a space before the text.
 
     Raises:
@@ -34,10 +57,14 @@ def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], 
         if lacking:
             raise ValueError(f"the vocabulary lacks {lacking[0][:40]!r}, which the merge "
                              f"{left[:40]!r} {right[:40]!r} needs")
-    words = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer = Tokenizer(models.BPE(dict(vocab), merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words]) if single_digits else words
+    steps = [pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=words.pattern is None)]
+    if words.pattern is not None:
+        steps.insert(0, pre_tokenizers.Split(Regex(words.pattern), behavior="isolated"))
+    if words.single_digits:
+        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    tokenizer = Tokenizer(models.BPE(dict(vocab), merges, ignore_merges=words.whole_words))
+    tokenizer.normalizer = normalizers.NFC() if words.composed else None
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special if token in vocab])
     return tokenizer

@@ -1,4 +1,4 @@
-"""Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, vocab.txt, or the metadata of a GGUF file.
+"""Tokenizers of base models: tokenizer.json, vocab.json with merges.txt, or vocab.txt.
 
 The ids of a whole text are those of transformers' AutoTokenizer, with one exception. Text is data: a special token's
 spelling in it, such as <|endoftext|> in a paragraph, is encoded as ordinary characters (transformers'
@@ -8,12 +8,10 @@ spelling in it, such as <|endoftext|> in a paragraph, is encoded as ordinary cha
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
-import numpy as np
 import tokenizers
 
 from jittor_lora.errors import UserError
@@ -21,18 +19,15 @@ from jittor_lora.files.atomic import atomic_write, write_json
 from jittor_lora.files.untrusted import read_input
 from jittor_lora.formats import word_piece
 from jittor_lora.formats.byte_level import END_OF_TEXT, byte_level_bpe, gpt2_tokenizer, parse_merges
-from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import LARGEST_JSON, read_json, shorten
 from jittor_lora.formats.rendered import AddedSpan, RenderedText
 from jittor_lora.formats.tokenizer_check import check_steps
+from jittor_lora.formats.tokenizer_check import library_errors as _library
 from jittor_lora.formats.tokenizer_steps import SPECIAL_NAMES, apply_config, around, cuts_before_space, spelling
 from jittor_lora.model.config import ModelConfig
 
 _GPT2_VOCABULARY = 50257
 GPT2_SHIPPED = "GPT-2's tokenizer, which comes with jittor-lora"
-# GGUF's tokenizer.ggml.pre: whether digits are split one by one
-_GGUF_SINGLE_DIGITS = {"gpt-2": False, "gpt2": False, "default": False, "smollm": True}
-_GGUF_CONTROL, _GGUF_USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 
 class Tokenizer:
@@ -255,79 +250,6 @@ def read_tokenizer(folder: str | PathLike, model: ModelConfig | None = None) -> 
     return tokenizer
 
 
-def gguf_tokenizer(file: GgufFile) -> Tokenizer:
-    """The tokenizer in a GGUF file: byte-level BPE that splits text as GPT-2's or SmolLM's does.
-
-    Raises:
-        UserError: another kind of tokenizer, or metadata that are missing or inconsistent.
-    """
-    metadata = _GgufMetadata(file)
-    kind, pre = metadata["model"], metadata["pre"] or "default"
-    if kind != "gpt2" or pre not in _GGUF_SINGLE_DIGITS:
-        raise UserError(f"{file.path}: tokenizer.ggml.model and .pre: expected gpt2 with one of "
-                        f"{', '.join(_GGUF_SINGLE_DIGITS)}; found {str(kind)[:40]} with {str(pre)[:40]}. "
-                        "Use the model's Hugging Face directory.")
-    tokens = metadata.texts("tokens")
-    vocab = {token: index for index, token in enumerate(tokens)}
-    if len(vocab) != len(tokens):
-        raise UserError(f"{file.path}: tokenizer.ggml.tokens: expected no token twice; "
-                        f"found {len(tokens) - len(vocab)} repeated.")
-    kinds = metadata["token_type"]
-    if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        raise UserError(f"{file.path}: tokenizer.ggml.token_type: expected {len(tokens)} numbers.")
-    special = [token for token, kind in zip(tokens, kinds) if kind == _GGUF_CONTROL]
-    ordinary = [token for token, kind in zip(tokens, kinds) if kind == _GGUF_USER_DEFINED]
-    try:
-        merges = parse_merges("\n".join(metadata.texts("merges")))
-    except ValueError as error:
-        raise UserError(f"{file.path}: tokenizer.ggml.merges: {error}.") from error
-    with _library(f"{file.path}: tokenizer.ggml"):
-        backend = byte_level_bpe(vocab, merges, special, single_digits=_GGUF_SINGLE_DIGITS[pre])
-        backend.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in ordinary])
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        token = metadata.token(f"{key}_token_id", tokens)
-        if token is not None:
-            config[f"{name}_token"] = token
-    if isinstance(file.metadata.get("tokenizer.chat_template"), str):
-        config["chat_template"] = file.metadata["tokenizer.chat_template"]
-    config.update((key, metadata[key]) for key in ("add_bos_token", "add_eos_token") if type(metadata[key]) is bool)
-    if metadata["add_space_prefix"] is True:
-        raise UserError(f"{file.path}: tokenizer.ggml.add_space_prefix: expected false, because programs disagree on "
-                        "its meaning for this kind of tokenizer; found true. Use the model's Hugging Face directory.")
-    apply_config(backend, config, str(file.path))
-    ends = [metadata.token(f"{name}_token_id", tokens) for name in ("eos", "eot", "eom")]
-    return Tokenizer(backend, config, str(file.path), None if ends[0] is None else vocab[ends[0]],
-                     (vocab[token] for token in ends if token is not None))
-
-
-class _GgufMetadata:
-    """The values under tokenizer.ggml."""
-
-    def __init__(self, file: GgufFile):
-        self.file = file
-
-    def __getitem__(self, name: str) -> Any:
-        value = self.file.metadata.get(f"tokenizer.ggml.{name}")
-        return value.tolist() if isinstance(value, np.ndarray) else value
-
-    def texts(self, name: str) -> list[str]:
-        value = self[name]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{self.file.path}: tokenizer.ggml.{name}: expected a list of texts; "
-                            f"found {type(value).__name__}.")
-        return value
-
-    def token(self, name: str, tokens: list[str]) -> str | None:
-        value = self[name]
-        if value is None:
-            return None
-        if type(value) is not int or not 0 <= value < len(tokens):
-            raise UserError(f"{self.file.path}: tokenizer.ggml.{name}: expected an id below {len(tokens)}; "
-                            f"found {str(value)[:40]}.")
-        return tokens[value]
-
-
 def _from_json(path: Path, config: Mapping[str, Any], model: ModelConfig | None) -> tokenizers.Tokenizer:
     """tokenizer.json, with every token marked special that the other files name as such.
 
@@ -398,20 +320,6 @@ def _from_word_pieces(folder: Path, config: dict[str, Any], model: ModelConfig |
         raise UserError(f"{folder / 'added_tokens.json'}: expected ids that follow the {len(vocab)} of vocab.txt; "
                         f"found others for {shorten(wrong, 5)}.")
     return backend
-
-
-@contextmanager
-def _library(what: str) -> Iterator[None]:
-    """Turns exceptions of the tokenizers library into a UserError that starts with `what`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        # The library raises plain Exceptions; a panic in its Rust code is not even one of these.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise UserError(f"{what}: {error}.") from error
-        raise
 
 
 def _special_tokens(config: Mapping[str, Any]) -> set[str]:

@@ -2,12 +2,13 @@
 
 A tokenizer is a small program: steps that rewrite a text, split it by regular expressions and put the pieces into a
 template. Steps that could make a text grow without bound, expressions whose matching could take forever, and templates
-that do not contain the text exactly once are refused.
+that do not contain the text exactly once are refused. What fails in the library all the same becomes a UserError.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import Any, Iterator
 
 from jittor_lora.errors import UserError
@@ -52,6 +53,20 @@ def check_steps(path: Any, content: dict[str, Any]) -> None:
                      f"{f'{growth:,}' if growth < 10**15 else 'more than 10^15'} times")
     if wrong:
         raise UserError(f"{path}:\n  {shorten(dict.fromkeys(wrong), 20, chr(10) + '  ')}")
+
+
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Turns exceptions of the tokenizers library into a UserError that starts with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # The library raises plain Exceptions; a panic in its Rust code is not even one of these.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UserError(f"{what}: {error}.") from error
+        raise
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
