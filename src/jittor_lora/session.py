@@ -23,7 +23,7 @@ from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
 from jittor_lora.formats.bases import ResolvedBase, WantedBase, load_base, resolve_base, say_on_stderr
 from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
-from jittor_lora.formats.prompting import read_prompting
+from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.formats.prompting_choice import base_prompting, chosen_prompting, encoder_of
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.lora.adapter import Adapter
@@ -108,6 +108,11 @@ class Session:
             self.base_prompting = prompting
         else:
             self.promptings[self.adapter.name] = prompting
+
+    def save_tokenizer(self, folder: str | Path) -> None:
+        """Write the tokenizer's files, with those of the prompting, into the folder of a model."""
+        self.tokenizer.save(folder)
+        write_prompting(Path(folder), self.prompting)
 
     def add_adapter(self, config: LoraConfig, name: str = DEFAULT, seed: int = 42) -> Adapter:
         """Add a newly initialised adapter. The first one is active at once, others after `set_adapter`.

@@ -28,6 +28,9 @@ FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "prompting.json",
 )
 PYTORCH_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 NO_WEIGHTS = "weights in the safetensors format or in PyTorch's"

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from jittor_lora.data.sources import load_data, resolve_data
+from jittor_lora.data.columns import Columns
+from jittor_lora.data.sources import find_data, read_files
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_folder, sha256_of
 from jittor_lora.formats import hub
@@ -41,7 +42,7 @@ def bundle(base: str, data: str, dev: Optional[str], output: Path, target: Targe
 
     Args:
         base: any name that `resolve_base` accepts; fetched if necessary.
-        data, dev: training and validation data, by any name that `resolve_data` accepts.
+        data, dev: training and validation data, by any name that `find_data` accepts.
         run_pip: runs pip with these arguments.
 
     Raises:
@@ -50,9 +51,7 @@ def bundle(base: str, data: str, dev: Optional[str], output: Path, target: Targe
     """
     found = resolve_base(base)
     load_base(found, say=lambda text: None)
-    files = {split: resolve_data(name, split) for split, name in (("train", data), ("dev", dev)) if name is not None}
-    for split, path in files.items():
-        load_data(str(path), split)
+    files = {split: _one_file(name, split) for split, name in (("train", data), ("dev", dev)) if name is not None}
     weights = _files_of(found)
     _check_space(output, [*weights, *files.values()])
     with atomic_folder(output) as stage:
@@ -68,6 +67,16 @@ def bundle(base: str, data: str, dev: Optional[str], output: Path, target: Targe
         (stage / bundle_texts.INSTALL).chmod(0o755)
         size = _write_sums(stage)
     return Bundle(output, size, train)
+
+
+def _one_file(name: str, split: str) -> Path:
+    """The file of a data set, which has been read without errors."""
+    shown, paths = find_data(name, split)
+    if len(paths) > 1:
+        raise UserError(f"{shown}: expected one file, found {len(paths)} parts. Name one of them, as in "
+                        f"{name}/{paths[0].name}, or join them into a file.")
+    read_files(paths, shown, "training" if split == "train" else "evaluation", Columns())
+    return paths[0]
 
 
 def _files_of(base: ResolvedBase) -> list[Path]:

@@ -52,7 +52,7 @@ def export(form: str, base: str, adapter: Path | AdapterSource | None, output: P
     else:
         with atomic_folder(output) as folder:
             write_checkpoint(folder, _gguf_ready(checkpoint))
-            session.tokenizer.save(folder)
+            session.save_tokenizer(folder)
     return difference
 
 

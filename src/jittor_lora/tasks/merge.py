@@ -27,7 +27,7 @@ def merge(base: str, adapter: Path | AdapterSource, output: Path, tolerance: flo
     difference = session.check_merge(tolerance)
     with atomic_folder(output) as folder:
         write_checkpoint(folder, merged_checkpoint(session))
-        session.tokenizer.save(folder)
+        session.save_tokenizer(folder)
     return difference
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
-from jittor_lora.formats.prompting import write_prompting
 from jittor_lora.lora.inject import Adapter
 from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import OUTPUT_HEAD
@@ -88,7 +87,6 @@ class Full:
     def save(self, folder: Path) -> None:
         base = self.session.checkpoint
         tensors = TrainedTensors(base.tensors, self.session.model)
-        write_prompting(folder, self.session.base_prompting)
-        self.session.tokenizer.save(folder)  # config.json, which makes the folder a model, comes last
+        self.session.save_tokenizer(folder)  # config.json, which makes the folder a model, comes last
         write_checkpoint(folder, Checkpoint(base.config, tensors, base.generation_config), overwrite=True)
 
