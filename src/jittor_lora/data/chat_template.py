@@ -73,6 +73,15 @@ class ChatTemplate:
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChatTemplate) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.source, self.tokens, self.arguments, self.now if self.uses_date else None
+
     @property
     def uses_date(self) -> bool:
         """Whether the text may depend on `now`."""

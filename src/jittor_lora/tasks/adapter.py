@@ -15,6 +15,7 @@ from jittor_lora.formats.adapter_folder import AdapterFolder, read_adapter_folde
 from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.loralib_file import read_loralib
+from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combination import Combination
 from jittor_lora.lora.combine import Factors, combine
@@ -166,6 +167,12 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
     embeddings = frozenset.union(*(adapter.embeddings for adapter in adapters))
     more = {RECORD_FILE: asdict(records[0].moved(folders[0], output))} if records[0] and alike else {}
     write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings, more)
+    promptings = [read_prompting(folder, {}) for folder in folders]
+    if all(prompting == promptings[0] for prompting in promptings):
+        write_prompting(output, promptings[0])
+    else:
+        notes.append("the adapters were trained with different templates or special tokens, which the new one does not "
+                     "record; give them as flags.")
     return read_adapter_folder(output), notes
 
 
