@@ -5,14 +5,13 @@ Each takes the folder of the case. Any exception but `UserError` is a finding.
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
+import model_files
 import small_run
 import tiny
 from fuzz.seeds import IDENTITIES, PROMPTS, SETTINGS, TARGET, with_sum
@@ -35,6 +34,7 @@ from jittor_lora.formats.bases import ResolvedBase, load_base
 from jittor_lora.formats.byte_level import gpt2_tokenizer
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
+from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.formats.training_state import newest_state
 from jittor_lora.lora.combination import Combination
@@ -249,11 +249,9 @@ def _gpt2() -> Tokenizer:
 
 @lru_cache
 def _small_base():
-    with tempfile.TemporaryDirectory() as name:
-        made = small_run.make_base(Path(name) / "base")
-        checkpoint, tokenizer = load_base(ResolvedBase("base", made, "folder", "a base"), say=lambda text: None)
-        tensors = {key: np.array(checkpoint.tensors[key]) for key in checkpoint.tensors}
-    return replace(checkpoint, tensors=tensors), tokenizer
+    """The model and the tokenizer that `small_run.make_base` writes."""
+    checkpoint = Checkpoint(tiny.config(small_run.GPT2), tiny.tensors(small_run.GPT2))
+    return checkpoint, Tokenizer(model_files.make_bpe(), {}, "the base", 299)
 
 
 @lru_cache
