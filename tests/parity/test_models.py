@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import tiny
 from jittor_lora import ops
@@ -16,6 +17,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.bases import load_base, resolve_base
 from jittor_lora.formats.hugging_face import read_checkpoint
 from jittor_lora.model.load import build_model
+from jittor_lora.model.rotary import frequencies
 from jittor_lora.system.runtime import jt
 from parity import reference
 
@@ -49,6 +51,9 @@ SMALL = {
     "gpt2-both-scales": {**tiny.GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True,
                          "n_layer": 3, "vocab_size": 300},
     "llama-rope": {**tiny.LLAMA, "rope_theta": 1e6, "vocab_size": 300},
+    "llama-linear": {**tiny.LLAMA, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+                     "vocab_size": 300},
+    "mistral-window": {**tiny.VARIANTS["mistral"], "sliding_window": TOKENS, "vocab_size": 300},
 }
 
 
@@ -62,6 +67,29 @@ def test_small_models(name, kernels):
     with nullcontext() if kernels else ops.portable_operations():
         found = logits(build_model(tiny.config(source), tensors), tokens)
     assert_close(found, reference.logits(reference.network(source, tensors), tokens))
+
+
+SCALINGS = {
+    "none": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3.1": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 8192},
+    "llama3.2": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 8192},
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("head_dim", [6, 64, 80, 128])
+@pytest.mark.parametrize("theta", [500.0, 1e4, 5e5, 1e6])
+def test_rotary_frequencies(scaling, head_dim, theta):
+    """The same numbers but for PyTorch's power, which may be off by one unit in the last place, and what follows."""
+    rope = {"rope_parameters": {**SCALINGS[scaling], "rope_theta": theta}}
+    sizes = {"hidden_size": 2 * head_dim, "num_attention_heads": 2, "head_dim": head_dim}
+    theirs = LlamaRotaryEmbedding(transformers.LlamaConfig(**sizes, **rope, max_position_embeddings=131072)).inv_freq
+    ours = tiny.config({**tiny.LLAMA, **sizes, **rope})
+    found = frequencies(head_dim, ours.rope_theta, ours.rope_scaling)
+    np.testing.assert_allclose(found, theirs.numpy(), rtol=2.4e-7)
 
 
 @pytest.fixture(scope="module")

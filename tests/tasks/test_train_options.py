@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import model_files
 import small_run
 import tiny
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
+from jittor_lora.inference.generate import generate
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.lora.inject import adapters_of
 from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.merge import merge
@@ -62,6 +65,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(made, tmp_path, option):
         assert again[name].tobytes() == array.tobytes(), name
     assert json.loads((tmp_path / "run/summary.json").read_text())["trainable_parameters"] > 0
     assert merge(str(made / "base"), tmp_path / "run/adapter", tmp_path / "merged") < 1e-4
+
+
+FAMILIES = {
+    "mistral": {"sliding_window": None},
+    "llama": {"attention_bias": True, "rope_scaling": tiny.LLAMA3_ROPE, "lora": {"lora_bias": "all"}},
+    "qwen2": {"lora": {"lora_bias": "lora_only"}},
+    "qwen3": {"lora": {"modules_to_save": ["q_norm", "0.self_attn.k_norm"], "lora_use_dora": True}},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_on_a_base_of_each_family(made, tmp_path, family):
+    """Trained with the usual targets, merged, and the merged model gives the adapter's texts."""
+    more = dict(FAMILIES[family])
+    lora = more.pop("lora", {})
+    small_run.make_base(tmp_path / "base", {**model_files.LLAMA, "model_type": family, "max_position_embeddings": 256,
+                                            "tie_word_embeddings": False, "eos_token_id": 299, **more})
+    train(settings(tmp_path, tmp_path / "run", data=str(made / "train.json"), **lora))
+    trained = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    for part in ("q_proj.lora_B", "down_proj.lora_A", *lora.get("modules_to_save", ()), *(["bias"] if "lora_bias" in
+                                                                                          lora else [])):
+        assert any(part in name for name in trained), part
+    assert merge(str(tmp_path / "base"), tmp_path / "run/adapter", tmp_path / "merged") < 1e-4
+    adapted, merged = load(str(tmp_path / "base"), tmp_path / "run/adapter"), load(str(tmp_path / "merged"))
+    prompt = tiny.tokens(20, vocab_size=299).tolist()
+    texts = [generate(session.model, [], [prompt], 12) for session in (adapted, merged)]
+    assert texts[0] == texts[1]
+    with adapters_of(adapted.model).off():
+        assert generate(adapted.model, [], [prompt], 12) != texts[0]
 
 
 def test_an_active_adapter_is_trained(made, tmp_path):
