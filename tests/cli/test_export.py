@@ -105,6 +105,8 @@ def test_weights_for_the_reference_project(here):
 
 @pytest.mark.parametrize("config, form, expected", [
     ({**GPT2, "activation_function": "gelu"}, "gguf-ready", "activation_function: llama.cpp computes GPT-2 with"),
+    ({**GPT2, "scale_attn_weights": False}, "gguf-ready", "llama.cpp divides attention's scores by √head_dim alone"),
+    ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "npz", "GPT2_LoRA_Jittor divides attention's scores by"),
     ({**GPT2, "n_inner": 64}, "gguf-ready", "n_inner: the converter writes 4 n_embd = 128, found 64"),
     ({**GPT2, "n_inner": 64}, "npz", "n_inner: GPT2_LoRA_Jittor has 4 n_embd = 128, found 64"),
     ({**GPT2, "tie_word_embeddings": False}, "npz", "tie_word_embeddings"),

@@ -58,6 +58,7 @@ def test_a_whole_model_in_the_cache_is_found_without_the_network(library, tmp_pa
     [
         ({**WHOLE, "tokenizer.json": None, "vocab.json": "", "merges.txt": ""}, True),
         ({**WHOLE, "tokenizer.json": None, "vocab.json": ""}, False),
+        ({**WHOLE, "tokenizer.json": None, "vocab.txt": ""}, True),
         ({**WHOLE, "tokenizer.json": None, "config.json": GPT2_CONFIG}, True),
         ({**WHOLE, "config.json": None}, False),
         ({**WHOLE, "config.json": "{"}, False),

@@ -26,6 +26,7 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.txt",
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -133,8 +134,8 @@ def _missing(folder: Path) -> str:
     has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     # A cache with GPT-2's weights alone is enough: its tokenizer is in this package.
     is_gpt2 = (config.get("model_type"), config.get("vocab_size")) == ("gpt2", 50257)
-    if not (has_vocabulary or is_gpt2 or (folder / "tokenizer.json").is_file()):
-        return "tokenizer.json, and no vocab.json with merges.txt"
+    if not (has_vocabulary or is_gpt2 or any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))):
+        return "tokenizer.json, no vocab.json with merges.txt, and no vocab.txt"
     return ""
 
 
