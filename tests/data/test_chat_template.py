@@ -98,7 +98,7 @@ NESTED = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set n
     "{{ 1" + "+1" * 99999 + " }}",
     "{% if 1 %}" * 9999 + "{% endif %}" * 9999,
     "{{ 1" + "0" * 400000 + " }}",
-])
+], ids=lambda source: source[-50:])
 def test_hostile_templates_end(source):
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^model/chat_template\.jinja: "):
@@ -140,6 +140,12 @@ def test_texts_come_back_as_they_are(texts):
 
 
 ECHO = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", "echo")
+
+
+def test_a_process_that_cannot_start(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(UserError, match="cannot be started: /nowhere/python: No such file"):
+        render("x")
 
 
 def test_threads_take_turns():

@@ -143,8 +143,12 @@ class _Worker:
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C at the terminal is for this process, whose end is the worker's end of input.
-        self._process = subprocess.Popen([sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            self._process = subprocess.Popen([sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE,
+                                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise UserError(f"{self._origin}: the process for the chat template cannot be started: {sys.executable}: "
+                            f"{error.strerror}.") from error
         self._stop = weakref.finalize(self, _end, self._process, self.owner)
         answer = self._exchange(self._setup, 1)[0]
         if "error" in answer:
