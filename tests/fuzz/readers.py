@@ -179,7 +179,8 @@ def caches(folder: Path) -> None:
 READERS: dict[str, Callable[[Path], None]] = {
     "base": base, "shards": base, "gguf": gguf, "tokenizer": tokenizer, "vocabulary": tokenizer, "adapter": adapter,
     "load_adapter": load_adapter, "base_record": base_record, "adapters": adapters, "npz": npz, "squad": data,
-    "jsonl": data, "flat": data, "array": data, "e2e": data, "records": records, "recipe": recipe,
+    "jsonl": data, "flat": data, "array": data, "e2e": data, "v2": data, "cmrc": data,
+    "records": records, "recipe": recipe,
     "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
     "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,
 }
