@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 from matplotlib import font_manager
@@ -81,6 +82,13 @@ def test_metrics_files_are_named_by_folder_or_by_the_user(evaluated, tmp_path):
                  f"r=8={odd}", "--output", str(tmp_path / "bars.svg")]) == 0
     texts = svg_texts(tmp_path / "bars.svg")
     assert texts[-3:] == ["base model", "lr=1e-3", "r=8"]
+
+
+def test_scores_by_different_rules_are_not_drawn_together(evaluated, tmp_path, capsys):
+    write_metrics(tmp_path / "metrics.json", replace(ADAPTER, scoring="cmrc"))
+    assert main(["plot", "--metrics", str(evaluated / "evaluation" / "base"), f"zh={tmp_path}", "--output",
+                 str(tmp_path / "bars.svg")]) == 2
+    assert "base by squad, zh by cmrc" in capsys.readouterr().err
 
 
 @needs_cjk_font

@@ -166,6 +166,16 @@ def test_offsets_count_characters():
     assert found.paragraphs[0].questions[0].answers == (Answer("因信稱義", 7),)
 
 
+def test_training_passes_over_references_that_are_not_in_the_context():
+    rows = [answer("东京", -1), answer("东京", -1), answer("横滨", 17)]
+    data = parse(squad(paragraph(question(answers=rows), context=CHINESE)))
+    assert data.paragraphs[0].questions[0].training_answer() == Answer("横滨", 17)
+    assert data.references() == {"q1": ["东京", "东京", "横滨"]} and data.moved_answers == 0
+    message = refused(squad(paragraph(question(answers=rows[:2]), context=CHINESE)))
+    assert "answers[1].answer_start: expected a whole number, 0 or more, found -1" in message
+    assert len(parse(squad(paragraph(question(answers=rows[:2]), context=CHINESE)), "evaluation")) == 1
+
+
 def flat(value, purpose="training"):
     return parse_flat(json.dumps(value), "f.json", purpose)
 

@@ -6,7 +6,7 @@ import pytest
 
 from jittor_lora.data.jsonl import parse_jsonl
 from jittor_lora.data.squad import parse_squad
-from jittor_lora.evaluation.breakdown import UNKNOWN, breakdown_json, breakdown_table, breakdowns, extremes
+from jittor_lora.evaluation.breakdown import NONE, UNKNOWN, breakdown_json, breakdown_table, breakdowns, extremes
 from jittor_lora.evaluation.duplicates import duplicates
 from jittor_lora.evaluation.items import Item, items_of
 from jittor_lora.evaluation.scoring import score
@@ -41,6 +41,24 @@ def test_items_of_questions_and_of_prompts():
     lines = '{"prompt": "p", "completion": " x y"}\n{"prompt": "p", "completion": "z"}'
     prompts = parse_jsonl(lines, "f", "evaluation")
     assert items_of(prompts) == [Item("1", "p", "", ("x y", "z"), "x y")]
+
+
+def test_questions_without_an_answer_are_groups_of_their_own():
+    whole = {"version": "v2.0", "data": [{"paragraphs": [{"context": CONTEXT, "qas": [
+        {"id": "a", "question": "What?", "answers": [{"text": "Rome", "answer_start": 0}], "is_impossible": False},
+        {"id": "b", "question": "Who?", "answers": [], "is_impossible": True}]}]}]}
+    data = parse_squad(json.dumps(whole), "f.json", "evaluation")
+    found = breakdowns(items_of(data), score(data.references(), {"a": "Rome", "b": "x"}, scoring="squad-v2"))
+    for kind in ("answer length", "place of the answer", "answer"):
+        right, wrong = found[kind]
+        assert (wrong.name, wrong.count, wrong.f1.mean, right.f1.mean) == (NONE, 1, 0, 100)
+
+
+def test_chinese_is_as_long_as_its_characters():
+    data = squad(("a", "哪里？", "横滨市"), context="光荣位于横滨市。" * 20)
+    found = breakdowns(items_of(data), score(data.references(), {"a": "横滨"}, scoring="cmrc"))
+    assert [group.name for group in found["answer length"]] == ["3"]
+    assert [group.name for group in found["context length"]] == ["121–160"]
 
 
 def test_groups_hold_every_question_once_with_its_scores():

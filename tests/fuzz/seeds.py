@@ -96,6 +96,13 @@ def seeds() -> dict[str, Files]:
         "flat": {"data.jsonl": b"".join(_json({"id": str(i), "title": "t", "context": "Rome is old.", "question": "Q?",
                                                "answers": {"text": ["old"], "answer_start": [8]}}) + b"\n"
                                         for i in range(2))},
+        "v2": {"data.json": _json({"version": "v2.0", "data": [{"title": "北", "paragraphs": [{
+            "context": "北京是首都。", "qas": [
+                {"id": "a", "question": "谁?", "answers": [], "plausible_answers": [], "is_impossible": True},
+                {"id": "b", "question": "哪?", "is_impossible": False, "answers": [
+                    {"id": "1", "text": "北京", "answer_start": 0}, {"text": "南京", "answer_start": -1}]}]}]}]})},
+        "cmrc": {"data.json": _json([{"context_id": "C", "context_text": "北京是首都。", "title": "北", "qas": [
+            {"query_id": "Q", "query_text": "哪?", "answers": ["北京", "首都"]}]}])},
         "array": {"data.json": b'[{"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d", "id": 7}]'},
         **_conversations(),
         "records": {"data.jsonl": b'{"prompt": "a"}\n{"context": "b", "question": "c?"}\n'},

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _systems(args: argparse.Namespace) -> list:
     """(name, metrics) of each system to plot as bars."""
     from jittor_lora.evaluation.metrics import read_metrics
+    from jittor_lora.evaluation.scoring import same_rule
     if args.metrics is not None:
         named = [_named(argument) for argument in args.metrics]
     elif args.run_folder is not None:
@@ -105,6 +106,7 @@ def _systems(args: argparse.Namespace) -> list:
             wrong.append(str(error))
     if wrong:
         raise UserError("\n".join(wrong))
+    same_rule({name: metrics.scoring for name, metrics in systems})
     return systems
 
 

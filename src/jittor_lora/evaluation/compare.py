@@ -21,7 +21,7 @@ def comparison_table(base: SquadScore, adapter: SquadScore, names: tuple[str, st
     if [question.id for question in base.per_question] != [question.id for question in adapter.per_question]:
         raise UserError(f"{names[0]} and {names[1]} were scored on different questions ({base.count} and "
                         f"{adapter.count}). Evaluate both on the same data with the same limit.")
-    same_rule(dict(zip(names, (base, adapter))))
+    same_rule({name: score.scoring for name, score in zip(names, (base, adapter))})
     before, after = summarize(base, seed), summarize(adapter, seed)
     rows = [("", names[0], "95 %", names[1], "95 %", "difference", "95 %", "p")]
     for label, field, values in (("exact match", "exact_match", "em"), ("F1", "f1", "f1")):

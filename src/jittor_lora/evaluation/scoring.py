@@ -131,13 +131,14 @@ def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str
                       scoring=scoring)
 
 
-def same_rule(scores: Mapping[str, SquadScore]) -> None:
-    """
+def same_rule(rules: Mapping[str, str]) -> None:
+    """Check the rules by which systems were scored, by the systems' names.
+
     Raises:
-        UserError: the scores, by the name of their system, are not all by one rule.
+        UserError: they differ.
     """
-    if len({score.scoring for score in scores.values()}) > 1:
-        found = ", ".join(f"{name} by {score.scoring}" for name, score in scores.items())
+    if len(set(rules.values())) > 1:
+        found = ", ".join(f"{name} by {rule}" for name, rule in rules.items())
         raise UserError(f"scores by different rules cannot be compared: {found}. Score all by one with --scoring.")
 
 

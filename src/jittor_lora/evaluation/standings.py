@@ -47,7 +47,7 @@ def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
     for system in others:
         if [q.id for q in system.score.per_question] != [q.id for q in first.score.per_question]:
             raise UserError(f"{first.name} and {system.name} were scored on different questions.")
-    same_rule({system.name: system.score for system in systems})
+    same_rule({system.name: system.score.scoring for system in systems})
     differences = {field: _differences(first, others, field, seed) for field in ("em", "f1")}
     return [Standing(first.name, summarize(first.score, seed)),
             *(Standing(system.name, summarize(system.score, seed), exact_match, f1,

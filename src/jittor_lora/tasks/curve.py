@@ -176,7 +176,7 @@ def _refuse_others(runs: dict[int, RunConfig]) -> None:
         if Path(run.output, SETTINGS_FILE).is_file():
             before = RunConfig.resolve(str(Path(run.output, SETTINGS_FILE)))
             changed = [name for name, value in run.model_dump().items()
-                       if name != "threads" and getattr(before, name) != value]
+                       if name not in ("threads", "scoring") and getattr(before, name) != value]
             if changed:
                 wrong.append(f"{run.output}: {', '.join(changed)}")
     if wrong:
