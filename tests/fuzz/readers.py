@@ -133,6 +133,7 @@ def conversations(folder: Path) -> None:
         describe_data(found)
         found.subset(2, 1)
         found.references()
+        items_of(found)
 
 
 def records(folder: Path) -> None:

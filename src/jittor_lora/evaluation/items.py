@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from jittor_lora.data.conversations import ConversationData
 from jittor_lora.data.examples import Data
 from jittor_lora.data.squad import SquadData
 
@@ -16,10 +17,10 @@ _QUESTION_WORD = re.compile(rf"\b({'|'.join(QUESTION_WORDS)})\b")
 
 @dataclass(frozen=True)
 class Item:
-    """A question or a prompt.
+    """A question, a prompt, or a conversation.
 
     Attributes:
-        question: its text, or the prompt's.
+        question: its text, the prompt's, or that of the turn to be answered.
         context: the paragraph it asks about; empty for a prompt.
         references: accepted answers; none if there is no answer.
         answer: the training answer, one of the references, or empty.
@@ -50,6 +51,9 @@ def items_of(data: Data) -> list[Item]:
         return [_question(question, paragraph.context) for paragraph in data.paragraphs
                 for question in paragraph.questions]
     references = data.references()
+    if isinstance(data, ConversationData):
+        return [Item(c.id, c.question[-1].text.strip(), "", tuple(references[c.id]), references[c.id][0])
+                for c in data.conversations if c.id in references]
     return [Item(prompt.id, prompt.text.strip(), "", tuple(references[prompt.id]), references[prompt.id][0])
             for prompt in data.prompts]
 
