@@ -124,6 +124,7 @@ _PIECES = (
     "x.x = [x, x]")
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
 @given(st.lists(st.sampled_from(_PIECES), max_size=30))
 def test_any_template_ends_in_a_text_or_a_message(pieces):
