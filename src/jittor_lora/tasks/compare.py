@@ -103,7 +103,6 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     if limit is not None:
         questions = questions.subset(limit, seed)
     rule = chosen_rule(scoring, questions)
-    print(rule_line(scoring, rule))
     folder = Path(output)
     make_writable(folder)
     read = [read_system(name, path, questions, rule) for name, path in predictions]
@@ -150,6 +149,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     title = title or f"Comparison: {', '.join(system.name for system in systems)}"
     summary = f"{Path(questions.path).name}: {describe_data(questions)}{'. ' if left_out else ''}{left_out}"
     write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
+    print(rule_line(scoring, rule))
     print(standings_table(found))
     for system in systems:
         print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
