@@ -83,8 +83,7 @@ def _files_of(base: ResolvedBase) -> list[Path]:
     """The files of a model: the .gguf file, or those of its folder that are read."""
     if base.kind == "gguf":
         return [base.path]
-    patterns = (*hub.FILES, *getattr(hub, "PYTORCH_FILES", ()))
-    return sorted({path for pattern in patterns for path in base.path.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in hub.FILES for path in base.path.glob(pattern) if path.is_file()})
 
 
 def _check_space(output: Path, files: list[Path]) -> None:

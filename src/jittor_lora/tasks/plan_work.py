@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def work_of(groups: Sequence[TokenGroup], dev_groups: Sequence[TokenGroup], conf
     """Count the work of a run on these examples."""
     total = total_steps(groups, config)
     first = list(steps_from(0, min(total, steps_per_epoch(groups, config)), groups, config))
-    stride = max(1, len(first) // MOST_STEPS)
+    stride = math.ceil(len(first) / MOST_STEPS)
     counted = [Step(number, batch, _pieces(batch, config)) for number, batch in first[::stride]]
     scale = total / len(counted)
     return Work(total, round(scale * sum(step.rows for step in counted)),
