@@ -173,6 +173,6 @@ def test_a_damaged_record_is_named(files, text, words):
 
 def test_systems_are_compared_on_conversations(files):
     train(settings())
-    assert main(["compare", "--adapters", "run", "--chat-template", "gpt2", "--data", "chat.jsonl", "--output", "compared",
-                 "--max-new-tokens", "4"]) == 0
+    assert main(["compare", "--adapters", "run", "--chat-template", "gpt2", "--data", "chat.jsonl", "--output",
+                 "compared", "--max-new-tokens", "4"]) == 0
     assert "how many, 3?" in (files / "compared/report.html").read_text()
