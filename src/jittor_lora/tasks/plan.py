@@ -124,7 +124,7 @@ def plan(config: RunConfig, available: Optional[int] = None) -> Plan:
     peak = max(loading, resting + activations, memory.peak() if measured else 0)
     disk, free = _disk(config, saved, checkpoints, bool(work.dev_rows))
     trained = BYTES_TRAINED * ready.method.trainable.count()
-    fits = activations <= room
+    fits = activations <= room and peak <= available  # validation may take more than a step
     return Plan(
         examples=ready.report.kept, longest_example=work.longest_example, steps=work.steps, tokens=work.rows,
         scored_tokens=work.labels, longest_stream=work.longest.rows, precision=ready.session.model.precision,
