@@ -153,7 +153,8 @@ def _questions(ready: Prepared) -> Optional[Questions]:
     if not ready.config.eval_questions or ready.dev_data is None:
         return None
     data = subset(ready.dev_data, min(ready.config.eval_questions, BATCH_SIZE), ready.config.seed)
-    return Questions.of(data, ready.session.tokenizer, ready.prompting.template, ready.limit, chat=ready.chat)
+    return Questions.of(data, ready.session.tokenizer, ready.prompting.template, ready.limit,
+                        scoring=ready.config.scoring, chat=ready.chat)
 
 
 def _validations(steps: int, config: RunConfig) -> int:
