@@ -123,7 +123,7 @@ def test_texts_with_references_have_their_scores(tmp_path):
     (["--adapters", "nowhere"], "--adapters nowhere: expected an adapter folder"),
     (["{one}", "--modes", "greedy,beam"], "expected some of greedy, extractive"),
     (["{one}", "--precisions", "fp32,fp16"], "expected some of fp32, bf16"),
-    (["{one}", "--max-tokens", "16"], "leaves no room for a prompt"),
+    (["{one}", "--max-tokens", "16", "--max-new-tokens", "16"], "leaves no room for a prompt"),
 ])
 def test_mistakes_are_told(arguments, message, made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

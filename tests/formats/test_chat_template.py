@@ -11,7 +11,8 @@ from jittor_lora.data.named_templates import NAMED
 from jittor_lora.errors import UserError
 from jittor_lora.formats.chat_template import base_chat_template, chosen_chat_template
 from jittor_lora.formats.gguf_file import GgufFile
-from jittor_lora.formats.tokenizer import gguf_tokenizer, read_tokenizer
+from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
+from jittor_lora.formats.tokenizer import read_tokenizer
 from model_files import GPT2, make_gguf, make_tensors
 
 TURNS = (Turn("system", "Be brief. "), Turn("user", " hi"), Turn("assistant", "ho "), Turn("user", "and"),

@@ -85,7 +85,10 @@ class Target:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, cwd=self.root,
-            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0",
+            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false",
+                 # Arrow's allocators and threads reserve more addresses than the limit allows.
+                 "ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+                 "RUST_BACKTRACE": "0",
                  "MPLCONFIGDIR": str(self.root / "matplotlib")})
         assert json.loads(self._process.stdout.readline()) == {"ready": True}
 

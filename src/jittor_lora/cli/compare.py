@@ -87,7 +87,7 @@ class CompareOptions(Settings):
         return checked_list(value, MODES)
 
     def conflicts(self) -> Iterator[Problem]:
-        if self.max_tokens is not None and self.max_new_tokens >= self.max_tokens:
+        if None not in (self.max_tokens, self.max_new_tokens) and self.max_new_tokens >= self.max_tokens:
             yield Problem(("max_new_tokens", "max_tokens"),
                           f"{self.max_new_tokens} leaves no room for a prompt within max_tokens, {self.max_tokens}")
 

@@ -86,20 +86,20 @@ def run(args: argparse.Namespace) -> int:
     checkpoint, tokenizer = load_base(base)
     prompting = chosen_prompting(base_prompting(base, tokenizer), tokenizer, Choices.of(options))
     chat = encoder_of(prompting, tokenizer, data, base.name)
-    print(f"data: {data.path}: {describe_data(data)}")
-    print(f"base: {base.description}; tokenizer of {tokenizer.vocab_size:,} tokens")
-    if chat is not None:
-        print(*turn_ends(chat, tokenizer), sep="\n")
     limit = min(checkpoint.config.max_positions, options.max_tokens or checkpoint.config.max_positions)
+    facts = [f"data: {data.path}: {describe_data(data)}",
+             f"base: {base.description}; tokenizer of {tokenizer.vocab_size:,} tokens",
+             *(turn_ends(chat, tokenizer) if chat else ())]
     try:
         groups, lengths = training_groups(data, tokenizer, prompting.template, limit, chat)
     except ChatFaults as error:
-        print(*_listed(fault_lines(error.faults)), sep="\n")
+        print(*facts, *_listed(fault_lines(error.faults)), sep="\n")
         return 1
     epoch = batches(groups, options.batch_size, options.seed, epoch=0)
     coloured = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     if options.batch > len(epoch):
         raise UserError(f"--batch {options.batch}: the first epoch has {len(epoch):,} batches.")
+    print(*facts, sep="\n")
     if options.batch:
         print(f"\nbatch {options.batch:,} of {len(epoch):,}")
         marks = COLOURS if coloured else BRACKETS

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
-from jittor_lora.data.subset import choose
-
 SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
 
 
@@ -62,6 +60,7 @@ class ConversationData:
 
     def subset(self, count: int, seed: int) -> ConversationData:
         """`count` conversations (all if there are fewer), in the file's order."""
+        from jittor_lora.data.subset import choose  # brings numpy
         kept = choose([[1]] * len(self), count, seed)
         chosen = tuple(self.conversations[i] for i, _ in sorted(kept))
         return replace(self, conversations=chosen)

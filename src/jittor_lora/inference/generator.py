@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Tuple
 
@@ -52,7 +53,11 @@ class Generator:
     def __init__(self, model, tokenizer, template: Template | None = None, chat: ChatEncoder | None = None):
         self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.encoder = Encoder(tokenizer, template)
-        self._ends = frozenset(tokenizer.end_ids) | (chat.end_ids if chat else frozenset())
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """The tokens that end a text, or an assistant's turn."""
+        return frozenset(self.tokenizer.end_ids) | (self.chat.end_ids if self.chat else frozenset())
 
     def continue_text(self, prompt: str, decoding: Decoding,
                       on_text: Callable[[str], None] = lambda text: None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class RopeScaling(NamedTuple):
@@ -32,6 +33,7 @@ def frequencies(head_dim: int, theta: float, scaling: Optional[RopeScaling] = No
     Every step is rounded to float32 in transformers' order, and the power correctly, as PyTorch's is: one unit in the
     last place would show in the logits of long texts.
     """
+    import numpy as np  # here, as --help reads the families
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     plain = np.float32(1.0) / (theta ** exponent.astype(np.float64)).astype(np.float32)
     if scaling is None:

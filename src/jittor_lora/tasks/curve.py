@@ -72,6 +72,7 @@ def curve(config: CurveConfig) -> None:
 
     say(rule_line(config.scoring, chosen_rule(config.scoring, questions_data)))
     base = scored(load(config.base, precision=config.precision), folder / "base", "base")
+    free_memory()
     points: list[dict[str, Any]] = []
     for value, run in runs.items():
         say(f"{config.over} {value:,}: {run.output}")
