@@ -18,8 +18,8 @@ from jittor_lora.data.chat_encoding import ChatEncoder
 from jittor_lora.formats.bases import SMOLLM2, cache_folder
 from jittor_lora.formats.chat_template import base_chat_template
 from jittor_lora.formats.gguf_file import GgufFile
-from jittor_lora.formats.smollm2 import MEMBER
 from jittor_lora.formats.gguf_tokenizer import gguf_tokenizer
+from jittor_lora.formats.smollm2 import MEMBER
 
 QWEN, GPT2, SENTENCEPIECE, LLAMA = ("byte-level, Llama-3's words", "byte-level", "metaspace, first", "llama")
 USUAL = {"gpt2": GPT2, "alpaca": GPT2, "llama2": LLAMA, "mistral": SENTENCEPIECE, "zephyr": LLAMA, "phi3": LLAMA,

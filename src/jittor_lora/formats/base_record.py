@@ -10,18 +10,16 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import write_json
-from jittor_lora.files.untrusted import unique_keys
-from jittor_lora.formats.adapter_check import regular_file, show
 from jittor_lora.formats.adapter_files import RECORD_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
-from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.formats.record_file import Field, read_record_file
 from jittor_lora.settings.text import home_expanded
 
 LARGEST_RECORD = 64 << 10  # bytes
@@ -89,17 +87,9 @@ def read_record(folder: Path) -> BaseRecord | None:
     Raises:
         UserError: the file is not a valid record.
     """
-    path = folder / RECORD_FILE
-    if not os.path.lexists(path):
-        return None
-    if os.path.getsize(regular_file(path)) > LARGEST_RECORD:
-        raise UserError(f"{path}: expected at most {LARGEST_RECORD:,} bytes; found {os.path.getsize(path):,}.")
-    values = read_json(path, unique_keys(show))
-    wrong = [f"{key}: expected {what}, found {show(values.get(key))}" for key, what, check in _FIELDS
-             if not check(values.get(key))]
-    if wrong:
-        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to identify the base by name only.")
-    return BaseRecord(values["name"], values["fingerprint"], values.get("path"))
+    values = read_record_file(folder / RECORD_FILE, _FIELDS, LARGEST_RECORD,
+                              "Remove the file to identify the base by name only.")
+    return None if values is None else BaseRecord(values["name"], values["fingerprint"], values.get("path"))
 
 
 def base_of_adapter(adapter: Path | AdapterSource) -> WantedBase:
@@ -157,6 +147,5 @@ def _is_fingerprint(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]{64}", value))
 
 
-_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("name", "a text", _is_text), ("fingerprint", "64 hexadecimal digits", _is_fingerprint),
-    ("path", "a path or null", _is_path_or_none))
+_FIELDS = (Field("name", "a text", _is_text), Field("fingerprint", "64 hexadecimal digits", _is_fingerprint),
+           Field("path", "a path or null", _is_path_or_none))

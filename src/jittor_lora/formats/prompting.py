@@ -5,21 +5,19 @@ A chat template is a second file, `chat_template.jinja`, where transformers and 
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 from jittor_lora.data.chat_template import ChatTemplate
 from jittor_lora.data.prompting import Prompting
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, write_json
-from jittor_lora.files.untrusted import unique_keys
-from jittor_lora.formats.adapter_check import regular_file, show
+from jittor_lora.formats.adapter_check import regular_file
 from jittor_lora.formats.adapter_files import CHAT_TEMPLATE_FILE, PROMPTING_FILE
 from jittor_lora.formats.chat_template import read_chat_template
-from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.formats.record_file import Field, read_record_file
 from jittor_lora.formats.tokenizer_steps import named_tokens
 
 LARGEST = 1 << 20  # bytes
@@ -58,27 +56,15 @@ def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
         UserError: a file is not valid, or the chat template is missing.
     """
     path = folder / PROMPTING_FILE
-    if not os.path.lexists(path):
+    values = read_record_file(path, _FIELDS, LARGEST, "Remove the file to give template and special tokens as flags.")
+    if values is None:
         return None
-    if os.path.getsize(regular_file(path)) > LARGEST:
-        raise UserError(f"{path}: expected at most {LARGEST:,} bytes; found {os.path.getsize(path):,}.")
-    values = read_json(path, unique_keys(show))
-    wrong = [f"{key}: expected {what}, found {show(values.get(key))}" for key, what, check in _FIELDS
-             if not check(values.get(key))]
-    if not wrong:
-        try:
-            template = Template(values["template"])
-        except UserError as error:
-            wrong = [str(error)]
-    if wrong:
-        raise UserError("\n  ".join([f"{path}:", *wrong]) + "\nRemove the file to give template and special tokens as "
-                        "flags.")
     chat = None
     if values["chat_template"] is not None:
         source = read_chat_template(regular_file(folder / CHAT_TEMPLATE_FILE))
         chat = ChatTemplate(source, values["chat_template"], named_tokens(config), values["chat_arguments"],
                             _date(values["date"]))
-    return Prompting(template, chat, values["special_tokens"], values["conversations"])
+    return Prompting(Template(values["template"]), chat, values["special_tokens"], values["conversations"])
 
 
 def date_of(folder: Path) -> str | None:
@@ -107,10 +93,19 @@ def _is_arguments(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, (str, bool, int, float)) for v in value.values())
 
 
-_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("template", "a text", lambda value: isinstance(value, str)),
-    ("special_tokens", '"text" or "token"', lambda value: value in ("text", "token")),
-    ("conversations", "true or false", lambda value: isinstance(value, bool)),
-    ("chat_template", "where the template came from, or null", lambda value: value is None or isinstance(value, str)),
-    ("chat_arguments", "an object of texts, numbers and booleans", _is_arguments),
-    ("date", "a date that the chat template shows, or null", _is_date))
+def _is_template(value: Any) -> bool:
+    try:
+        Template(value)
+    except (TypeError, UserError):
+        return False
+    return True
+
+
+_FIELDS = (
+    Field("template", "a text with {context} and {question}", _is_template),
+    Field("special_tokens", '"text" or "token"', lambda value: value in ("text", "token")),
+    Field("conversations", "true or false", lambda value: isinstance(value, bool)),
+    Field("chat_template", "where the template came from, or null",
+          lambda value: value is None or isinstance(value, str)),
+    Field("chat_arguments", "an object of texts, numbers and booleans", _is_arguments),
+    Field("date", "a date that the chat template shows, or null", _is_date))
