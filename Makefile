@@ -1,6 +1,7 @@
 # make quickstart   install into .venv and fine-tune a small model, start to finish
 # make test         the tests, without torch          make parity   comparison with torch, transformers and PEFT
-# make slow         the tests that take minutes       make lint     ruff
+# make slow         the tests that take minutes       make large    comparison at the size of real models: 8 GiB
+# make lint         ruff
 # make audit        known vulnerabilities in the packages of requirements/lock.txt
 # Another interpreter: make PYTHON=/path/to/python3.12 ...; more pytest options: make test PYTEST="-x --durations 20"
 
@@ -14,7 +15,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 # An environment whose interpreter is gone is recreated.
 $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 
-.PHONY: quickstart test parity slow lint audit clean
+.PHONY: quickstart test parity large slow lint audit clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
@@ -26,7 +27,10 @@ test: $(VENV)/installed-test
 	$(RUN) -m pytest -q -n auto --dist worksteal -m "not parity and not slow" $(PYTEST)
 
 parity: $(VENV)/installed-parity
-	$(RUN) -m pytest -q -n auto --dist worksteal -m "parity" $(PYTEST)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "parity and not slow" $(PYTEST)
+
+large: $(VENV)/installed-parity
+	$(RUN) -m pytest -q -m "parity and slow" $(PYTEST)
 
 slow: $(VENV)/installed-test
 	$(RUN) -m pytest -q -n auto --dist worksteal -m "slow and not parity" $(PYTEST)

@@ -157,7 +157,8 @@ def test_a_conversation_that_is_too_long_loses_its_last_turns(files, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("{", "expected JSON"), ("[]", "expected"), ('{"template": 3}', "template: expected a text with {context} and {question}, found 3"),
+    ("{", "expected JSON"), ("[]", "expected"),
+    ('{"template": 3}', "template: expected a text with {context} and {question}, found 3"),
     ('{"template": "x", "special_tokens": "text", "conversations": false, "chat_template": null, "chat_arguments": {}, '
      '"date": null}', "template: expected a text with {context} and {question}, found 'x'"),
     ('{"template": "{context}{question}", "special_tokens": "text", "conversations": true, "chat_template": "a", '
