@@ -172,6 +172,7 @@ def test_a_damaged_record_is_named(files, text, words):
     assert words in str(error.value)
 
 
+@pytest.mark.slow
 def test_systems_are_compared_on_conversations(files):
     train(settings())
     assert main(["compare", "--adapters", "run", "--chat-template", "gpt2", "--data", "chat.jsonl", "--output",
