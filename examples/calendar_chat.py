@@ -3,6 +3,7 @@
 
     python examples/calendar_chat.py train.jsonl --count 300
     python examples/calendar_chat.py dev.jsonl --count 100 --seed 1
+    python examples/calendar_chat.py --check runs/calendar/scores/predictions.json
 
 Each line has OpenAI's `messages`: a system turn, and up to --turns requests that create, move or cancel one entry, each
 answered by one line of JSON. No two start alike, also not those of an even and an odd seed.
@@ -15,7 +16,8 @@ import json
 import random
 from collections.abc import Iterator
 
-SYSTEM = "You keep a calendar. Answer each request with the entry as one line of JSON: what, day, time, place, status."
+FIELDS = ("what", "day", "time", "place", "status")
+SYSTEM = f"You keep a calendar. Answer each request with the entry as one line of JSON: {', '.join(FIELDS)}."
 WHAT = ("lunch", "dinner", "a call", "a review", "a haircut", "a lesson", "a rehearsal", "a check-up", "coffee",
         "a workshop", "an interview", "a walk")
 WHO = ("Ana", "Boris", "Chen Wei", "Dora", "Emeka", "Farid", "Grace", "Hiro", "Ines", "Jonas", "Kavya", "Li Na")
@@ -70,13 +72,35 @@ def _clock(minutes: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
+def check(path: str) -> str:
+    """How many answers in a predictions.json are one line of JSON with exactly the five fields, and nothing after it."""
+    with open(path, encoding="utf-8") as file:
+        answers = json.load(file).values()
+    return f"{sum(map(is_entry, answers))} of {len(answers)} answers are entries in the format, and end there"
+
+
+def is_entry(answer: str) -> bool:
+    try:
+        entry = json.loads(answer)
+    except ValueError:
+        return False
+    return "\n" not in answer and isinstance(entry, dict) and list(entry) == list(FIELDS) and all(
+        isinstance(value, str) for value in entry.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write conversations about a calendar as JSON Lines with messages.")
-    parser.add_argument("output")
+    parser.add_argument("output", nargs="?")
+    parser.add_argument("--check", metavar="PREDICTIONS", help="count the answers that keep to the format instead")
     parser.add_argument("--count", type=int, default=300, help="number of conversations (default: 300)")
     parser.add_argument("--turns", type=int, default=5, help="most requests per conversation (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="another one gives other conversations (default: 0)")
     options = parser.parse_args()
+    if options.check:
+        print(check(options.check))
+        return
+    if not options.output:
+        parser.error("give a file to write, or --check")
     with open(options.output, "w", encoding="utf-8") as file:
         for messages in conversations(options.count, options.turns, options.seed):
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
