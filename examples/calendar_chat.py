@@ -73,7 +73,7 @@ def _clock(minutes: int) -> str:
 
 
 def check(path: str) -> str:
-    """How many answers in a predictions.json are one line of JSON with exactly the five fields, and nothing after it."""
+    """How many answers in a predictions.json are one line of JSON with just the five fields, and nothing after it."""
     with open(path, encoding="utf-8") as file:
         answers = json.load(file).values()
     return f"{sum(map(is_entry, answers))} of {len(answers)} answers are entries in the format, and end there"

@@ -38,10 +38,13 @@ def _named(columns: Optional[Mapping[str, str]]) -> Optional[Mapping[str, str]]:
 
 
 def _read_arguments(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",")]
+        value = {name.strip(): text.strip() for name, _, text in pairs}
+    if not isinstance(value, dict):
         return value
-    pairs = [part.partition("=") for part in value.split(",")]
-    return {name.strip(): _value(text.strip()) for name, _, text in pairs}
+    # A recipe, like the command line, holds texts alone.
+    return {name: _value(held) if isinstance(held, str) else held for name, held in value.items()}
 
 
 def _value(text: str) -> Any:
