@@ -1,4 +1,4 @@
-"""The example that writes conversations: its data can be read, and its check tells answers in the format from others."""
+"""The example that writes conversations: its data can be read, and its check finds the answers in the format."""
 
 from __future__ import annotations
 
