@@ -236,7 +236,7 @@ class Session:
 
     def _load(self, source: AdapterSource, name: str) -> Adapter:
         record = read_record(source.folder)
-        prompting = read_prompting(source.folder, self.tokenizer.config)
+        prompting = read_prompting(source.folder, self.tokenizer)
         adapter = load_adapter(source, self.model, name)
         if prompting is not None:
             self.promptings[name] = prompting

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from jittor_lora.data.chat_template import ChatTemplate
 from jittor_lora.data.prompting import Prompting
@@ -18,6 +18,7 @@ from jittor_lora.formats.adapter_check import regular_file
 from jittor_lora.formats.adapter_files import CHAT_TEMPLATE_FILE, PROMPTING_FILE
 from jittor_lora.formats.chat_template import read_chat_template
 from jittor_lora.formats.record_file import Field, read_record_file
+from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.formats.tokenizer_steps import named_tokens
 
 LARGEST = 1 << 20  # bytes
@@ -46,11 +47,11 @@ def write_prompting(folder: Path, prompting: Prompting | None, beside: Path | No
         "date": chat.now.isoformat() if chat and chat.uses_date else None})
 
 
-def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
+def read_prompting(folder: Path, tokenizer: Tokenizer | None = None) -> Prompting | None:
     """The prompting that `folder` holds; None if there is none.
 
     Args:
-        config: the content of the base's tokenizer_config.json, whose special tokens a chat template writes.
+        tokenizer: the base's, whose special tokens a chat template writes; None if nothing is to be rendered.
 
     Raises:
         UserError: a file is not valid, or the chat template is missing.
@@ -62,8 +63,8 @@ def read_prompting(folder: Path, config: Mapping[str, Any]) -> Prompting | None:
     chat = None
     if values["chat_template"] is not None:
         source = read_chat_template(regular_file(folder / CHAT_TEMPLATE_FILE))
-        chat = ChatTemplate(source, values["chat_template"], named_tokens(config), values["chat_arguments"],
-                            _date(values["date"]))
+        tokens = named_tokens(tokenizer.config) if tokenizer else {}
+        chat = ChatTemplate(source, values["chat_template"], tokens, values["chat_arguments"], _date(values["date"]))
     return Prompting(Template(values["template"]), chat, values["special_tokens"], values["conversations"])
 
 
@@ -73,7 +74,7 @@ def date_of(folder: Path) -> str | None:
     Raises:
         UserError: as `read_prompting`.
     """
-    prompting = read_prompting(folder, {})
+    prompting = read_prompting(folder)
     return prompting.chat.now.isoformat() if prompting and prompting.chat and prompting.chat.uses_date else None
 
 

@@ -25,7 +25,7 @@ def base_prompting(base: ResolvedBase, tokenizer: Tokenizer) -> Prompting:
     Raises:
         UserError: the base's files hold a record or a chat template that cannot be read.
     """
-    recorded = read_prompting(base.path, tokenizer.config) if base.kind == "folder" else None
+    recorded = read_prompting(base.path, tokenizer) if base.kind == "folder" else None
     return recorded or Prompting(chat=base_chat_template(base.path, tokenizer))
 
 

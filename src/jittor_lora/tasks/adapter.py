@@ -167,7 +167,7 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
     embeddings = frozenset.union(*(adapter.embeddings for adapter in adapters))
     more = {RECORD_FILE: asdict(records[0].moved(folders[0], output))} if records[0] and alike else {}
     write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings, more)
-    promptings = [read_prompting(folder, {}) for folder in folders]
+    promptings = [read_prompting(folder) for folder in folders]
     if all(prompting == promptings[0] for prompting in promptings):
         write_prompting(output, promptings[0])
     else:
