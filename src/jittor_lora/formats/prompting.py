@@ -42,7 +42,7 @@ def write_prompting(folder: Path, prompting: Prompting | None, beside: Path | No
             stream.write(chat.source)
     write_json(folder / PROMPTING_FILE, {
         "template": prompting.template.text, "special_tokens": prompting.special_tokens,
-        "conversations": prompting.conversations, "chat_template": chat.origin if chat else None,
+        "conversations": prompting.conversations, "chat_template": Path(chat.origin).name if chat else None,
         "chat_arguments": dict(chat.arguments) if chat else {},
         "date": chat.now.isoformat() if chat and chat.uses_date else None})
 
@@ -64,7 +64,8 @@ def read_prompting(folder: Path, tokenizer: Tokenizer | None = None) -> Promptin
     if values["chat_template"] is not None:
         source = read_chat_template(regular_file(folder / CHAT_TEMPLATE_FILE))
         tokens = named_tokens(tokenizer.config) if tokenizer else {}
-        chat = ChatTemplate(source, values["chat_template"], tokens, values["chat_arguments"], _date(values["date"]))
+        chat = ChatTemplate(source, str(folder / CHAT_TEMPLATE_FILE), tokens, values["chat_arguments"],
+                            _date(values["date"]))
     return Prompting(Template(values["template"]), chat, values["special_tokens"], values["conversations"])
 
 
@@ -106,7 +107,7 @@ _FIELDS = (
     Field("template", "a text with {context} and {question}", _is_template),
     Field("special_tokens", '"text" or "token"', lambda value: value in ("text", "token")),
     Field("conversations", "true or false", lambda value: isinstance(value, bool)),
-    Field("chat_template", "where the template came from, or null",
+    Field("chat_template", "the file or name that the template came from, or null",
           lambda value: value is None or isinstance(value, str)),
     Field("chat_arguments", "an object of texts, numbers and booleans", _is_arguments),
     Field("date", "a date that the chat template shows, or null", _is_date))
