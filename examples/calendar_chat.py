@@ -5,8 +5,8 @@
     python examples/calendar_chat.py dev.jsonl --count 100 --seed 1
     python examples/calendar_chat.py --check runs/calendar/scores/predictions.json
 
-Each line has OpenAI's `messages`: a system turn, and up to --turns requests that create, move or cancel one entry, each
-answered by one line of JSON. No two start alike, also not those of an even and an odd seed.
+Each line has OpenAI's `messages`: a system turn, and --fewest to --most requests that create, move or cancel one
+entry, each answered by one line of JSON. No two start alike, also not those of an even and an odd seed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ PLACE = ("Let us meet at {place} instead.", "Change the place to {place}.")
 CANCEL = ("Cancel it, please.", "Something came up: drop it.")
 
 
-def conversations(count: int, turns: int, seed: int) -> Iterator[list[dict[str, str]]]:
-    """`count` conversations of 1 to `turns` requests each, as lists of messages."""
+def conversations(count: int, fewest: int, most: int, seed: int) -> Iterator[list[dict[str, str]]]:
+    """`count` conversations of `fewest` to `most` requests each, as lists of messages."""
     draw, seen = random.Random(f"calendar {seed}"), set()
     while len(seen) < count:
-        messages = list(_conversation(draw, draw.randint(1, turns)))
+        messages = list(_conversation(draw, draw.randint(fewest, most)))
         first = messages[1]["content"]
         # Even and odd seeds share the first requests out by their parity.
         if first not in seen and sum(first.encode()) % 2 == seed % 2:
@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("output", nargs="?")
     parser.add_argument("--check", metavar="PREDICTIONS", help="count the answers that keep to the format instead")
     parser.add_argument("--count", type=int, default=300, help="number of conversations (default: 300)")
-    parser.add_argument("--turns", type=int, default=5, help="most requests per conversation (default: 5)")
+    parser.add_argument("--fewest", type=int, default=1, help="fewest requests per conversation (default: 1)")
+    parser.add_argument("--most", type=int, default=5, help="most requests per conversation (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="another one gives other conversations (default: 0)")
     options = parser.parse_args()
     if options.check:
@@ -102,7 +103,7 @@ def main() -> None:
     if not options.output:
         parser.error("give a file to write, or --check")
     with open(options.output, "w", encoding="utf-8") as file:
-        for messages in conversations(options.count, options.turns, options.seed):
+        for messages in conversations(options.count, options.fewest, options.most, options.seed):
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 

@@ -20,7 +20,7 @@ def run(*arguments: object) -> str:
 def test_its_conversations_are_read_and_those_of_an_odd_and_an_even_seed_differ(tmp_path):
     sets = []
     for seed in (0, 1):
-        run(tmp_path / f"{seed}.jsonl", "--count", 40, "--turns", 4, "--seed", seed)
+        run(tmp_path / f"{seed}.jsonl", "--count", 40, "--most", 4, "--seed", seed)
         sets.append(load_data(str(tmp_path / f"{seed}.jsonl")).conversations)
     assert all(len(found) == 40 for found in sets)
     assert max(len(conversation.turns) for conversation in sets[0]) == 1 + 2 * 4
