@@ -89,7 +89,7 @@ def _metavar(name: str, kind: Any) -> str:
     if get_origin(kind) is list:
         return "NUMBERS" if get_args(kind) == (int,) else "NAMES"
     if get_origin(kind) is dict:
-        return "NAME=FIELD,..." if get_args(kind) == (str, str) else "NAME=NUMBER,..."
+        return "NAME=" + {str: "FIELD", Any: "VALUE"}.get(get_args(kind)[1], "NUMBER") + ",..."
     if kind in (int, float):
         return {int: "N", float: "X"}[kind]
     return METAVARS.get(name, "TEXT")

@@ -24,8 +24,8 @@ def add_parser(subparsers) -> None:
         "train", help="fine-tune a LoRA adapter",
         usage="jittor-lora train --base B --data FILE [--dev FILE] --output DIR [--config R.yaml] [--resume] "
               "[any setting below]",
-        description="Fine-tune a LoRA adapter on question answering or on prompts and completions. Flags override "
-                    "the recipe, and the recipe the defaults. \"none\" unsets a setting.",
+        description="Fine-tune a LoRA adapter on conversations, on prompts and completions, or on questions about a "
+                    "context. Flags override the recipe, and the recipe the defaults. \"none\" unsets a setting.",
         epilog="The run folder holds adapter/ (PEFT's layout), checkpoints, train_loss.txt, val_loss.txt, "
                f"metrics.jsonl, summary.json, and {SETTINGS_FILE}, a recipe of the settings used.")
     parser.add_argument("--config", metavar="R.yaml", type=home_expanded,

@@ -97,7 +97,7 @@ def scoring_setting(group: str) -> Any:
 
 def special_tokens_setting(group: str) -> Any:
     return setting("text", group, "read a special token spelled out in the data, such as <|im_start|>, as plain text "
-                   "or as the token")
+                   "or as the token; training on such data needs one of the two to be given")
 
 
 def own_special_tokens_setting(group: str) -> Any:
