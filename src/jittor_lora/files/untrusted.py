@@ -5,6 +5,7 @@ Opening a pipe could block forever, reading a device never end, and deep nesting
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -28,13 +29,20 @@ def open_input(path: str | os.PathLike) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a path that no file system has
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        raise unreadable(path, error) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         found = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
         raise UserError(f"{path}: expected a regular file; found {found}. Name the file itself, or save it as one.")
     return os.fdopen(descriptor, "rb")
+
+
+def unreadable(path: str | os.PathLike, error: OSError | ValueError) -> Exception:
+    """What to raise for an error of the system at reading or mapping a file: no memory is no fault of the file."""
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        return MemoryError(f"out of memory in reading {path}")
+    return UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).")
 
 
 def read_input(path: str | os.PathLike, most: int = LARGEST) -> bytes:
@@ -51,7 +59,7 @@ def read_input(path: str | os.PathLike, most: int = LARGEST) -> bytes:
         try:
             return stream.read()
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+            raise unreadable(path, error) from error
 
 
 def load_json(text: str | bytes, **hooks: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.files.untrusted import open_input
+from jittor_lora.files.untrusted import open_input, unreadable
 from jittor_lora.formats.first_bytes import GGUF, described
 
 # Metadata types by number: struct codes; 8 is a string, 9 an array
@@ -58,7 +58,7 @@ class GgufFile(Mapping[str, np.ndarray]):
                     raise UserError(f"{self.path}: expected a GGUF file; found an empty file.")
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+            raise unreadable(self.path, error) from error
         try:
             self.metadata, self.entries = _read_header(self._bytes)
         except _Malformed as error:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import atomic_write, written_together
-from jittor_lora.files.untrusted import load_json, read_input
+from jittor_lora.files.untrusted import load_json, read_input, unreadable
 from jittor_lora.formats.first_bytes import described, first_bytes
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 from jittor_lora.formats.tensor_file import FLOAT_TYPES, TensorFile
@@ -93,7 +93,7 @@ def read_checkpoint(folder: str | PathLike) -> Checkpoint:
     try:
         return _read_folder(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+        raise unreadable(folder, error) from error
 
 
 def write_checkpoint(folder: str | PathLike, checkpoint: Checkpoint, overwrite: bool = False) -> None:

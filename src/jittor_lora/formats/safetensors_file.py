@@ -17,7 +17,7 @@ import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.finite import all_finite, kinds
-from jittor_lora.files.untrusted import load_json, open_input, unique_keys
+from jittor_lora.files.untrusted import load_json, open_input, unique_keys, unreadable
 from jittor_lora.formats.first_bytes import described
 from jittor_lora.formats.tensor_file import ITEM_SIZES, MOST_DIMENSIONS, TensorFile
 
@@ -55,7 +55,7 @@ class SafetensorsFile(TensorFile):
                 self.entries, self.metadata = _read_header(self.path, stream, size)
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+            raise unreadable(self.path, error) from error
 
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, (bytes,) uint8, read-only."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.files.untrusted import open_input
+from jittor_lora.files.untrusted import open_input, unreadable
 from jittor_lora.formats import torch_pickle
 from jittor_lora.formats.first_bytes import described
 from jittor_lora.formats.tensor_file import ITEM_SIZES, TensorFile
@@ -63,7 +63,7 @@ class TorchFile(TensorFile):
             try:
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
-                raise UserError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+                raise unreadable(self.path, error) from error
         try:
             value, places = self._contents()
             tensors = _state_dict(value)

@@ -17,7 +17,7 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write
 from jittor_lora.files.finite import not_finite
-from jittor_lora.files.untrusted import load_json, open_input
+from jittor_lora.files.untrusted import load_json, open_input, unreadable
 from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetensors
 
 VERSION = 3
@@ -91,7 +91,7 @@ def read_state(path: Path) -> TrainingState:
         with open_input(path) as stream:
             _, found = _sum(stream, expected)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
     if found != expected:
         raise UserError(f"{path}: damaged: expected SHA-256 {expected}, found {found}.")
     try:

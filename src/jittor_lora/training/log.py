@@ -27,7 +27,7 @@ import yaml
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_write, sync, write_json
-from jittor_lora.files.untrusted import load_json, read_input
+from jittor_lora.files.untrusted import load_json, read_input, unreadable
 from jittor_lora.training.progress_bar import ProgressBar
 from jittor_lora.training.reports import Reports, Run
 
@@ -237,7 +237,7 @@ def _whole_lines(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
     return read_input(path).split(b"\n")[:-1]
 
 
