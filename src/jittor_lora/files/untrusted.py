@@ -38,10 +38,10 @@ def open_input(path: str | os.PathLike) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def unreadable(path: str | os.PathLike, error: OSError | ValueError) -> Exception:
-    """What to raise for an error of the system at reading or mapping a file: no memory is no fault of the file."""
+def unreadable(path: str | os.PathLike, error: OSError | ValueError) -> UserError:
+    """What to raise for an error of the system at reading or mapping a file."""
     if getattr(error, "errno", None) == errno.ENOMEM:
-        return MemoryError(f"out of memory in reading {path}")
+        return UserError(f"{path}: out of memory in reading it. Close other programs, or use a smaller file.")
     return UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).")
 
 
