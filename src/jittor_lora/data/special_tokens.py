@@ -44,7 +44,7 @@ _READ = {
     "text": "They are read as plain text, several ordinary tokens each, which is not what a chat model was trained on. "
             "If you mean the tokens themselves, pass --special-tokens token.",
     "unknown": "As text they take several ordinary tokens each, which is not what a chat model was trained on: text "
-               "written in a chat template belongs into a format of conversations, such as messages, without the "
+               "written in a chat template belongs in a format of conversations, such as messages, without the "
                "template's own words. If the letters are meant, pass --special-tokens text; if the tokens are, "
                "--special-tokens token.",
 }
