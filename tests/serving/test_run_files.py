@@ -254,15 +254,18 @@ def test_a_long_run_has_few_points_that_are_means(tmp_path):
 def test_a_file_beyond_what_is_read_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(run_curves, "AT_A_TIME", 1000)
     make_run(tmp_path / "a", 100)
-    path, reader, calls = tmp_path / "a" / "metrics.jsonl", CurveReader(), 0
-    while calls == 0 or curves.bytes_left:
-        curves, calls = reader.metrics(path), calls + 1
-    assert curves.training.step == list(range(1, 101)) and calls >= path.stat().st_size // 1000
+    path, reader = tmp_path / "a" / "metrics.jsonl", CurveReader()
+
+    def read_on():
+        calls = [reader.metrics(path)]
+        while calls[-1].bytes_left:
+            calls.append(reader.metrics(path))
+        return calls
+
+    calls = read_on()
+    assert calls[-1].training.step == list(range(1, 101)) and len(calls) >= path.stat().st_size // 1000
     path.write_bytes(b"x" * 5500 + b"\n" + ODD)
-    while True:
-        curves = reader.metrics(path)
-        if not curves.bytes_left:
-            break
+    curves = read_on()[-1]
     assert codes(curves.notes) == [("lines", 1)] and curves.training.loss == [2.0]
 
 

@@ -1,4 +1,4 @@
-"""The curves of a run, read from logs that may still grow, and thinned out to a number of points that a page can draw."""
+"""The curves of a run, from logs that may still grow, in as many points as a page can draw."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def find_runs(root: Path) -> FoundRuns:
     """The runs in `root` and below it; not those inside another run, or in hidden folders."""
     found, links, unreadable, searched = FoundRuns(), 0, 0, 0
     level = [root]
-    for depth in range(DEEPEST + 1):
+    for _ in range(DEEPEST + 1):
         below: list[Path] = []
         for folder in level:
             searched += 1

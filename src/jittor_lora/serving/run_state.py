@@ -110,7 +110,8 @@ class StateReader:
         steps = _count(trained[-1]["step"] if trained else self.summary.get("steps"))
         losses = {name: noted(notes, self.folder, name, lambda name=name: _last_number(self.folder, name))
                   for name in ("train_loss.txt", "val_loss.txt")}
-        total = _count(self.summary.get("total_steps")) or noted(notes, self.folder, "run.log", lambda: _total_steps(self.folder))
+        total = _count(self.summary.get("total_steps")) \
+            or noted(notes, self.folder, "run.log", lambda: _total_steps(self.folder))
         left = None
         if seconds and total is not None and steps is not None and total >= steps:
             left = (total - steps) * seconds / len(recent)
