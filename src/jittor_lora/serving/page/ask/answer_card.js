@@ -9,8 +9,8 @@ export const SPANS = 5;
 export function answerCard(app, answer, onSpan) {
   const { t, numbers } = app;
   const text = h("p", { class: "generated" });
-  const judged = h("span", { class: "tag" });
-  const judgedSpan = h("span", { class: "tag" });
+  const judged = h("span", { class: "tag none" });
+  const judgedSpan = h("span", { class: "tag none" });
   const figures = h("p", { class: "figures" });
   const around = h("p", { class: "around" });
   const labelled = unique("spans");

@@ -27,13 +27,13 @@ export function mount(root, app) {
     rows: "3", class: "questions", placeholder: t("ask.questions.hint"), value: kept.questions,
     on: { input: () => { kept.questions = questions.value; drawSwitches(); } },
   });
-  const switches = h("div");
+  const switches = h("div", { class: "trouble" });
   const models = modelChoice(app, kept, () => {});
   const picker = samplePicker(app, kept, pick);
   const go = h("button", { type: "submit", class: "primary" }, t("ask.go"));
   const stop = h("button", { type: "button", disabled: true, on: { click: () => running && running.abort() } }, t("stop"));
   const missing = h("p", { class: "missing", role: "alert" });
-  const trouble = h("div");
+  const trouble = h("div", { class: "trouble" });
   const output = h("section", { class: "output", "aria-label": t("ask.answers"), tabindex: "-1" });
   const text = h("section", { class: "card context-card" },
     h("div", { class: "card-head" },
