@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "jittor_lora"
 IMAGES = ROOT / "docs" / "images"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
-OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
+OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "serve": "ServeOptions", "merge": "MergeOptions",
            "export": "ExportOptions", "inspect": "InspectOptions", "compare": "CompareOptions",
            "bundle": "BundleOptions"}
 

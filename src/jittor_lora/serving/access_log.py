@@ -1,5 +1,5 @@
-"""One line per request: who, what, how it ended, how long it took, how many tokens; the metrics get the same. No keys, and
-no texts unless they are asked for."""
+"""One line per request: who, what, how it ended, how long it took, how many tokens; the metrics get the same. No keys,
+and no texts unless they are asked for."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
 """Who may ask: checks before a request reaches the app.
 
 A page that a browser loads from elsewhere must not reach a server on this machine. It may try under its own name, once
-that leads here (DNS rebinding): the Host header gives it away. It may send requests across origins: the Origin header and
-Fetch Metadata do (https://www.w3.org/TR/fetch-metadata/).
+that leads here (DNS rebinding): the Host header gives it away. It may send requests across origins: the Origin header
+does, or Fetch Metadata (https://www.w3.org/TR/fetch-metadata/).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import sys
 import traceback
 from typing import Optional
@@ -17,6 +16,7 @@ from typing import Optional
 from jittor_lora.serving.asgi import App, Message, Receive, Scope, Send, answer, header, refuse, with_headers
 from jittor_lora.serving.body import LimitedBody
 from jittor_lora.serving.health import Health
+from jittor_lora.serving.hosts import LOCAL_NAMES, PORTS, host_and_port, is_address, is_loopback, origin_of
 from jittor_lora.serving.settings import ServeSettings
 
 SECURITY_HEADERS = (
@@ -30,7 +30,6 @@ SECURITY_HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 PREFLIGHT_SECONDS = 600
 MOST_HEADERS = 100
 
@@ -41,37 +40,9 @@ def guarded(app: App, settings: ServeSettings, health: Health) -> App:
                                     settings), settings))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def is_page(path: str) -> bool:
     """Whether a path is one of the page's own files, which hold nothing secret: it asks for the key."""
     return path == "/" or path.startswith("/page/")
-
-
-def host_and_port(text: str) -> Optional[tuple[str, Optional[int]]]:
-    """A Host header's two parts, the host in lower case and without brackets; None if it is none."""
-    text = text.lower()
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, ""
-    elif not port.isascii() or not port.isdecimal() or int(port[:6]) > 65535:
-        return None
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host:
-            return None
-    elif ":" in host:
-        return None
-    host = host[:-1] if host.endswith(".") else host
-    return (host, int(port) if port else None) if host and host.isprintable() and not set(host) & set(" /@[]") else None
 
 
 class _Answers:
@@ -120,7 +91,7 @@ class _Hosts:
 
     def _known(self, value: Optional[str]) -> bool:
         found = host_and_port(value or "")
-        return found is not None and (found[0] in self._names or self._any_address and _is_address(found[0]))
+        return found is not None and (found[0] in self._names or self._any_address and is_address(found[0]))
 
 
 class _Origins:
@@ -130,13 +101,13 @@ class _Origins:
     """
 
     def __init__(self, app: App, settings: ServeSettings):
-        self._app, self._named = app, frozenset(settings.cors_origins)
+        self._app, self._named = app, {origin_of(one) for one in settings.cors_origins} - {None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         origin = header(scope, b"origin")
-        if origin is not None and origin in self._named:
+        if origin is not None and origin_of(origin) in self._named:
             shared = with_headers(send, [
                 (b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin"),
                 (b"access-control-expose-headers", b"Retry-After")])
@@ -165,12 +136,9 @@ class _Origins:
             site = header(scope, b"sec-fetch-site")
             return site not in ("cross-site", "same-site") or (
                 scope["method"] in ("GET", "HEAD") and header(scope, b"sec-fetch-mode") == "navigate")
-        scheme, _, place = origin.partition("://")
-        if scheme not in ("http", "https"):
-            return False
-        usual = {"http": 80, "https": 443}[scheme]
-        one, other = host_and_port(place), host_and_port(header(scope, b"host") or "")
-        return one is not None and other is not None and (one[0], one[1] or usual) == (other[0], other[1] or usual)
+        own = host_and_port(header(scope, b"host") or "")
+        found = origin_of(origin)
+        return own is not None and found is not None and found[1:] == (own[0], own[1] or PORTS[found[0]])
 
 
 class _Stopping:
@@ -209,11 +177,3 @@ class _Keys:
 def _digest(key: bytes) -> bytes:
     """Of one length for any key, so that a comparison does not tell it."""
     return hashlib.sha256(key).digest()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -20,8 +20,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jittor_lora.serving.engine import Statistics
-from jittor_lora.serving.jobs import Deliver, Done, Event, Piece, Spans
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.serving.engine import Engine, EngineLimits, Statistics, Ticket
+from jittor_lora.serving.jobs import Deliver, Done, Event, Job, Piece, Spans
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # bounds of the histograms' buckets
 
@@ -83,6 +84,17 @@ class Metrics:
         self._seconds.labels(endpoint).observe(seconds)
 
 
+class MeasuredEngine(Engine):
+    """An engine with `metrics`. Jobs are to be submitted in their request's own task."""
+
+    def __init__(self, model: CausalLM, limits: EngineLimits):
+        super().__init__(model, limits)
+        self.metrics = Metrics(self.statistics)
+
+    def submit(self, job: Job, deliver: Deliver) -> Ticket:
+        return super().submit(job, self.metrics.watching(deliver))
+
+
 class _EngineCollector(Collector):
     def __init__(self, statistics: Callable[[], Statistics]):
         self._statistics = statistics
@@ -111,11 +123,11 @@ def _labelled(kind: type, name: str, text: str, label: str, values: dict[str, in
 
 
 def router(service: Any) -> APIRouter:
-    """Of `service` is used `metrics`."""
+    """Of `service` is used its engine, a `MeasuredEngine`."""
     routes = APIRouter()
 
     @routes.get("/metrics", summary="Counts and times for Prometheus", response_class=Response)
     async def _metrics() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -1,7 +1,7 @@
 """The process: the main thread computes, a second one speaks HTTP, a third one waits for signals.
 
-The first SIGTERM or Ctrl-C ends the server in order: new requests get 503, running ones have `drain_seconds`. The second
-one ends the process at once.
+The first SIGTERM or Ctrl-C ends the server in order: new requests get 503, running ones have `drain_seconds`. The
+second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _HttpThread(threading.Thread):
         # Whatever it would read from the environment is given, too.
         config = uvicorn.Config(
             app, loop="asyncio", http=PatientProtocol, ws="none", lifespan="on", workers=1, log_config=None,
-            log_level="error", access_log=False, proxy_headers=False, forwarded_allow_ips="", server_header=False,
+            log_level="critical", access_log=False, proxy_headers=False, forwarded_allow_ips="", server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS, h11_max_incomplete_event_size=MOST_HEADER_BYTES)
         self._server = _Uvicorn(config, lambda: self.ready())
 
