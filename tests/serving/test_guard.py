@@ -69,8 +69,9 @@ def test_hosts_of_this_server(host):
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "evillocalhost", "",
                                   "127.0.0.1.evil.example", "localhost:80:80", "localhost:", "localhost:x", "::1",
-                                  "[::1", "192.168.0.7", "169.254.169.254", "user@localhost", "localhost/", "localhost\x00",
-                                  "[a]", "localhost:\u00b2", "0.0.0.0:8000", "localhost, evil.example"])
+                                  "[::1", "192.168.0.7", "169.254.169.254", "user@localhost", "localhost/",
+                                  "localhost\x00", "[a]", "localhost:\u00b2", "0.0.0.0:8000",
+                                  "localhost, evil.example"])
 def test_a_page_under_another_name_reaches_nothing(host):
     code, _, body = ask(ServeSettings(), headers={"host": host})
     assert code == 403 and json.loads(body)["error"]["code"] == "host_not_allowed"
@@ -99,7 +100,8 @@ def test_pages_of_other_origins_are_refused(method, origin):
 
 
 @pytest.mark.parametrize(("host", "origin"), [("localhost:8000", OWN), ("LocalHost:8000", OWN),
-                                              ("[::1]:80", "http://[::1]"), ("localhost", "http://localhost"), ("localhost", "https://localhost")])
+                                              ("[::1]:80", "http://[::1]"),
+                                              ("localhost", "http://localhost"), ("localhost", "https://localhost")])
 def test_the_own_page_is_not(host, origin):
     assert status(ServeSettings(), "POST", headers={"host": host, "origin": origin}) == 200
 
@@ -131,15 +133,16 @@ def test_a_named_origin_is_answered():
 
 
 @pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x",
-                                   f"Bearer x{KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY.upper()}", f"Bearer {KEY},{KEY}",
-                                   "Bearer \xff"])
+                                   f"Bearer x{KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY.upper()}",
+                                   f"Bearer {KEY},{KEY}", "Bearer \xff"])
 def test_a_wrong_key_learns_nothing(given):
     settings = ServeSettings(api_key=KEY)
     headers = LOCAL if given is None else {**LOCAL, "authorization": given}
     none = ask(settings, path="/no/such/page")
     assert none[0] == 401 and none[1]["www-authenticate"] == "Bearer" and KEY.encode() not in none[2]
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/metrics"),
-                         ("GET", "/openapi.json"), ("POST", "/"), ("GET", "/ui/runs"), ("GET", "//"), ("GET", "/page"), ("GET", "/health/")):
+                         ("GET", "/openapi.json"), ("POST", "/"),
+                         ("GET", "/ui/runs"), ("GET", "//"), ("GET", "/page"), ("GET", "/health/")):
         assert ask(settings, method, path, headers) == none
     assert ask(settings, "POST", headers={**headers, "content-length": "99999999999"}) == none
     repeated = [*LOCAL.items(), ("authorization", f"Bearer {KEY}"), ("authorization", f"Bearer {KEY}")]
@@ -285,6 +288,7 @@ def test_hosts_and_origins_are_read_back(host, port):
 
 
 @pytest.mark.parametrize(("host", "local"), [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True),
-                                             ("::1", True), ("0.0.0.0", False), ("::", False), ("192.168.0.1", False), ("lab", False)])
+                                             ("::1", True), ("0.0.0.0", False), ("::", False),
+                                             ("192.168.0.1", False), ("lab", False)])
 def test_loopback(host, local):
     assert is_loopback(host) is local

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Optional
 
 from fastapi import APIRouter, Response
 
@@ -30,16 +30,18 @@ class Health:
         return time.monotonic() - self._started
 
 
-def router(service: Any) -> APIRouter:
-    """Of `service` are used `health`, `settings` and `session`. With an API key, the model is not told to all."""
-    routes, health = APIRouter(), service.health
+def router(health: Health, model: Optional[str]) -> APIRouter:
+    """
+    Args:
+        model: the base's name; None if not everybody may know.
+    """
+    routes = APIRouter()
 
     @routes.get("/health", summary="Whether the server answers")
     async def _health(response: Response) -> dict[str, Any]:
         if not health.ok:
             response.status_code = 503
-        if service.settings.api_key is not None:
-            return {"status": health.status}
-        return {"status": health.status, "model": service.session.base.name, "seconds": round(health.seconds, 1)}
+        known = {} if model is None else {"model": model, "seconds": round(health.seconds, 1)}
+        return {"status": health.status, **known}
 
     return routes

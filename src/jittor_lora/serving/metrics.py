@@ -6,7 +6,7 @@ import contextvars
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from fastapi import APIRouter, Response
 from prometheus_client import (
@@ -122,12 +122,11 @@ def _labelled(kind: type, name: str, text: str, label: str, values: dict[str, in
     return family
 
 
-def router(service: Any) -> APIRouter:
-    """Of `service` is used its engine, a `MeasuredEngine`."""
+def router(metrics: Metrics) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/metrics", summary="Counts and times for Prometheus", response_class=Response)
     async def _metrics() -> Response:
-        return Response(generate_latest(service.engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes

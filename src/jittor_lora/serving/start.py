@@ -16,11 +16,14 @@ from jittor_lora.lora.inject import DEFAULT
 from jittor_lora.serving import listening
 from jittor_lora.serving.access_log import Logged
 from jittor_lora.serving.app import create_app
+from jittor_lora.serving.asgi import App
 from jittor_lora.serving.engine import EngineLimits
 from jittor_lora.serving.guard import guarded
 from jittor_lora.serving.health import Health
+from jittor_lora.serving.health import router as health_router
 from jittor_lora.serving.log import Log
-from jittor_lora.serving.metrics import MeasuredEngine
+from jittor_lora.serving.metrics import MeasuredEngine, Metrics
+from jittor_lora.serving.metrics import router as metrics_router
 from jittor_lora.serving.models import Models
 from jittor_lora.serving.server import Server
 from jittor_lora.serving.service import Service
@@ -52,13 +55,22 @@ def serve(base: Union[str, WantedBase], adapters: Sequence[tuple[str, AdapterSou
                                                             settings.request_seconds))
         log, health = Log(), Health()
         service = Service(session, engine, models, settings)
-        service.health = health
-        app = Logged(guarded(create_app(service), settings, health), engine.metrics, log, settings.log_texts)
         listening.listen(listener)
         place = listening.url(listener)
-        server = Server(app, engine, listener, settings.drain_seconds, health, log)
-        server.run(lambda: _say(place, models, settings, browser))
-        service.close()
+        server = Server(whole_app(service, engine.metrics, health, log), engine, listener, settings.drain_seconds,
+                        health, log)
+        try:
+            server.run(lambda: _say(place, models, settings, browser))
+        finally:
+            service.close()
+
+
+def whole_app(service: Service, metrics: Metrics, health: Health, log: Log) -> App:
+    """The app with what every server needs around it."""
+    app, settings = create_app(service), service.settings
+    app.include_router(health_router(health, service.models.base if settings.api_key is None else None))
+    app.include_router(metrics_router(metrics))
+    return Logged(guarded(app, settings, health), metrics, log, settings.log_texts)
 
 
 def _say(place: str, models: Models, settings: ServeSettings, browser: bool) -> None:
