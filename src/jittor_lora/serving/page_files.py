@@ -13,14 +13,7 @@ from fastapi import APIRouter, Request, Response
 from jittor_lora.data.sources import SHIPPED
 
 PAGE = Path(__file__).parent / "page"
-KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
-         ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-# `frame-ancestors`, `base-uri` and `form-action` have no default in `default-src`.
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-           "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
-           "Cache-Control": "no-cache"}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # (article, paragraph) of the shipped sample: short paragraphs of different fields with plain questions.
 CHOSEN = (("Yuan_dynasty", 39), ("Southern_California", 4), ("Chloroplast", 1), ("Doctor_Who", 3),
           ("Steam_engine", 3), ("Fresno,_California", 1))
@@ -69,12 +62,12 @@ def router(service: Any) -> APIRouter:
     def answer(request: Request, name: str) -> Response:
         file = files.get(name)
         if file is None:
-            return Response("No such file.\n", 404, HEADERS, "text/plain; charset=utf-8")
-        headers = {**HEADERS, "ETag": file.tag}
+            return Response("No such file.\n", 404, media_type="text/plain")
+        headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
         seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
         if file.tag in seen:
             return Response(status_code=304, headers=headers)
-        return Response(file.content, headers={**headers, "Content-Type": file.kind})
+        return Response(file.content, headers=headers, media_type=file.kind)
 
     @routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def index(request: Request) -> Response:

@@ -9,7 +9,7 @@ export class ApiError extends Error {
   }
 }
 
-const KINDS = { 401: "key", 403: "key", 429: "busy", 503: "stopping" };
+const KINDS = { 401: "key", 429: "busy", 503: "stopping" };
 
 function kindOf(status) {
   return KINDS[status] || (status >= 500 ? "server" : "request");

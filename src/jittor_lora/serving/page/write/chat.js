@@ -48,9 +48,9 @@ export function chatPanel(app, kept, desk) {
   }
 
   function messages() {
-    const said = kept.turns.flatMap((turn) => [
-      { role: "user", content: turn.user }, ...(turn.texts[turn.chosen].text || turn !== kept.turns[kept.turns.length - 1] ? [{ role: "assistant", content: turn.texts[turn.chosen].text }] : []),
-    ]);
+    const before = kept.turns.slice(0, -1).filter((turn) => turn.texts[turn.chosen].text); // an answer was stopped before it began
+    const said = [...before.flatMap((turn) => [{ role: "user", content: turn.user }, { role: "assistant", content: turn.texts[turn.chosen].text }]),
+      { role: "user", content: kept.turns[kept.turns.length - 1].user }];
     return [...(kept.system.trim() ? [{ role: "system", content: kept.system }] : []), ...said];
   }
 

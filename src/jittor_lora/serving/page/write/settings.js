@@ -5,7 +5,7 @@ import { STEPS } from "./tokens.js";
 export const DEFAULTS = { temperature: "0.7", top_p: "1", top_k: "0", min_p: "0", max_tokens: "128", seed: "0", n: "1", stop: "", tints: true };
 const FIELDS = [
   ["temperature", { min: 0, max: 2, step: "any" }], ["max_tokens", { min: 1, max: 100000, step: 1 }],
-  ["top_p", { min: 0, max: 1, step: "any" }], ["top_k", { min: 0, max: 1000000, step: 1 }],
+  ["top_p", { min: 0.001, max: 1, step: "any" }], ["top_k", { min: 0, max: 1000000, step: 1 }],
   ["min_p", { min: 0, max: 1, step: "any" }], ["seed", { min: 0, max: 4294967295, step: 1 }], ["n", { min: 1, max: 8, step: 1 }],
 ];
 
