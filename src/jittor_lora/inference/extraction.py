@@ -47,7 +47,7 @@ class Extractor:
     def __init__(self, model, tokenizer, template: Template | None = None):
         self.model, self.tokenizer = model, tokenizer
         self.encoder = Encoder(tokenizer, template)
-        self._ends = ending_tokens(tokenizer, "\n", model.config.vocab_size)
+        self._ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
 
     def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
                max_words: int | None = None) -> list[Extract]:
@@ -98,8 +98,8 @@ class Extractor:
         return found
 
 
-def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
-    """The tokens that end a text: end of text, and those that start with the stop text.
+def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]:
+    """The tokens that end a text: end of text, and those that start with a stop text.
 
     Args:
         vocab_size: of the model; tokens beyond it are ignored.
@@ -108,10 +108,10 @@ def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
         UserError: there is no such token.
     """
     ends = {token for token in tokenizer.end_ids if token < vocab_size}
-    if stop:
+    if stops:
         count = min(tokenizer.vocab_size, vocab_size)
-        ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(stop))
+        ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(tuple(stops)))
     if not ends:
-        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with {stop!r}; nothing could "
+        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with {' or '.join(map(repr, stops))}; nothing could "
                         "end a text.")
     return sorted(ends)
