@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Tuple
@@ -10,6 +11,7 @@ from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.inference.span_tree import span_tree
+from jittor_lora.inference.token_tree import Node
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
 
@@ -47,7 +49,7 @@ class Extractor:
     def __init__(self, model, tokenizer, template: Template | None = None):
         self.model, self.tokenizer = model, tokenizer
         self.encoder = Encoder(tokenizer, template)
-        self._ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
+        self.ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
 
     def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
                max_words: int | None = None) -> list[Extract]:
@@ -74,20 +76,27 @@ class Extractor:
         Raises:
             UserError: a prompt is empty or too long for the model.
         """
+        return [several[0] for several in self.extract_several(groups, 1, max_tokens, max_words, batch_size, on_end)]
+
+    def extract_several(self, groups: Iterable[Group], count: int, max_tokens: int = 32, max_words: int | None = None,
+                        batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None
+                        ) -> list[list[Extract]]:
+        """The `count` likeliest spans for each prompt, likeliest first, as for `extract`; fewer where the context has
+        fewer, but at least one."""
         from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans  # imports Jittor
         contexts: list[str] = []
 
         def trees() -> Iterator[SpanGroup]:
             for prefix, prompts, context in groups:
                 contexts.extend([context] * len(prompts))
-                yield SpanGroup(prefix, prompts, span_tree(context, self._completions, max_tokens, max_words))
+                yield SpanGroup(prefix, prompts, self.tree(context, max_tokens, max_words))
 
-        found = best_spans(self.model, trees(), self._ends, batch_size or BATCH_SIZE, on_end)
-        extracts = []
-        for context, (span, score, empty) in zip(contexts, found):
-            start, end = span or (0, 0)
-            extracts.append(Extract(context[start:end], start, end, score, empty))
-        return extracts
+        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count)
+        return [extracts(context, one.spans, one.empty) for context, one in zip(contexts, found)]
+
+    def tree(self, context: str, max_tokens: int = 32, max_words: int | None = None) -> Node:
+        """The spans of a context, see `span_tree`."""
+        return span_tree(context, self._completions, max_tokens, max_words)
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
         found = self.encoder.answers(answers)
@@ -96,6 +105,16 @@ class Extractor:
                             f"answer {answers[found.index(None)]!r}, so answers cannot be compared. End the template "
                             "with a space or a line break before {answer}.")
         return found
+
+
+def extracts(context: str, spans: Sequence[tuple[tuple[int, int], float]], empty: float) -> list[Extract]:
+    """The spans ((start, end), score) of a context as `Extract`s; one without text if there are none.
+
+    Args:
+        empty: the score of the empty answer.
+    """
+    return [Extract(context[start:end], start, end, score, empty)
+            for (start, end), score in spans or [((0, 0), -math.inf)]]
 
 
 def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]:
