@@ -24,23 +24,26 @@ class Continuation:
 
     Attributes:
         text: what has been released so far.
+        decoded: characters of all tokens so far that are whole, before trimming.
+        released: those of them that have been released, or were trimmed.
         done: end of text or a stop text was reached.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], ends: Collection[int], stops: Sequence[str] = (),
                  trim: bool = False, before: Sequence[int] = ()):
-        self._decode, self._ends, self._stops, self._trim = decode, ends, stops, trim
+        self._decode, self.ends, self._stops, self._trim = decode, ends, stops, trim
         self._known = _last_whole_characters(decode, before)  # decoded with the new tokens, which may depend on them
         self._new: list[int] = []  # tokens after those
         self._whole = ""  # the text before the new tokens, released or held back
         self.text = ""
+        self.decoded = self.released = 0
         self.done = False
 
     def add(self, token: int) -> str:
         """Take the next token; returns the text that has become certain."""
         if self.done:
             return ""
-        if token in self._ends:
+        if token in self.ends:
             return self.finish()
         self._new.append(token)
         text = self._decoded()
@@ -51,6 +54,7 @@ class Continuation:
         if text != self._whole and not text.endswith(REPLACEMENT):
             self._whole, self._known, self._new = text, self._new, []
         text = text.rstrip(REPLACEMENT)
+        self.decoded = len(text)
         return self._release(text[: len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)])
 
     def finish(self) -> str:
@@ -67,6 +71,7 @@ class Continuation:
         return self._whole + self._decode(self._known + self._new)[len(known):]
 
     def _release(self, text: str) -> str:
+        self.released = len(text)
         new = (text.lstrip() if self._trim else text)[len(self.text):]
         self.text += new
         return new

@@ -89,13 +89,13 @@ def generate_groups(
         return [[] for _ in everything]
     live: list[Texts] = []
     while waiting or live:
-        advancing, unread = sum(len(texts.live) for texts in live), sum(texts.unread for texts in live)
-        while waiting and (not live or (advancing + len(waiting[0].branches) <= batch_size
+        advancing, unread = sum(texts.advancing for texts in live), sum(texts.unread for texts in live)
+        while waiting and (not live or (advancing + waiting[0].advancing <= batch_size
                                         and unread < MAX_PROMPT_TOKENS)):
             texts = waiting.popleft()
             texts.open()
             live.append(texts)
-            advancing, unread = advancing + len(texts.branches), unread + texts.unread
+            advancing, unread = advancing + texts.advancing, unread + texts.unread
         advance(live, MAX_PROMPT_TOKENS)
-        live = [texts for texts in live if texts.live]
+        live = [texts for texts in live if not texts.complete]
     return [branch.new for branch in everything]

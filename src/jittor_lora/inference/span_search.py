@@ -82,10 +82,10 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
             return [results[index] for index in range(len(results))]
         advance(active, sum(search.unread for search in active))
         for search in active:
-            if search.done:
+            if search.complete:
                 results[search.index] = search.found
                 on_end(search.index)
-        active = [search for search in active if not search.done]
+        active = [search for search in active if not search.complete]
 
 
 class SpanSearch:
@@ -97,6 +97,9 @@ class SpanSearch:
         ends: end tokens.
         count: spans wanted.
     """
+
+    advancing = NODES_PER_PROMPT
+    reads_all = False
 
     def __init__(self, reader: Reader, index: int, prompt: Sequence[int], tree: Node, ends: Sequence[int],
                  count: int = 1):
@@ -121,7 +124,7 @@ class SpanSearch:
         return len(self.prefix) - self.read
 
     @property
-    def done(self) -> bool:
+    def complete(self) -> bool:
         return not (self._heap and -self._heap[0][0] > self._bar)
 
     @property
@@ -129,22 +132,17 @@ class SpanSearch:
         return Found([(span, -score) for score, _, span in self._best], self._empty)
 
     def open(self, group: Any = None, read: int = 0) -> None:
-        """Begin.
-
-        Args:
-            group: of the reader, with this room, which has read the first `read` tokens of the prefix; a new one if
-                None.
-        """
+        """See `Work`."""
         self.group = self.reader.open(len(self.prefix), self.rooms) if group is None else group
         self.read = read
 
     def turn(self, room: int) -> tuple[Turn, str]:
         left, start, self._turn = self.unread, self.read, []
-        self.read += min(left, room)
-        if left > room:
+        self.read += min(left, max(room, 0))
+        if left > max(room, 0):
             return Turn(self.group, self.prefix[start : self.read], ()), LOGITS
         branches, free = [], list(range(SLOTS))
-        while not self.done and len(self._turn) < NODES_PER_PROMPT:
+        while not self.complete and len(self._turn) < NODES_PER_PROMPT:
             bound, _, node = heapq.heappop(self._heap)
             self._turn.append((-bound, node))
             path = [self._last, *node.path()]

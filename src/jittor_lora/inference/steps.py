@@ -17,11 +17,33 @@ class Work(Protocol):
 
     Attributes:
         reader: reads its texts.
+        prefix: that its texts share.
+        group: of the reader, once open.
+        rooms: rows of the cache for each of its branches.
+        read: tokens of the prefix that have been read.
         unread: tokens of prompts that have not been read.
+        advancing: texts that advance in a step.
+        complete: there is nothing left to do.
+        reads_all: it asks for the logits after every token of its prefix, which must be read for that.
     """
 
     reader: Reader
+    prefix: Sequence[int]
+    group: Any
+    rooms: Sequence[int]
+    read: int
     unread: int
+    advancing: int
+    complete: bool
+    reads_all: bool
+
+    def open(self, group: Any = None, read: int = 0) -> None:
+        """Begin.
+
+        Args:
+            group: of the reader, with room for the prefix and these rooms, which has read the first `read` tokens of
+                the prefix; a new one if None.
+        """
 
     def turn(self, room: int) -> tuple[Turn, str]:
         """What to read next, at most about `room` tokens of prompts, and what is asked after it."""
@@ -30,8 +52,10 @@ class Work(Protocol):
         """Take the results of that turn from an iterator."""
 
 
-def advance(works: Sequence[Work], room: int) -> None:
+def advance(works: Sequence[Work], room: int) -> int:
     """Read the next turn of each work; about `room` tokens of prompts in all, first come, first served.
+
+    Returns: the room that is left.
 
     Raises:
         UserError: the model's numbers are not finite.
@@ -53,6 +77,7 @@ def advance(works: Sequence[Work], room: int) -> None:
             results[kind] = iter(_read(work.reader, kind[1], own))
     for work, kind in zip(acting, kinds):
         work.take(results[kind])
+    return room
 
 
 def _read(reader: Reader, wanted: str, turns: Sequence[Turn]) -> Sequence[Any]:

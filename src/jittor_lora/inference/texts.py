@@ -57,7 +57,6 @@ class Texts:
 
     Attributes:
         live: the branches that are not complete.
-        read: how many tokens of the prefix have been read.
     """
 
     def __init__(self, reader: Reader, prefix: Sequence[int], branches: Sequence[Branch],
@@ -82,13 +81,20 @@ class Texts:
         prompts = 0 if self._begun else sum(len(branch.prompt) for branch in self.branches)
         return len(self.prefix) - self.read + prompts
 
-    def open(self, group: Any = None, read: int = 0) -> None:
-        """Begin.
+    @property
+    def reads_all(self) -> bool:
+        return self._scored is not None
 
-        Args:
-            group: of the reader, with this room, which has read the first `read` tokens of the prefix; a new one if
-                None.
-        """
+    @property
+    def advancing(self) -> int:
+        return len(self.live)
+
+    @property
+    def complete(self) -> bool:
+        return not self.live
+
+    def open(self, group: Any = None, read: int = 0) -> None:
+        """See `Work`."""
         self.group = self.reader.open(len(self.prefix), self.rooms) if group is None else group
         self.read = read
 
@@ -96,7 +102,7 @@ class Texts:
         left = len(self.prefix) - self.read
         if left and self._scored:
             return self._read_prefix(min(left, room, SCORED_ROWS)), EVERY_ROW
-        if left > room:
+        if left > max(room, 0):
             return self._read_prefix(room), TOKENS
         tokens, self.read = self.prefix[self.read :], len(self.prefix)
         self._turn, self._wanted = list(self.live), TOKENS
