@@ -1,0 +1,32 @@
+"""The application: all endpoints over one service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+
+from jittor_lora import __version__
+from jittor_lora.serving import adapters_api, answers, chat, completions, model_list
+from jittor_lora.serving.openai_errors import install
+from jittor_lora.serving.service import Service
+
+ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (
+    model_list.router,
+    completions.router,
+    chat.router,
+    answers.router,
+    adapters_api.router,
+)
+
+
+def create_app(service: Service) -> FastAPI:
+    """
+    Args:
+        service: shared by all endpoints.
+    """
+    app = FastAPI(title="jittor-lora", version=__version__, docs_url=None, redoc_url=None)
+    install(app)
+    for router in ROUTERS:
+        app.include_router(router(service))
+    return app
