@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def _has_browser() -> bool:
     except ImportError:
         return False
     return chromium() is not None
+
+
+def has_packages(*names: str) -> bool:
+    """Whether these can be imported; none of them is."""
+    return all(importlib.util.find_spec(name) for name in names)
 
 
 def _has_parquet() -> bool:
@@ -106,10 +112,14 @@ PARTS = {
     "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
     "clients": Part(_has_clients, "needs openai and schemathesis: pip install -e '.[clients]'"),
     "index": Part(_reaches_index, "needs pip and a package index"),
+    "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
+                  "needs the server's packages: pip install -e '.[serve]' httpx"),
+    "openai": Part(lambda: has_packages("openai"), "needs OpenAI's client: pip install openai"),
+    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install schemathesis"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_clients, needs_index) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_clients, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

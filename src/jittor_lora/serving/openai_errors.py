@@ -140,8 +140,8 @@ def _expected(problem: Mapping[str, Any]) -> str:
     if kind == EXPECTED:
         return text
     text = re.sub("Input should be (?=greater|less)", "expected a number ", text)
-    text = re.sub("Input should be (a valid dictionary.*)?", lambda found: "expected " + ("an object" if found[1] else ""),
-                  text)
+    text = re.sub("Input should be a valid dictionary.*", "expected an object", text)
+    text = text.replace("Input should be", "expected")
     return f"{text}; found {_short(shown(problem['input']))}"
 
 
