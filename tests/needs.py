@@ -64,6 +64,15 @@ def _has_parquet() -> bool:
     return True
 
 
+def _has_clients() -> bool:
+    try:
+        import openai  # noqa: F401
+        import schemathesis  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _has_cjk_font() -> bool:
     for path in font_manager.findSystemFonts():
         with contextlib.suppress(RuntimeError, OSError):  # not a font
@@ -101,6 +110,7 @@ PARTS = {
                   "needs root and iproute2, for network namespaces"),
     "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
     "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
+    "clients": Part(_has_clients, "needs openai and schemathesis: pip install -e '.[clients]'"),
     "index": Part(_reaches_index, "needs pip and a package index"),
     "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
@@ -109,7 +119,7 @@ PARTS = {
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_clients, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 
