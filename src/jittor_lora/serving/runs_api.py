@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Callable, Optional
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from jittor_lora.serving.openai_errors import RESPONSES, ApiError
 from jittor_lora.serving.run_curves import MOST_STEPS
 from jittor_lora.serving.run_files import RunDetails, RunFiles, RunList
+from jittor_lora.serving.service import Service
 
 
-def router(service: Any) -> APIRouter:
+def router(service: Service) -> APIRouter:
     """Reads in one thread of its own: neither the event loop nor the computing thread waits for a disk."""
-    routes, files = APIRouter(tags=["page"]), RunFiles(service.settings.runs)
+    routes, files = APIRouter(tags=["page"], responses=RESPONSES), RunFiles(service.settings.runs)
     thread = ThreadPoolExecutor(1, "run-files")
 
     async def read(function: Callable[[], Any]) -> Optional[JSONResponse]:
@@ -43,7 +45,7 @@ def router(service: Any) -> APIRouter:
         """
         found = await read(lambda: files.details(id, since, version))
         if found is None:
-            raise HTTPException(404, "There is no such run.")
+            raise ApiError(404, "id: there is no such run.", "id")
         return found
 
     return routes
