@@ -24,7 +24,7 @@ TRAINING, INTERRUPTED, FINISHED, UNKNOWN = "training", "interrupted", "finished"
 LARGEST_SUMMARY = 64 << 10  # bytes
 END = 64 << 10  # bytes of a log's end
 START = 256 << 10  # bytes of run.log, in which the number of steps is said
-RECENT = 50  # steps for the speed
+RECENT = 200  # steps for the speed
 _STEPS = re.compile(rb"^[\d-]{10} [\d:]{8} Steps: ([\d,]{1,20})\.", re.MULTILINE)  # as `tasks.run_report` says it
 _STATED = ("config.yaml", "summary.json", "metrics.jsonl", "train_loss.txt", "val_loss.txt", "run.log")
 
