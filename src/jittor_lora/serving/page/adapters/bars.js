@@ -3,6 +3,7 @@ import { ticks } from "../chart/ticks.js";
 import { h, svg } from "../dom.js";
 
 const MARGIN = { top: 8, right: 4, bottom: 20, left: 44 };
+const WIDEST = 40;
 
 // One value per block as columns, of one adapter or two side by side. The line below says what the column is that the pointer
 // or the arrow keys chose. `series` are { name, look, values: Map of block (null outside the blocks) to value }.
@@ -27,7 +28,8 @@ export function layerBars(app, title, series) {
     const bottom = height - MARGIN.bottom;
     const y = (value) => bottom - (value / most) * (bottom - MARGIN.top);
     step = (width - MARGIN.left - MARGIN.right) / layers.length;
-    const own = Math.max(1, (step * 0.8) / series.length);
+    const own = Math.min(WIDEST, Math.max(1, (step * 0.8) / series.length));
+    const start = (step - own * series.length) / 2;
     const every = Math.ceil(28 / step);
     const lines = ticks(0, most, 3);
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -38,7 +40,7 @@ export function layerBars(app, title, series) {
         layers.map((layer, i) => (i % every ? null : svg("text", { x: MARGIN.left + (i + 0.5) * step, y: height - 5, "text-anchor": "middle" }, layer === null ? t("adapters.outside.short") : String(layer))))),
       ...series.map(({ look, values }, k) => svg("g", { class: look }, layers.map((layer, i) => {
         const value = values.get(layer) || 0;
-        return svg("rect", { class: "column", x: MARGIN.left + i * step + step * 0.1 + k * own, y: y(value), width: Math.max(1, own - 1), height: Math.max(0, bottom - y(value)) });
+        return svg("rect", { class: "column", x: MARGIN.left + i * step + start + k * own, y: y(value), width: Math.max(1, own - 1), height: Math.max(0, bottom - y(value)) });
       }))),
       svg("line", { class: "chart-axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }));
     say();

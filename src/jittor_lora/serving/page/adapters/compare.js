@@ -53,18 +53,21 @@ export function compareCard(app, loaded, kept) {
     if (!modules.length) return [h("p", { class: "note" }, t("adapters.no.common"))];
     const known = modules.filter(({ cosine }) => cosine !== null);
     const mean = known.length ? known.reduce((sum, { cosine }) => sum + cosine, 0) / known.length : null;
-    return [h("p", {}, mean === null ? t("adapters.common", { n: modules.length }) : t("adapters.cosine.mean", { n: modules.length, cosine: numbers.two(mean) })),
+    return [h("p", {}, mean === null ? t("adapters.common", { n: modules.length }) : t("adapters.cosine.mean", { n: modules.length, cosine: numbers.two(unsigned(mean)) })),
       h("details", {}, h("summary", {}, t("adapters.apart", { n: modules.length })),
         h("div", { class: "scroll tall", tabindex: "0", role: "group", "aria-label": t("adapters.apart", { n: modules.length }) }, h("table", { class: "plain" },
           h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("adapters.module")), h("th", { scope: "col", class: "number" }, t("adapters.relative", { name })), h("th", { scope: "col", class: "number" }, t("adapters.cosine")))),
           h("tbody", {}, modules.map(({ module, relative, cosine }) => h("tr", {}, h("th", { scope: "row", class: "mono" }, module),
-            [relative, cosine].map((value) => h("td", { class: "number" }, value === null ? "–" : numbers.two(value)))))))))];
+            [relative, cosine].map((value) => h("td", { class: "number" }, value === null ? "–" : numbers.two(unsigned(value))))))))))];
   }
 
   draw();
   return h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", {}, t("adapters.compare"))),
     h("div", { class: "compare-choice" }, choice("first", t("adapters.first")), choice("second", t("adapters.second"))), body);
 }
+
+// -0.00 would be said of what is zero to two digits.
+const unsigned = (value) => Math.round(value * 100) / 100 || 0;
 
 const SHOWN = ["r", "lora_alpha", "lora_dropout", "target_modules", "task_type", "fan_in_fan_out", "use_dora", "use_rslora"];
 

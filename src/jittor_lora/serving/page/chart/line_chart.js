@@ -5,6 +5,7 @@ import { range, scale } from "./scale.js";
 
 const MARGIN = { top: 12, right: 14, bottom: 30, left: 58 };
 const NEAR = 1e-9;
+const MARKERS = 40; // most of them on a curve
 
 // Curves over steps, drawn in the pixels that there are. The readout below is the legend too: what each curve is at the step
 // that the pointer or the arrow keys chose, else at the last. Room for it is there from the start.
@@ -85,7 +86,8 @@ export function lineChart(app, { title }) {
         parts.push(svg("path", { class: "curve", d: pathOf(points) }));
       }
     }
-    if (points.length <= 100) parts.push(...points.filter(([, b]) => b !== null).map(([a, b]) => marker(curve.look, a, b)).filter(Boolean));
+    const every = Math.ceil(points.length / MARKERS);
+    parts.push(...points.filter(([, b], i) => b !== null && (points.length - 1 - i) % every === 0).map(([a, b]) => marker(curve.look, a, b)).filter(Boolean));
     if (points.length === 1 && points[0][1] !== null) parts.push(svg("circle", { class: "mark", cx: points[0][0], cy: points[0][1], r: 2.5 }));
     return svg("g", { class: curve.look }, parts);
   }
@@ -109,9 +111,11 @@ export function lineChart(app, { title }) {
         }
       }
     }
-    frame.setAttribute("aria-valuemax", String(last || 0));
-    frame.setAttribute("aria-valuenow", String(step || 0));
-    frame.setAttribute("aria-valuetext", [heading.textContent, ...said].join("; "));
+    if (at !== null || document.activeElement !== frame) { // else each new point would be read out
+      frame.setAttribute("aria-valuemax", String(last || 0));
+      frame.setAttribute("aria-valuenow", String(step || 0));
+      frame.setAttribute("aria-valuetext", [heading.textContent, ...said].join("; "));
+    }
     guide.classList.toggle("shown", at !== null);
     if (at !== null) {
       for (const [name, value] of Object.entries({ x1: x.of(at), x2: x.of(at), y1: MARGIN.top, y2: frame.clientHeight - MARGIN.bottom })) guide.setAttribute(name, value);
