@@ -104,8 +104,8 @@ PARTS = {
     "index": Part(_reaches_index, "needs pip and a package index"),
     "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
-    "openai": Part(lambda: has_packages("openai"), "needs OpenAI's client: pip install openai"),
-    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install schemathesis"),
+    "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
+    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,

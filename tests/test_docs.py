@@ -21,9 +21,9 @@ PACKAGE = ROOT / "src" / "jittor_lora"
 IMAGES = ROOT / "docs" / "images"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
-OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "merge": "MergeOptions",
-           "export": "ExportOptions", "inspect": "InspectOptions", "compare": "CompareOptions",
-           "bundle": "BundleOptions"}
+OPTIONS = {"evaluate": "EvaluateOptions", "generate": "GenerateOptions", "serve": "ServeOptions",
+           "merge": "MergeOptions", "export": "ExportOptions", "inspect": "InspectOptions",
+           "compare": "CompareOptions", "bundle": "BundleOptions"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"\w+=\S*")

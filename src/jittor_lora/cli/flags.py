@@ -12,8 +12,8 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings.base import Settings
 from jittor_lora.settings.text import flag
 
-METAVARS = {"adapter": "DIR", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE", "font": "FILE",
-            "output": "DIR", "train_data": "FILE"}
+METAVARS = {"adapter": "DIR", "api_key_file": "FILE", "base": "B", "data": "FILE", "dev": "FILE", "file": "FILE",
+            "font": "FILE", "host": "ADDRESS", "output": "DIR", "runs": "DIR", "train_data": "FILE"}
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 

@@ -81,6 +81,12 @@ class Span(Protocol):
     def take(self, other: Span) -> None:
         """Become a copy of another span with as much room."""
 
+    def block(self, number: int) -> np.ndarray:
+        """A copy of the keys and values of the decoder's `block_rows` rows from number · block_rows on."""
+
+    def set_block(self, number: int, block: np.ndarray) -> None:
+        """Put one in its place again, in this span or another of the decoder."""
+
 
 class Reading(NamedTuple):
     """Rows to read one after the other: each sees the prefix and the rows before it in their own span.
@@ -99,7 +105,15 @@ class Reading(NamedTuple):
 
 
 class Decoder(Protocol):
-    """A network prepared for decoding, with the weights that it was built from."""
+    """A network prepared for decoding, with the weights that it was built from.
+
+    Attributes:
+        block_rows: rows per block of a span.
+        row_bytes: of the keys and values of a row.
+    """
+
+    block_rows: int
+    row_bytes: int
 
     def new_span(self, rows: int) -> Span:
         """Room for the keys and values of `rows` rows."""

@@ -51,8 +51,9 @@ DEFAULTS = {
 
 # Variables that others set for libraries used here, and that would make their import fail or change numbers: a
 # notebook's Matplotlib backend and settings, which the charts do not use; NumPy's type promotion; tqdm's settings,
-# which raise if malformed.
-NOT_FOR_LIBRARIES = {"MPLBACKEND": None, "MATPLOTLIBRC": os.devnull, "NPY_PROMOTION_STATE": None}
+# which raise if malformed; the folder that Prometheus' counters of several processes go through.
+NOT_FOR_LIBRARIES = {"MPLBACKEND": None, "MATPLOTLIBRC": os.devnull, "NPY_PROMOTION_STATE": None,
+                     "PROMETHEUS_MULTIPROC_DIR": None, "prometheus_multiproc_dir": None}
 BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
 SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")  # huggingface_hub fails if these are not whole numbers
 

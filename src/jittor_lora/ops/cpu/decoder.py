@@ -28,8 +28,8 @@ class Span:
     def __init__(self, sizes: Sizes, rows: int):
         panel = library().jl_decode_panel()
         self.capacity, self.used = -(-rows // panel) * panel, 0
-        wide = -(-sizes.head_dim // panel) * panel
-        self.memory = np.empty(sizes.layers * sizes.kv_heads * self.capacity * (sizes.head_dim + wide), np.float32)
+        self._sizes, self._panel = sizes, panel
+        self.memory = np.empty(self.capacity * _row_floats(sizes, panel), np.float32)
 
     def copy(self, used: int) -> Span:
         made = copy.copy(self)
@@ -39,6 +39,24 @@ class Span:
     def take(self, other: Span) -> None:
         np.copyto(self.memory, other.memory)
         self.used = other.used
+
+    def block(self, number: int) -> np.ndarray:
+        keys, values = self._panels(number)
+        return np.concatenate([keys.reshape(len(keys), -1), values.reshape(len(values), -1)], 1)
+
+    def set_block(self, number: int, block: np.ndarray) -> None:
+        keys, values = self._panels(number)
+        cut = keys[0].size
+        keys[...], values[...] = block[:, :cut].reshape(keys.shape), block[:, cut:].reshape(values.shape)
+
+    def _panels(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of the keys (layers · heads, head_dim, panel) and values (layers · heads, panels of head_dim, panel,
+        panel) of a panel of rows."""
+        panel, d = self._panel, self._sizes.head_dim
+        heads = self.memory.reshape(self._sizes.layers * self._sizes.kv_heads, -1)
+        keys, values = heads[:, : self.capacity * d], heads[:, self.capacity * d :]
+        return (keys.reshape(len(heads), -1, d, panel)[:, number],
+                values.reshape(len(heads), -1, self.capacity, panel)[:, :, number * panel : (number + 1) * panel])
 
     def _structure(self) -> _Span:
         return _Span(self.memory.ctypes.data, self.capacity, self.used)
@@ -51,6 +69,7 @@ class Decoder:
         sizes, head = weights.sizes, weights.head
         self._sizes, self._vocabulary, self._head = sizes, head.shape[0], head
         self._panel, self._vector = library().jl_decode_panel(), library().jl_decode_vector()
+        self.block_rows, self.row_bytes = self._panel, 4 * _row_floats(sizes, self._panel)
         self._kept: list[Any] = []  # what the structures point to
         self._space, self._room, self._free = None, 0, lambda: None
         width, attended = sizes.width, sizes.heads * sizes.head_dim
@@ -158,6 +177,11 @@ class Decoder:
         """(out, in) as panels of (in, unit), the last one padded with zeros."""
         padded = np.pad(matrix, [(0, -len(matrix) % unit), (0, 0)])
         return self._keep(padded.reshape(-1, unit, matrix.shape[1]).transpose(0, 2, 1))
+
+
+def _row_floats(sizes: Sizes, panel: int) -> int:
+    """Of the keys and values of a row, in all layers."""
+    return sizes.layers * sizes.kv_heads * (sizes.head_dim + -(-sizes.head_dim // panel) * panel)
 
 
 def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
