@@ -27,7 +27,8 @@ def alone(server, model, function):
 
 
 def expected(server, model, decoding, context=CONTEXT):
-    found = alone(server, model, lambda one: answers(one.generator, [Question(context, q) for q in QUESTIONS], decoding))
+    asked = [Question(context, question) for question in QUESTIONS]
+    found = alone(server, model, lambda one: answers(one.generator, asked, decoding))
     return [texts[0] for texts in found]
 
 
@@ -90,8 +91,8 @@ def test_a_context_without_spans(server):
 
 
 def test_streams_are_the_whole_in_pieces(server):
-    ask = dict(context=CONTEXT, questions=QUESTIONS, models=["one", served.BASE], methods=["generation", "span"],
-               max_tokens=20, spans=2, temperature=0.9, seed=2)
+    ask = {"context": CONTEXT, "questions": QUESTIONS, "models": ["one", served.BASE],
+           "methods": ["generation", "span"], "max_tokens": 20, "spans": 2, "temperature": 0.9, "seed": 2}
     answer = server.answer(PATH, **ask)
     *chunks, last = server.chunks(PATH, **ask)
     assert {"usage", "seconds"} <= last.keys() and "question" not in last
@@ -109,7 +110,8 @@ def test_streams_are_the_whole_in_pieces(server):
 def test_whitespace_at_the_end_is_no_answer(server):
     """Which a stream knows only at the end."""
     for seed in range(8):
-        ask = dict(context=CONTEXT, question="?", model="two", max_tokens=8, temperature=2, seed=seed, stop=[])
+        ask = {"context": CONTEXT, "question": "?", "model": "two", "max_tokens": 8, "temperature": 2, "seed": seed,
+               "stop": []}
         whole = server.answer(PATH, **ask)["answers"][0]["text"]
         pieces = [chunk.get("delta", "") for chunk in server.chunks(PATH, **ask)]
         assert "".join(pieces) == whole == whole.strip()
@@ -124,21 +126,21 @@ def test_a_context_is_read_once_for_all_questions(server):
 
 
 @pytest.mark.parametrize("fields, param, message", [
-    (dict(question="?", questions=["?"]), "question", "found both"),
-    (dict(questions=None), "questions", "expected at least one"),
-    (dict(questions=[]), "questions", "at least 1 item"),
-    (dict(questions=[1]), "questions[0]", "valid string"),
-    (dict(questions=["?"] * 129), "questions", "at most 128 texts; found 129"),
-    (dict(questions=["?"] * 50, models=["one", "two", "three"]), "questions", "at most 128 texts; found 150"),
-    (dict(model="one", models=["one"]), "model", "found both"),
-    (dict(models=["one", "one"]), "models", "expected each once; found one twice"),
-    (dict(methods=["guess"]), "methods[0]", "'generation' or 'span'"),
-    (dict(methods=["span", "span"]), "methods", "expected each once"),
-    (dict(context=""), "context", "at least 1 character"),
-    (dict(context="x" * 300), "context", "at most 256 tokens"),
-    (dict(spans=0), "spans", "greater than or equal to 1"),
-    (dict(n=2), "n", "unknown field"),
-    (dict(seed=-1), "seed", "greater than or equal to 0"),
+    ({"question": "?", "questions": ["?"]}, "question", "found both"),
+    ({"questions": None}, "questions", "expected at least one"),
+    ({"questions": []}, "questions", "at least 1 item"),
+    ({"questions": [1]}, "questions[0]", "valid string"),
+    ({"questions": ["?"] * 129}, "questions", "at most 128 texts; found 129"),
+    ({"questions": ["?"] * 50, "models": ["one", "two", "three"]}, "questions", "at most 128 texts; found 150"),
+    ({"model": "one", "models": ["one"]}, "model", "found both"),
+    ({"models": ["one", "one"]}, "models", "expected each once; found one twice"),
+    ({"methods": ["guess"]}, "methods[0]", "'generation' or 'span'"),
+    ({"methods": ["span", "span"]}, "methods", "expected each once"),
+    ({"context": ""}, "context", "at least 1 character"),
+    ({"context": "x" * 300}, "context", "at most 256 tokens"),
+    ({"spans": 0}, "spans", "greater than or equal to 1"),
+    ({"n": 2}, "n", "unknown field"),
+    ({"seed": -1}, "seed", "greater than or equal to 0"),
 ])
 def test_refused(server, fields, param, message):
     error = server.error(PATH, 400, **{"context": CONTEXT, "questions": QUESTIONS, **fields})

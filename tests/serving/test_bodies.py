@@ -47,8 +47,8 @@ def test_not_json(server, path, body, message):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a",
-                                  "application/jsonp"])
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp",
+                                  "multipart/form-data; boundary=a"])
 def test_other_content_types(server, path, kind):
     """A page elsewhere may send these without asking the server first."""
     headers = {} if kind is None else {"Content-Type": kind}
@@ -117,7 +117,8 @@ def test_any_bytes(server, path, body):
 @pytest.mark.parametrize("setting", [
     '"temperature": 5e-324', '"temperature": 1e-300', '"temperature": 1e-40', '"temperature": 100', '"top_p": 5e-324',
     '"top_p": 1e-300', '"min_p": 1', '"min_p": 5e-324', '"repetition_penalty": 0.01', '"repetition_penalty": 100',
-    '"top_k": 2147483647', '"no_repeat_ngram_size": 1', '"no_repeat_ngram_size": 2147483647', '"min_tokens": 2147483647',
+    '"top_k": 2147483647', '"no_repeat_ngram_size": 1', '"no_repeat_ngram_size": 2147483647',
+    '"min_tokens": 2147483647',
     '"seed": -9223372036854775808', '"seed": 9223372036854775807', '"temperature": 1E-5', '"top_p": 1.0e0'])
 def test_extreme_settings(server, setting):
     body = '{"model": "one", "prompt": "The town", "max_tokens": 8, "n": 2, "logprobs": 20, %s}' % setting

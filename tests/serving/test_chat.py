@@ -61,7 +61,7 @@ def test_as_long_as_the_model_takes_by_default(server):
 
 
 def test_roles_and_parts(server):
-    ask = dict(model="one", temperature=0, max_tokens=8)
+    ask = {"model": "one", "temperature": 0, "max_tokens": 8}
     parts = [{"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
              *MESSAGES[1:]]
     said = {**MESSAGES[2], "refusal": None, "tool_calls": [], "function_call": None, "audio": None, "annotations": []}
@@ -71,7 +71,7 @@ def test_roles_and_parts(server):
 
 
 def test_streams_are_the_whole_in_pieces(server):
-    ask = dict(model="two", messages=MESSAGES, n=2, temperature=0.8, seed=4, max_tokens=20)
+    ask = {"model": "two", "messages": MESSAGES, "n": 2, "temperature": 0.8, "seed": 4, "max_tokens": 20}
     answer = server.answer(PATH, **ask)
     *chunks, last = server.chunks(PATH, **ask, stream_options={"include_usage": True})
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == answer["usage"]["completion_tokens"]
@@ -84,7 +84,7 @@ def test_streams_are_the_whole_in_pieces(server):
 
 
 def test_log_probabilities(server):
-    ask = dict(model="one", messages=MESSAGES, temperature=0, max_tokens=8, min_tokens=8, logprobs=True)
+    ask = {"model": "one", "messages": MESSAGES, "temperature": 0, "max_tokens": 8, "min_tokens": 8, "logprobs": True}
     content = server.answer(PATH, **ask, top_logprobs=4)["choices"][0]["logprobs"]["content"]
     assert len(content) == 8
     for token in content:
@@ -101,26 +101,26 @@ def test_log_probabilities(server):
 
 
 @pytest.mark.parametrize("fields, param, message", [
-    (dict(messages=[]), "messages", "at least 1 item"),
-    (dict(messages="Hello"), "messages", "valid list"),
-    (dict(messages=MESSAGES[:3]), "messages", "expected a turn of the user at the end"),
-    (dict(messages=MESSAGES[2:]), "messages", "expected a turn of the user"),
-    (dict(messages=MESSAGES[:1]), "messages", "expected a turn of the user"),
-    (dict(messages=[*HELLO, *HELLO]), "messages", "messages[1]: expected a turn of the assistant"),
-    (dict(messages=[*HELLO, *MESSAGES[:1]]), "messages", "messages[1]"),
-    (dict(messages=[{"role": "user", "content": " "}]), "messages", "text that is not empty"),
-    (dict(messages=[{"role": "tool", "content": "a"}]), "messages[0].role", "'user' or 'assistant'"),
-    (dict(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content", "a text, or a list"),
-    (dict(messages=[{"role": "user"}]), "messages[0].content", "expected this field"),
-    (dict(messages=[{**HELLO[0], "tool_calls": [{}]}]), "messages[0].tool_calls", "not supported"),
-    (dict(messages=[{"role": "user", "content": "x" * 300}]), "messages", "expected at most 256 tokens"),
-    (dict(tools=[{"type": "function"}]), "tools", "not supported"),
-    (dict(response_format={"type": "json_object"}), "response_format", "not supported"),
-    (dict(top_logprobs=2), "top_logprobs", "expected logprobs to be true"),
-    (dict(max_tokens=3, max_completion_tokens=4), "max_completion_tokens", "expected 3, as max_tokens"),
-    (dict(max_tokens=0), "max_tokens", "greater than or equal to 1"),
-    (dict(max_completion_tokens=5000), "max_completion_tokens", "at most 4,096"),
-    (dict(n=500), "n", "at most 128 texts"),
+    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": "Hello"}, "messages", "valid list"),
+    ({"messages": MESSAGES[:3]}, "messages", "expected a turn of the user at the end"),
+    ({"messages": MESSAGES[2:]}, "messages", "expected a turn of the user"),
+    ({"messages": MESSAGES[:1]}, "messages", "expected a turn of the user"),
+    ({"messages": [*HELLO, *HELLO]}, "messages", "messages[1]: expected a turn of the assistant"),
+    ({"messages": [*HELLO, *MESSAGES[:1]]}, "messages", "messages[1]"),
+    ({"messages": [{"role": "user", "content": " "}]}, "messages", "text that is not empty"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'user' or 'assistant'"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "a text, or a list"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "expected this field"),
+    ({"messages": [{**HELLO[0], "tool_calls": [{}]}]}, "messages[0].tool_calls", "not supported"),
+    ({"messages": [{"role": "user", "content": "x" * 300}]}, "messages", "expected at most 256 tokens"),
+    ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    ({"top_logprobs": 2}, "top_logprobs", "expected logprobs to be true"),
+    ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "expected 3, as max_tokens"),
+    ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ({"max_completion_tokens": 5000}, "max_completion_tokens", "at most 4,096"),
+    ({"n": 500}, "n", "at most 128 texts"),
 ])
 def test_refused(server, fields, param, message):
     error = server.error(PATH, 400, **{"model": "one", "messages": HELLO, **fields})
@@ -128,7 +128,7 @@ def test_refused(server, fields, param, message):
 
 
 def test_neutral_fields_change_nothing(server):
-    ask = dict(model="one", messages=HELLO, temperature=0, max_tokens=8)
+    ask = {"model": "one", "messages": HELLO, "temperature": 0, "max_tokens": 8}
     assert texts(server.answer(PATH, **ask)) == texts(server.answer(
         PATH, **ask, tools=[], tool_choice="auto", response_format={"type": "text"}, parallel_tool_calls=True,
         modalities=["text"], store=True, service_tier="auto"))

@@ -13,8 +13,9 @@ from jittor_lora.serving.engine import EngineLimits
 from jittor_lora.serving.settings import ServeSettings
 from serving import served
 
-LONG = dict(model=served.BASE, prompt="The town", n=100, min_tokens=240, max_tokens=240)  # takes some seconds
-SHORT = dict(model=served.BASE, prompt="The town", max_tokens=2)
+# Takes some seconds
+LONG = {"model": served.BASE, "prompt": "The town", "n": 100, "min_tokens": 240, "max_tokens": 240}
+SHORT = {"model": served.BASE, "prompt": "The town", "max_tokens": 2}
 PATH = "/v1/completions"
 
 
@@ -24,8 +25,8 @@ def hung_up(server, **fields):
     body = json.dumps(fields).encode()
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                           % (PATH.encode(), len(body)) + body)
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                           f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         yield connection
 
 
@@ -110,7 +111,7 @@ def test_a_server_that_stops(served_files):
 def test_limits_of_the_settings(served_files):
     settings = ServeSettings(max_prompt_tokens=10, max_tokens=5, max_texts=2)
     with served.running(served_files, settings, adapters=()) as server:
-        ask = dict(model=served.BASE, prompt=[1] * 10, max_tokens=5)
+        ask = {"model": served.BASE, "prompt": [1] * 10, "max_tokens": 5}
         assert server.post(PATH, **ask).status_code == 200
         assert "at most 10 tokens; found 11" in server.error(PATH, 400, **{**ask, "prompt": [1] * 11})["message"]
         assert "at most 5; found 6" in server.error(PATH, 400, **{**ask, "max_tokens": 6})["message"]
