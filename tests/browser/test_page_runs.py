@@ -97,7 +97,8 @@ def heights(page):
 def test_a_list_and_a_run(opened, address, locale):
     page = open_runs(opened, address, locale=locale)
     assert sorted(page.locator(".run-name").all_inner_texts()) == ["first", "sub/second"]
-    states = dict(zip(page.locator(".run-name").all_inner_texts(), page.locator(".run-list .run-state").all_inner_texts()))
+    names, states = (page.locator(f".run-list .{part}").all_inner_texts() for part in ("run-name", "run-state"))
+    states = dict(zip(names, states))
     assert states["first"].endswith(WORDS[locale]["finished"])
     assert states["sub/second"].endswith(WORDS[locale]["interrupted"])
     page.get_by_role("link", name="first").click()
@@ -121,7 +122,8 @@ def test_the_chart_is_read_by_pointer_and_keys(opened, address):
     page.wait_for_selector(".chart-picture .training path")
     frame, heading = page.locator(".chart-frame"), page.locator(".chart-step")
     values = page.locator(".chart-value")
-    assert heading.inner_text() == "Step 40" and values.all_inner_texts() == [f"{loss(40):.4f}", f"{loss(40) + .25:.4f}"]
+    assert heading.inner_text() == "Step 40"
+    assert values.all_inner_texts() == [f"{loss(40):.4f}", f"{loss(40) + .25:.4f}"]
     frame.focus()
     page.keyboard.press("Home")
     assert heading.inner_text() == "Step 1" and values.all_inner_texts() == [f"{loss(1):.4f}", "–"]
@@ -206,11 +208,11 @@ def test_quantities_and_the_scale(opened, address):
     assert page.locator(".chart-legend").inner_text().split() == ["F1", "20.000", "EM", "10.000"]
 
 
-@pytest.mark.parametrize("low, high, count", [(0, 1, 4), (3.1, 9.7, 6), (1e-5, 3e-4, 5), (-2, 2, 5), (0, 80_000, 7), (5, 5, 3)])
+@pytest.mark.parametrize("low, high, count", [
+    (0, 1, 4), (3.1, 9.7, 6), (1e-5, 3e-4, 5), (-2, 2, 5), (0, 80_000, 7), (5, 5, 3)])
 def test_ticks_are_round_and_within(opened, address, low, high, count):
     page = open_runs(opened, address)
-    found = page.evaluate("async ([low, high, count]) => (await import('/page/chart/ticks.js')).ticks(low, high, count)",
-                          [low, high, count])
+    found = page.evaluate("async (all) => (await import('/page/chart/ticks.js')).ticks(...all)", [low, high, count])
     assert 1 <= len(found) <= count + 2
     for value in found:
         assert low - 1e-12 <= value <= high * (1 + 1e-9) + 1e-12

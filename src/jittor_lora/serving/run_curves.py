@@ -14,7 +14,7 @@ from jittor_lora.files.untrusted import load_json, open_input
 from jittor_lora.serving.run_notes import Note
 
 MOST_POINTS, MOST_VALIDATIONS = 2000, 500
-AT_A_TIME = 8 << 20  # bytes of metrics.jsonl read for one request
+AT_A_TIME = 2 << 20  # bytes of metrics.jsonl read for one request
 LARGEST_LOSS_FILE = 4 << 20  # bytes
 MOST_STEPS = 10**12
 TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens", "seconds")
