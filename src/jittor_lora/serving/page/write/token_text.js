@@ -12,7 +12,8 @@ export function tokenText(app, text, popover, label) {
   let follows = true;
   body.addEventListener("scroll", () => {
     follows = body.scrollHeight - body.scrollTop - body.clientHeight < 24;
-    popover.hide();
+    if (at >= 0) popover.show(body.children[at], text.units[at]);
+    else popover.hide();
   }, { passive: true });
 
   function unitNode(unit, index) {
