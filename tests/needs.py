@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -50,18 +51,14 @@ def _has_browser() -> bool:
     return chromium() is not None
 
 
+def has_packages(*names: str) -> bool:
+    """Whether these can be imported; none of them is."""
+    return all(importlib.util.find_spec(name) for name in names)
+
+
 def _has_parquet() -> bool:
     try:
         import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _has_clients() -> bool:
-    try:
-        import openai  # noqa: F401
-        import schemathesis  # noqa: F401
     except ImportError:
         return False
     return True
@@ -104,12 +101,15 @@ PARTS = {
                   "needs root and iproute2, for network namespaces"),
     "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
     "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
-    "clients": Part(_has_clients, "needs openai and schemathesis: pip install -e '.[clients]'"),
     "index": Part(_reaches_index, "needs pip and a package index"),
+    "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
+                  "needs the server's packages: pip install -e '.[serve]' httpx"),
+    "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
+    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_clients, needs_index) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

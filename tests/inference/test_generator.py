@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jittor_lora.inference.continuation import Continuation
@@ -20,9 +20,9 @@ def decode(tokens: list[int]) -> str:
     return bytes(tokens).decode("utf-8", "replace")
 
 
-def pieces(text: str | bytes, stop: str | None = None, trim: bool = False, end: bool = True) -> tuple[list[str], str]:
+def pieces(text: str | bytes, *stops: str, trim: bool = False, end: bool = True) -> tuple[list[str], str]:
     """(the pieces emitted at each token and at the end, the whole text)."""
-    continuation = Continuation(decode, {EOS}, stop, trim)
+    continuation = Continuation(decode, {EOS}, stops, trim)
     given_out = [continuation.add(token) for token in (text.encode() if isinstance(text, str) else text)]
     if end:
         given_out.append(continuation.add(EOS))
@@ -48,28 +48,32 @@ def test_invalid_bytes_are_emitted_with_what_follows():
 
 
 def test_stop_text_is_held_back_and_cut():
-    assert pieces("abEN ENDx", stop="END") == (["a", "b", "", "", "EN ", "", "", "", "", "", ""], "abEN ")
+    assert pieces("abEN ENDx", "END") == (["a", "b", "", "", "EN ", "", "", "", "", "", ""], "abEN ")
 
 
 def test_a_partial_stop_text_at_the_end_is_emitted():
-    assert pieces("abEN", stop="END") == (["a", "b", "", "", "EN", ""], "abEN")
+    assert pieces("abEN", "END") == (["a", "b", "", "", "EN", ""], "abEN")
 
 
 def test_nothing_is_accepted_after_the_stop():
-    continuation = Continuation(decode, {EOS}, "\n")
+    continuation = Continuation(decode, {EOS}, ["\n"])
     assert [continuation.add(ord(c)) for c in "a\nb"] == ["a", "", ""]
     assert (continuation.text, continuation.done) == ("a", True)
 
 
 def test_trim():
     assert pieces(" a b", trim=True) == (["", "a", " ", "b", "", ""], "a b")
-    assert pieces(" \n a", stop="\n", trim=True)[1] == ""
+    assert pieces(" \n a", "\n", trim=True)[1] == ""
 
 
-@given(text=st.text(), stop=st.none() | st.text(min_size=1, max_size=3), trim=st.booleans())
-def test_pieces_add_up_to_the_text_before_the_stop(text, stop, trim):
-    expected = text.split(stop)[0] if stop else text
-    assert pieces(text, stop, trim)[1] == (expected.lstrip() if trim else expected)
+@given(text=st.text("ab\u00e9\n") | st.text(), trim=st.booleans(),
+       stops=st.lists(st.text("ab\u00e9\n", min_size=1, max_size=3), max_size=4))
+@example(text="aba", stops=["aba", "b"], trim=False)
+@example(text="aab", stops=["b", "aab"], trim=False)
+def test_pieces_add_up_to_the_text_before_the_stop_that_is_complete_first(text, stops, trim):
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    expected = text[: min(ends)[1]] if ends else text
+    assert pieces(text, *stops, trim=trim)[1] == (expected.lstrip() if trim else expected)
 
 
 @given(st.binary(max_size=12))

@@ -57,7 +57,7 @@ def some_spans(seed, words=12, longest=6):
     return spans
 
 
-def check(model, rows):
+def check(model, rows, count=1):
     groups, expected, without = [], [], []
     for number, prompts in enumerate([(1, 4, 2), (3,), (2, 2)]):
         prefix = tiny.tokens(5 * (number % 2), 10 + number).tolist()
@@ -67,18 +67,20 @@ def check(model, rows):
         expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7)) for prompt in prompts]
         without += [brute_force(model, [*prefix, *prompt], {(): []}, (3, 7))[()] for prompt in prompts]
     ended = []
-    found = best_spans(model, groups, [7, 3], rows, ended.append)
+    found = best_spans(model, groups, [7, 3], rows, ended.append, count)
     assert sorted(ended) == list(range(6))
     for one, scores, empty in zip(found, expected, without):
-        assert one.span == max(scores, key=scores.get)
-        assert one.score == pytest.approx(max(scores.values()), abs=1e-4)
+        best = sorted(scores, key=scores.get, reverse=True)[:count]
+        assert [span for span, _ in one.spans] == best
+        assert [score for _, score in one.spans] == pytest.approx([scores[span] for span in best], abs=1e-4)
         assert one.empty == pytest.approx(empty, abs=1e-4)
-    assert len({one.span for one in found}) > 2
+    assert len({one.spans[0][0] for one in found}) > 2
 
 
 @pytest.mark.parametrize("rows", [1, 6, 64])
-def test_the_best_of_all_spans(model, rows):
-    check(model, rows)
+@pytest.mark.parametrize("count", [1, 5, 1000])
+def test_the_best_of_all_spans(model, rows, count):
+    check(model, rows, count)
 
 
 def test_the_best_of_all_spans_on_any_device(model):
@@ -100,7 +102,7 @@ def test_nodes_that_cannot_win_are_not_read(model):
 
 def test_no_span_and_no_room(model):
     found = best_spans(model, [SpanGroup([1], [[2], [3]], Node())], [7])
-    assert [one[:2] for one in found] == [(None, -np.inf)] * 2
+    assert [one.spans for one in found] == [[], []]
     assert all(one.empty < 0 for one in found)
     with pytest.raises(UserError, match=r"42 tokens and up to 7 may follow; .* 48"):
         best_spans(model, [SpanGroup([1] * 40, [[2, 3]], tree_of({(0, 7): [1, 2, 3, 4, 5, 6, 7]}))], [7])

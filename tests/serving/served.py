@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import httpx
 import uvicorn
@@ -111,10 +111,11 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, settings: ServeSettings = ServeSettings(), limits: EngineLimits = EngineLimits(),
+def running(folder: Path, settings: Optional[ServeSettings] = None, limits: Optional[EngineLimits] = None,
             adapters: tuple[str, ...] = ("one", "two", "three"),
             app_of: Callable[[Service], Any] = create_app) -> Iterator[Running]:
     """A server over the files that `make_files` wrote to `folder`."""
+    settings, limits = settings or ServeSettings(), limits or EngineLimits()
     session = load(str(folder / "base"))
     models = Models(session, BASE)
     for name in adapters:

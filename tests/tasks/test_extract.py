@@ -43,7 +43,7 @@ def answer_score(session, context, question, answer, ends):
 
 
 def test_spans_are_those_of_brute_force(folder, session):
-    ends = ending_tokens(session.tokenizer, "\n", 300)
+    ends = ending_tokens(session.tokenizer, ["\n"], 300)
     assert session.tokenizer.eos_id in ends and len(ends) > 1
     rows = [json.loads(line) for line in (folder / "found" / "spans.jsonl").read_text().splitlines()]
     predictions = json.loads((folder / "found" / "predictions.json").read_text())

@@ -92,7 +92,7 @@ def test_generated_answers_have_odds_of_no_answer(folder, session, capsys):
     files = evaluated(folder, "generated")
     raw, odds, predictions = (files[f"{name}.json"] for name in ("raw_predictions", "null_odds", "predictions"))
     data = load_data(str(folder / "v2.json"), purpose="evaluation")
-    ends = ending_tokens(session.tokenizer, "\n", 300)
+    ends = ending_tokens(session.tokenizer, ["\n"], 300)
     assert raw.keys() == odds.keys() == predictions.keys() == data.references().keys()
     for name, found in odds.items():
         p = np.exp(np.logaddexp.reduce(log_probabilities(session.model, prompt_of(session, data, name))[-1, ends]))
@@ -149,7 +149,7 @@ def test_spans_of_chinese_start_and_end_at_any_character(folder, session):
     """The best of all substrings of a Chinese context that start and end at a character, by brute force."""
     extractor, question = Extractor(session.model, session.tokenizer), "谁开发？"
     (found,) = extractor.answer(CHINESE, [question], max_tokens=100)
-    ends, template = ending_tokens(session.tokenizer, "\n", 300), Template()
+    ends, template = ending_tokens(session.tokenizer, ["\n"], 300), Template()
     prompt = [t for piece in template.prompt_pieces(CHINESE, question) for t in session.tokenizer.encode(piece)]
     scores = {}
     for start, end in spans_of(CHINESE):

@@ -60,6 +60,8 @@ class ServeOptions(ComputeOptions, _Served):
     batch_size: int = setting(DEFAULTS.batch_size, LIMITS, "texts that advance together", ge=1)
     cache: int = setting(DEFAULTS.cache_bytes >> 20, LIMITS, "MiB for what was read of contexts and system prompts "
                          "that come again; 0 for none", ge=0, le=1 << 20)
+    kv_memory: int = setting(DEFAULTS.running_bytes >> 20, LIMITS, "MiB for keys and values of running texts; others "
+                             "wait", ge=1, le=1 << 20)
     request_seconds: Optional[float] = setting(DEFAULTS.request_seconds, LIMITS, "time for a request, waiting "
                                                "included; none for no limit", gt=0)
     drain_seconds: float = setting(DEFAULTS.drain_seconds, LIMITS, "time that running requests have to end when the "
@@ -170,6 +172,7 @@ def _settings(options: ServeOptions, args: argparse.Namespace) -> ServeSettings:
         cors_origins=tuple(text.lower() for text in args.cors), max_body_bytes=options.max_body << 20,
         max_prompt_tokens=options.max_prompt_tokens, max_tokens=options.max_tokens, max_texts=options.max_texts,
         waiting=options.waiting, batch_size=options.batch_size, cache_bytes=options.cache << 20,
+        running_bytes=options.kv_memory << 20,
         request_seconds=options.request_seconds, runs=None if options.runs is None else Path(options.runs),
         adapter_folders=tuple(map(Path, args.adapters_from)), drain_seconds=options.drain_seconds,
         log_texts=options.log_texts)

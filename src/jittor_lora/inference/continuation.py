@@ -12,45 +12,50 @@ class Continuation:
     """Turns tokens into text, one at a time.
 
     Text is released once it is certain: whole characters only (a character may take several tokens), and nothing that
-    may still turn out to be the start of the stop text. A token costs the decoding of the few tokens since the last
+    may still turn out to be the start of a stop text. A token costs the decoding of the few tokens since the last
     whole character, not of the whole text.
 
     Args:
         decode: token ids to text.
         ends: tokens that end a text.
+        stops: texts that end a text, and are not part of it; the first to be complete does.
         before: the tokens being continued, or the last of them: the spelling of a token may depend on those before it.
         trim: drop leading whitespace (an answer follows its prompt after a space).
 
     Attributes:
         text: what has been released so far.
-        done: end of text or the stop text was reached.
+        decoded: characters of all tokens so far that are whole, before trimming.
+        released: those of them that have been released, or were trimmed.
+        done: end of text or a stop text was reached.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], ends: Collection[int], stop: str | None = None,
+    def __init__(self, decode: Callable[[list[int]], str], ends: Collection[int], stops: Sequence[str] = (),
                  trim: bool = False, before: Sequence[int] = ()):
-        self._decode, self._ends, self._stop, self._trim = decode, ends, stop, trim
+        self._decode, self.ends, self._stops, self._trim = decode, ends, stops, trim
         self._known = _last_whole_characters(decode, before)  # decoded with the new tokens, which may depend on them
         self._new: list[int] = []  # tokens after those
         self._whole = ""  # the text before the new tokens, released or held back
         self.text = ""
+        self.decoded = self.released = 0
         self.done = False
 
     def add(self, token: int) -> str:
         """Take the next token; returns the text that has become certain."""
         if self.done:
             return ""
-        if token in self._ends:
+        if token in self.ends:
             return self.finish()
         self._new.append(token)
         text = self._decoded()
-        at = text.find(self._stop) if self._stop else -1
-        if at >= 0:
+        found = [at for at in map(text.find, self._stops) if at >= 0]
+        if found:
             self.done = True
-            return self._release(text[:at])
+            return self._release(text[: min(found)])
         if text != self._whole and not text.endswith(REPLACEMENT):
             self._whole, self._known, self._new = text, self._new, []
         text = text.rstrip(REPLACEMENT)
-        return self._release(text[: len(text) - _overlap(text, self._stop or "")])
+        self.decoded = len(text)
+        return self._release(text[: len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)])
 
     def finish(self) -> str:
         """No more tokens; returns the text that was held back."""
@@ -66,6 +71,7 @@ class Continuation:
         return self._whole + self._decode(self._known + self._new)[len(known):]
 
     def _release(self, text: str) -> str:
+        self.released = len(text)
         new = (text.lstrip() if self._trim else text)[len(self.text):]
         self.text += new
         return new

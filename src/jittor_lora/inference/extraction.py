@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Tuple
@@ -10,6 +11,7 @@ from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.inference.span_tree import span_tree
+from jittor_lora.inference.token_tree import Node
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
 
@@ -47,7 +49,7 @@ class Extractor:
     def __init__(self, model, tokenizer, template: Template | None = None):
         self.model, self.tokenizer = model, tokenizer
         self.encoder = Encoder(tokenizer, template)
-        self._ends = ending_tokens(tokenizer, "\n", model.config.vocab_size)
+        self.ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
 
     def answer(self, context: str, questions: Sequence[str], max_tokens: int = 32,
                max_words: int | None = None) -> list[Extract]:
@@ -74,20 +76,27 @@ class Extractor:
         Raises:
             UserError: a prompt is empty or too long for the model.
         """
+        return [several[0] for several in self.extract_several(groups, 1, max_tokens, max_words, batch_size, on_end)]
+
+    def extract_several(self, groups: Iterable[Group], count: int, max_tokens: int = 32, max_words: int | None = None,
+                        batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None
+                        ) -> list[list[Extract]]:
+        """The `count` likeliest spans for each prompt, likeliest first, as for `extract`; fewer where the context has
+        fewer, but at least one."""
         from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans  # imports Jittor
         contexts: list[str] = []
 
         def trees() -> Iterator[SpanGroup]:
             for prefix, prompts, context in groups:
                 contexts.extend([context] * len(prompts))
-                yield SpanGroup(prefix, prompts, span_tree(context, self._completions, max_tokens, max_words))
+                yield SpanGroup(prefix, prompts, self.tree(context, max_tokens, max_words))
 
-        found = best_spans(self.model, trees(), self._ends, batch_size or BATCH_SIZE, on_end)
-        extracts = []
-        for context, (span, score, empty) in zip(contexts, found):
-            start, end = span or (0, 0)
-            extracts.append(Extract(context[start:end], start, end, score, empty))
-        return extracts
+        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count)
+        return [extracts(context, one.spans, one.empty) for context, one in zip(contexts, found)]
+
+    def tree(self, context: str, max_tokens: int = 32, max_words: int | None = None) -> Node:
+        """The spans of a context, see `span_tree`."""
+        return span_tree(context, self._completions, max_tokens, max_words)
 
     def _completions(self, answers: list[str]) -> list[list[int]]:
         found = self.encoder.answers(answers)
@@ -98,8 +107,18 @@ class Extractor:
         return found
 
 
-def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
-    """The tokens that end a text: end of text, and those that start with the stop text.
+def extracts(context: str, spans: Sequence[tuple[tuple[int, int], float]], empty: float) -> list[Extract]:
+    """The spans ((start, end), score) of a context as `Extract`s; one without text if there are none.
+
+    Args:
+        empty: the score of the empty answer.
+    """
+    return [Extract(context[start:end], start, end, score, empty)
+            for (start, end), score in spans or [((0, 0), -math.inf)]]
+
+
+def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]:
+    """The tokens that end a text: end of text, and those that start with a stop text.
 
     Args:
         vocab_size: of the model; tokens beyond it are ignored.
@@ -108,10 +127,10 @@ def ending_tokens(tokenizer, stop: str | None, vocab_size: int) -> list[int]:
         UserError: there is no such token.
     """
     ends = {token for token in tokenizer.end_ids if token < vocab_size}
-    if stop:
+    if stops:
         count = min(tokenizer.vocab_size, vocab_size)
-        ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(stop))
+        ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(tuple(stops)))
     if not ends:
-        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with {stop!r}; nothing could "
-                        "end a text.")
+        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with "
+                        f"{' or '.join(map(repr, stops)) or 'a stop text'}; nothing could end a text.")
     return sorted(ends)

@@ -30,14 +30,18 @@ class Decoding:
     Args:
         max_new_tokens: most tokens per continuation.
         sampling: how each token is chosen.
-        stop: text that ends a continuation and is not part of it; end of text always ends it.
-        beams: beam search instead of one token at a time; a beam ends with a token that starts with the stop text.
+        stop: a text, or several, each of which ends a continuation and is not part of it; end of text always ends it.
+        beams: beam search instead of one token at a time; a beam ends with a token that starts with a stop text.
     """
 
     max_new_tokens: int
     sampling: Sampling = Sampling()
-    stop: str | None = None
+    stop: str | tuple[str, ...] | None = None
     beams: Beams | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return () if not self.stop else (self.stop,) if isinstance(self.stop, str) else self.stop
 
 
 class Generator:
@@ -55,7 +59,7 @@ class Generator:
         self.encoder = Encoder(tokenizer, template)
 
     @cached_property
-    def _ends(self) -> frozenset[int]:
+    def ends(self) -> frozenset[int]:
         """The tokens that end a text, or an assistant's turn."""
         return frozenset(self.tokenizer.end_ids) | (self.chat.end_ids if self.chat else frozenset())
 
@@ -131,13 +135,13 @@ class Generator:
         from jittor_lora.inference.readers import readers_of
         first = None
         if on_null_odds is not None:
-            first_ends = self._ending_tokens(decoding)
+            first_ends = self.ending_tokens(decoding)
 
             def first(index: int, logits: np.ndarray) -> None:
                 on_null_odds(index, null_odds(logits, first_ends))
                 logits[first_ends] = -np.inf
 
-        texts = [self._continuation(decoding, trim, [*prefix[-CONTEXT_TOKENS:], *branch])
+        texts = [self.continuation(decoding, trim, prefix, branch)
                  for prefix, branches in groups for branch in branches]
 
         def end(index: int) -> None:
@@ -149,7 +153,7 @@ class Generator:
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
                         on_end=end, batch_size=batch_size or BATCH_SIZE,
                         readers=None if adapters is None else readers_of(self.model, adapters),
-                        ends=self._ending_tokens(decoding) if decoding.sampling.min_new_tokens else (), on_first=first)
+                        ends=self.ending_tokens(decoding) if decoding.sampling.min_new_tokens else (), on_first=first)
         return [text.text for text in texts]
 
     def continuations(self, groups: Sequence[Group], decoding: Decoding, count: int,
@@ -182,22 +186,31 @@ class Generator:
             chosen = [i for i, other in enumerate(readers) if other is reader]
             numbers = [n for i in chosen for n in range(starts[i], starts[i + 1])]
             texts = search_groups(self.model, [groups[i] for i in chosen], decoding.max_new_tokens, decoding.beams,
-                                  self._ending_tokens(decoding), decoding.sampling, batch_size or BATCH_SIZE,
+                                  self.ending_tokens(decoding), decoding.sampling, batch_size or BATCH_SIZE,
                                   lambda index, numbers=numbers: on_end(numbers[index]), reader)
-            prompts = [[*groups[i][0][-CONTEXT_TOKENS:], *branch] for i in chosen for branch in groups[i][1]]
-            found.update((n, [self._text(hypothesis.tokens, decoding, trim, prompt) for hypothesis in several])
+            prompts = [(groups[i][0], branch) for i in chosen for branch in groups[i][1]]
+            found.update((n, [self._text(hypothesis.tokens, decoding, trim, *prompt) for hypothesis in several])
                          for n, prompt, several in zip(numbers, prompts, texts))
         return [found[n] for n in range(starts[-1])]
 
-    def _ending_tokens(self, decoding: Decoding) -> list[int]:
-        found = ending_tokens(self.tokenizer, decoding.stop, self.model.config.vocab_size)
-        return [*found, *sorted(self._ends - set(found))]
+    def ending_tokens(self, decoding: Decoding) -> list[int]:
+        """The tokens that end a text, those that start with a stop text included.
 
-    def _continuation(self, decoding: Decoding, trim: bool, prompt: Sequence[int]) -> Continuation:
-        return Continuation(self.tokenizer.decode, self._ends, decoding.stop, trim, prompt)
+        Raises:
+            UserError: there is none.
+        """
+        found = ending_tokens(self.tokenizer, decoding.stops, self.model.config.vocab_size)
+        return [*found, *sorted(self.ends - set(found))]
 
-    def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prompt: Sequence[int]) -> str:
-        text = self._continuation(decoding, trim, prompt)
+    def continuation(self, decoding: Decoding, trim: bool, prefix: Sequence[int], prompt: Sequence[int]
+                     ) -> Continuation:
+        """What turns the tokens after a prompt into text."""
+        before = [*prefix[-CONTEXT_TOKENS:], *prompt]
+        return Continuation(self.tokenizer.decode, self.ends, decoding.stops, trim, before)
+
+    def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prefix: Sequence[int],
+              prompt: Sequence[int]) -> str:
+        text = self.continuation(decoding, trim, prefix, prompt)
         for token in tokens:
             text.add(token)
         text.finish()

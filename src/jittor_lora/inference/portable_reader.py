@@ -32,8 +32,12 @@ class PortableReader:
         acting: a context for each run of the model, which chooses the adapters.
     """
 
+    block_rows = 16
+
     def __init__(self, model: CausalLM, acting: Callable[[], ContextManager] = nullcontext):
-        self._model, self._acting = model, acting
+        self._model, self._acting, c = model, acting, model.config
+        self.base = id(self)
+        self.row_bytes = 8 * c.layers * c.kv_heads * c.head_dim
 
     def open(self, prefix: int, rooms: Sequence[int]) -> _Group:
         ends = np.cumsum([prefix, *rooms]).tolist()
@@ -44,6 +48,9 @@ class PortableReader:
         made.cache.copy(group.cache, 0, 0, length)
         made.prefix = length
         return made
+
+    def join(self, group: _Group, rooms: Sequence[int]) -> _Group:
+        return self.fork(group, group.prefix, rooms)
 
     def rewind(self, group: _Group, branch: int, length: int) -> None:
         group.lengths[branch] = length
@@ -57,12 +64,22 @@ class PortableReader:
 
     def logits(self, turns: Sequence[Turn]) -> np.ndarray:
         with self._acting(), jt.no_grad():
-            logits = np.concatenate([self._read(turn) for turn in turns])
-        if not np.isfinite(logits).all():
-            raise UserError(NOT_FINITE)
-        return logits
+            return _finite(np.concatenate([self._read(turn)[: len(turn.branches)] for turn in turns]))
 
-    def _read(self, turn: Turn) -> np.ndarray:
+    def every_row(self, group: _Group, tokens: Sequence[int]) -> np.ndarray:
+        with self._acting(), jt.no_grad():
+            return _finite(self._read(Turn(group, tokens, ()), every_row=True))
+
+    def block(self, group: _Group, number: int) -> np.ndarray:
+        return group.cache.rows(number * self.block_rows, self.block_rows)
+
+    def restore(self, group: _Group, blocks: Sequence[np.ndarray], length: int) -> None:
+        for number, block in enumerate(blocks):
+            group.cache.put(number * self.block_rows, block[:, :, : length - number * self.block_rows])
+        group.prefix = length
+
+    def _read(self, turn: Turn, every_row: bool = False) -> np.ndarray:
+        """The logits after each branch, after each row, or if there is no branch, after the last row."""
         group, row = turn.group, len(turn.prefix)
         segments = [Segment(0, row, 0, 0, 0, group.prefix + row)] if row else []
         positions, wanted = list(range(group.prefix, group.prefix + row)), []
@@ -76,7 +93,15 @@ class PortableReader:
             cache_rows += range(start + read, start + group.lengths[branch])
             row += len(tokens)
             wanted.append(row - 1)
+        if every_row or not wanted:
+            wanted = list(range(row)) if every_row else [row - 1]
         layout = Layout([Group(0, row, 0, group.cache.capacity, tuple(segments))])
         hidden = self._model.hidden(np.asarray(turn.tokens(), np.int32), np.asarray(positions, np.int32), layout,
                                     np.asarray(wanted, np.int32), group.cache, np.asarray(cache_rows, np.int32))
         return self._model.logits(hidden).numpy()
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise UserError(NOT_FINITE)
+    return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Sequence
+from typing import Any, Hashable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
@@ -28,13 +28,22 @@ class Turn(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads texts with a model. Its groups hold the keys and values of what has been read."""
+    """Reads texts with a model. Its groups hold the keys and values of what has been read.
+
+    Attributes:
+        base: readers with an equal one may take the turns of each other's groups, in one call with their own.
+    """
+
+    base: Hashable
 
     def open(self, prefix: int, rooms: Sequence[int]) -> Any:
         """A group with room for a prefix of `prefix` tokens, and for `rooms[i]` tokens of branch i."""
 
     def fork(self, group: Any, length: int, rooms: Sequence[int]) -> Any:
         """A group with as much room for a prefix, of which it has read the first `length` tokens of this group's."""
+
+    def join(self, group: Any, rooms: Sequence[int]) -> Any:
+        """A group of other branches of the same prefix, which has been read whole and may be shared."""
 
     def rewind(self, group: Any, branch: int, length: int) -> None:
         """Forget all but the first `length` tokens of a branch."""
@@ -55,3 +64,22 @@ class Reader(Protocol):
         Raises:
             UserError: they are not finite.
         """
+
+    def every_row(self, group: Any, tokens: Sequence[int]) -> np.ndarray:
+        """Read tokens of a group's prefix; the logits after each of them, (tokens, V) float32.
+
+        Raises:
+            UserError: they are not finite.
+        """
+
+    # Keys and values of a prefix can be stored, in blocks of `block_rows` tokens, and put into another group.
+
+    block_rows: int
+    row_bytes: int  # of the keys and values of a token
+
+    def block(self, group: Any, number: int) -> np.ndarray:
+        """Keys and values of the tokens of a group's prefix from number · block_rows on; those after the last one that
+        was read are undefined."""
+
+    def restore(self, group: Any, blocks: Sequence[np.ndarray], length: int) -> None:
+        """Fill the prefix of a group that has read nothing: `length` tokens, from these blocks."""

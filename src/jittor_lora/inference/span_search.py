@@ -3,20 +3,22 @@
 An answer scores the log-probability of its tokens and of the end after them. Log-probabilities are never positive, so
 the sum over the first tokens of an answer is an upper bound for all answers that start with them. Nodes of the token
 tree are read best-first (A* with a zero heuristic, Hart et al. 1968) until no bound exceeds the best complete score,
-which is then the maximum.
+which is then the maximum; or the lowest of as many as are wanted.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
-from typing import Callable, Iterable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from jittor_lora.inference.reader import BATCH_SIZE, Reader, Turn
 from jittor_lora.inference.readers import reader_of
-from jittor_lora.inference.sharing import Opened, Prompts, Queue
+from jittor_lora.inference.sharing import Prompts, Queue
+from jittor_lora.inference.steps import LOGITS, advance
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.causal_lm import CausalLM
 
@@ -25,11 +27,15 @@ SLOTS = 4  # paths per prompt whose keys and values stay cached
 
 
 class Found(NamedTuple):
-    """The best span as (start, end) in the context, and its score in nats; None and -inf if there is no span.
-    `empty` is the score of the empty answer: the log-probability of ending at once."""
+    """What was found for a prompt.
 
-    span: Optional[tuple[int, int]]
-    score: float
+    Args:
+        spans: the best ones as ((start, end) in the context, score in nats), best first; fewer than wanted where there
+            are no more.
+        empty: the score of the empty answer: the log-probability of ending at once.
+    """
+
+    spans: list[tuple[tuple[int, int], float]]
     empty: float
 
 
@@ -48,14 +54,15 @@ class SpanGroup(NamedTuple):
 
 
 def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], batch_size: int = BATCH_SIZE,
-               on_end: Callable[[int], None] = lambda index: None) -> list[Found]:
-    """The span with the highest score for each prompt.
+               on_end: Callable[[int], None] = lambda index: None, count: int = 1) -> list[Found]:
+    """The spans with the highest scores for each prompt.
 
     Args:
         groups: consumed lazily, since trees are large.
         ends: end tokens; the probability of the end is the sum of theirs.
         batch_size: most nodes read together.
-        on_end: called with the number of a prompt, counted across all groups, when its span is found.
+        on_end: called with the number of a prompt, counted across all groups, when its spans are found.
+        count: spans per prompt.
 
     Raises:
         UserError: a prompt that leaves no room for its spans within the model's positions, a token outside the
@@ -64,77 +71,115 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
     reader = reader_of(model)
     given = (Prompts(group.prefix, group.prompts, group.tree.deepest(), group.tree) for group in groups)
     queue, most = Queue(model, reader, given, SLOTS), max(1, batch_size // NODES_PER_PROMPT)
-    ends, results = np.asarray(sorted(ends), np.int64), {}
-    active: list[_Search] = []
+    results: dict[int, Found] = {}
+    active: list[SpanSearch] = []
     while True:
-        active += [_Search(opened) for opened in queue.take(most - len(active))]
+        for index, group, unread, prompt, tree in queue.take(most - len(active)):
+            search = SpanSearch(reader, index, prompt, tree, ends, count)
+            search.open(group, len(prompt) - 1 - len(unread))
+            active.append(search)
         if not active:
             return [results[index] for index in range(len(results))]
-        turns, read = [], []
+        advance(active, sum(search.unread for search in active))
         for search in active:
-            turn, nodes = search.turn(reader)
-            turns.append(turn)
-            read.append(nodes)
-        logits = iter(reader.logits(turns))
-        for search, nodes in zip(active, read):
-            for bound, node in nodes:
-                search.expand(bound, node, next(logits), ends)
-        for search in active:
-            if search.done:
-                results[search.index] = Found(search.span, search.best, search.empty)
+            if search.complete:
+                results[search.index] = search.found
                 on_end(search.index)
-        active = [search for search in active if not search.done]
+        active = [search for search in active if not search.complete]
 
 
-class _Search:
-    """The search for one prompt: a heap of unread nodes as (-bound, counter, node), the tokens each slot has read, and
-    the best complete span so far."""
+class SpanSearch:
+    """The search for one prompt, a `Work`.
 
-    def __init__(self, opened: Opened):
-        self.index, self._group, self._unread = opened.index, opened.group, opened.unread
-        self._last = opened.prompt[-1]
-        self._slots: list[list[int]] = [[] for _ in range(SLOTS)]
-        self._heap: list[tuple[float, int, Node]] = []
+    Args:
+        prompt: all its tokens; the last one is read first in each slot, those before it are the group's prefix.
+        tree: the root.
+        ends: end tokens.
+        count: spans wanted.
+    """
+
+    advancing = NODES_PER_PROMPT
+    reads_all = False
+
+    def __init__(self, reader: Reader, index: int, prompt: Sequence[int], tree: Node, ends: Sequence[int],
+                 count: int = 1):
+        self.reader, self.index, self.prefix, self._last = reader, index, prompt[:-1], prompt[-1]
+        self._ends, self._count, self._tree = np.asarray(sorted(ends), np.int64), count, tree
+        self.group, self.read = None, 0
+        self._slots: list[list[int]] = [[] for _ in range(SLOTS)]  # the tokens that each has read
+        self._heap: list[tuple[float, int, Node]] = []  # unread nodes as (-bound, counter, node)
         self._counter = itertools.count()
-        self.span: Optional[tuple[int, int]] = None
-        self.best = self.empty = -np.inf
-        self._push(0.0, opened.payload)
+        self._best: list[tuple[float, int, tuple[int, int]]] = []  # (-score, order, span), ascending
+        self._turn: list[tuple[float, Node]] = []  # the nodes, with their bounds, whose logits the last turn yields
+        self._empty = -np.inf
+        self._push(0.0, tree)
 
     @property
-    def done(self) -> bool:
-        return not (self._heap and -self._heap[0][0] > self.best)
+    def rooms(self) -> list[int]:
+        """Rows of the cache for each slot."""
+        return [1 + self._tree.deepest()] * SLOTS
 
-    def turn(self, reader: Reader) -> tuple[Turn, list[tuple[float, Node]]]:
-        """What to read next, and the nodes, with their bounds, whose logits that yields."""
-        nodes, branches, free = [], [], list(range(SLOTS))
-        while not self.done and len(nodes) < NODES_PER_PROMPT:
+    @property
+    def unread(self) -> int:
+        return len(self.prefix) - self.read
+
+    @property
+    def complete(self) -> bool:
+        return not (self._heap and -self._heap[0][0] > self._bar)
+
+    @property
+    def found(self) -> Found:
+        return Found([(span, -score) for score, _, span in self._best], self._empty)
+
+    def open(self, group: Any = None, read: int = 0) -> None:
+        """See `Work`."""
+        self.group = self.reader.open(len(self.prefix), self.rooms) if group is None else group
+        self.read = read
+
+    def turn(self, room: int) -> tuple[Turn, str]:
+        left, start, self._turn = self.unread, self.read, []
+        self.read += min(left, max(room, 0))
+        if left > max(room, 0):
+            return Turn(self.group, self.prefix[start : self.read], ()), LOGITS
+        branches, free = [], list(range(SLOTS))
+        while not self.complete and len(self._turn) < NODES_PER_PROMPT:
             bound, _, node = heapq.heappop(self._heap)
-            nodes.append((-bound, node))
+            self._turn.append((-bound, node))
             path = [self._last, *node.path()]
             # The slot with the longest common prefix; ties go to the one that loses least.
             slot = max(free, key=lambda i: (_common(self._slots[i], path), -len(self._slots[i])))
             free.remove(slot)
             kept = min(_common(self._slots[slot], path), len(path) - 1)
-            reader.rewind(self._group, slot, kept)
+            self.reader.rewind(self.group, slot, kept)
             self._slots[slot] = path
             branches.append((slot, path[kept:]))
-        turn, self._unread = Turn(self._group, self._unread, branches), ()
-        return turn, nodes
+        return Turn(self.group, self.prefix[start : self.read], branches), LOGITS
 
-    def expand(self, bound: float, node: Node, logits: np.ndarray, ends: np.ndarray) -> None:
+    def take(self, results: Iterator[Any]) -> None:
+        for bound, node in self._turn:
+            self._expand(bound, node, next(results))
+
+    @property
+    def _bar(self) -> float:
+        """What a span must exceed to be among the best."""
+        return -self._best[-1][0] if len(self._best) == self._count else -np.inf
+
+    def _expand(self, bound: float, node: Node, logits: np.ndarray) -> None:
         """Score the span that ends at a node and push the node's children, given the logits (V,) after it."""
         top = logits.max()
         total = np.log(np.exp(logits - top).sum(dtype=np.float64)) + top
         if node.span is not None or node.parent is None:
-            whole = float(bound + np.logaddexp.reduce(logits[ends].astype(np.float64)) - total)
+            whole = float(bound + np.logaddexp.reduce(logits[self._ends].astype(np.float64)) - total)
             if node.parent is None:
-                self.empty = whole
-            elif whole > self.best:
-                self.best, self.span = whole, node.span
+                self._empty = whole
+            elif whole > self._bar:
+                bisect.insort(self._best, (-whole, next(self._counter), node.span))
+                del self._best[self._count :]
         if node.children:
             tokens = np.fromiter(node.children, np.int64, len(node.children))
             bounds = bound + logits[tokens] - total
-            for token, below in zip(tokens[bounds > self.best].tolist(), bounds[bounds > self.best].tolist()):
+            promising = bounds > self._bar
+            for token, below in zip(tokens[promising].tolist(), bounds[promising].tolist()):
                 self._push(below, node.children[token])
 
     def _push(self, bound: float, node: Node) -> None:

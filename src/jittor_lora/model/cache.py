@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from jittor_lora.system.runtime import jt
 
 
@@ -30,3 +32,14 @@ class KeyValueCache:
             for layer, rows in enumerate(theirs):
                 if count:
                     mine[layer][target : target + count] = rows[source : source + count]
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """A copy of keys and values of some rows: (2, layers, count, heads, head_dim)."""
+        return np.stack([[layer[first : first + count].numpy() for layer in both]
+                         for both in (self._keys, self._values)])
+
+    def put(self, first: int, rows: np.ndarray) -> None:
+        """Write such a copy to the rows from `first` on."""
+        for both, copies in zip((self._keys, self._values), rows):
+            for layer, copy in zip(both, copies):
+                layer[first : first + len(copy)] = jt.array(copy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Any, Hashable, Iterable, NamedTuple, Optional, Protocol, Sequence, Union
 
 import numpy as np
 
@@ -81,6 +81,12 @@ class Span(Protocol):
     def take(self, other: Span) -> None:
         """Become a copy of another span with as much room."""
 
+    def block(self, number: int) -> np.ndarray:
+        """A copy of the keys and values of the decoder's `block_rows` rows from number · block_rows on."""
+
+    def set_block(self, number: int, block: np.ndarray) -> None:
+        """Put one in its place again, in this span or another of the decoder."""
+
 
 class Reading(NamedTuple):
     """Rows to read one after the other: each sees the prefix and the rows before it in their own span.
@@ -90,16 +96,30 @@ class Reading(NamedTuple):
         prefix: read earlier or in the same call; None without one.
         rows: their number.
         wanted: is the token after the last of them asked for?
+        adapter: whose low-rank updates act on them, a decoder's `adapter`.
     """
 
     own: Span
     prefix: Optional[Span]
     rows: int
     wanted: bool
+    adapter: Any
 
 
 class Decoder(Protocol):
-    """A network prepared for decoding, with the weights that it was built from."""
+    """A network prepared for decoding, with the weights that it was built from.
+
+    Attributes:
+        adapter: its low-rank updates, for readings of this decoder and of those with an equal base; None without any.
+        base: equal where everything but the low-rank updates is.
+        block_rows: rows per block of a span.
+        row_bytes: of the keys and values of a row.
+    """
+
+    adapter: Any
+    base: Hashable
+    block_rows: int
+    row_bytes: int
 
     def new_span(self, rows: int) -> Span:
         """Room for the keys and values of `rows` rows."""

@@ -41,10 +41,11 @@ class Listing:
         found = [path for path in paths if text.rstrip("/") in self._names(path)]
         if len(found) == 1:
             return open_adapter(found[0])
-        listed = ", ".join(some_of_each(list(map(str, found or paths)), most=10)) or "none"
-        what = f"expected one of several that are called so: {listed}" if found else (
-            f"expected an adapter in the folders that the server was started with; there is {listed}")
-        raise ApiError(400 if found else 404, f"lora_path: {what}.", "lora_path")
+        listed = ", ".join(some_of_each([min(self._names(path), key=len) for path in paths], most=10)) or "none"
+        if found:
+            raise ApiError(400, f"lora_path: {len(found)} adapters are called so. Give the whole path.", "lora_path")
+        raise ApiError(404, "lora_path: expected an adapter in the folders that the server was started with; there is "
+                            f"{listed}.", "lora_path")
 
     def _names(self, path: Path) -> set[str]:
         names = set()

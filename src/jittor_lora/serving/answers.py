@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 from fastapi import APIRouter, Request, Response
@@ -75,19 +76,29 @@ class _Answers:
         return {"usage": run.usage, "seconds": round(time.monotonic() - self.began, 3)}
 
     def _jobs(self) -> list[Job]:
-        body, context = self.body, self.body.context
+        body = self.body
         temperature = 0.0 if body.temperature < sys.float_info.min else body.temperature
         sampling = Sampling(temperature=temperature, top_p=body.top_p, seed=body.seed)
         decoding = Decoding(body.max_tokens, sampling, stop_of(body.stop))
+        encoded: dict[Any, dict[str, Job]] = {}  # models that put texts together in the same way share it
         jobs: list[Job] = []
         for served in self.models:
-            groups = served.generator.groups([(context, question) for question in self.questions])
-            self.service.check_prompts(groups, "context")
-            made = {GENERATION: Generation(served.generator, served.adapter, groups, decoding, trim=True),
-                    SPAN: Extraction(served.extractor, served.adapter,
-                                     [(prefix, prompts, context) for prefix, prompts in groups], body.spans,
-                                     body.max_span_tokens)}
-            jobs += [made[method] for method in body.methods]
+            way = served.prompting.template, served.prompting.special_tokens
+            if way not in encoded:
+                encoded[way] = self._encoded(served, decoding)
+            jobs += [replace(encoded[way][method], adapter=served.adapter) for method in body.methods]
+        return jobs
+
+    def _encoded(self, served: Served, decoding: Decoding) -> dict[str, Job]:
+        """By method."""
+        body, jobs = self.body, {}
+        groups = served.generator.groups([(body.context, question) for question in self.questions])
+        self.service.check_prompts(groups, "context")
+        if GENERATION in body.methods:
+            jobs[GENERATION] = Generation(served.generator, None, groups, decoding, trim=True)
+        if SPAN in body.methods:
+            placed = [(prefix, prompts, body.context) for prefix, prompts in groups]
+            jobs[SPAN] = Extraction.of(served.extractor, None, placed, body.spans, body.max_span_tokens)
         return jobs
 
     async def _chunks(self, run: Run) -> AsyncIterator[dict[str, Any]]:

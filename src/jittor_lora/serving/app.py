@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, FastAPI
 
 from jittor_lora import __version__
-from jittor_lora.serving import adapters_api, answers, chat, completions, model_list
+from jittor_lora.serving import adapters_api, answers, chat, completions, model_list, page_files
 from jittor_lora.serving.openai_errors import install
 from jittor_lora.serving.service import Service
 
@@ -17,6 +17,7 @@ ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (
     chat.router,
     answers.router,
     adapters_api.router,
+    page_files.router,
 )
 
 

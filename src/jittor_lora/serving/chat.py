@@ -67,8 +67,8 @@ class _Chat:
     def _most_tokens(self) -> int:
         new, old = self.body.max_completion_tokens, self.body.max_tokens
         if None not in (new, old) and new != old:
-            raise ApiError(400, f"max_completion_tokens: expected {old:,}, as max_tokens; found {new:,}. Leave one out.",
-                           "max_completion_tokens")
+            raise ApiError(400, f"max_completion_tokens: expected {old:,}, as max_tokens; found {new:,}. Leave out one "
+                                "of the two.", "max_completion_tokens")
         field = "max_tokens" if new is None else "max_completion_tokens"
         given = new if old is None else old
         if given is None:
@@ -78,9 +78,9 @@ class _Chat:
 
     def _job(self) -> Generation:
         body, generator = self.body, self.served.chat
-        generator.chat.end_ids  # rendered here, not in the thread that computes
         try:
             groups = generator.chats([self.turns])
+            _ = generator.chat.end_ids  # rendered here, not in the thread that computes
         except UserError as error:
             raise refused(error, "messages") from error
         self.service.check_prompts(groups, "messages")

@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional, Union
 
 from jittor_lora.inference.extraction import Extract, Extractor
 from jittor_lora.inference.generator import Decoding, Generator, Group
+from jittor_lora.inference.span_search import SpanGroup
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Generation:
         count: continuations of each prompt.
         trim: drop whitespace before each continuation.
         likeliest: report the log-probability of each token, and those of this many likeliest; None for neither.
-        echo: report the prompt's tokens first, with their log-probabilities if `likeliest` is given.
+        echo: report the prompt's tokens first, with their log-probabilities if `likeliest` is given. Each group is then
+            one prompt, whose last token is its branch, as `Generator.groups` makes of texts without a context.
     """
 
     generator: Generator
@@ -42,27 +44,44 @@ class Generation:
 
 @dataclass(frozen=True)
 class Extraction:
-    """Questions to answer with the likeliest spans of a context. They are numbered across all groups.
+    """Questions to answer with the likeliest spans of a context, numbered across all groups.
 
     Args:
-        extractor: encodes the spans.
         adapter: name; None for the base alone.
-        groups: (prefix, prompts, context), the first two as from `Generator.groups`.
+        contexts: of each group.
+        groups: prompts with the tree of a context's spans.
+        ends: tokens that end an answer.
         count: spans per question, likeliest first.
-        max_tokens, max_words: longer spans are skipped; see `spans_of`.
     """
 
-    extractor: Extractor
     adapter: Optional[str]
-    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], str]]
+    contexts: Sequence[str]
+    groups: Sequence[SpanGroup]
+    ends: Sequence[int]
     count: int = 1
-    max_tokens: int = 32
-    max_words: Optional[int] = None
+
+    @classmethod
+    def of(cls, extractor: Extractor, adapter: Optional[str],
+           groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], str]], count: int = 1, max_tokens: int = 32,
+           max_words: Optional[int] = None) -> Extraction:
+        """From token ids, (prefix, prompts, context) with the first two as from `Generator.groups`. Encodes all spans
+        of each context, which takes a while.
+
+        Args:
+            max_tokens, max_words: longer spans are skipped; see `spans_of`.
+
+        Raises:
+            UserError: a token spans the end of the prompt and the start of an answer.
+        """
+        trees = {context: extractor.tree(context, max_tokens, max_words) for _, _, context in groups}
+        return cls(adapter, [context for _, _, context in groups],
+                   [SpanGroup(prefix, prompts, trees[context]) for prefix, prompts, context in groups],
+                   extractor.ends, count)
 
     @property
     def texts(self) -> int:
         """The number of questions."""
-        return sum(len(prompts) for _, prompts, _ in self.groups)
+        return sum(len(group.prompts) for group in self.groups)
 
 
 Job = Union[Generation, Extraction]

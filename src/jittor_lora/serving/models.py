@@ -114,7 +114,7 @@ class Models(Mapping[str, Served]):
         return retired
 
     def delete(self, served: Served) -> None:
-        """Take a retired adapter out of the network."""
+        """Take a retired adapter, which nothing is computed with any more, out of the network."""
         self.session.delete_adapter(served.adapter)
 
     def check_name(self, name: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jittor_lora.errors import UserError
 from jittor_lora.inference.generator import Group
@@ -37,8 +36,6 @@ class Service:
         self.listing = Listing(settings.adapter_folders)
         self._encoding = ThreadPoolExecutor(1, "encoding")
         self._in_encoding = 0
-        self._in_use: Counter[Served] = Counter()
-        self._retired: dict[Served, asyncio.Future] = {}
 
     @property
     def positions(self) -> int:
@@ -79,21 +76,21 @@ class Service:
             self._in_encoding -= 1
 
     async def begin(self, models: Sequence[Served], jobs: Callable[[], Sequence[Job]]) -> Run:
-        """Encode jobs for these models and put them into the engine's queue. The models are not unloaded before the
-        run is closed.
+        """Encode jobs for these models and put them into the engine's queue.
 
         Args:
             jobs: called in the thread that encodes.
 
         Raises:
-            ApiError: a text cannot be encoded, or there are too many requests.
+            ApiError: a text cannot be encoded, there are too many requests, or a model was unloaded meanwhile.
         """
-        self._in_use.update(models)
-        try:
-            return Run(self.engine, await self.encode(jobs), partial(self._release, models))
-        except BaseException:
-            self._release(models)
-            raise
+        encoded = await self.encode(jobs)
+        for served in models:
+            if self.models.get(served.name) is not served:
+                self.served(served.name)
+                raise ApiError(404, f"model: {served.name} was loaded anew meanwhile. Ask again.", "model",
+                               "model_not_found")
+        return Run(self.engine, encoded)
 
     def check_prompts(self, groups: Sequence[Group], field: str) -> None:
         """
@@ -131,7 +128,7 @@ class Service:
             ApiError: there is none of this path, or `Models.load` refuses it.
         """
         source = await self.encode(partial(self.listing.find, path))
-        return await self._computed(partial(self.models.load, name, source))
+        return await self._computed(self.engine.call(partial(self.models.load, name, source)))
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter off the list, and out of the network once the last request for it has ended.
@@ -139,35 +136,21 @@ class Service:
         Raises:
             ApiError: there is none of this name.
         """
-        served = await self._computed(partial(self.models.retire, name))
-        if self._in_use[served]:
-            self._retired[served] = asyncio.get_running_loop().create_future()
-            await self._retired[served]
-        await self._computed(partial(self._delete, served))
+        if name not in self.models:
+            raise ApiError(404, f"lora_name: {quoted(name)} is not loaded.", "lora_name")
+        served = await self._computed(self.engine.call(partial(self.models.retire, name)))
+        await self._computed(self.engine.retire(served.adapter, partial(self.models.delete, served)))
 
     def close(self) -> None:
         """Let the thread that encodes end."""
         self._encoding.shutdown(wait=False)
 
-    async def _computed(self, function: Callable[[], T]) -> T:
-        """What a function returns in the thread that computes."""
-        try:  # shielded: the thread must find the future as it left it
-            return await asyncio.shield(asyncio.wrap_future(self.engine.call(function)))
+    async def _computed(self, future: Future) -> Any:
+        """The result of a call in the thread that computes."""
+        try:  # shielded: once taken, it is done whether the client waits or not
+            return await asyncio.shield(asyncio.wrap_future(future))
         except UserError as error:
-            raise refused(error) from error
-
-    def _delete(self, served: Served) -> None:
-        self.engine.forget(served.adapter)
-        self.models.delete(served)
-
-    def _release(self, models: Sequence[Served]) -> None:
-        self._in_use.subtract(models)
-        for served in models:
-            if not self._in_use[served]:
-                del self._in_use[served]
-                unused = self._retired.pop(served, None)
-                if unused is not None and not unused.done():
-                    unused.set_result(None)
+            raise refused(error, "lora_name") from error
 
 
 def quoted(text: str) -> str:

@@ -52,8 +52,9 @@ def serve(base: Union[str, WantedBase], adapters: Sequence[tuple[str, AdapterSou
                 models.load(name, source)
             else:
                 models.adopt(name, DEFAULT, source.folder)
-        engine = MeasuredEngine(session.model, EngineLimits(settings.batch_size, settings.waiting, settings.cache_bytes,
-                                                            settings.request_seconds))
+        engine = MeasuredEngine(session.model, EngineLimits(
+            batch_size=settings.batch_size, waiting=settings.waiting, cache_bytes=settings.cache_bytes,
+            running_bytes=settings.running_bytes, seconds=settings.request_seconds))
         log, health = Log(), Health()
         service = Service(session, engine, models, settings)
         listening.listen(listener)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -32,13 +31,13 @@ class Run:
         done: the last event of each job that is complete.
     """
 
-    def __init__(self, engine: Engine, jobs: Sequence[Job], on_close: Callable[[], None] = lambda: None):
+    def __init__(self, engine: Engine, jobs: Sequence[Job]):
         """
         Raises:
             ApiError: the engine takes no job.
         """
         self.done: list[Done] = []
-        self._left, self._on_close = len(jobs), on_close
+        self._left = len(jobs)
         self._arrived: asyncio.Queue = asyncio.Queue()
         self._events: deque[tuple[int, Event]] = deque()
         self._tickets = []
@@ -47,7 +46,7 @@ class Run:
             for number, job in enumerate(jobs):
                 self._tickets.append(engine.submit(job, partial(_hand_over, loop, self._arrived, number)))
         except (Busy, Stopping) as error:
-            self._cancel()
+            self.close()
             raise not_taken(error) from error
 
     def __aiter__(self) -> Run:
@@ -83,9 +82,8 @@ class Run:
 
     def close(self) -> None:
         """Stop what is still computed."""
-        self._cancel()
-        on_close, self._on_close = self._on_close, lambda: None
-        on_close()
+        for ticket in self._tickets:
+            ticket.cancel()
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -94,14 +92,9 @@ class Run:
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
                 "prompt_tokens_details": {"cached_tokens": cached}}
 
-    def _cancel(self) -> None:
-        for ticket in self._tickets:
-            ticket.cancel()
-
 
 def _hand_over(loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue, number: int, events: Sequence[Event]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-        loop.call_soon_threadsafe(arrived.put_nowait, (number, events))
+    loop.call_soon_threadsafe(arrived.put_nowait, (number, events))  # RuntimeError, if the loop was closed, is handled
 
 
 class Stream(EventSourceResponse):
