@@ -23,11 +23,10 @@ from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.locks import LOCK_FILE, locked
 from jittor_lora.system.runtime import set_threads
 from jittor_lora.tasks.evaluate import Questions, say, score_and_write
-from jittor_lora.tasks.run_folder import SETTINGS_FILE, SUMMARY_FILE
+from jittor_lora.tasks.run_folder import EVALUATION, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 
 SHOWN_ANSWERS = 6
-EVALUATION = "evaluation"
 
 
 def quickstart(config: RunConfig) -> None:
