@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py --output benchmarks/results --llama-server build/bin/llama-server --mlx venv/bin/python
 
-Without the two programs of peers, only this package is measured. llama.cpp gets the same GGUF file and, as variants of
-its own, what `llama-quantize` beside it makes of that file; mlx-lm gets the same weights as a Hugging Face folder. Which
-variant and flags are a peer's best is found for each workload by a trial before its rounds (`choice` in serving.json).
+Without peers, only this package is measured. llama.cpp gets the same GGUF file and what its `llama-quantize` makes of
+that; mlx-lm gets the same weights as a Hugging Face folder. Which file and flags are a peer's best is found by a trial
+before the rounds of each workload (`tried` and `choice` in serving.json).
 
 All servers are started once; those that wait are stopped by SIGSTOP, so that one runs at a time. Requests begin with a
 number of their own, so that no cache knows them before, but for what the questions of one context share.

@@ -99,7 +99,9 @@ def parts(event: dict[str, Any]) -> Iterable[tuple[int, str, str | None]]:
     for choice in event.get("choices", ()):
         text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
         yield choice.get("index", 0), text, choice.get("finish_reason")
-    if "question" in event:
+    if "spans" in event:
+        yield event["question"], "{start}:{end}".format(**event["spans"][0]), None
+    elif "question" in event:
         yield event["question"], event.get("delta", ""), event.get("finish_reason")
 
 

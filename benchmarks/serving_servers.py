@@ -125,7 +125,8 @@ def llama_cpp(program: str, name: str, model: Path, adapters: Sequence[Path], th
                   environment={"OMP_NUM_THREADS": None})
 
 
-def llama_cpp_python(python: str, name: str, model: Path, adapters: Sequence[Path], threads: int, tokens: int) -> Server:
+def llama_cpp_python(python: str, name: str, model: Path, adapters: Sequence[Path], threads: int,
+                     tokens: int) -> Server:
     """llama-cpp-python's server: one request at a time, one adapter from the start on."""
     command = [python, "-m", "llama_cpp.server", "--model", str(model), "--port", "{port}", "--n_threads", str(threads),
                "--n_threads_batch", str(threads), "--n_ctx", str(tokens), "--interrupt_requests", "false",

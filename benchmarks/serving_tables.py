@@ -57,7 +57,7 @@ def comparison(results: Sequence[dict[str, Any]]) -> str:
                 *cells, *(milliseconds(record, share) for share in (0.5, 0.99)),
                 f"{number(rate(record, 'tokens', statistics.median))} ({number(rate(record, 'tokens', max))})",
                 f"{number(rate(record, 'units', statistics.median))} ({number(rate(record, 'units', max))})",
-                ratio, MISSING if record is ours else agreement(ours, record), record["choice"]])
+                ratio, MISSING if record["ours"] else agreement(ours, record), record["choice"]])
     unit = "contexts" if results[0]["part"] == "contexts" else "requests"
     return table(["", "clients", "server", "first token, median", "p99", "tokens/s", f"{unit}/s", "first is faster by",
                   "same texts", "best option"], rows)

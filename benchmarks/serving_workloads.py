@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -141,7 +140,8 @@ class Contexts(Workload):
             async with client(server.address, 1) as http:
                 for text, questions in self.chosen:
                     prefix, _ = Template().prompt_pieces(text, questions[0])
-                    await stream(http, "/v1/completions", {**server.body(0), **self.completion(prefix), "max_tokens": 1})
+                    body = {**server.body(0), **self.completion(prefix), "max_tokens": 1}
+                    await stream(http, "/v1/completions", body)
 
     async def unit(self, http, option, index, text, questions) -> Reply:
         body = {**option.server.body(0), **GREEDY, "max_tokens": self.new, "stop": "\n"}
