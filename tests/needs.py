@@ -64,15 +64,6 @@ def _has_parquet() -> bool:
     return True
 
 
-def _has_clients() -> bool:
-    try:
-        import openai  # noqa: F401
-        import schemathesis  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def _has_cjk_font() -> bool:
     for path in font_manager.findSystemFonts():
         with contextlib.suppress(RuntimeError, OSError):  # not a font
@@ -110,16 +101,15 @@ PARTS = {
                   "needs root and iproute2, for network namespaces"),
     "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
     "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
-    "clients": Part(_has_clients, "needs openai and schemathesis: pip install -e '.[clients]'"),
     "index": Part(_reaches_index, "needs pip and a package index"),
     "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
-    "openai": Part(lambda: has_packages("openai"), "needs OpenAI's client: pip install openai"),
-    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install schemathesis"),
+    "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
+    "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_clients, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

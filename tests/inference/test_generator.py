@@ -66,8 +66,8 @@ def test_trim():
     assert pieces(" \n a", "\n", trim=True)[1] == ""
 
 
-@given(text=st.text("ab\u00e9\n") | st.text(), stops=st.lists(st.text("ab\u00e9\n", min_size=1, max_size=3), max_size=4),
-       trim=st.booleans())
+@given(text=st.text("ab\u00e9\n") | st.text(), trim=st.booleans(),
+       stops=st.lists(st.text("ab\u00e9\n", min_size=1, max_size=3), max_size=4))
 @example(text="aba", stops=["aba", "b"], trim=False)
 @example(text="aab", stops=["b", "aab"], trim=False)
 def test_pieces_add_up_to_the_text_before_the_stop_that_is_complete_first(text, stops, trim):

@@ -33,7 +33,8 @@ from jittor_lora.session import load
 from needs import needs_kernels
 
 ADAPTERS = (None, "one", "two", "three")
-CONTEXTS = [f"Town {n} has {7 * n + 3} houses. Its river is the R{n}, which is {'very ' * (3 * n)}long." for n in range(4)]
+CONTEXTS = [f"Town {n} has {7 * n + 3} houses. Its river is the R{n}, which is {'very ' * (3 * n)}long."
+            for n in range(4)]
 QUESTIONS = ["How many houses?", "Which river?", "How long is the river of this town?", "?"]
 
 
@@ -153,8 +154,8 @@ def check_all(session, generator, count, seed, **limits):
 
 @needs_kernels
 @pytest.mark.parametrize("limits", [
-    {"count": 200}, {"batch_size": 3, "read_tokens": 5}, {"cache_bytes": 0}, {"cache_bytes": 1 << 18, "read_tokens": 16},
-    {"running_bytes": 1 << 21},
+    {"count": 200}, {"batch_size": 3, "read_tokens": 5}, {"cache_bytes": 0}, {"running_bytes": 1 << 21},
+    {"cache_bytes": 1 << 18, "read_tokens": 16},
 ])
 def test_texts_are_those_of_separate_runs(session, generator, limits):
     _, statistics = check_all(session, generator, **{"count": 60, "seed": 1, "waiting": 1000, **limits})
@@ -230,7 +231,8 @@ def test_an_echo_with_the_log_probabilities_of_the_prompt(session, generator, mo
 
 def test_spans_are_those_of_the_extractor(session, generator):
     extractor = Extractor(session.model, session.tokenizer)
-    groups = [(*generator.groups([(context, question) for question in QUESTIONS])[0], context) for context in CONTEXTS[:3]]
+    groups = [(*generator.groups([(context, question) for question in QUESTIONS])[0], context)
+              for context in CONTEXTS[:3]]
 
     def work(engine):
         clients = [Client() for _ in ADAPTERS]
@@ -253,7 +255,8 @@ def test_a_question_about_a_context_that_was_read(session, generator):
     def work(engine):
         def ask(question):
             client = Client()
-            engine.submit(Generation(generator, "two", generator.groups([(CONTEXTS[3], question)]), Decoding(3)), client)
+            groups = generator.groups([(CONTEXTS[3], question)])
+            engine.submit(Generation(generator, "two", groups, Decoding(3)), client)
             return client
 
         first = ask(QUESTIONS[0]).wait()

@@ -131,6 +131,6 @@ def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]
         count = min(tokenizer.vocab_size, vocab_size)
         ends.update(token for token in range(count) if tokenizer.decode([token]).startswith(tuple(stops)))
     if not ends:
-        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with {' or '.join(map(repr, stops))}; nothing could "
-                        "end a text.")
+        raise UserError(f"{tokenizer.origin}: no end-of-text token, and none that starts with "
+                        f"{' or '.join(map(repr, stops)) or 'a stop text'}; nothing could end a text.")
     return sorted(ends)

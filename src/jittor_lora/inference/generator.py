@@ -141,7 +141,8 @@ class Generator:
                 on_null_odds(index, null_odds(logits, first_ends))
                 logits[first_ends] = -np.inf
 
-        texts = [self.continuation(decoding, trim, prefix, branch) for prefix, branches in groups for branch in branches]
+        texts = [self.continuation(decoding, trim, prefix, branch)
+                 for prefix, branches in groups for branch in branches]
 
         def end(index: int) -> None:
             on_text(index, texts[index].finish())
@@ -204,7 +205,8 @@ class Generator:
     def continuation(self, decoding: Decoding, trim: bool, prefix: Sequence[int], prompt: Sequence[int]
                      ) -> Continuation:
         """What turns the tokens after a prompt into text."""
-        return Continuation(self.tokenizer.decode, self.ends, decoding.stops, trim, [*prefix[-CONTEXT_TOKENS:], *prompt])
+        before = [*prefix[-CONTEXT_TOKENS:], *prompt]
+        return Continuation(self.tokenizer.decode, self.ends, decoding.stops, trim, before)
 
     def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prefix: Sequence[int],
               prompt: Sequence[int]) -> str:

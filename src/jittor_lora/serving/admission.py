@@ -1,4 +1,5 @@
-"""Which works run: as many as there is room for, in order, each beginning where the keys and values that are known end."""
+"""Which works run: as many as there is room for, in order. Each begins after the tokens whose keys and values are
+known."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ class Admission:
         return opened
 
     def keep(self) -> list[Work]:
-        """After a step: keep what has been read of prefixes; returns the works that are complete, and no longer here."""
+        """After a step: keep what has been read of prefixes, and let complete works go; returns those."""
         for entry in self._live:
             work, read = entry.work, entry.work.read
             if entry.stored < len(work.prefix) and work.group is not None:

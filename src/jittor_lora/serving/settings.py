@@ -19,7 +19,7 @@ class ServeSettings:
         max_prompt_tokens: of a prompt; None for as many as the model has positions.
         max_tokens: most new tokens per text.
         max_texts: most texts per request: prompts by continuations, or questions by models and methods.
-        waiting, batch_size, cache_bytes, request_seconds: limits of the engine; see `EngineLimits`.
+        waiting, batch_size, cache_bytes, running_bytes, request_seconds: limits of the engine; see `EngineLimits`.
         runs: the folder whose run folders are shown; None for none.
         adapter_folders: adapters below these may be loaded at run time.
         drain_seconds: that running requests have to end when the server stops.
@@ -38,6 +38,7 @@ class ServeSettings:
     waiting: int = 256
     batch_size: int = 64
     cache_bytes: int = 1 << 30
+    running_bytes: int = 4 << 30
     request_seconds: Optional[float] = 600.0
     runs: Optional[Path] = None
     adapter_folders: tuple[Path, ...] = ()
