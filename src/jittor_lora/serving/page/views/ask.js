@@ -65,6 +65,7 @@ export function mount(root, app) {
   }
 
   function drawSwitches() {
+    questions.rows = Math.min(6, Math.max(3, lines(questions.value).length));
     if (!kept.sample) {
       switches.replaceChildren();
       return;
