@@ -199,7 +199,7 @@ def test_many_at_once(server):
     ({"temperature": -1}, "temperature", "greater than or equal to 0"),
     ({"top_p": 0}, "top_p", "greater than 0"),
     ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
-    ({"stop": ["a"] * 5}, "stop", "up to 4 of them"),
+    ({"stop": ["a"] * 17}, "stop", "up to 16 of them"),
     ({"stop": ""}, "stop", "of 1 to 1,000 characters"),
     ({"presence_penalty": 0.5}, "presence_penalty", "expected 0 or nothing, as it is not supported; found 0.5"),
     ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),

@@ -81,7 +81,9 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     print(f"\nAdapter:      {folder / 'adapter'}\nPlots:        {', '.join(map(str, pictures))}\n"
           f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
           f"  jittor-lora generate --base {session.base.name} --adapter {folder / 'adapter'} \\\n"
-          f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"")
+          f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"\n"
+          f"In the browser, beside the base, and as an API (`make serve` does it in one step):\n"
+          f"  jittor-lora serve --adapter {folder}")
 
 
 def run_folder(config: RunConfig) -> tuple[Path, bool]:
