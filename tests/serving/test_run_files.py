@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 import small_run
 from jittor_lora.serving import run_curves
-from jittor_lora.serving.run_curves import MOST_POINTS, CurveReader, Thinned
+from jittor_lora.serving.run_curves import MOST_POINTS, CurveReader
 from jittor_lora.serving.run_files import RunFiles
 from jittor_lora.serving.run_find import MOST_ENTRIES
+from jittor_lora.serving.thinned import Thinned
 from jittor_lora.system.locks import locked
 from run_folders import loss, make_run, make_scores
 
