@@ -147,7 +147,7 @@ ADAPTERS = {
     "all": LoraConfig(r=5, target_modules="all-linear"),
     "large": LoraConfig(r=33, target_modules="all-linear"),
     "mlp": {"gpt2": LoraConfig(r=2, target_modules=("c_fc",)), "llama": LoraConfig(r=2, target_modules=("down_proj",))},
-    "biased": {"gpt2": LoraConfig(r=3, target_modules=("c_attn",), bias="all"), "llama": LoraConfig(r=3, use_dora=True)},
+    "more": {"gpt2": LoraConfig(r=3, target_modules=("c_attn",), bias="all"), "llama": LoraConfig(r=3, use_dora=True)},
 }
 
 

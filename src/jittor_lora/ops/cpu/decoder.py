@@ -102,8 +102,8 @@ class Decoder:
         cosines, sines = (self._keep(table) for table in weights.rotation) if weights.rotation else (None, None)
         self._network = _Network(
             ctypes.addressof(self._layers), cosines, sines, self._norm(weights.last_norm),
-            self._linear(width, [LinearWeights(head)], _LayerUpdates().out), None, len(made), width, sizes.heads, sizes.kv_heads,
-            sizes.head_dim, sizes.inner, int(sizes.rms_norm), ACTIVATIONS.index(sizes.activation),
+            self._linear(width, [LinearWeights(head)], _LayerUpdates().out), None, len(made), width, sizes.heads,
+            sizes.kv_heads, sizes.head_dim, sizes.inner, int(sizes.rms_norm), ACTIVATIONS.index(sizes.activation),
             int(sizes.precision == "bf16"), sizes.norm_eps)
         self.base = sizes, self._contents.digest(), tuple(layer.scale for layer in made)
 

@@ -1,0 +1,90 @@
+"""LoRA adapters for `serving.py`: random ones in PEFT's format, and any of them in llama.cpp's and mlx-lm's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from jittor_lora.benchmark.workloads import ALPHA, RANK
+from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.lora.config import DEFAULT_TARGETS
+from jittor_lora.model.config import ModelConfig, tensor_shapes
+
+PREFIX = "base_model.model."
+BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
+GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+              "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+              "mlp.down_proj": "ffn_down"}
+
+
+def write_random(folder: Path, config: ModelConfig, seed: int, scale: float = 0.02) -> Path:
+    """An adapter of the default targets, in PEFT's format; A and B are normal with standard deviation `scale`."""
+    targets = DEFAULT_TARGETS[config.family]
+    shapes = {}
+    for name, shape in tensor_shapes(config).items():
+        module = name.removesuffix(".weight")
+        if module.endswith(tuple(f".{target}" for target in targets)) and len(shape) == 2:
+            out, columns = shape[::-1] if config.family == "gpt2" else shape  # GPT-2's checkpoints hold (in, out)
+            shapes[f"{module}.lora_A"], shapes[f"{module}.lora_B"] = (RANK, columns), (out, RANK)
+    draw = np.random.RandomState(seed)
+    values = {f"{PREFIX}{name}.weight": (draw.standard_normal(shape) * scale).astype(np.float32)
+              for name, shape in sorted(shapes.items())}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(values, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0,
+        "target_modules": list(targets), "fan_in_fan_out": config.family == "gpt2", "bias": "none"}))
+    return folder
+
+
+def read(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int, float]:
+    """A plain LoRA adapter in PEFT's format: module -> (A (r, in), B (out, r)); its rank and alpha."""
+    config = read_json(folder / "adapter_config.json")
+    arrays = load_file(folder / "adapter_model.safetensors")
+    modules = {name[len(PREFIX):].removesuffix(".lora_A.weight") for name in arrays if name.endswith(".lora_A.weight")}
+    pairs = {module: tuple(arrays.pop(f"{PREFIX}{module}.lora_{part}.weight") for part in "AB")
+             for module in sorted(modules)}
+    if arrays or config.get("use_dora") or config.get("use_rslora") or config.get("rank_pattern"):
+        raise SystemExit(f"{folder}: expected plain LoRA of one rank; the peers know no more.")
+    return pairs, config["r"], config["lora_alpha"]
+
+
+def write_gguf(adapter: Path, path: Path, config: ModelConfig) -> Path:
+    """llama.cpp's file of an adapter of a Llama. Its weights of queries and keys have the two halves of each head
+    interleaved, hence the rows of B as well."""
+    import gguf
+    pairs, _, alpha = read(adapter)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(alpha))
+    for module, (a, b) in pairs.items():
+        block, place = BLOCK.fullmatch(module).groups()
+        heads = {"self_attn.q_proj": config.heads, "self_attn.k_proj": config.kv_heads}.get(place)
+        if heads:
+            b = b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
+        for part, array in (("a", a), ("b", b)):
+            writer.add_tensor(f"blk.{block}.{GGUF_NAMES[place]}.weight.lora_{part}", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_mlx(adapter: Path, folder: Path) -> Path:
+    """mlx-lm's folder of an adapter of a Llama: A and B are transposed, and the scale is alpha / r."""
+    pairs, rank, alpha = read(adapter)
+    places = sorted({BLOCK.fullmatch(module).group(2) for module in pairs})
+    layers = 1 + max(int(BLOCK.fullmatch(module).group(1)) for module in pairs)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({f"{module}.lora_{part}": np.ascontiguousarray(array.T) for module, pair in pairs.items()
+               for part, array in zip("ab", pair)}, folder / "adapters.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({
+        "fine_tune_type": "lora", "num_layers": layers,
+        "lora_parameters": {"rank": rank, "scale": alpha / rank, "dropout": 0.0, "keys": places}}))
+    return folder
