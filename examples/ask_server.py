@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,18 @@ from typing import Any
 
 
 def events(url: str, key: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The chunks of a stream."""
+    """The chunks of a stream.
+
+    Raises:
+        SystemExit: the server answers with an error.
+    """
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json",
                                                                       "Authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request) as lines:
+    try:
+        response = urllib.request.urlopen(request)
+    except urllib.error.HTTPError as error:
+        raise SystemExit(error.read().decode("utf-8", "replace")) from error
+    with response as lines:
         for line in lines:
             data = line.decode("utf-8").strip().partition("data: ")[2]
             if data == "[DONE]":
