@@ -1,4 +1,5 @@
 # make quickstart   install into .venv and fine-tune a small model, start to finish
+# make serve        its adapter and the base, in the browser and as an API
 # make test         the tests, without torch          make parity   comparison with torch, transformers and PEFT
 # make slow         the tests that take minutes       make large    comparison at the size of real models: 8 GiB
 # make lint         ruff
@@ -15,11 +16,14 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 # An environment whose interpreter is gone is recreated.
 $(shell test ! -e $(VENV) || $(RUN) -c "" 2>/dev/null || rm -rf $(VENV))
 
-.PHONY: quickstart test parity large slow lint audit clean
+.PHONY: quickstart serve test parity large slow lint audit clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
 	$(RUN) -m jittor_lora quickstart $(QUICKSTART)
+
+serve: $(VENV)/installed-serve
+	$(RUN) -m jittor_lora serve --adapter runs/quickstart --runs runs --adapters-from runs $(SERVE)
 
 # The doctor compiles Jittor if needed, and shows progress.
 test: $(VENV)/installed-test
@@ -55,6 +59,10 @@ $(VENV)/made:
 
 $(VENV)/installed: $(VENV)/made pyproject.toml
 	$(PIP) install -q -e .
+	touch $@
+
+$(VENV)/installed-serve: $(VENV)/installed
+	$(PIP) install -q -e ".[serve]"
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

@@ -39,7 +39,7 @@ def opened(chrome):
             page.complaints = []
             page.on("pageerror", lambda error: page.complaints.append(str(error)))
             page.on("console", lambda message: page.complaints.append(message.text))
-            page.on("request", lambda request: request.url.startswith((address, "data:"))
+            page.on("request", lambda request: request.url.startswith((address.split("#")[0], "data:"))
                     or page.complaints.append(request.url))
             page.add_init_script(WATCH)
             page.set_default_timeout(20_000)
@@ -59,8 +59,9 @@ WATCH = """
   window.refused = [];
   new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
-      if (!entry.hadRecentInput) shifts.push([entry.value, ...entry.sources.map(({ node }) => node && (node.className || node.nodeName))]);
+      const names = entry.sources.map(({ node }) => node && (node.className || node.nodeName));
+      if (!entry.hadRecentInput) shifts.push([entry.value, ...names]);
     }
   }).observe({ type: "layout-shift", buffered: true });
-  addEventListener("securitypolicyviolation", (event) => refused.push(`${event.violatedDirective} ${event.blockedURI}`));
+  addEventListener("securitypolicyviolation", (event) => refused.push(event.violatedDirective + event.blockedURI));
 """

@@ -13,27 +13,34 @@ CONTRAST = """() => {
     for (let at = element; at; at = at.parentElement) {
       const colour = parts(getComputedStyle(at).backgroundColor);
       if (colour.length === 3 || colour[3] === 1) return colour.slice(0, 3);
-      if (colour[3] > 0) return colour.slice(0, 3).map((v, i) => v * colour[3] + behind(at.parentElement)[i] * (1 - colour[3]));
+      if (colour[3] > 0) {
+        const below = behind(at.parentElement);
+        return colour.slice(0, 3).map((v, i) => v * colour[3] + below[i] * (1 - colour[3]));
+      }
     }
     return [255, 255, 255];
   };
   let least = [21, ""];
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    const seen = element.checkVisibility({ visibilityProperty: true }) && !element.closest(".unseen, .skip, .mirror, :disabled, option, noscript");
+    const seen = element.checkVisibility({ visibilityProperty: true })
+      && !element.closest(".unseen, .skip, .mirror, :disabled, option, noscript");
     if (!seen || !(own || element.matches("input, textarea, select"))) continue;
     const colour = parts(getComputedStyle(element).color);
     const [a, b] = [light(colour.slice(0, 3)), light(behind(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < least[0]) least = [ratio, `${element.tagName}.${element.className}: ${element.textContent.slice(0, 40)}`];
+    if (ratio < least[0]) least = [ratio, `${element.tagName}.${element.className}: ${element.textContent}`];
   }
   return least;
 }"""
 
 # The controls that are too small for a finger: [name, width, height].
-SMALL = """(least) => [...document.querySelectorAll("button, select, textarea, nav a, summary, label.choice, [role=option], input:not([type=checkbox], [type=radio])")]
-  .filter((node) => node.checkVisibility({ visibilityProperty: true }) && !node.closest(".unseen"))
-  .map((node) => [node.textContent.slice(0, 30) || node.className || node.id, node.getBoundingClientRect().width, node.getBoundingClientRect().height])
+CONTROLS = ("button, select, textarea, nav a, summary, label.choice, [role=option], "
+            "input:not([type=checkbox], [type=radio])")
+SMALL = f"""(least) => [...document.querySelectorAll("{CONTROLS}")]
+  .filter((node) => node.checkVisibility({{ visibilityProperty: true }}) && !node.closest(".unseen"))
+  .map((node) => [node, node.getBoundingClientRect()])
+  .map(([node, box]) => [node.textContent.slice(0, 30) || node.className || node.id, box.width, box.height])
   .filter(([, width, height]) => width < least || height < least)"""
 
 # Texts that are wider than what holds them and cannot be scrolled to.
@@ -56,7 +63,7 @@ def shift(page) -> float:
 
 
 def assert_still(page):
-    """Nothing has moved since the last call of `shift`."""
+    """Nothing has moved since the last call of `shift`, but for a word that went to the next line as it grew."""
     page.wait_for_timeout(100)
     moved = page.evaluate("() => shifts.splice(0)")
-    assert sum(value for value, *_ in moved) < 0.001, moved
+    assert sum(value for value, *_ in moved) < 0.01, moved

@@ -30,8 +30,8 @@ def ask(page, context=None, questions=None):
         page.fill(".paper textarea", context)
     if questions is not None:
         page.fill(".questions", "\n".join(questions))
+    page.evaluate("document.querySelector('.output').removeAttribute('aria-busy')")
     page.locator(".questions").press("Control+Enter")
-    page.wait_for_selector(".output[aria-busy=true]")
     page.wait_for_selector(".output[aria-busy=false]")
 
 
@@ -52,7 +52,7 @@ def test_a_sample_is_asked(opened, address, script, locale):
     assert cards.nth(1).locator(".generated").inner_text() == "One"
     assert cards.first.locator("[role=option]").count() == 5
     assert cards.first.locator(".probability").all_inner_texts()[:2] == ["80.0%", "16.0%"]
-    assert page.locator(".reference").inner_text().endswith("the chao | chao") or "chao" in page.locator(".reference").inner_text()
+    assert page.locator(".reference").inner_text().endswith("chao | the chao")
     assert page.locator(".answer-card .tag.wrong").count() >= 2
     assert "1.50" in page.inner_text(".totals") and "640" in page.inner_text(".totals")
     assert page.evaluate("document.documentElement.lang") == locale[:2] + ("-CN" if locale == "zh-CN" else "")
@@ -67,7 +67,7 @@ def test_a_sample_is_asked(opened, address, script, locale):
 
 def test_spans_are_marked_where_they_are(opened, address):
     page = opened(address)
-    context = "😀 stands before 𝒜lpha, and 😀 after βeta too."
+    context = "😀 one 𝒜lpha, two 😀😀 three βeta four 𝒞𝒟 five six seven eight nine 灯塔 end."
     ask(page, context, ["What?"])
     rows = page.locator(".answer-card").first.locator("[role=option]")
     for number in range(5):
@@ -79,7 +79,6 @@ def test_spans_are_marked_where_they_are(opened, address):
     assert marked(page) == last.first.inner_text()  # as chosen at first: the adapter's likeliest
     others = page.locator(".mirror mark.other").all_text_contents()
     assert sorted(others) == sorted(last.all_inner_texts()[1:])
-    assert page.evaluate("document.querySelector('.mirror').offsetHeight === document.querySelector('.paper textarea').offsetHeight")
     page.fill(".paper textarea", context + " More.")
     assert page.locator(".mirror mark").count() == 0  # the offsets are of another text
 
@@ -90,10 +89,10 @@ def test_marks_lie_on_their_words(opened, address):
     context = " ".join(words[i * 7 % len(words)] for i in range(150))
     ask(page, context, ["What?"])
     rows = page.locator(".answer-card").first.locator("[role=option]")
-    plain = "document.querySelector('.mirror').scrollHeight === document.querySelector('.paper textarea').scrollHeight"
+    heights = "[...document.querySelectorAll('.mirror, .paper textarea')].map((node) => node.scrollHeight)"
     for number in range(5):
         rows.nth(number).hover()
-        assert page.evaluate(plain)
+        assert len(set(page.evaluate(heights))) == 1
 
 
 def test_the_keyboard_is_enough(opened, address, script):
@@ -148,7 +147,7 @@ def test_stop(opened, address, script):
     script.seconds = 0.1
     page = opened(address)
     page.get_by_role("button", name="Try it").click()
-    page.wait_for_function("document.querySelector('.generated').textContent.length > 10")
+    page.locator(".generated", has_text="The answer").wait_for()
     assert script.running == 1
     page.get_by_role("button", name="Stop").click()
     page.wait_for_selector(".output[aria-busy=false]")
@@ -189,8 +188,7 @@ def test_errors_are_shown_where_they_arise(opened, address, script, fault, title
     assert title in problem.inner_text() and fault[1] in problem.inner_text() and advice in problem.inner_text()
     script.fault = None
     problem.get_by_role("button").click()
-    page.wait_for_selector(".output[aria-busy=true]")
-    page.wait_for_selector(".output[aria-busy=false]")
+    page.wait_for_selector(".generated:not(.streaming)")
     assert page.locator(".problem").count() == 0
     assert page.complaints.pop().startswith("Failed to load resource")  # the browser's own line on a refused request
 

@@ -11,6 +11,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.inference.fused_reader import FusedReader
 from jittor_lora.inference.portable_reader import PortableReader
 from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.readers import readers_of
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
@@ -140,6 +141,47 @@ def test_company_does_not_change_a_bit(source, precision):
     rows = [17, 1, 5, 18]
     for expected, turn, row in zip(alone, turns, rows):
         np.testing.assert_array_equal(reader.logits(turn)[row], expected[0])
+
+
+ADAPTERS = {
+    "all": LoraConfig(r=5, target_modules="all-linear"),
+    "large": LoraConfig(r=33, target_modules="all-linear"),
+    "mlp": {"gpt2": LoraConfig(r=2, target_modules=("c_fc",)), "llama": LoraConfig(r=2, target_modules=("down_proj",))},
+    "more": {"gpt2": LoraConfig(r=3, target_modules=("c_attn",), bias="all"), "llama": LoraConfig(r=3, use_dora=True)},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("source", [ODD_HEADS, ALIGNED, tiny.GPT2, tiny.VARIANTS["qwen3"]])
+def test_several_adapters_in_one_call(source, precision):
+    """Each row with its own, and the same bits as in a call by itself; an adapter that changes more than low ranks is
+    on another base."""
+    model = network(source, precision)
+    kind, draw = ("gpt2" if source["model_type"] == "gpt2" else "llama"), np.random.RandomState(3)
+    for name, config in ADAPTERS.items():
+        adapter = adapters_of(model).add(config[kind] if isinstance(config, dict) else config, name)
+        adapter.load({key: (draw.standard_normal(p.shape) * 0.3).astype(np.float32)
+                      for key, p in adapter.parameters().items()})
+    readers = readers_of(model, [None, *ADAPTERS])
+    assert [reader.base == readers[0].base for reader in readers] == [True, True, True, True, False]
+    readers = readers[:4]
+
+    def group(reader):
+        return reader.open(20, [12, 12])
+
+    def turns(reader, opened):
+        yield Turn(opened, ids(20, 1), [(0, ids(9, 2)), (1, ids(3, 3))])
+        yield Turn(opened, (), [(0, ids(1, 4))])
+        yield Turn(opened, (), [(1, ids(1, 5)), (0, ids(2, 6))])
+
+    alone = [[reader.logits([turn]) for turn in turns(reader, group(reader))] for reader in readers]
+    order = [2, 0, 1, 3, 0, 2]
+    for step, together in enumerate(zip(*(turns(readers[i], group(readers[i])) for i in order))):
+        found = readers[1].logits(list(together))
+        np.testing.assert_array_equal(found, np.concatenate([alone[i][step] for i in order]))
+    assert len({logits[0].tobytes() for logits, *_ in alone}) == 4
+    tokens = readers[1].likeliest([next(turns(reader, group(reader))) for reader in readers])
+    assert tokens.tolist() == [logits.argmax() for first, *_ in alone for logits in first]
 
 
 @pytest.mark.parametrize("source", [tiny.GPT2, ALIGNED])

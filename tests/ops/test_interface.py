@@ -47,7 +47,7 @@ def test_a_library_with_other_structures_is_refused(tmp_path):
     text = header.read_text(encoding="utf-8")
     header.write_text(text.replace("int32_t first, count;", "int32_t first, count, more[2];"))
     compile_here(tmp_path, "-shared", "-fPIC", tmp_path / "interface.cpp", "-o", tmp_path / "other.so")
-    with pytest.raises(UserError, match="Reading: 48 bytes in Python, 56 compiled"):
+    with pytest.raises(UserError, match="Reading: 56 bytes in Python, 64 compiled"):
         interface.compare_sizes(ctypes.CDLL(str(tmp_path / "other.so")))
 
 

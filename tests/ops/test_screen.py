@@ -31,7 +31,7 @@ def network(head: np.ndarray | Matrix, precision: str = "fp32", gain: float = 1.
 
 def ask(method, states: np.ndarray) -> np.ndarray:
     network = method.__self__
-    readings = [Reading(network.new_span(1), None, 1, True) for _ in states]
+    readings = [Reading(network.new_span(1), None, 1, True, None) for _ in states]
     return method(states, np.zeros(len(states), np.int32), readings)
 
 

@@ -55,8 +55,8 @@ def test_sixteen_tokens_by_default(server):
 
 
 def test_sampling(server):
-    fields = dict(temperature=0.7, top_p=0.9, top_k=20, min_p=0.01, repetition_penalty=1.2, no_repeat_ngram_size=3,
-                  min_tokens=4, seed=5)
+    fields = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2,
+              "no_repeat_ngram_size": 3, "min_tokens": 4, "seed": 5}
     sampling = Sampling(0.7, 20, 0.9, 1.2, 0.01, 3, 4, 5)
     answer = server.answer(PATH, model="two", prompt=[PROMPT, "Its river"], n=3, max_tokens=12, **fields)
     assert texts(answer) == expected(server, "two", [PROMPT, "Its river"], Decoding(12, sampling), 3)
@@ -64,7 +64,7 @@ def test_sampling(server):
 
 
 def test_a_seed_repeats_and_none_does_not(server):
-    ask = dict(model="one", prompt=PROMPT, temperature=1.5, max_tokens=12)
+    ask = {"model": "one", "prompt": PROMPT, "temperature": 1.5, "max_tokens": 12}
     assert texts(server.answer(PATH, **ask, seed=-3)) == texts(server.answer(PATH, **ask, seed=-3))
     assert len({texts(server.answer(PATH, **ask))[0] for _ in range(4)}) > 1
 
@@ -92,7 +92,7 @@ def test_the_most_tokens_end_a_text(server):
 
 
 def test_streams_are_the_whole_in_pieces(server):
-    ask = dict(model="one", prompt=[PROMPT, "Its river"], n=2, temperature=0.8, seed=1, max_tokens=20)
+    ask = {"model": "one", "prompt": [PROMPT, "Its river"], "n": 2, "temperature": 0.8, "seed": 1, "max_tokens": 20}
     answer = server.answer(PATH, **ask)
     chunks = server.chunks(PATH, **ask, stream_options={"include_usage": True})
     *chunks, last = chunks
@@ -123,7 +123,7 @@ def test_log_probabilities(server):
 
 
 def test_log_probabilities_do_not_depend_on_sampling(server):
-    ask = dict(model="one", prompt=PROMPT, max_tokens=1, logprobs=5)
+    ask = {"model": "one", "prompt": PROMPT, "max_tokens": 1, "logprobs": 5}
     hot = server.answer(PATH, **ask, temperature=2, seed=3)["choices"][0]["logprobs"]["top_logprobs"][0]
     greedy = server.answer(PATH, **ask, temperature=0)["choices"][0]["logprobs"]["top_logprobs"][0]
     assert {key: value for key, value in hot.items() if key in greedy} == greedy
@@ -172,7 +172,7 @@ def test_echo_in_a_stream(server):
 
 def test_many_at_once(server):
     """Each gets its own text, whoever else asks."""
-    asks = [dict(model=model, prompt=prompt, temperature=temperature, seed=seed, max_tokens=12)
+    asks = [{"model": model, "prompt": prompt, "temperature": temperature, "seed": seed, "max_tokens": 12}
             for model in (served.BASE, "one", "two", "three") for prompt in (PROMPT, "Its river is", "x")
             for temperature, seed in ((0, 0), (0.9, 1))]
     found = server.together([lambda ask=ask: texts(server.answer(PATH, **ask)) for ask in asks])
@@ -182,34 +182,34 @@ def test_many_at_once(server):
 
 
 @pytest.mark.parametrize("fields, param, message", [
-    (dict(prompt=[]), "prompt", "expected a text, token ids, or a list"),
-    (dict(prompt=["a", [1]]), "prompt", "expected a text, token ids, or a list"),
-    (dict(prompt=[1, True]), "prompt", "expected a text, token ids, or a list"),
-    (dict(prompt=""), "prompt", "expected at least one token"),
-    (dict(prompt=[1, 300]), "prompt", "expected token ids from 0 to 299; found 300"),
-    (dict(prompt=[1, 10**90]), "prompt", "expected token ids from 0 to 299; found 1000"),
-    (dict(prompt="x" * 300), "prompt", "expected at most 256 tokens; found 300"),
-    (dict(n=0), "n", "greater than or equal to 1; found 0"),
-    (dict(n=10**50), "n", "less than or equal to"),
-    (dict(n=129), "n", "expected at most 128 texts; found 129"),
-    (dict(n=2, best_of=3), "best_of", "expected 2, as n; found 3"),
-    (dict(max_tokens=-1), "max_tokens", "greater than or equal to 0; found -1"),
-    (dict(max_tokens=5000), "max_tokens", "expected at most 4,096; found 5,000"),
-    (dict(temperature="hot"), "temperature", 'expected a valid number; found "hot"'),
-    (dict(temperature=-1), "temperature", "greater than or equal to 0"),
-    (dict(top_p=0), "top_p", "greater than 0"),
-    (dict(logprobs=21), "logprobs", "less than or equal to 20"),
-    (dict(stop=["a"] * 5), "stop", "up to 4 of them"),
-    (dict(stop=""), "stop", "of 1 to 1,000 characters"),
-    (dict(presence_penalty=0.5), "presence_penalty", "expected 0 or nothing, as it is not supported; found 0.5"),
-    (dict(logit_bias={"5": 1}), "logit_bias", "not supported"),
-    (dict(suffix="end"), "suffix", "not supported"),
-    (dict(no_such_field=1), "no_such_field", "unknown field"),
-    (dict(model=""), "model", "at least 1 character"),
-    (dict(model=None), "model", "expected this field"),
-    (dict(model=7), "model", "expected a valid string"),
-    (dict(stream="yes"), "stream", "expected a valid boolean"),
-    (dict(stream_options={"usage": True}), "stream_options.usage", "unknown field"),
+    ({"prompt": []}, "prompt", "expected a text, token ids, or a list"),
+    ({"prompt": ["a", [1]]}, "prompt", "expected a text, token ids, or a list"),
+    ({"prompt": [1, True]}, "prompt", "expected a text, token ids, or a list"),
+    ({"prompt": ""}, "prompt", "expected at least one token"),
+    ({"prompt": [1, 300]}, "prompt", "expected token ids from 0 to 299; found 300"),
+    ({"prompt": [1, 10**90]}, "prompt", "expected token ids from 0 to 299; found 1000"),
+    ({"prompt": "x" * 300}, "prompt", "expected at most 256 tokens; found 300"),
+    ({"n": 0}, "n", "greater than or equal to 1; found 0"),
+    ({"n": 10**50}, "n", "less than or equal to"),
+    ({"n": 129}, "n", "expected at most 128 texts; found 129"),
+    ({"n": 2, "best_of": 3}, "best_of", "expected 2, as n; found 3"),
+    ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0; found -1"),
+    ({"max_tokens": 5000}, "max_tokens", "expected at most 4,096; found 5,000"),
+    ({"temperature": "hot"}, "temperature", 'expected a valid number; found "hot"'),
+    ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+    ({"top_p": 0}, "top_p", "greater than 0"),
+    ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+    ({"stop": ["a"] * 17}, "stop", "up to 16 of them"),
+    ({"stop": ""}, "stop", "of 1 to 1,000 characters"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "expected 0 or nothing, as it is not supported; found 0.5"),
+    ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    ({"suffix": "end"}, "suffix", "not supported"),
+    ({"no_such_field": 1}, "no_such_field", "unknown field"),
+    ({"model": ""}, "model", "at least 1 character"),
+    ({"model": None}, "model", "expected this field"),
+    ({"model": 7}, "model", "expected a valid string"),
+    ({"stream": "yes"}, "stream", "expected a valid boolean"),
+    ({"stream_options": {"usage": True}}, "stream_options.usage", "unknown field"),
 ])
 def test_refused(server, fields, param, message):
     error = server.error(PATH, 400, **{"model": "one", "prompt": PROMPT, **fields})
@@ -218,7 +218,7 @@ def test_refused(server, fields, param, message):
 
 
 def test_neutral_fields_change_nothing(server):
-    ask = dict(model="one", prompt=PROMPT, temperature=0)
+    ask = {"model": "one", "prompt": PROMPT, "temperature": 0}
     assert texts(server.answer(PATH, **ask)) == texts(server.answer(
         PATH, **ask, user="me", metadata={"a": "b"}, store=False, presence_penalty=0, frequency_penalty=0.0,
         logit_bias={}, suffix=None, logprobs=None, stop=None, best_of=1, top_k=-1, n=None, seed=None))

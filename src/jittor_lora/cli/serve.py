@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from jittor_lora.cli.arguments import named_path_argument
 from jittor_lora.cli.flags import add_flags, from_flags
@@ -18,9 +20,13 @@ from jittor_lora.settings.base import PATH, VERBATIM, Settings, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.text import home_expanded
 
+if TYPE_CHECKING:
+    from jittor_lora.formats.adapter_source import AdapterSource
+
 MODEL, LISTENING, ACCESS, LIMITS = "Model", "Listening", "Who may ask", "Limits"
 KEY_VARIABLE = "JITTOR_LORA_API_KEY"
 SHORTEST_KEY, LARGEST_KEY_FILE = 8, 4096
+PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
 INSTALL = 'pip install "jittor-lora[serve]"'
 DEFAULTS = ServeSettings()
 
@@ -95,18 +101,41 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, ServeOptions)
     settings = _settings(options, args)
     adapters = named_adapters(args.adapter)
-    try:
-        from jittor_lora.serving.start import serve
-    except ImportError as error:
-        if (error.name or "").startswith("jittor_lora"):
-            raise
-        raise UserError(f"the server needs packages that are not installed ({error}): {INSTALL}.") from error
-    from jittor_lora.formats.adapter_source import open_adapter
+    _require_packages()
+    sources = _opened(adapters)
     from jittor_lora.formats.base_record import base_of_adapter
-    sources = [(name, open_adapter(folder)) for name, folder in adapters]
+    from jittor_lora.serving.start import serve
     base = options.base or (base_of_adapter(sources[0][1]) if sources else "auto")
     serve(base, sources, settings, options.precision, options.set_threads, options.browser)
     return 0
+
+
+def _require_packages() -> None:
+    missing = []
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError(f"serve needs packages that are not installed ({'; '.join(missing)}). Install them: {INSTALL}")
+
+
+def _opened(adapters: Sequence[tuple[str, Path]]) -> list[tuple[str, AdapterSource]]:
+    """
+    Raises:
+        UserError: settings of adapters cannot be read; all are listed.
+    """
+    from jittor_lora.formats.adapter_source import open_adapter
+    opened, wrong = [], []
+    for name, folder in adapters:
+        try:
+            opened.append((name, open_adapter(folder)))
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return opened
 
 
 def _settings(options: ServeOptions, args: argparse.Namespace) -> ServeSettings:
@@ -131,14 +160,14 @@ def _settings(options: ServeOptions, args: argparse.Namespace) -> ServeSettings:
         key, problem = _key(options)
     except UserError as error:
         problem = str(error)
-    if problem is None and key is None and not options.without_key and not is_loopback(options.host):
+    if problem is None and key is None and not options.without_key and not is_loopback(options.host.strip("[]")):
         problem = (f"--host {options.host}: other machines could use this server. Give a key, as {KEY_VARIABLE} or in "
                    "a file with --api-key-file; or --without-key if nobody else reaches it.")
     wrong += [problem] if problem else []
     if wrong:
         raise UserError("\n".join(wrong))
     return ServeSettings(
-        host=options.host, port=options.port, api_key=key,
+        host=options.host.strip("[]"), port=options.port, api_key=key,
         allowed_hosts=tuple(host_and_port(name)[0] for name in args.allowed_host),
         cors_origins=tuple(text.lower() for text in args.cors), max_body_bytes=options.max_body << 20,
         max_prompt_tokens=options.max_prompt_tokens, max_tokens=options.max_tokens, max_texts=options.max_texts,

@@ -18,6 +18,7 @@ from jittor_lora.ops.decoding import LayerWeights, LinearWeights, NetworkWeights
 
 @dataclass
 class _Group:
+    reader: FusedReader
     prefix: Optional[Span]
     branches: list[Span]
 
@@ -28,7 +29,8 @@ class _Group:
 
 
 class FusedReader:
-    """Reads all turns together (see `Reader`). A row's numbers are independent of what else is read.
+    """Reads all turns together (see `Reader`), also those of groups of other adapters on the same base, each with its
+    own. A row's numbers are independent of what else is read.
 
     It reads with the adapter as it was when the reader was built; the packed base stays with the model's matrices.
     """
@@ -39,17 +41,17 @@ class FusedReader:
                       c.network == "llama", c.activation, c.norm_eps, model.precision)
         layers, last_norm, self._embedding, self._positions = _PARTS[c.network](model)
         self._decoder = ops.decoder(NetworkWeights(sizes, layers, last_norm, model.head(), _rotation(c)))
-        self.block_rows = self._decoder.block_rows
+        self.base, self.block_rows = self._decoder.base, self._decoder.block_rows
         self.row_bytes = self._decoder.row_bytes
 
     def open(self, prefix: int, rooms: Sequence[int]) -> _Group:
-        return _Group(self._decoder.new_span(prefix) if prefix else None, self._spans(rooms))
+        return _Group(self, self._decoder.new_span(prefix) if prefix else None, self._spans(rooms))
 
     def fork(self, group: _Group, length: int, rooms: Sequence[int]) -> _Group:
-        return _Group(None if group.prefix is None else group.prefix.copy(length), self._spans(rooms))
+        return _Group(self, None if group.prefix is None else group.prefix.copy(length), self._spans(rooms))
 
     def join(self, group: _Group, rooms: Sequence[int]) -> _Group:
-        return _Group(group.prefix, self._spans(rooms))
+        return _Group(self, group.prefix, self._spans(rooms))
 
     def rewind(self, group: _Group, branch: int, length: int) -> None:
         group.branches[branch].used = length
@@ -65,7 +67,7 @@ class FusedReader:
 
     def every_row(self, group: _Group, tokens: Sequence[int]) -> np.ndarray:
         positions = np.arange(group.start, group.start + len(tokens), dtype=np.int32)
-        readings = [Reading(group.prefix, None, 1, True)] * len(tokens)
+        readings = [Reading(group.prefix, None, 1, True, self._decoder.adapter)] * len(tokens)
         return self._decoder.logits(self._embedded(list(tokens), positions), positions, readings)
 
     def block(self, group: _Group, number: int) -> np.ndarray:
@@ -81,19 +83,21 @@ class FusedReader:
 
     def _readings(self, turns: Sequence[Turn]) -> tuple[np.ndarray, np.ndarray, list[Reading]]:
         """The embedded rows, their positions, and how they are read."""
-        readings, tokens, positions = [], [], []
+        readings, embedded, positions = [], [], []
         for turn in turns:
-            tokens += turn.tokens()
-            start, prefix = turn.group.start, len(turn.prefix)
+            group, here = turn.group, []
+            adapter, start, prefix = group.reader._decoder.adapter, group.start, len(turn.prefix)
             if prefix:
-                readings.append(Reading(turn.group.prefix, None, prefix, False))
-                positions += range(start, start + prefix)
+                readings.append(Reading(group.prefix, None, prefix, False, adapter))
+                here += range(start, start + prefix)
                 start += prefix
             for branch, new in turn.branches:
-                span = turn.group.branches[branch]
-                readings.append(Reading(span, turn.group.prefix, len(new), True))
-                positions += range(start + span.used, start + span.used + len(new))
-        return self._embedded(tokens, positions), np.asarray(positions, np.int32), readings
+                span = group.branches[branch]
+                readings.append(Reading(span, group.prefix, len(new), True, adapter))
+                here += range(start + span.used, start + span.used + len(new))
+            embedded.append(group.reader._embedded(turn.tokens(), here))
+            positions += here
+        return np.concatenate(embedded), np.asarray(positions, np.int32), readings
 
     def _embedded(self, tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
         embedded = self._embedding[tokens]

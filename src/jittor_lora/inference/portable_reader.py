@@ -36,6 +36,7 @@ class PortableReader:
 
     def __init__(self, model: CausalLM, acting: Callable[[], ContextManager] = nullcontext):
         self._model, self._acting, c = model, acting, model.config
+        self.base = id(self)
         self.row_bytes = 8 * c.layers * c.kv_heads * c.head_dim
 
     def open(self, prefix: int, rooms: Sequence[int]) -> _Group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Sequence
+from typing import Any, Hashable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
@@ -28,7 +28,13 @@ class Turn(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads texts with a model. Its groups hold the keys and values of what has been read."""
+    """Reads texts with a model. Its groups hold the keys and values of what has been read.
+
+    Attributes:
+        base: readers with an equal one may take the turns of each other's groups, in one call with their own.
+    """
+
+    base: Hashable
 
     def open(self, prefix: int, rooms: Sequence[int]) -> Any:
         """A group with room for a prefix of `prefix` tokens, and for `rooms[i]` tokens of branch i."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Hashable, Protocol
 
 from jittor_lora.inference.reader import Reader, Turn
 
@@ -60,23 +60,19 @@ def advance(works: Sequence[Work], room: int) -> int:
     Raises:
         UserError: the model's numbers are not finite.
     """
-    acting, kinds, turns = [], [], []
+    kinds: dict[tuple[Hashable, str], list[tuple[Work, Turn]]] = {}
     for work in works:
         unread = work.unread
         if unread and room <= 0:
             continue
         turn, wanted = work.turn(room)
         room -= unread - work.unread
-        acting.append(work)
-        kinds.append((id(work.reader), wanted))
-        turns.append(turn)
-    results: dict[tuple[int, str], Iterator[Any]] = {}
-    for work, kind in zip(acting, kinds):  # each reader takes all turns of a kind in one call
-        if kind not in results:
-            own = [turn for turn, other in zip(turns, kinds) if other == kind]
-            results[kind] = iter(_read(work.reader, kind[1], own))
-    for work, kind in zip(acting, kinds):
-        work.take(results[kind])
+        kinds.setdefault((work.reader.base, wanted), []).append((work, turn))
+    for (_, wanted), several in kinds.items():  # all turns of a base in one call, those of an adapter beside each other
+        several.sort(key=lambda pair: id(pair[0].reader))
+        results = iter(_read(several[0][0].reader, wanted, [turn for _, turn in several]))
+        for work, _ in several:
+            work.take(results)
     return room
 
 

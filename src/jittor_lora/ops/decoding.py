@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Any, Hashable, Iterable, NamedTuple, Optional, Protocol, Sequence, Union
 
 import numpy as np
 
@@ -96,22 +96,28 @@ class Reading(NamedTuple):
         prefix: read earlier or in the same call; None without one.
         rows: their number.
         wanted: is the token after the last of them asked for?
+        adapter: whose low-rank updates act on them, a decoder's `adapter`.
     """
 
     own: Span
     prefix: Optional[Span]
     rows: int
     wanted: bool
+    adapter: Any
 
 
 class Decoder(Protocol):
     """A network prepared for decoding, with the weights that it was built from.
 
     Attributes:
+        adapter: its low-rank updates, for readings of this decoder and of those with an equal base; None without any.
+        base: equal where everything but the low-rank updates is.
         block_rows: rows per block of a span.
         row_bytes: of the keys and values of a row.
     """
 
+    adapter: Any
+    base: Hashable
     block_rows: int
     row_bytes: int
 

@@ -43,13 +43,14 @@ class Logged:
                 status = message["status"]
             else:
                 complete = not message.get("more_body", False)
-                if self._texts:
+                if texts:
                     _gather(answered, message)
             await send(message)
 
         token = current.set(record)
+        texts = self._texts and scope["method"] == "POST"
         try:
-            await self._app(scope, receiving if self._texts else receive, sending)
+            await self._app(scope, receiving if texts else receive, sending)
         finally:
             current.reset(token)
             seconds = time.monotonic() - began

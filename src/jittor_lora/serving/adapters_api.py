@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
@@ -35,13 +35,13 @@ _TEXT = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "descr
 def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=JsonRoute, tags=["adapters"], responses=RESPONSES)
 
-    @routes.post("/v1/load_lora_adapter", responses=_TEXT, response_class=PlainTextResponse)
+    @routes.post("/v1/load_lora_adapter", responses=_TEXT, response_class=Response)
     async def load(body: LoadRequest) -> PlainTextResponse:
         """Serve an adapter under a new name."""
         await service.load_adapter(body.lora_name, body.lora_path)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
-    @routes.post("/v1/unload_lora_adapter", responses=_TEXT, response_class=PlainTextResponse)
+    @routes.post("/v1/unload_lora_adapter", responses=_TEXT, response_class=Response)
     async def unload(body: UnloadRequest) -> PlainTextResponse:
         """Serve it no more; requests that were taken are answered first."""
         await service.unload_adapter(body.lora_name)

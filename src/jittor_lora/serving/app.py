@@ -7,7 +7,16 @@ from collections.abc import Callable
 from fastapi import APIRouter, FastAPI
 
 from jittor_lora import __version__
-from jittor_lora.serving import adapters_api, answers, chat, completions, model_list, page_files
+from jittor_lora.serving import (
+    adapters_api,
+    adapters_view,
+    answers,
+    chat,
+    completions,
+    model_list,
+    page_files,
+    runs_api,
+)
 from jittor_lora.serving.openai_errors import install
 from jittor_lora.serving.service import Service
 
@@ -18,6 +27,8 @@ ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (
     answers.router,
     adapters_api.router,
     page_files.router,
+    runs_api.router,
+    adapters_view.router,
 )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from fastapi import APIRouter, Request, Response
@@ -15,13 +13,16 @@ from jittor_lora.data.turns import SUPPORTED, in_order, read_turns
 from jittor_lora.errors import UserError
 from jittor_lora.inference.generator import Decoding
 from jittor_lora.serving.chat_schema import ChatCompletion, ChatRequest
+from jittor_lora.serving.choices import Choices, stream_options
 from jittor_lora.serving.fields import stop_of
-from jittor_lora.serving.jobs import End, Event, Generation, Piece, Token
+from jittor_lora.serving.jobs import End, Generation, Piece, PromptTokens, Token
 from jittor_lora.serving.json_body import JsonRoute
-from jittor_lora.serving.models import Served
 from jittor_lora.serving.openai_errors import RESPONSES, ApiError, refused
 from jittor_lora.serving.service import Service
-from jittor_lora.serving.streaming import EVENTS, Run, finite, in_chunks, in_one_piece, unless_gone
+from jittor_lora.serving.streaming import EVENTS, unless_gone
+from jittor_lora.serving.token_texts import finite
+
+NAMES = ("chat.completion", "chat.completion.chunk")
 
 
 def router(service: Service) -> APIRouter:
@@ -35,34 +36,37 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class _Chat:
-    """One request."""
-
+class _Chat(Choices):
     def __init__(self, service: Service, body: ChatRequest):
-        self.service, self.body = service, body
-        self.served: Served = service.served(body.model)
+        super().__init__(service, service.served(body.model), "chatcmpl", NAMES, stream_options(body))
+        self.body = body
         if self.served.chat is None:
             raise ApiError(400, f"model: {body.model} has no chat template, so conversations cannot be put to it. Send "
                                 "prompts to /v1/completions, or name a model that has one.", "model")
         service.check_texts(body.n, "n")
-        self.most = self._most_tokens()
+        self._most = self._most_tokens()
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs: expected logprobs to be true with it; found false.", "top_logprobs")
-        self.turns = _turns(body)
-        self.head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+        self._turns = _turns(body)
         self.choices = [_Choice(self, index) for index in range(body.n)]
 
-    async def respond(self) -> Response:
-        run = await self.service.begin([self.served], lambda: [self._job()])
-        if self.body.stream:
-            return await in_chunks(run, self._chunks(run))
-        return await in_one_piece(run, self._take, lambda: {
-            **self.head, "object": "chat.completion", "choices": [choice.whole() for choice in self.choices],
-            "usage": run.usage})
+    def openings(self) -> Sequence[dict[str, Any]]:
+        return [{"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+                for index in range(self.body.n)]
 
-    def _take(self, number: int, event: Event) -> Optional[dict[str, Any]]:
-        """What an event adds to a choice."""
-        return self.choices[event.index].add(event) if isinstance(event, (Piece, End)) else None
+    def job(self) -> Generation:
+        body, generator = self.body, self.served.chat
+        try:
+            groups = generator.chats([self._turns])
+            _ = generator.chat.end_ids  # rendered here, not in the thread that computes
+        except UserError as error:
+            raise refused(error, "messages") from error
+        self.service.check_prompts(groups, "messages")
+        if body.logprobs:
+            self.served.texts.prepare()
+        decoding = Decoding(self._most, body.sampling(), stop_of(body.stop))
+        return Generation(generator, self.served.adapter, groups, decoding, body.n, True,
+                          (body.top_logprobs or 0) if body.logprobs else None)
 
     def _most_tokens(self) -> int:
         new, old = self.body.max_completion_tokens, self.body.max_tokens
@@ -76,44 +80,15 @@ class _Chat:
         self.service.check_new_tokens(given, field)
         return given
 
-    def _job(self) -> Generation:
-        body, generator = self.body, self.served.chat
-        try:
-            groups = generator.chats([self.turns])
-            _ = generator.chat.end_ids  # rendered here, not in the thread that computes
-        except UserError as error:
-            raise refused(error, "messages") from error
-        self.service.check_prompts(groups, "messages")
-        decoding = Decoding(self.most, body.sampling(), stop_of(body.stop))
-        return Generation(generator, self.served.adapter, groups, decoding, body.n, True,
-                          (body.top_logprobs or 0) if body.logprobs else None)
-
-    async def _chunks(self, run: Run) -> AsyncIterator[dict[str, Any]]:
-        counted = self.body.stream_options is not None and self.body.stream_options.include_usage
-        head, rest = {**self.head, "object": "chat.completion.chunk"}, {"usage": None} if counted else {}
-        for index in range(self.body.n):
-            opening = {"role": "assistant", "content": ""}
-            yield {**head, "choices": [{"index": index, "delta": opening, "logprobs": None, "finish_reason": None}],
-                   **rest}
-        async for number, event in run:
-            choice = self._take(number, event)
-            if choice is not None:
-                yield {**head, "choices": [choice], **rest}
-        if counted:
-            yield {**head, "choices": [], "usage": run.usage}
-
 
 class _Choice:
-    """One text."""
-
     def __init__(self, request: _Chat, index: int):
         self._request, self._index = request, index
         self._texts: list[str] = []
         self._tokens: list[dict[str, Any]] = []
         self._reason: Optional[str] = None
 
-    def add(self, event: Piece | End) -> dict[str, Any]:
-        """Take an event; returns what it adds."""
+    def add(self, event: PromptTokens | Piece | End) -> dict[str, Any]:
         if isinstance(event, End):
             self._reason = event.reason
             return {"index": self._index, "delta": {}, "logprobs": None, "finish_reason": event.reason}
@@ -135,7 +110,7 @@ class _Choice:
         return [{**self._token(token.id, token.log_probability),
                  "top_logprobs": [self._token(*likely) for likely in token.likeliest]} for token in tokens]
 
-    def _token(self, number: int, log_probability: Optional[float]) -> dict[str, Any]:
+    def _token(self, number: int, log_probability: float) -> dict[str, Any]:
         texts = self._request.served.texts
         return {"token": texts.text(number), "logprob": finite(log_probability), "bytes": list(texts.bytes(number))}
 

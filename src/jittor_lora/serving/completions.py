@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from fastapi import APIRouter, Request, Response
 
 from jittor_lora.data.text_file import shown
 from jittor_lora.inference.generator import Decoding, Group
+from jittor_lora.serving.choices import Choices, stream_options
 from jittor_lora.serving.completion_schema import Completion, CompletionRequest
 from jittor_lora.serving.fields import stop_of
-from jittor_lora.serving.jobs import End, Event, Generation, Piece, PromptTokens, Token
+from jittor_lora.serving.jobs import End, Generation, Piece, PromptTokens, Token
 from jittor_lora.serving.json_body import JsonRoute
-from jittor_lora.serving.models import Served
 from jittor_lora.serving.openai_errors import RESPONSES, ApiError
 from jittor_lora.serving.service import Service
-from jittor_lora.serving.streaming import EVENTS, Run, finite, in_chunks, in_one_piece, unless_gone
-from jittor_lora.serving.token_texts import Offsets
+from jittor_lora.serving.streaming import EVENTS, unless_gone
+from jittor_lora.serving.token_texts import Offsets, finite
+
+NAMES = ("text_completion", "text_completion")
 
 
 def router(service: Service) -> APIRouter:
@@ -33,27 +33,25 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class _Completions:
-    """One request."""
-
+class _Completions(Choices):
     def __init__(self, service: Service, body: CompletionRequest):
-        self.service, self.body = service, body
-        self.served: Served = service.served(body.model)
+        super().__init__(service, service.served(body.model), "cmpl", NAMES, stream_options(body))
+        self.body = body
         service.check_texts(len(body.prompt) * body.n, "n times the number of prompts")
         service.check_new_tokens(body.max_tokens)
         if body.best_of not in (None, body.n):
             raise ApiError(400, f"best_of: expected {body.n}, as n; found {body.best_of}. Others are not supported.",
                            "best_of")
-        self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time()),
-                     "model": body.model}
         self.choices = [_Choice(self, index) for index in range(len(body.prompt) * body.n)]
 
-    async def respond(self) -> Response:
-        run = await self.service.begin([self.served], lambda: [self._job()])
-        if self.body.stream:
-            return await in_chunks(run, self._chunks(run))
-        return await in_one_piece(run, self._take, lambda: {
-            **self.head, "choices": [choice.whole() for choice in self.choices], "usage": run.usage})
+    def job(self) -> Generation:
+        body, generator = self.body, self.served.generator
+        groups = self._groups()
+        self.service.check_prompts(groups, "prompt")
+        if body.logprobs is not None:
+            self.served.texts.prepare()
+        decoding = Decoding(body.max_tokens, body.sampling(), stop_of(body.stop))
+        return Generation(generator, self.served.adapter, groups, decoding, body.n, False, body.logprobs, body.echo)
 
     def prompt(self, index: int) -> str:
         """That of a text."""
@@ -65,17 +63,6 @@ class _Completions:
         """The number of tokens at the start of each prompt that stand for none of its text."""
         return len(self.served.generator.tokenizer.opening) if isinstance(self.body.prompt[0], str) else 0
 
-    def _take(self, number: int, event: Event) -> Optional[dict[str, Any]]:
-        """What an event adds to a choice."""
-        return self.choices[event.index].add(event) if isinstance(event, (PromptTokens, Piece, End)) else None
-
-    def _job(self) -> Generation:
-        body, generator = self.body, self.served.generator
-        groups = self._groups()
-        self.service.check_prompts(groups, "prompt")
-        decoding = Decoding(body.max_tokens, body.sampling(), stop_of(body.stop))
-        return Generation(generator, self.served.adapter, groups, decoding, body.n, False, body.logprobs, body.echo)
-
     def _groups(self) -> Sequence[Group]:
         prompts, generator = self.body.prompt, self.served.generator
         if isinstance(prompts[0], str):
@@ -86,20 +73,8 @@ class _Completions:
             raise ApiError(400, f"prompt: expected token ids from 0 to {most - 1:,}; found {shown(strange)}.", "prompt")
         return [(ids[:-1], [ids[-1:]]) for ids in prompts]
 
-    async def _chunks(self, run: Run) -> AsyncIterator[dict[str, Any]]:
-        counted = self.body.stream_options is not None and self.body.stream_options.include_usage
-        rest = {"usage": None} if counted else {}
-        async for number, event in run:
-            choice = self._take(number, event)
-            if choice is not None:
-                yield {**self.head, "choices": [choice], **rest}
-        if counted:
-            yield {**self.head, "choices": [], "usage": run.usage}
-
 
 class _Choice:
-    """One text."""
-
     def __init__(self, request: _Completions, index: int):
         self._request, self._index = request, index
         self._texts: list[str] = []
@@ -108,20 +83,19 @@ class _Choice:
         self._offsets = Offsets()
 
     def add(self, event: PromptTokens | Piece | End) -> dict[str, Any]:
-        """Take an event; returns what it adds."""
+        text, logprobs = "", None
         if isinstance(event, End):
             self._reason = event.reason
-            return {"index": self._index, "text": "", "logprobs": None, "finish_reason": event.reason}
-        text = self._request.prompt(self._index) if isinstance(event, PromptTokens) else event.text
-        self._texts.append(text)
-        logprobs = None
-        if self._request.body.logprobs is not None:
-            hidden = self._request.opening if isinstance(event, PromptTokens) else 0
-            logprobs = self._logprobs(event.tokens, hidden)
-            self._parts.append(logprobs)
-        if isinstance(event, PromptTokens):
-            self._offsets = Offsets(len(text))
-        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": None}
+        else:
+            echoed = isinstance(event, PromptTokens)
+            text = self._request.prompt(self._index) if echoed else event.text
+            self._texts.append(text)
+            if self._request.body.logprobs is not None:
+                logprobs = self._logprobs(event.tokens, self._request.opening if echoed else 0)
+                self._parts.append(logprobs)
+            if echoed:
+                self._offsets = Offsets(len(text))
+        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": self._reason}
 
     def whole(self) -> dict[str, Any]:
         joined = None

@@ -274,8 +274,8 @@ class Engine:
         live = self._admission.live
         decoding = any(not work.unread for work in live)
         room = self.limits.read_tokens if decoding else READ_ALONE
-        for reader in {id(work.reader): work.reader for work in live}.values():
-            works = [work for work in live if work.reader is reader]
+        for base in dict.fromkeys(work.reader.base for work in live):
+            works = [work for work in live if work.reader.base == base]
             try:
                 room = advance(works, room)
             except Exception as error:

@@ -16,7 +16,7 @@ from jittor_lora.inference.sampling import Sampling
 from jittor_lora.serving.openai_errors import EXPECTED
 
 LARGEST = (1 << 31) - 1
-MOST_STOPS, LONGEST_STOP = 4, 1_000  # characters
+MOST_STOPS, LONGEST_STOP = 16, 1_000  # OpenAI takes 4; characters
 MOST_LIKELIEST = 20
 SEEDS = 1 << 63
 

@@ -53,7 +53,7 @@ class _Answers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, _failures_shown(send))
         if scope["type"] != "http":  # a WebSocket
             return await send({"type": "websocket.close", "code": 1003})
         started = False
@@ -74,6 +74,16 @@ class _Answers:
             if started:
                 raise  # closes the connection, so that the client sees an end that is none
             await refuse(safe, 500, "The server failed; its log says how.", "internal_error", "server_error")
+
+
+def _failures_shown(send: Send) -> Send:
+    """Of the app's start and end."""
+    async def sending(message: Message) -> None:
+        if message["type"].endswith(".failed"):
+            print(message.get("message", ""), file=sys.stderr)
+        await send(message)
+
+    return sending
 
 
 class _Hosts:

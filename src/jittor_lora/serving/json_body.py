@@ -8,11 +8,13 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from jittor_lora.files.untrusted import load_json, unique_keys
 from jittor_lora.serving.openai_errors import ApiError
 
+LARGE = 1 << 16  # bytes of a body that is parsed while the event loop goes on
 GONE = 499  # the client closed the connection: nginx's status, which nobody reads
 
 
@@ -26,7 +28,8 @@ class JsonRoute(APIRoute):
             if self.body_field is None:
                 return await handle(request)
             try:
-                value = parse(await _json_bytes(request))
+                body = await _json_bytes(request)
+                value = parse(body) if len(body) < LARGE else await run_in_threadpool(parse, body)
             except ClientDisconnect:
                 return Response(status_code=GONE)
             return await handle(_Parsed(request, value))

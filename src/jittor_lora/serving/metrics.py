@@ -15,6 +15,7 @@ from prometheus_client import (
     Counter,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -51,6 +52,7 @@ class Metrics:
     """
 
     def __init__(self, statistics: Callable[[], Statistics]):
+        disable_created_metrics()  # a second time series for each
         self.registry = CollectorRegistry()
         self._requests = Counter("jittor_lora_requests", "Requests by endpoint and status.", ["endpoint", "status"],
                                  registry=self.registry)

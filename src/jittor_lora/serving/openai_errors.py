@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Optional
@@ -12,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jittor_lora.data.text_file import shown
 from jittor_lora.errors import UserError
@@ -89,8 +92,33 @@ def not_taken(error: Exception) -> ApiError:
 def install(app: FastAPI) -> None:
     """Make all errors of the app ones in this form."""
     for kind, made in ((ApiError, lambda error: error), (UserError, refused), (RequestValidationError, _wrong_fields),
-                       (HTTPException, None), (Exception, lambda error: INTERNAL)):
+                       (HTTPException, None)):
         app.add_exception_handler(kind, _of_status if made is None else _handler(made))
+    app.add_middleware(_Bugs)
+
+
+class _Bugs:
+    """Answers with an error where a bug raises; Starlette's own handler would close the connection, too."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if started or scope["type"] != "http":
+                raise
+            print(f"{traceback.format_exc()}\njittor-lora: this is a bug in jittor-lora. Please report it with the "
+                  "lines above.", file=sys.stderr)
+            await INTERNAL.response()(scope, receive, send)
 
 
 def _handler(made: Callable[[Any], ApiError]) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:

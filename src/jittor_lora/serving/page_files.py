@@ -65,7 +65,7 @@ def router(service: Any) -> APIRouter:
             return Response("No such file.\n", 404, media_type="text/plain")
         headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
         seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-        if file.tag in seen:
+        if file.tag in seen or "*" in seen:
             return Response(status_code=304, headers=headers)
         return Response(file.content, headers=headers, media_type=file.kind)
 

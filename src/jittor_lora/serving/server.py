@@ -117,8 +117,12 @@ class _HttpThread(threading.Thread):
     def run(self) -> None:
         try:
             self._server.run(sockets=[self._listener])
-        except BaseException as error:  # SystemExit, too: uvicorn's
-            self.error = error if isinstance(error, Exception) else RuntimeError(f"the HTTP server ended: {error!r}")
+            if not self._server.started:
+                self.error = RuntimeError("the HTTP server did not start")
+        except SystemExit:  # uvicorn's, where the app does not start
+            self.error = RuntimeError("the HTTP server did not start")
+        except BaseException as error:
+            self.error = error
         finally:
             self._engine.stop(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import threading
 import webbrowser
@@ -79,8 +80,8 @@ def _say(place: str, models: Models, settings: ServeSettings, browser: bool) -> 
     question = {"model": name, "context": "Jittor was released by Tsinghua University in 2020.",
                 "question": "Who released Jittor?"}
     key = '-H "Authorization: Bearer KEY" ' if settings.api_key else ""
-    print(f"Serving {', '.join(models)} at {place}\nCtrl-C stops it. Ask it on the page, or:\n"
+    print(f"Serving {', '.join(models)} at {place}\nCtrl-C stops it. Ask on the page, or:\n"
           f"  curl {place}/v1/answers {key}-H \"Content-Type: application/json\" \\\n"
-          f"    -d '{json.dumps(question)}'", flush=True)
+          f"    -d {shlex.quote(json.dumps(question))}", flush=True)
     if browser and sys.stdout.isatty() and any(environment().get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         threading.Thread(target=webbrowser.open, args=(place,), daemon=True).start()  # may wait for the browser

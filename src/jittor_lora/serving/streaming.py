@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Optional
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -171,8 +171,3 @@ async def _ended(*tasks: asyncio.Task) -> None:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def finite(log_probability: Optional[float]) -> Optional[float]:
-    """As JSON holds it: OpenAI's number for what cannot occur."""
-    return None if log_probability is None else max(log_probability, -9999.0)

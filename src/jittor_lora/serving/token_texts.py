@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from functools import cached_property, lru_cache
+from typing import Optional
 
 from jittor_lora.formats.byte_level import CHARACTERS
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -20,6 +21,10 @@ class TokenTexts:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self.bytes = lru_cache(1 << 16)(self._bytes)
+
+    def prepare(self) -> None:
+        """Do what takes a moment at first."""
+        _ = self._before
 
     def text(self, token: int) -> str:
         """The token's text; of one that is not whole characters, its bytes as OpenAI spells them: bytes:\\xe4\\xb8."""
@@ -61,3 +66,8 @@ class Offsets:
         at = self._at
         self._at += len(self._decoder.decode(token))
         return at
+
+
+def finite(log_probability: Optional[float]) -> Optional[float]:
+    """As JSON holds it: OpenAI's number for what cannot occur."""
+    return None if log_probability is None else max(log_probability, -9999.0)

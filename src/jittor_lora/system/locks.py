@@ -49,6 +49,25 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
                 path.rmdir()
 
 
+def is_locked(folder: Path) -> bool | None:
+    """Does a process hold the lock of `folder`? None if that cannot be told, as on a file system without locks."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False  # the file is what a killed process left
+
+
 @contextlib.contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
     """Wait until no other process is in such a block with the lock file `path`, which exists while one is.
@@ -107,7 +126,7 @@ def _acquire(folder: Path) -> int:
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try(descriptor)
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
         raise UserError(f"{folder}: another process is working in this folder{f' ({holder})' if holder else ''}. "
@@ -122,6 +141,15 @@ def _lock(descriptor: int, folder: Path) -> None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since "
                               f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+
+
+def _try(descriptor: int) -> None:
+    for pause in (0.002, 0.02, 0.05):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process may just be looking, see `is_locked`
+            time.sleep(pause)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

@@ -23,11 +23,10 @@ from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.locks import LOCK_FILE, locked
 from jittor_lora.system.runtime import set_threads
 from jittor_lora.tasks.evaluate import Questions, say, score_and_write
-from jittor_lora.tasks.run_folder import SETTINGS_FILE, SUMMARY_FILE
+from jittor_lora.tasks.run_folder import EVALUATION, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 
 SHOWN_ANSWERS = 6
-EVALUATION = "evaluation"
 
 
 def quickstart(config: RunConfig) -> None:
@@ -82,7 +81,9 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     print(f"\nAdapter:      {folder / 'adapter'}\nPlots:        {', '.join(map(str, pictures))}\n"
           f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
           f"  jittor-lora generate --base {session.base.name} --adapter {folder / 'adapter'} \\\n"
-          f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"")
+          f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"\n"
+          f"In the browser, beside the base, and as an API (`make serve` does it in one step):\n"
+          f"  jittor-lora serve --adapter {folder}")
 
 
 def run_folder(config: RunConfig) -> tuple[Path, bool]:

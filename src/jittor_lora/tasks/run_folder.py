@@ -14,7 +14,8 @@ PRODUCTS = {"lora": "adapter", "full": "model"}  # method → folder in the run'
 # In order of removal: if it is interrupted, a run without checkpoints is left.
 RUN_FILES = (CHECKPOINTS, SUMMARY_FILE, *PRODUCTS.values(), BEST, "run.log", "train_loss.txt", "val_loss.txt",
              "metrics.jsonl", "tensorboard", "reports", RECORD_FILE, SETTINGS_FILE)
-MADE_FROM_A_RUN = ("evaluation", "plots")
+EVALUATION = "evaluation"
+MADE_FROM_A_RUN = (EVALUATION, "plots")
 
 
 def run_files(folder: Path) -> list[str]:

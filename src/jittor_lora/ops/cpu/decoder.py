@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import hashlib
 import weakref
 from typing import Any, Iterator, Optional, Sequence
 
@@ -18,8 +19,8 @@ from jittor_lora.ops.portable import score_scale
 
 ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
 ROWS_PER_CALL = 512  # the states of many more rows would not stay in the cache
-_Matrix, _Linear, _Norm, _Layer, _Network, _Span, _Reading = (
-    STRUCTURES[name] for name in ("Matrix", "Linear", "Norm", "Layer", "Network", "Span", "Reading"))
+_Linear, _LayerUpdates, _Norm, _Layer, _Network, _Span, _Reading = (
+    STRUCTURES[name] for name in ("Linear", "LayerUpdates", "Norm", "Layer", "Network", "Span", "Reading"))
 
 
 class Span:
@@ -62,6 +63,19 @@ class Span:
         return _Span(self.memory.ctypes.data, self.capacity, self.used)
 
 
+class Adapter:
+    """The low-rank updates of a network.
+
+    Attributes:
+        layers: `LayerUpdates` of each.
+        ranks: the most that share an input.
+    """
+
+    def __init__(self, layers: Sequence[Any], ranks: int, kept: Any):
+        self.layers = (_LayerUpdates * len(layers))(*layers)
+        self.ranks, self._kept = ranks, kept
+
+
 class Decoder:
     """See `ops.decoding.Decoder`. Weights are packed here, but for the head's screen: only `likeliest` needs it."""
 
@@ -71,20 +85,27 @@ class Decoder:
         self._panel, self._vector = library().jl_decode_panel(), library().jl_decode_vector()
         self.block_rows, self.row_bytes = self._panel, 4 * _row_floats(sizes, self._panel)
         self._kept: list[Any] = []  # what the structures point to
-        self._space, self._room, self._free = None, 0, lambda: None
+        self._contents = hashlib.sha256()  # of what is not low-rank
+        self._space, self._room, self._free = None, (0, 0), lambda: None
         width, attended = sizes.width, sizes.heads * sizes.head_dim
-        made = [_Layer(self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._norm(layer.q_norm),
-                       self._norm(layer.k_norm), self._linear(width, layer.qkv), self._linear(attended, [layer.out]),
-                       self._linear(width, layer.up), self._linear(sizes.inner, [layer.down]),
-                       score_scale(layer.scale, sizes.head_dim))
-                for layer in weights.layers]
+        made, updates, self._ranks = [], [], 0
+        for layer in weights.layers:
+            update = _LayerUpdates()
+            made.append(_Layer(
+                self._norm(layer.attention_norm), self._norm(layer.mlp_norm), self._norm(layer.q_norm),
+                self._norm(layer.k_norm), self._linear(width, layer.qkv, update.qkv),
+                self._linear(attended, [layer.out], update.out), self._linear(width, layer.up, update.up),
+                self._linear(sizes.inner, [layer.down], update.down), score_scale(layer.scale, sizes.head_dim)))
+            updates.append(update)
         self._layers = (_Layer * len(made))(*made)
+        self.adapter = Adapter(updates, self._ranks, self._kept) if self._ranks else None
         cosines, sines = (self._keep(table) for table in weights.rotation) if weights.rotation else (None, None)
         self._network = _Network(
             ctypes.addressof(self._layers), cosines, sines, self._norm(weights.last_norm),
-            self._linear(width, [LinearWeights(head)]), None, len(made), width, sizes.heads, sizes.kv_heads,
-            sizes.head_dim, sizes.inner, int(sizes.rms_norm), ACTIVATIONS.index(sizes.activation),
+            self._linear(width, [LinearWeights(head)], _LayerUpdates().out), None, len(made), width, sizes.heads,
+            sizes.kv_heads, sizes.head_dim, sizes.inner, int(sizes.rms_norm), ACTIVATIONS.index(sizes.activation),
             int(sizes.precision == "bf16"), sizes.norm_eps)
+        self.base = sizes, self._contents.digest(), tuple(layer.scale for layer in made)
 
     def new_span(self, rows: int) -> Span:
         return Span(self._sizes, rows)
@@ -120,25 +141,28 @@ class Decoder:
             row, wanted = end, found.stop
 
     def _call(self, embedded, positions, readings, logits, tokens) -> None:
-        made, first = (_Reading * len(readings))(), 0
+        made, first, ranks = (_Reading * len(readings))(), 0, 0
         for segment, reading in zip(made, readings):
+            if reading.adapter is not None:
+                segment.updates, ranks = ctypes.addressof(reading.adapter.layers), max(ranks, reading.adapter.ranks)
             segment.own, segment.first, segment.count = reading.own._structure(), first, reading.rows
             segment.wanted, first = int(reading.wanted), first + reading.rows
             reading.own.used += reading.rows
             if reading.prefix is not None:
                 segment.prefix = reading.prefix._structure()
-        finite = library().jl_decode(ctypes.byref(self._network), self._workspace(first), first, _at(embedded),
-                                     _at(positions), len(made), made, _at(logits), _at(tokens))
+        finite = library().jl_decode(ctypes.byref(self._network), self._workspace(first, ranks), first,
+                                     _at(embedded), _at(positions), len(made), made, _at(logits), _at(tokens))
         if not finite:
             raise UserError(NOT_FINITE)
 
-    def _workspace(self, rows: int) -> int:
-        """The address of a grow-only scratch buffer for the states of `rows` rows."""
-        if rows > self._room:
-            made = library().jl_decode_workspace(ctypes.byref(self._network), rows)
+    def _workspace(self, rows: int, ranks: int) -> int:
+        """The address of a grow-only scratch buffer for the states of `rows` rows, with updates of up to `ranks`."""
+        if rows > self._room[0] or ranks > self._room[1]:
+            room = max(rows, self._room[0]), max(ranks, self._room[1])
+            made = library().jl_decode_workspace(ctypes.byref(self._network), *room)
             self._free()
             self._free = weakref.finalize(self, library().jl_decode_free, made)
-            self._space, self._room = made, rows
+            self._space, self._room = made, room
         return self._space
 
     def _keep(self, array: np.ndarray) -> int:
@@ -148,6 +172,8 @@ class Decoder:
 
     def _padded(self, vector: Optional[np.ndarray], unit: int) -> Optional[int]:
         """The address of `vector` padded with zeros to a multiple of `unit`."""
+        self._contents.update(b"" if vector is None else np.ascontiguousarray(vector, np.float32).tobytes())
+        self._contents.update(b"|")
         return None if vector is None else self._keep(np.pad(vector, (0, -len(vector) % unit)))
 
     def _norm(self, norm: Optional[NormWeights]) -> _Norm:
@@ -155,22 +181,25 @@ class Decoder:
             return _Norm()
         return _Norm(self._padded(norm.weight, self._vector), self._padded(norm.bias, self._vector))
 
-    def _linear(self, inputs: int, layers: Sequence[LinearWeights]) -> _Linear:
-        """Layers that share their input; their As are concatenated, in panels of a vector's width."""
+    def _linear(self, inputs: int, layers: Sequence[LinearWeights], update: Any) -> _Linear:
+        """Layers that share their input; fills `update`, where their As are concatenated, in panels of a vector's
+        width."""
         made, all_a, rank_at = _Linear(inputs=inputs, count=len(layers)), [], 0
-        for matrix, layer in zip(made.matrices, layers):
+        for matrix, low, layer in zip(made.matrices, update.matrices, layers):
             packed = packing.panels(layer.weight)
             self._kept.append(packed)
             matrix.weight, matrix.outputs = packed.raw_ptr, layer.weight.shape[0]
             matrix.bias = self._padded(layer.bias, self._panel)
+            self._contents.update(b"%d," % matrix.weight)
             if layer.update is not None:
                 a, b = layer.update
-                matrix.rank, matrix.rank_at = len(a), rank_at
+                low.rank, low.rank_at = len(a), rank_at
                 all_a, rank_at = [*all_a, a], rank_at + len(a)
-                matrix.lora_b = self._in_panels(b, self._panel)
+                low.b = self._in_panels(b, self._panel)
         if all_a:
-            made.lora_a = self._in_panels(np.concatenate(all_a), self._vector)
-            made.ranks = -(-rank_at // self._vector) * self._vector
+            update.a = self._in_panels(np.concatenate(all_a), self._vector)
+            update.ranks = -(-rank_at // self._vector) * self._vector
+            self._ranks = max(self._ranks, update.ranks)
         return made
 
     def _in_panels(self, matrix: np.ndarray, unit: int) -> int:

@@ -57,3 +57,11 @@ export function onCtrlEnter(root, action) {
     action();
   });
 }
+
+// Keep a view unseen until what it needs at first is there, for half a second at most: parts that come in one by one
+// would push each other about.
+export function settle(root, needed) {
+  root.classList.add("settling");
+  const late = new Promise((resolve) => { setTimeout(resolve, 500); });
+  Promise.race([Promise.allSettled(needed), late]).then(() => root.classList.remove("settling"));
+}

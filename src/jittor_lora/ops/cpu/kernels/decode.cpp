@@ -95,15 +95,15 @@ struct Keys {
 
 }  // namespace
 
-// Room for the states of up to `rows` rows, reused from call to call.
+// Room for the states of up to `rows` rows and their projections onto the As of updates, reused from call to call.
 struct Workspace {
     Rows x, last, h, qkv, attended, inner, projected, upper;
     mutable Buffer scratch;
 
-    Workspace(const Network& net, int rows)
+    Workspace(const Network& net, int rows, int ranks)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
           attended(rows, net.heads * net.head_dim, halves(net)), inner(rows, net.inner, halves(net)),
-          projected(rows, most_ranks(net)), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
+          projected(rows, ranks), upper(SCREENS ? std::min(rows, STATES) : 0, net.head.matrices[0].outputs) {}
 
     static bool halves(const Network& net) { return net.bf16 && BF16_PRODUCTS; }
 
@@ -112,16 +112,6 @@ struct Workspace {
         const Linear& qkv = net.layers[0].qkv;
         for (int m = 0; m < qkv.count; m++) width += round_up(qkv.matrices[m].outputs, PANEL);
         return width;
-    }
-
-    static int most_ranks(const Network& net) {
-        int most = 0;
-        for (int l = 0; l < net.layer_count; l++) {
-            const Layer& layer = net.layers[l];
-            for (const Linear* linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
-                most = std::max(most, linear->ranks);
-        }
-        return most;
     }
 };
 
@@ -141,6 +131,8 @@ class Run {
         k_at_ = fused ? net.heads * net.head_dim : wide_q;
         v_at_ = fused ? k_at_ + net.kv_heads * net.head_dim : wide_q + wide_k;
         for (int s = 0; s < readings; s++) {
+            if (reading[s].updates && (adapters_.empty() || adapters_.back() != reading[s].updates))
+                adapters_.push_back(reading[s].updates);
             for (int r = 0; r < reading[s].count; r++) {
                 owner_.push_back(s);
                 queries_.push_back({reading[s].first + r, s, reading[s].first + r});
@@ -232,11 +224,12 @@ class Run {
             const std::vector<int>& from = last ? wanted_ : every_;  // rows that go on after attention
             int count = from.size();
             // h = norm(x), and its projections onto A; then q, k and v.
+            const Product qkv{layer.qkv, &LayerUpdates::qkv, l, every_};
             schedule_.share(phase, all, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.attention_norm, x_, r0, r1);
-                project(layer.qkv, h_, r0, r1);
+                project(qkv, h_, r0, r1);
             });
-            multiply_all(phase, layer.qkv, h_, all, [&](int r, int at, const float* y, int width) {
+            multiply_all(phase, qkv, h_, all, [&](int r, int at, const float* y, int width) {
                 memcpy(qkv_.row(r) + at, y, width * sizeof(float));
             });
             schedule_.share(phase, all, COPIED_ROWS, [&](int r0, int r1) { append(l, r0, r1); });
@@ -245,25 +238,27 @@ class Run {
             schedule_.share(phase, tasks.size(), ATTENTION_TASKS, [&](int t0, int t1) {
                 for (int t = t0; t < t1; t++) attend(l, queries, tasks[t], own);
             });
-            if (layer.out.ranks || attended_.halves)
+            const Product out{layer.out, &LayerUpdates::out, l, from}, up{layer.up, &LayerUpdates::up, l, from},
+                down{layer.down, &LayerUpdates::down, l, from};
+            if (is_adapted(out) || attended_.halves)
                 schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
                     for (int r = r0; r < r1; r++) attended_.halve(r, 0, attended_.ld - W);
-                    project(layer.out, attended_, r0, r1);
+                    project(out, attended_, r0, r1);
                 });
             const Rows& sum = last ? x_last_ : x_;
-            multiply_all(phase, layer.out, attended_, count, [&](int r, int at, const float* y, int width) {
+            multiply_all(phase, out, attended_, count, [&](int r, int at, const float* y, int width) {
                 for (int i = 0; i < width; i += W)
                     store(sum.row(r) + at + i, load(x_.row(from[r]) + at + i) + load(y + i));
             });
             // h = norm(x); inner = activation(h · upᵀ), gated or not; x += inner · downᵀ
             schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) {
                 normalize_rows(layer.mlp_norm, sum, r0, r1);
-                project(layer.up, h_, r0, r1);
+                project(up, h_, r0, r1);
             });
-            multiply_inner(phase, layer.up, count);
-            if (layer.down.ranks)
-                schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) { project(layer.down, inner_, r0, r1); });
-            multiply_all(phase, layer.down, inner_, count, [&](int r, int at, const float* y, int width) {
+            multiply_inner(phase, up, count);
+            if (is_adapted(down))
+                schedule_.share(phase, count, REGISTER_ROWS, [&](int r0, int r1) { project(down, inner_, r0, r1); });
+            multiply_all(phase, down, inner_, count, [&](int r, int at, const float* y, int width) {
                 for (int i = 0; i < width; i += W)
                     store(sum.row(r) + at + i, load(sum.row(r) + at + i) + load(y + i));
             });
@@ -286,21 +281,55 @@ class Run {
         }
     }
 
-    // The projections of rows onto A.
-    void project(const Linear& linear, const Rows& in, int r0, int r1) {
-        for (int r = r0; r < r1; r += REGISTER_ROWS) {
-            int count = std::min(REGISTER_ROWS, r1 - r);
-            for (int i = 0; i < count; i++) memset(projected_.row(r + i), 0, linear.ranks * sizeof(float));
-            for (int at = 0; at < linear.ranks; at += W)
-                multiply<REGISTER_ROWS, 1, W>(count, linear.lora_a + (size_t)at * linear.inputs, 0, in.row(r), in.ld,
-                                     linear.inputs, projected_.row(r) + at, projected_.ld);
+    // A product of some rows with a linear layer, each row with its own adapter's update.
+    struct Product {
+        const Linear& linear;
+        Update LayerUpdates::*part;
+        int layer;
+        const std::vector<int>& rows;  // which row of the call each is
+    };
+
+    const Update* update_of(const Product& product, const LayerUpdates* adapter) const {
+        if (!product.part || !adapter) return nullptr;
+        const Update& update = adapter[product.layer].*product.part;
+        return update.ranks ? &update : nullptr;
+    }
+
+    bool is_adapted(const Product& product) const {
+        return std::any_of(adapters_.begin(), adapters_.end(), [&](auto* adapter) { return update_of(product, adapter); });
+    }
+
+    // Calls each(update, r, count) for `count` neighbours from row r on with the same update, within [r0, r1).
+    template <class Each>
+    void by_update(const Product& product, int r0, int r1, Each each) const {
+        if (adapters_.empty()) return;
+        auto adapter = [&](int r) { return readings_[owner_[product.rows[r]]].updates; };
+        for (int r = r0, end; r < r1; r = end) {
+            for (end = r + 1; end < r1 && adapter(end) == adapter(r); end++) {
+            }
+            if (const Update* update = update_of(product, adapter(r))) each(*update, r, end - r);
         }
+    }
+
+    // The projections of rows onto A.
+    void project(const Product& product, const Rows& in, int r0, int r1) {
+        const int inputs = product.linear.inputs;
+        by_update(product, r0, r1, [&](const Update& update, int first, int rows) {
+            for (int r = first; r < first + rows; r += REGISTER_ROWS) {
+                int count = std::min(REGISTER_ROWS, first + rows - r);
+                for (int i = 0; i < count; i++) memset(projected_.row(r + i), 0, update.ranks * sizeof(float));
+                for (int at = 0; at < update.ranks; at += W)
+                    multiply<REGISTER_ROWS, 1, W>(count, update.a + (size_t)at * inputs, 0, in.row(r), in.ld, inputs,
+                                                  projected_.row(r) + at, projected_.ld);
+            }
+        });
     }
 
     // y (count, panels · PANEL): the outputs of `panels` panels, from `panel` on, for `count` rows of the input from
     // row r on.
-    void tile(const Linear& linear, const Matrix& matrix, int panel, int panels, const Rows& in, int r, int count,
-              float* y) {
+    void tile(const Product& product, int m, int panel, int panels, const Rows& in, int r, int count, float* y) {
+        const Linear& linear = product.linear;
+        const Matrix& matrix = linear.matrices[m];
         const int ldy = panels * PANEL;
         for (int i = 0; i < count; i++)
             if (matrix.bias)
@@ -318,10 +347,13 @@ class Run {
             multiply_panels(count, panels, weight, size, in.row(r), in.ld, linear.inputs, y, ldy);
 #endif
         }
-        size = (size_t)matrix.rank * PANEL;
-        if (matrix.rank)
-            multiply_panels(count, panels, matrix.lora_b + panel * size, size, projected_.row(r) + matrix.rank_at,
-                            projected_.ld, matrix.rank, y, ldy);
+        by_update(product, r, r + count, [&](const Update& update, int first, int rows) {
+            const LowRank& low = update.matrices[m];
+            const size_t size = (size_t)low.rank * PANEL;
+            if (low.rank)
+                multiply_panels(rows, panels, low.b + panel * size, size, projected_.row(first) + low.rank_at,
+                                projected_.ld, low.rank, y + (first - r) * ldy, ldy);
+        });
     }
 
     // Calls each(r, count, panel, panels) for blocks of rows and the panels from 2 · first to 2 · end.
@@ -342,10 +374,11 @@ class Run {
         }
     }
 
-    // Multiplies rows of `in` with the matrices of `linear`. take(r, column, y, width) receives the results: `width`
+    // Multiplies rows of `in` with the matrices of a linear layer. take(r, column, y, width) receives the results: `width`
     // values of row r from a column on; columns are counted through all matrices, each padded to whole panels.
     template <class Take>
-    void multiply_all(int64_t& phase, const Linear& linear, const Rows& in, int rows, Take take) {
+    void multiply_all(int64_t& phase, const Product& product, const Rows& in, int rows, Take take) {
+        const Linear& linear = product.linear;
         int parts = 0, ends[3], starts[3];
         for (int m = 0, column = 0; m < linear.count; m++) {
             starts[m] = column;
@@ -358,7 +391,7 @@ class Run {
                 const Matrix& matrix = linear.matrices[m];
                 blocks(std::max(first, before) - before, std::min(end, ends[m]) - before,
                        round_up(matrix.outputs, PANEL) / PANEL, rows, [&](int r, int count, int panel, int panels) {
-                           tile(linear, matrix, panel, panels, in, r, count, y);
+                           tile(product, m, panel, panels, in, r, count, y);
                            for (int i = 0; i < count; i++)
                                take(r + i, starts[m] + panel * PANEL, y + i * panels * PANEL, panels * PANEL);
                        });
@@ -367,18 +400,19 @@ class Run {
     }
 
     // inner = activation(x · up), or activation(x · gate) · (x · up).
-    void multiply_inner(int64_t& phase, const Linear& linear, int rows) {
+    void multiply_inner(int64_t& phase, const Product& product, int rows) {
+        const bool gated = product.linear.count == 2;
         int panels = round_up(net_.inner, PANEL) / PANEL;
         schedule_.share(phase, ceil_div(panels, 2), PANEL_PAIRS, [&](int first, int end) {
             alignas(64) float y[REGISTER_ROWS * 2 * PANEL], factor[REGISTER_ROWS * 2 * PANEL];
             blocks(first, end, panels, rows, [&](int r, int count, int panel, int panels) {
                 int width = panels * PANEL;
-                tile(linear, linear.matrices[0], panel, panels, h_, r, count, y);
-                if (linear.count == 2) tile(linear, linear.matrices[1], panel, panels, h_, r, count, factor);
+                tile(product, 0, panel, panels, h_, r, count, y);
+                if (gated) tile(product, 1, panel, panels, h_, r, count, factor);
                 for (int i = 0; i < count; i++) {
                     for (int j = 0; j < width; j += W) {
                         vec value = activate(net_.activation, load(y + i * width + j));
-                        if (linear.count == 2) value *= load(factor + i * width + j);
+                        if (gated) value *= load(factor + i * width + j);
                         store(inner_.row(r + i) + panel * PANEL + j, value);
                     }
                     inner_.halve(r + i, panel * PANEL, width);
@@ -509,7 +543,7 @@ class Run {
             for (int r = r0; r < r1 && !probes_.empty(); r++) probe(r, scratch(thread));
         });
         if (!probes_.empty() && bounded_) return choose_screened(phase, thread);
-        multiply_all(phase, net_.head, h_, count, [&](int r, int column, const float* y, int width) {
+        multiply_all(phase, head(), h_, count, [&](int r, int column, const float* y, int width) {
             score(thread, r, column, y, width);
         });
     }
@@ -531,6 +565,8 @@ class Run {
         if (likeliest_ && (largest > best.logit || best.token == INT32_MAX))
             best.meet({largest, column + (int)(std::find(y, y + width, largest) - y)});
     }
+
+    Product head() const { return {net_.head, nullptr, 0, wanted_}; }
 
     void probe(int r, float* scaled) {
         Screen screen(net_.width);
@@ -572,7 +608,7 @@ class Run {
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
                 for (int r = 0, some; r < count; r += some) {
                     some = std::min(REGISTER_ROWS, count - r);
-                    tile(net_.head, net_.head.matrices[0], panel, 1, h_, r, some, y);
+                    tile(head(), 0, panel, 1, h_, r, some, y);
                     for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
                 }
             }
@@ -589,6 +625,7 @@ class Run {
     const int threads_;
     Schedule schedule_;
     int share_, k_at_, v_at_;
+    std::vector<const LayerUpdates*> adapters_;  // of the readings, neighbours once
     std::vector<int> owner_;   // reading of each row
     std::vector<int> wanted_;  // rows whose next token is predicted
     std::vector<int> every_;
@@ -608,9 +645,9 @@ class Run {
 }  // namespace
 }  // namespace jl::decoding
 
-// Room for calls of up to `rows` rows, to be freed with jl_decode_free; null if out of memory.
-JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows) try {
-    return new jl::decoding::Workspace(*net, rows);
+// Room for calls of up to `rows` rows whose updates have up to `ranks` ranks, to be freed with jl_decode_free; null if out of memory.
+JL_API jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows, int ranks) try {
+    return new jl::decoding::Workspace(*net, rows, ranks);
 } catch (const std::bad_alloc&) {
     return nullptr;
 }

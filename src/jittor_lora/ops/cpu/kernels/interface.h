@@ -20,19 +20,35 @@ constexpr int FAILED = -2;  // oneDNN failed
 
 namespace jl::decoding {
 
-// y = x · weightᵀ + bias + t · lora_bᵀ, where t is columns [rank_at, rank_at + rank) of the projections onto A.
+// y = x · weightᵀ + bias
 struct Matrix {
-    const void* weight;   // panels of (inputs, PANEL), float or bf16
-    const float* bias;    // (outputs padded to PANEL), or null
-    const float* lora_b;  // panels of (rank, PANEL), times the scaling, or null
-    int32_t outputs, rank, rank_at, unused;
+    const void* weight;  // panels of (inputs, PANEL), float or bf16
+    const float* bias;   // (outputs padded to PANEL), or null
+    int32_t outputs, unused;
 };
 
 // Matrices that share their input.
 struct Linear {
-    const float* lora_a;  // ranks / W panels of (inputs, W), or null
-    int32_t inputs, ranks, count, unused;
+    int32_t inputs, count;
     Matrix matrices[3];
+};
+
+// y += t · bᵀ, where t is columns [rank_at, rank_at + rank) of the projections onto A.
+struct LowRank {
+    const float* b;  // panels of (rank, PANEL), times the scaling, or null
+    int32_t rank, rank_at;
+};
+
+// The update of a Linear.
+struct Update {
+    const float* a;  // ranks / W panels of (inputs, W), or null
+    int32_t ranks, unused;
+    LowRank matrices[3];
+};
+
+// An adapter: the updates of a layer.
+struct LayerUpdates {
+    Update qkv, out, up, down;
 };
 
 struct Norm {
@@ -70,6 +86,7 @@ struct Span {
 // they are appended to.
 struct Reading {
     Span prefix, own;
+    const LayerUpdates* updates;  // of each layer, or null
     int32_t first, count;
     int32_t wanted, unused;  // wanted: whether to predict the token after the last row
 };
@@ -121,7 +138,7 @@ int64_t jl_decode_packed_size(int outputs, int inputs, int bf16);
 int jl_decode_pack(const float* weight, int outputs, int inputs, int bf16, void* to);
 int64_t jl_decode_screen_size(int outputs, int inputs);
 int jl_decode_pack_screen(const float* weight, int outputs, int inputs, int bf16, void* to);
-jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows);
+jl::decoding::Workspace* jl_decode_workspace(const jl::decoding::Network* net, int rows, int ranks);
 void jl_decode_free(jl::decoding::Workspace* space);
 int jl_decode(const jl::decoding::Network* net, const jl::decoding::Workspace* space, int rows, const float* embedded,
               const int32_t* positions, int readings, const jl::decoding::Reading* reading, float* logits,

@@ -1,9 +1,10 @@
 // Exact match and F1 as SQuAD v1.1 defines them (Rajpurkar et al. 2016, section 6.1).
 
 const PUNCTUATION = /[!-/:-@[-`{-~]/g;
+const ARTICLES = /(?<![\p{L}\p{N}_])(?:a|an|the)(?![\p{L}\p{N}_])/gu; // \b knows ASCII letters alone
 
 function words(text) {
-  return text.toLowerCase().replace(PUNCTUATION, "").replace(/\b(a|an|the)\b/g, " ").split(/\s+/).filter(Boolean);
+  return text.toLowerCase().replace(PUNCTUATION, "").replace(ARTICLES, " ").split(/\s+/).filter(Boolean);
 }
 
 function f1(answer, reference) {

@@ -2,7 +2,7 @@ import { h } from "../dom.js";
 
 // Which models are asked: the base and its adapters as boxes; at first the base and the first adapter. `chosen` is a set
 // of names that is kept between views, or null.
-export function modelChoice(app, kept, onReady) {
+export function modelChoice(app, kept) {
   const choices = h("div", { class: "choices" });
   const node = h("fieldset", { class: "field models" }, h("legend", {}, app.t("ask.models")), choices);
 
@@ -16,7 +16,6 @@ export function modelChoice(app, kept, onReady) {
         on: { change: (event) => { if (event.target.checked) kept.models.add(id); else kept.models.delete(id); } },
       }), h("span", {}, id), parent ? null : h("span", { class: "tag" }, app.t("ask.base")))));
     kept.order = names;
-    onReady();
   }
 
   async function load(again) {
@@ -27,6 +26,6 @@ export function modelChoice(app, kept, onReady) {
     }
   }
 
-  load(false);
-  return { node, chosen: () => (kept.order || []).filter((name) => kept.models && kept.models.has(name)) };
+  const loaded = load(false);
+  return { node, loaded, chosen: () => (kept.order || []).filter((name) => kept.models && kept.models.has(name)) };
 }

@@ -2,7 +2,7 @@ export default {
   en: {
     "ask.context": "Context",
     "ask.context.hint": "Paste a text here, or pick a sample",
-    "ask.context.note": "The text is read once for all questions and stays on this machine.",
+    "ask.context.note": "Read once for all questions, and sent to no one but this server.",
     "ask.sample": "Pick a sample…",
     "ask.sample.questions": "Questions of this sample",
     "ask.questions": "Questions, one per line",
@@ -38,7 +38,7 @@ export default {
   zh: {
     "ask.context": "上下文",
     "ask.context.hint": "在此粘贴一段文字，或选择一个示例",
-    "ask.context.note": "所有问题共用一次阅读，文字不会离开本机。",
+    "ask.context.note": "所有问题只读一遍；文字只发送给这台服务器。",
     "ask.sample": "选择示例…",
     "ask.sample.questions": "该示例的问题",
     "ask.questions": "问题，每行一个",

@@ -14,7 +14,7 @@ export default {
     "theme": "Switch between light and dark",
     "state.checking": "Connecting",
     "state.ready": "Connected",
-    "state.away": "No connection",
+    "state.away": "Offline",
     "state.key": "Key needed",
     "state.stopping": "Stopping",
     "state.failing": "Server error",

@@ -4,7 +4,7 @@ import { blank, finish, showResults, take } from "../ask/results.js";
 import { questionSwitches, samplePicker } from "../ask/samples.js";
 import { SPANS } from "../ask/answer_card.js";
 import { h, unique } from "../dom.js";
-import { field, onCtrlEnter } from "../parts.js";
+import { field, onCtrlEnter, settle } from "../parts.js";
 
 // What was typed, chosen and answered outlives the view.
 const kept = { context: "", questions: "", models: null, order: null, sample: null, samples: null, results: null };
@@ -28,7 +28,7 @@ export function mount(root, app) {
     on: { input: () => { kept.questions = questions.value; drawSwitches(); } },
   });
   const switches = h("div", { class: "trouble" });
-  const models = modelChoice(app, kept, () => {});
+  const models = modelChoice(app, kept);
   const picker = samplePicker(app, kept, pick);
   const go = h("button", { type: "submit", class: "primary" }, t("ask.go"));
   const stop = h("button", { type: "button", disabled: true, on: { click: () => running && running.abort() } }, t("stop"));
@@ -163,6 +163,7 @@ export function mount(root, app) {
   } else {
     invite(false);
   }
-  picker.load().then((some) => { if (root.isConnected && !kept.results) invite(some); }, () => {});
+  const loaded = picker.load().then((some) => { if (root.isConnected && !kept.results) invite(some); }, () => {});
+  settle(root, [loaded, models.loaded]);
   return () => { if (running) running.abort(); };
 }

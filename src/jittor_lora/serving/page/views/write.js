@@ -1,5 +1,5 @@
 import { h } from "../dom.js";
-import { field, onCtrlEnter, tabs } from "../parts.js";
+import { field, onCtrlEnter, settle, tabs } from "../parts.js";
 import { chatPanel } from "../write/chat.js";
 import { promptPanel } from "../write/prompt.js";
 import { DEFAULTS, legend, settingsForm } from "../write/settings.js";
@@ -95,7 +95,7 @@ export function mount(root, app) {
   draw();
   tint();
   onCtrlEnter(main, () => panels[kept.tab].run());
-  load();
+  settle(root, [load()]);
   return () => {
     wide.removeEventListener("change", place);
     if (running) running.abort();

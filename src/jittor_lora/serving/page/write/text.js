@@ -42,10 +42,11 @@ export async function readTexts(chunks, texts, onChange) {
   return usage;
 }
 
-// "12 tokens · 34 tokens/s · first after 0.21 s · perplexity 2.1"
+// "ended · 12 tokens · 34 tokens/s · first after 0.21 s · perplexity 2.1"
 export function figuresOf(app, text) {
   const { t, numbers } = app;
   const parts = [];
+  if (text.ended && text.reason) parts.push(["stop", "length"].includes(text.reason) ? t(`write.reason.${text.reason}`) : text.reason);
   if (text.tokens) {
     parts.push(t("ask.tokens", { n: text.tokens }));
     const took = (text.last - text.first) / 1000;

@@ -2,11 +2,10 @@ import { copy, h } from "../dom.js";
 import { figuresOf } from "./text.js";
 import { tokenText } from "./token_text.js";
 
-// A text with its figures, why it ended, and a button to copy it; `extra` are more controls for its head.
+// A text with its figures and a button to copy it; `extra` are more controls for its head.
 export function textCard(app, text, popover, label, extra = []) {
   const { t } = app;
   const figures = h("p", { class: "figures" });
-  const reason = h("span", { class: "tag none" });
   const body = tokenText(app, text, popover, label);
   const copies = h("button", { type: "button", class: "quiet", disabled: true, on: { click: toClipboard } }, t("copy"));
 
@@ -20,8 +19,6 @@ export function textCard(app, text, popover, label, extra = []) {
   function draw() {
     body.draw();
     figures.textContent = figuresOf(app, text);
-    reason.className = text.ended && text.reason ? "tag" : "tag none";
-    reason.textContent = text.reason === "stop" || text.reason === "length" ? t(`write.reason.${text.reason}`) : text.reason || "";
     copies.disabled = !text.ended || !text.text;
     for (const button of extra) button.disabled = !text.ended || !text.text;
   }
@@ -30,7 +27,7 @@ export function textCard(app, text, popover, label, extra = []) {
   return {
     draw,
     node: h("article", { class: "text-card", "aria-label": label },
-      h("div", { class: "text-head" }, h("h3", {}, label), reason, h("div", { class: "text-tools" }, extra, copies)), body.node, figures),
+      h("div", { class: "text-head" }, h("h3", {}, label), h("div", { class: "text-tools" }, extra, copies)), body.node, figures),
   };
 }
 
