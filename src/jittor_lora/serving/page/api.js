@@ -43,6 +43,8 @@ export class Api {
   }
 
   async request(path, { method = "GET", body, signal } = {}) {
+    // A header holds nothing else.
+    if (this.key && /[^\x21-\x7e]/.test(this.key)) throw this.failed(new ApiError("key", "", { status: 401 }));
     const headers = {};
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";

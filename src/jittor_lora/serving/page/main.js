@@ -17,7 +17,7 @@ const app = {
   numbers: null, // see numbers.js
   path: [], // what follows the view in the hash: #/runs/first -> ["first"]
   api: null,
-  models, // the list of /v1/models, read once; models({ again: true }) reads it again
+  models, // the list of /v1/models, read once for a view; models({ again: true }) reads it again
   announce, // say a text to screen readers, politely
   problem: (error, retry) => problem(app, error, retry), // an element, see problem.js
   go: (...parts) => { location.hash = `#/${parts.map(encodeURIComponent).join("/")}`; },
@@ -84,6 +84,7 @@ async function show({ focus = false } = {}) {
   const turn = ++mounting;
   unmount();
   unmount = () => {};
+  known = null; // adapters come and go
   app.path = path;
   document.title = `${app.t(`nav.${view}`)} · jittor-lora`;
   byId("title").textContent = app.t(`nav.${view}`);

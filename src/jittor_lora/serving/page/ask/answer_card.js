@@ -36,14 +36,14 @@ export function answerCard(app, answer, onSpan) {
     if (answer.ended && text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0; // so that keys can scroll it
     tag(judged, answer.ended && !answer.stopped ? verdict(answer.text, answer.references) : null);
     const parts = [];
+    if (answer.reason === "length") parts.push(t("ask.cut"));
     if (answer.tokens) {
       parts.push(t("ask.tokens", { n: answer.tokens }));
       const took = (answer.last - answer.first) / 1000;
       if (answer.tokens > 1 && took > 0) parts.push(t("ask.rate", { rate: numbers.rate((answer.tokens - 1) / took) }));
     }
     if (answer.first) parts.push(t("ask.first", { seconds: numbers.two((answer.first - answer.asked) / 1000) }));
-    if (answer.reason === "length") parts.push(t("ask.cut"));
-    figures.textContent = parts.join(" · ");
+    figures.textContent = figures.title = parts.join(" · ");
   }
 
   function drawSpans() {

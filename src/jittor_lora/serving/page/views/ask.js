@@ -65,6 +65,7 @@ export function mount(root, app) {
   }
 
   function drawSwitches() {
+    questions.rows = Math.min(6, Math.max(3, lines(questions.value).length));
     if (!kept.sample) {
       switches.replaceChildren();
       return;
@@ -103,7 +104,7 @@ export function mount(root, app) {
     const results = kept.results = blank(context.text, lines(questions.value).map((text) => ({ text, references: referencesOf(text) })), models.chosen(), asked);
     show(results);
     busy(true);
-    output.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    if (!matchMedia("(min-width: 68rem)").matches) output.scrollIntoView({ block: "start", behavior: "smooth" }); // else beside the form
     const body = {
       context: results.context, questions: results.questions.map(({ text }) => text), models: models.chosen(),
       methods: ["generation", "span"], spans: SPANS, max_tokens: 64,

@@ -12,7 +12,10 @@ export function tokenText(app, text, popover, label) {
   let follows = true;
   body.addEventListener("scroll", () => {
     follows = body.scrollHeight - body.scrollTop - body.clientHeight < 24;
-    popover.hide();
+    const under = [...body.children].indexOf(body.querySelector(".token:hover"));
+    const now = under >= 0 ? under : at;
+    if (now >= 0) popover.show(body.children[now], text.units[now]);
+    else popover.hide();
   }, { passive: true });
 
   function unitNode(unit, index) {
