@@ -216,8 +216,8 @@ def main(arguments: list[str]) -> int:
     for part in ("load", "kill"):
         if part in found:
             print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in found[part].items()))
-    print("memory: {mib_after_first:.0f} MiB after the first tenth, {mib_at_end:.0f} at the end, {mib_at_most:.0f} at most; "
-          "{mib_per_1000:+.1f} MiB per 1,000 requests".format(**found["memory"]))
+    print("memory: {mib_after_first:.0f} MiB after the first tenth, {mib_at_end:.0f} at the end, {mib_at_most:.0f} at "
+          "most; {mib_per_1000:+.1f} MiB per 1,000 requests".format(**found["memory"]))
     good = not any(found[part][name] for part in ("load", "kill") if part in found for name in ("wrong", "lost"))
     return 0 if good and found["memory"]["flat"] else 1
 

@@ -264,6 +264,7 @@ def test_no_bytes_break_the_server(shared, start_line, lines, body, ended):
     assert shared.process.poll() is None and "Traceback" not in shared.log
 
 
+@pytest.mark.slow
 def test_clients_that_take_their_time_are_left(start):
     server = start(60, "impatient")
 

@@ -180,9 +180,11 @@ class Served:
         self.url = re.search(r"http://\S+", self.said[0])[0]
         self.port = int(self.url.rpartition(":")[2])
 
-    def ended(self, number):
-        """(exit code, the log)"""
+    def signal(self, number):
         self._process.send_signal(number)
+
+    def ended(self):
+        """(exit code, the log)"""
         _, err = self._process.communicate(timeout=60)
         return self._process.returncode, err
 
@@ -212,7 +214,8 @@ def test_the_printed_command_is_answered(serving, files):
     assert names == [str(files / "base"), "quick"]
     assert httpx.get(f"{server.url}/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
     time.sleep(0.1)
-    code, log = server.ended(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
+    code, log = server.ended()
     assert code == 0 and re.search(r" POST /v1/answers 200 \d+ ms \d+ \+ \d+ tokens", log)
     assert "Jittor was released" not in log and "Traceback" not in log
 
@@ -225,7 +228,8 @@ def test_texts_are_logged_when_asked_for_and_a_key_is_needed(serving, files, mon
     found = httpx.post(f"{server.url}/v1/completions", headers={"authorization": f"Bearer {KEY}"}, timeout=60,
                        json={"model": str(files / "base"), "prompt": "Once\x1b[31m upon 水", "max_tokens": 3})
     assert found.status_code == 200
-    code, log = server.ended(signal.SIGINT)
+    server.signal(signal.SIGINT)
+    code, log = server.ended()
     assert code == 0 and KEY not in log and "\x1b" not in log
     logged = json.loads(re.search("request: (.*)", log)[1])
     assert logged["prompt"] == "Once\x1b[31m upon 水"
@@ -235,7 +239,23 @@ def test_killed_and_started_again_on_the_same_port(serving, files):
     server = serving("--base", files / "base")
     with httpx.Client(base_url=server.url) as client:  # a connection is open when it dies
         assert client.get("/health").status_code == 200
-        assert server.ended(signal.SIGKILL)[0] == -signal.SIGKILL
+        server.signal(signal.SIGKILL)
+        assert server.ended()[0] == -signal.SIGKILL
         again = serving("--base", files / "base", port=server.port)
         assert httpx.get(f"{again.url}/health").json()["status"] == "ok"
     assert again.port == server.port
+
+
+def test_a_stream_is_complete_when_the_server_is_stopped(serving, files):
+    server = serving("--base", files / "base")
+    asked = {"model": str(files / "base"), "prompt": "The river", "max_tokens": 200, "n": 16, "stream": True,
+             "temperature": 1.0}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=60) as response:
+        lines = (line for line in response.iter_lines() if line)
+        chunks = [next(lines)]
+        server.signal(signal.SIGTERM)
+        chunks += lines
+    assert chunks.pop() == "data: [DONE]"
+    choices = [json.loads(chunk[len("data: "):])["choices"][0] for chunk in chunks]
+    assert {choice["index"] for choice in choices if choice["finish_reason"]} == set(range(16))
+    assert server.ended()[0] == 0
