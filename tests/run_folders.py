@@ -11,11 +11,12 @@ from jittor_lora.training.log import RunLog
 
 def make_run(folder: Path, steps: int, total: int | None = None, ended: str | None = "finished",
              validate_every: int = 10, first: int = 1) -> Path:
-    """The logs of a run after `steps`, with a summary if it `ended`."""
+    """The logs of a run from step `first` to `steps`, with a summary if it `ended`."""
     total = total or steps
     with RunLog(folder, total, quiet=True) as log:
-        log.config(RunConfig(data="sample-train", dev="sample-dev", output="runs/it", base="tiny").recipe())
-        log.message(f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators.")
+        if first == 1:
+            log.config(RunConfig(data="sample-train", dev="sample-dev", output="runs/it", base="tiny").recipe())
+            log.message(f"Steps: {total:,}. The first one takes longer where Jittor still compiles operators.")
         for step in range(first, steps + 1):
             log.step(step, loss=loss(step), learning_rate=1e-3 * (1 - step / total), grad_norm=1.0, tokens=100,
                      questions=4, seconds=0.5)

@@ -127,6 +127,7 @@ def running(folder: Path, settings: Optional[ServeSettings] = None, limits: Opti
     server = uvicorn.Server(uvicorn.Config(app_of(service), "127.0.0.1", port, log_level="warning", lifespan="off"))
     listening = threading.Thread(target=server.run, daemon=True)
     listening.start()
+    service.engine.call(lambda: None).result()  # kernels may be compiled first
     until(lambda: server.started)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -109,7 +109,8 @@ def test_what_cannot_be_loaded_says_why(server, files):
 
 @pytest.mark.parametrize("config", [
     LoraConfig(r=4, target_modules=("c_attn",), use_dora=True), LoraConfig(r=4, target_modules=("wte", "c_fc")),
-    LoraConfig(r=4, target_modules=("c_attn",), init="pissa"), LoraConfig(r=2, target_modules=("c_attn",), qv_only=True),
+    LoraConfig(r=4, target_modules=("c_attn",), init="pissa"),
+    LoraConfig(r=2, target_modules=("c_attn",), qv_only=True),
     LoraConfig(r=4, target_modules=("c_fc",), modules_to_save=("ln_f",), use_rslora=True)])
 def test_norms_of_variants_are_those_of_the_change_of_weight(files, config):
     session = load(str(files / "base"))

@@ -6,7 +6,9 @@ import codecs
 import math
 
 import pytest
+from tokenizers import Tokenizer, processors
 
+from jittor_lora.formats.byte_level import END_OF_TEXT
 from jittor_lora.inference.generator import Decoding
 from jittor_lora.inference.sampling import Sampling
 from serving import served
@@ -240,3 +242,42 @@ def spelled(tokens):
     parts = [codecs.escape_decode(token[len("bytes:"):])[0] if token.startswith("bytes:") else token.encode()
              for token in tokens]
     return b"".join(parts).decode("utf-8", "replace")
+
+
+def test_no_tokens_wanted(server):
+    answer = server.answer(PATH, model="one", prompt=[PROMPT, "a"], max_tokens=0)
+    assert texts(answer) == ["", ""] and [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
+    assert server.answer(PATH, model="one", prompt=PROMPT, max_tokens=0, echo=True)["choices"][0]["text"] == PROMPT
+
+
+def test_a_prompt_as_long_as_the_model_takes(server):
+    answer = server.answer(PATH, model="one", prompt=[[1] * 256], max_tokens=9, logprobs=1, echo=True)
+    assert answer["usage"] == {"prompt_tokens": 256, "completion_tokens": 1, "total_tokens": 257,
+                               "prompt_tokens_details": {"cached_tokens": 0}}
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_many_prompts_in_a_large_body(server):
+    ids = [[number % 299, *[5] * 200] for number in range(100)]
+    answer = server.answer(PATH, model="one", prompt=ids, max_tokens=1, temperature=0)
+    assert len(answer["choices"]) == 100 and answer["usage"]["prompt_tokens"] == 100 * 201
+
+
+def test_the_tokens_before_each_text_are_not_echoed(tmp_path):
+    """Those that the tokenizer puts there; they have places of their own in the log-probabilities."""
+    files = served.make_files(tmp_path, adapters=0, config=served.LLAMA)
+    tokenizer = Tokenizer.from_file(str(files / "base/tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 299)])
+    tokenizer.save(str(files / "base/tokenizer.json"))
+    with served.running(files, adapters=()) as server:
+        ask = {"model": served.BASE, "max_tokens": 0, "echo": True, "logprobs": 0}
+        choice = server.answer(PATH, **ask, prompt="The town")["choices"][0]
+        assert choice["text"] == "The town"
+        assert choice["logprobs"]["tokens"][0] == END_OF_TEXT and choice["logprobs"]["text_offset"][:2] == [0, 0]
+        assert spelled(choice["logprobs"]["tokens"][1:]) == "The town"
+        ids = server.service.models[served.BASE].generator.tokenizer.begin("The town")
+        by_ids = server.answer(PATH, **ask, prompt=ids)["choices"][0]
+        assert by_ids["text"] == f"{END_OF_TEXT}The town"
+        assert by_ids["logprobs"]["token_logprobs"] == choice["logprobs"]["token_logprobs"]
+        assert by_ids["logprobs"]["text_offset"][1] == len(END_OF_TEXT)

@@ -130,3 +130,36 @@ def test_an_error_within_the_engine(served_files, monkeypatch):
         assert "ZeroDivisionError" not in response.text
         monkeypatch.setattr(server.service, "served", real)
         assert server.post(PATH, **SHORT).status_code == 200
+
+
+def test_the_event_loop_does_not_wait_for_what_is_computed(server):
+    """Nor for texts that take long to encode."""
+    go_on = threading.Event()
+    computing = server.service.engine.call(go_on.wait)
+    server.service._encoding.submit(go_on.wait)
+    asked = threading.Thread(target=lambda: server.answer(PATH, **SHORT))
+    asked.start()
+    try:
+        for _ in range(20):
+            assert server.client.get("/v1/models", timeout=2).status_code == 200
+        assert asked.is_alive() and not computing.done()
+    finally:
+        go_on.set()
+        asked.join(30)
+    assert not asked.is_alive()
+
+
+def test_too_many_texts_to_encode(served_files):
+    settings = ServeSettings(waiting=2)
+    with served.running(served_files, settings, adapters=()) as server, contextlib.ExitStack() as stack:
+        go_on = threading.Event()
+        server.service._encoding.submit(go_on.wait)
+        for _ in range(2):
+            stack.enter_context(hung_up(server, **SHORT))
+        served.until(lambda: server.service._in_encoding == 2)
+        assert server.post(PATH, **SHORT).status_code == 429
+        stack.close()  # who has gone does not wait
+        served.until(lambda: server.service._in_encoding == 0)
+        go_on.set()
+        assert server.post(PATH, **SHORT).status_code == 200
+        assert statistics(server).done == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import small_run
 from jittor_lora.serving import run_curves
-from jittor_lora.serving.run_curves import MOST_POINTS, CurveReader, Thinned
+from jittor_lora.serving.run_curves import MOST_POINTS, CurveReader
 from jittor_lora.serving.run_files import RunFiles
 from jittor_lora.serving.run_find import MOST_ENTRIES
+from jittor_lora.serving.thinned import Thinned
 from jittor_lora.system.locks import locked
 from run_folders import loss, make_run, make_scores
 
@@ -102,6 +105,33 @@ def test_looking_at_a_run_does_not_keep_another_from_its_lock(tmp_path):
     finally:
         looking.kill()
         looking.communicate()
+
+
+@pytest.mark.slow
+def test_a_real_training_is_followed(tmp_path):
+    small_run.make_files(tmp_path, 40, 4)
+    folder, files = tmp_path / "runs" / "it", RunFiles(tmp_path / "runs")
+    process = small_run.start("train", "--base", tmp_path / "base", "--data", tmp_path / "train.json", "--dev",
+                              tmp_path / "dev.json", "--output", folder, "--epochs", 2000, "--eval-every", 20)
+    seen = []
+    try:
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end and (not seen or seen[-1].steps < 60):
+            found = files.details("it") if folder.is_dir() else None
+            if found and found.run.steps:
+                seen.append(found.run)
+                assert found.run.state == "training" and found.run.total_steps > 1000 and found.run.seconds_left > 0
+                assert found.curves.training.step == list(range(1, found.curves.training.step[-1] + 1))
+            time.sleep(0.02)
+        assert len({run.steps for run in seen}) > 3 and seen[-1].val_loss is not None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    found = files.details("it")
+    assert found.run.state == "interrupted" and found.run.notes == found.curves.notes == []
+    assert found.curves.training.step[-1] == found.run.steps and found.settings["eval_every"] == "20"
 
 
 def test_logs_of_another_program(tmp_path):

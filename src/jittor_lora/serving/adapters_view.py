@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -20,14 +20,8 @@ from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.lora.adapter import Adapter
-from jittor_lora.serving.adapter_norms import (
-    Arrays,
-    ModuleDifference,
-    ModuleNorms,
-    copied,
-    differences,
-    norms,
-)
+from jittor_lora.serving.adapter_norms import Arrays, copied, differences, norms
+from jittor_lora.serving.adapters_schema import AdapterDifference, AdapterList, AvailableAdapter, LoadedAdapter
 from jittor_lora.serving.models import LONGEST_NAME, Served
 from jittor_lora.serving.openai_errors import RESPONSES, ApiError
 from jittor_lora.serving.plain import shown, shown_text
@@ -38,87 +32,6 @@ from jittor_lora.tasks.lora_settings import adapter_line
 MOST = 200  # of the adapters that can be loaded
 VARIANTS = {"use_dora": "DoRA", "use_rslora": "rsLoRA"}
 T = TypeVar("T")
-
-
-@dataclass
-class LoadedAdapter:
-    """
-    Attributes:
-        folder: from which it was loaded, below a folder that the server was given, or its name.
-        created: when it was loaded, seconds since 1970.
-        variant: "LoRA", or what is not plain about it.
-        line: its settings in one line.
-        parameters, bytes: trained values, and their size in memory.
-        whole: modules that are trained whole, or whose bias is.
-        settings: those in use, by PEFT's names.
-        a, b, update: norms over all modules.
-    """
-
-    name: str
-    folder: str
-    created: int
-    variant: str
-    line: str
-    rank: int
-    alpha: float
-    dropout: float
-    targets: Any
-    parameters: int
-    bytes: int
-    whole: list[str]
-    settings: dict[str, Any]
-    a: float
-    b: float
-    update: float
-    modules: list[ModuleNorms]
-
-
-@dataclass
-class AvailableAdapter:
-    """An adapter that can be loaded.
-
-    Attributes:
-        path: for /v1/load_lora_adapter.
-        folder: shorter, for people.
-        of_this_base: by its record of the base's weights; None without one.
-        problem: why it cannot be loaded; the other values are then missing.
-        loaded: the names under which it is loaded.
-    """
-
-    path: str
-    folder: str
-    base: Optional[str] = None
-    of_this_base: Optional[bool] = None
-    rank: Optional[int] = None
-    alpha: Optional[float] = None
-    targets: Any = None
-    parameters: Optional[int] = None
-    bytes: Optional[int] = None
-    problem: Optional[str] = None
-    loaded: list[str] = field(default_factory=list)
-
-
-@dataclass
-class AdapterList:
-    """
-    Attributes:
-        base: its name in requests.
-        more: how many available ones are not listed.
-    """
-
-    base: str
-    loaded: list[LoadedAdapter] = field(default_factory=list)
-    available: list[AvailableAdapter] = field(default_factory=list)
-    more: int = 0
-
-
-@dataclass
-class AdapterDifference:
-    """Two loaded adapters; modules that both have."""
-
-    first: str
-    second: str
-    modules: list[ModuleDifference] = field(default_factory=list)
 
 
 def router(service: Service) -> APIRouter:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from jittor_lora import __version__
 from jittor_lora.serving import (
@@ -37,7 +38,9 @@ def create_app(service: Service) -> FastAPI:
     Args:
         service: shared by all endpoints.
     """
-    app = FastAPI(title="jittor-lora", version=__version__, docs_url=None, redoc_url=None)
+    # The key is checked before a request reaches the app; here it is only described.
+    keys = [Depends(HTTPBearer(auto_error=False))] if service.settings.api_key else []
+    app = FastAPI(title="jittor-lora", version=__version__, docs_url=None, redoc_url=None, dependencies=keys)
     install(app)
     for router in ROUTERS:
         app.include_router(router(service))

@@ -174,8 +174,7 @@ def _expected(problem: Mapping[str, Any]) -> str:
 
 
 def _type(status: int) -> str:
-    return {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
-        status, INVALID if status < 500 else SERVER)
+    return "rate_limit_error" if status == 429 else INVALID if status < 500 else SERVER
 
 
 def _short(text: str, most: int = 80) -> str:

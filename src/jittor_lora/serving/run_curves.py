@@ -7,14 +7,15 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Optional
 
 from jittor_lora.evaluation.loss_logs import read_loss_files
 from jittor_lora.files.untrusted import load_json, open_input
 from jittor_lora.serving.run_notes import Note
+from jittor_lora.serving.thinned import Thinned
 
 MOST_POINTS, MOST_VALIDATIONS = 2000, 500
-AT_A_TIME = 8 << 20  # bytes of metrics.jsonl read for one request
+AT_A_TIME = 2 << 20  # bytes of metrics.jsonl read for one request
 LARGEST_LOSS_FILE = 4 << 20  # bytes
 MOST_STEPS = 10**12
 TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens", "seconds")
@@ -76,88 +77,6 @@ def rate(amount: Optional[float], seconds: Optional[float]) -> Optional[float]:
     if amount is None or seconds is None or seconds <= 0 or not math.isfinite(amount / seconds):
         return None
     return amount / seconds
-
-
-class Thinned:
-    """Values by increasing step in at most `most` points; a point is the mean over `stride` steps, a power of two.
-
-    Attributes:
-        last: the last step; -1 before the first.
-        not_finite: number of values left out.
-    """
-
-    def __init__(self, names: Sequence[str], most: int):
-        self.names, self._most = names, most
-        self.stride, self.last, self.not_finite = 1, -1, 0
-        self._points: list[_Point] = []
-
-    def add(self, step: int, row: Mapping[str, Any]) -> bool:
-        """Add the values of a step; False, and nothing is added, if it is not after the last."""
-        if step <= self.last:
-            return False
-        self.last, index = step, (step - 1) // self.stride
-        if not self._points or self._points[-1].index != index:
-            self._points.append(_Point(index, len(self.names)))
-            self._thin()
-        self.not_finite += self._points[-1].add(step, [row.get(name, "") for name in self.names])
-        return True
-
-    def after(self, since: int) -> tuple[list[int], dict[str, list[Optional[float]]]]:
-        """The last steps and the means of all points that end after step `since`."""
-        points = [point for point in self._points if point.step > since]
-        means = {name: [point.mean(i) for point in points] for i, name in enumerate(self.names)}
-        return [point.step for point in points], means
-
-    @property
-    def complete(self) -> int:
-        """The end of the last point that no later step will change."""
-        if not self._points:
-            return 0
-        if self.last % self.stride == 0:
-            return self.last
-        return self._points[-2].step if len(self._points) > 1 else 0
-
-    def _thin(self) -> None:
-        while len(self._points) > self._most:
-            self.stride *= 2
-            merged: list[_Point] = []
-            for point in self._points:
-                point.index //= 2
-                if merged and merged[-1].index == point.index:
-                    merged[-1].merge(point)
-                else:
-                    merged.append(point)
-            self._points = merged
-
-
-class _Point:
-    """Sums over some steps."""
-
-    __slots__ = ("index", "step", "sums", "counts")
-
-    def __init__(self, index: int, values: int):
-        self.index, self.step, self.sums, self.counts = index, 0, [0.0] * values, [0] * values
-
-    def add(self, step: int, values: Sequence[Any]) -> int:
-        """Returns: how many values are not finite; null is such a one, and what is no number counts as missing."""
-        self.step, wrong = step, 0
-        for i, value in enumerate(values):
-            if value is None or type(value) in (int, float):
-                if value is not None and math.isfinite(value):
-                    self.sums[i] += value
-                    self.counts[i] += 1
-                else:
-                    wrong += 1
-        return wrong
-
-    def merge(self, later: _Point) -> None:
-        self.step = later.step
-        self.sums = [a + b for a, b in zip(self.sums, later.sums)]
-        self.counts = [a + b for a, b in zip(self.counts, later.counts)]
-
-    def mean(self, i: int) -> Optional[float]:
-        mean = self.sums[i] / self.counts[i] if self.counts[i] else math.nan
-        return mean if math.isfinite(mean) else None
 
 
 class CurveReader:
