@@ -162,4 +162,5 @@ def test_too_many_texts_to_encode(served_files):
         served.until(lambda: server.service._in_encoding == 0)
         go_on.set()
         assert server.post(PATH, **SHORT).status_code == 200
-        assert statistics(server).done == 1
+        served.until(lambda: statistics(server).done == 1 and statistics(server).running == 0)
+        assert statistics(server).cancelled == 0  # they never reached the engine
