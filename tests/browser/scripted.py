@@ -16,9 +16,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from jittor_lora.serving import health, page_files
-from jittor_lora.serving.guard import guarded
+from jittor_lora.serving.process import health
+from jittor_lora.serving.process.guard import guarded
 from jittor_lora.serving.settings import ServeSettings
+from jittor_lora.serving.views import page_files
 from serving.served import free_port, until
 
 RAMBLING = " The answer to the question is in the text, and the text is about the question, which is the text"

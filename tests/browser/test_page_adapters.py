@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from browser.measure import assert_legible
-from jittor_lora.serving import health
-from jittor_lora.serving.app import create_app
-from jittor_lora.serving.guard import guarded
+from jittor_lora.serving.api.app import create_app
+from jittor_lora.serving.process import health
+from jittor_lora.serving.process.guard import guarded
 from jittor_lora.serving.settings import ServeSettings
 from needs import needs_browser
 from serving import served

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from browser.measure import assert_legible
 from browser.scripted import Script, scripted
 from jittor_lora.evaluation.squad import exact_match, f1
-from jittor_lora.serving import page_files
+from jittor_lora.serving.views import page_files
 from needs import needs_browser
 
 pytestmark = needs_browser

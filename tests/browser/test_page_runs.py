@@ -13,10 +13,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from browser.measure import assert_legible, assert_still, shift
-from jittor_lora.serving import health, page_files, runs_api
-from jittor_lora.serving.guard import guarded
-from jittor_lora.serving.openai_errors import install
+from jittor_lora.serving.api.openai_errors import install
+from jittor_lora.serving.process import health
+from jittor_lora.serving.process.guard import guarded
 from jittor_lora.serving.settings import ServeSettings
+from jittor_lora.serving.views import page_files, runs_api
 from jittor_lora.system.locks import locked
 from needs import needs_browser
 from run_folders import loss, make_run, make_scores

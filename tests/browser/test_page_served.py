@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jittor_lora.serving.app import create_app
-from jittor_lora.serving.guard import guarded
-from jittor_lora.serving.health import Health, router
+from jittor_lora.serving.api.app import create_app
+from jittor_lora.serving.process.guard import guarded
+from jittor_lora.serving.process.health import Health, router
 from jittor_lora.serving.settings import ServeSettings
 from needs import needs_browser
 from serving import served

@@ -22,7 +22,7 @@ from jittor_lora.settings.text import flag
 
 MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in VERBS}
 # Settings whose text is neither a path nor free: names, lists of names, and titles.
-NAMES = {"lora_init", "precisions", "modes", "parts", "against", "title", "platform"}
+NAMES = {"host", "lora_init", "precisions", "modes", "parts", "against", "title", "platform"}
 PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS")
 
 

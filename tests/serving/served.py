@@ -22,8 +22,8 @@ import tiny
 from jittor_lora.data.named_templates import named_source
 from jittor_lora.formats.byte_level import END_OF_TEXT
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.serving.app import create_app
-from jittor_lora.serving.engine import Engine, EngineLimits
+from jittor_lora.serving.api.app import create_app
+from jittor_lora.serving.compute.engine import Engine, EngineLimits
 from jittor_lora.serving.models import Models
 from jittor_lora.serving.service import Service
 from jittor_lora.serving.settings import ServeSettings

@@ -15,17 +15,17 @@ import time
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from jittor_lora.serving import connection, listening
-from jittor_lora.serving.access_log import Logged
-from jittor_lora.serving.engine import Statistics
-from jittor_lora.serving.guard import guarded
-from jittor_lora.serving.health import Health
-from jittor_lora.serving.health import router as health_router
-from jittor_lora.serving.jobs import Done, Failed, Piece, Stopping
-from jittor_lora.serving.log import Log
-from jittor_lora.serving.metrics import Metrics
-from jittor_lora.serving.metrics import router as metrics_router
-from jittor_lora.serving.server import Server
+from jittor_lora.serving.compute.engine import Statistics
+from jittor_lora.serving.compute.jobs import Done, Failed, Piece, Stopping
+from jittor_lora.serving.process import connection, listening
+from jittor_lora.serving.process.access_log import Logged
+from jittor_lora.serving.process.guard import guarded
+from jittor_lora.serving.process.health import Health
+from jittor_lora.serving.process.health import router as health_router
+from jittor_lora.serving.process.log import Log
+from jittor_lora.serving.process.metrics import Metrics
+from jittor_lora.serving.process.metrics import router as metrics_router
+from jittor_lora.serving.process.server import Server
 from jittor_lora.serving.settings import ServeSettings
 
 TICK = 0.02

@@ -11,8 +11,8 @@ import pytest
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.serving.adapter_norms import copied, norms
 from jittor_lora.serving.settings import ServeSettings
+from jittor_lora.serving.views.adapter_norms import copied, norms
 from jittor_lora.session import load
 from serving import served
 

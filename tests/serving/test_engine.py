@@ -16,8 +16,8 @@ from jittor_lora.inference.extraction import Extractor
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.inference.sampling import Sampling
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.serving.engine import Engine, EngineLimits
-from jittor_lora.serving.jobs import (
+from jittor_lora.serving.compute.engine import Engine, EngineLimits
+from jittor_lora.serving.compute.jobs import (
     Busy,
     Done,
     End,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.serving.guard import guarded
-from jittor_lora.serving.health import STOPPING, Health
-from jittor_lora.serving.hosts import host_and_port, is_loopback, origin_of
+from jittor_lora.serving.process.guard import guarded
+from jittor_lora.serving.process.health import STOPPING, Health
+from jittor_lora.serving.process.hosts import host_and_port, is_loopback, origin_of
 from jittor_lora.serving.settings import ServeSettings
 
 KEY = "sk-0123456789"

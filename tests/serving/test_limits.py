@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from jittor_lora.serving.engine import EngineLimits
+from jittor_lora.serving.compute.engine import EngineLimits
 from jittor_lora.serving.settings import ServeSettings
 from serving import served
 

@@ -15,7 +15,7 @@ from jittor_lora.data.conversations import Turn
 from jittor_lora.inference.asking import Prompt, Question, Talk, answers
 from jittor_lora.inference.generator import Decoding
 from jittor_lora.inference.sampling import Sampling
-from jittor_lora.serving.engine import EngineLimits
+from jittor_lora.serving.compute.engine import EngineLimits
 from serving import served
 from serving.served import CONTEXT, QUESTIONS
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from jittor_lora.serving import page_files
+from jittor_lora.serving.views import page_files
 
 UNSAFE = r"\.innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
 

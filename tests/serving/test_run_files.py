@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import small_run
-from jittor_lora.serving import run_curves
-from jittor_lora.serving.run_curves import MOST_POINTS, CurveReader
-from jittor_lora.serving.run_files import RunFiles
-from jittor_lora.serving.run_find import MOST_ENTRIES
-from jittor_lora.serving.thinned import Thinned
+from jittor_lora.serving.views import run_curves
+from jittor_lora.serving.views.run_curves import MOST_POINTS, CurveReader
+from jittor_lora.serving.views.run_files import RunFiles
+from jittor_lora.serving.views.run_find import MOST_ENTRIES
+from jittor_lora.serving.views.thinned import Thinned
 from jittor_lora.system.locks import locked
 from run_folders import loss, make_run, make_scores
 
@@ -148,7 +148,7 @@ def test_what_does_not_change_is_not_read_again(tmp_path, monkeypatch):
     make_run(tmp_path / "a", 5)
     files = RunFiles(tmp_path)
     before = files.details("a")
-    monkeypatch.setattr("jittor_lora.serving.run_state.recipe.read", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("jittor_lora.serving.views.run_state.recipe.read", lambda _: pytest.fail("read again"))
     assert files.details("a").run == before.run
     make_scores(tmp_path / "a", "adapter", {"q": "x"}, ["x"], 50.0)
     assert files.details("a").run.revision != before.run.revision
@@ -212,7 +212,7 @@ def test_hostile_names(tmp_path, name):
 
 
 def test_an_unreadable_and_an_endless_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("jittor_lora.serving.run_find.MOST_FOLDERS", 5)
+    monkeypatch.setattr("jittor_lora.serving.views.run_find.MOST_FOLDERS", 5)
     for number in range(9):
         (tmp_path / str(number)).mkdir()
     assert ("folders", 5) in codes(RunFiles(tmp_path).listing().notes)

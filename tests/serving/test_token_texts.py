@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jittor_lora.formats.tokenizer import read_tokenizer
-from jittor_lora.serving.token_texts import Offsets, TokenTexts
+from jittor_lora.serving.api.token_texts import Offsets, TokenTexts
 from tokenizer_kinds import KINDS, make, save
 
 TEXT = st.text(st.sampled_from(" \nazthe中国0:?.'é🎉"), min_size=1, max_size=12)

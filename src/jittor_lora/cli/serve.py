@@ -14,7 +14,7 @@ from jittor_lora.cli.options import ComputeOptions
 from jittor_lora.cli.served_adapters import named_adapters
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import read_input
-from jittor_lora.serving.hosts import host_and_port, is_loopback, origin_of
+from jittor_lora.serving.process.hosts import host_and_port, is_loopback, origin_of
 from jittor_lora.serving.settings import ServeSettings
 from jittor_lora.settings.base import PATH, VERBATIM, Settings, setting
 from jittor_lora.settings.problems import Problem

@@ -12,7 +12,7 @@ from pathlib import Path
 from jittor_lora.errors import some_of_each
 from jittor_lora.formats.adapter_files import CONFIG_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
-from jittor_lora.serving.openai_errors import ApiError
+from jittor_lora.serving.api.openai_errors import ApiError
 
 DEEPEST = 3  # folders below an allowed one
 MOST = 10_000  # folders looked at

@@ -17,7 +17,7 @@ from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.inference.extraction import Extractor
 from jittor_lora.inference.generator import Generator
-from jittor_lora.serving.token_texts import TokenTexts
+from jittor_lora.serving.api.token_texts import TokenTexts
 from jittor_lora.session import Session
 
 LONGEST_NAME = 200  # characters

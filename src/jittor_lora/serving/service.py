@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from jittor_lora.errors import UserError
 from jittor_lora.inference.generator import Group
 from jittor_lora.serving.adapter_listing import Listing
-from jittor_lora.serving.engine import Engine
-from jittor_lora.serving.jobs import Busy, Job
+from jittor_lora.serving.api.openai_errors import ApiError, not_taken, refused
+from jittor_lora.serving.api.streaming import Run
+from jittor_lora.serving.compute.engine import Engine
+from jittor_lora.serving.compute.jobs import Busy, Job
 from jittor_lora.serving.models import Models, Served
-from jittor_lora.serving.openai_errors import ApiError, not_taken, refused
 from jittor_lora.serving.settings import ServeSettings
-from jittor_lora.serving.streaming import Run
 from jittor_lora.session import Session
 
 T = TypeVar("T")

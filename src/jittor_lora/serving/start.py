@@ -14,19 +14,19 @@ from typing import Union
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.base_record import WantedBase
 from jittor_lora.lora.inject import DEFAULT
-from jittor_lora.serving import listening
-from jittor_lora.serving.access_log import Logged
-from jittor_lora.serving.app import create_app
-from jittor_lora.serving.asgi import App
-from jittor_lora.serving.engine import EngineLimits
-from jittor_lora.serving.guard import guarded
-from jittor_lora.serving.health import Health
-from jittor_lora.serving.health import router as health_router
-from jittor_lora.serving.log import Log
-from jittor_lora.serving.metrics import MeasuredEngine, Metrics
-from jittor_lora.serving.metrics import router as metrics_router
+from jittor_lora.serving.api.app import create_app
+from jittor_lora.serving.compute.engine import EngineLimits
 from jittor_lora.serving.models import Models
-from jittor_lora.serving.server import Server
+from jittor_lora.serving.process import listening
+from jittor_lora.serving.process.access_log import Logged
+from jittor_lora.serving.process.asgi import App
+from jittor_lora.serving.process.guard import guarded
+from jittor_lora.serving.process.health import Health
+from jittor_lora.serving.process.health import router as health_router
+from jittor_lora.serving.process.log import Log
+from jittor_lora.serving.process.metrics import MeasuredEngine, Metrics
+from jittor_lora.serving.process.metrics import router as metrics_router
+from jittor_lora.serving.process.server import Server
 from jittor_lora.serving.service import Service
 from jittor_lora.serving.settings import ServeSettings
 from jittor_lora.session import load
