@@ -98,6 +98,7 @@ def heights(page):
 def test_a_list_and_a_run(opened, address, locale):
     page = open_runs(opened, address, locale=locale)
     assert sorted(page.locator(".run-name").all_inner_texts()) == ["first", "sub/second"]
+    assert "null" not in page.inner_text("main")
     names, states = (page.locator(f".run-list .{part}").all_inner_texts() for part in ("run-name", "run-state"))
     states = dict(zip(names, states))
     assert states["first"].endswith(WORDS[locale]["finished"])

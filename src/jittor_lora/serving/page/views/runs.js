@@ -47,13 +47,13 @@ export function mount(root, app) {
       root.classList.add("empty");
       aside.replaceChildren(trouble, h("div", { class: "invite" }, h("h2", {}, t(folder === null ? "runs.no.folder" : "runs.none")),
         h("p", { class: "note" }, folder === null ? t("runs.no.folder.do") : t("runs.none.do", { folder })),
-        h("pre", { class: "mono command" }, folder === null ? "jittor-lora serve … --runs runs" : `jittor-lora train … --output ${folder}/first`)), notesOf(app, notes));
+        h("pre", { class: "mono command" }, folder === null ? "jittor-lora serve … --runs runs" : `jittor-lora train … --output ${folder}/first`)), notesOf(app, notes) ?? "");
       detail.replaceChildren();
       return;
     }
     root.classList.remove("empty");
     list.draw(kept.list, chosen);
-    if (!list.node.isConnected) aside.replaceChildren(trouble, h("h2", { class: "unseen" }, t("nav.runs")), list.node, notesOf(app, notes));
+    if (!list.node.isConnected) aside.replaceChildren(trouble, h("h2", { class: "unseen" }, t("nav.runs")), list.node, notesOf(app, notes) ?? "");
     if (chosen === null && matchMedia("(min-width: 62rem)").matches) choose(data[0].id, { replace: true, focus: false });
     if (comparing) drawChoices();
   }
