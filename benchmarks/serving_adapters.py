@@ -21,7 +21,7 @@ GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_
               "mlp.down_proj": "ffn_down"}
 
 
-def write_random(folder: Path, config: ModelConfig, seed: int, scale: float = 0.02) -> Path:
+def write_random(folder: Path, config: ModelConfig, seed: int, scale: float = 0.03) -> Path:
     """An adapter of the default targets, in PEFT's format; A and B are normal with standard deviation `scale`."""
     targets = DEFAULT_TARGETS[config.family]
     shapes = {}

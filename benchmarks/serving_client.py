@@ -38,8 +38,12 @@ class Reply:
     cached_tokens: int = 0
 
 
-def client(address: str, connections: int) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+def client(address: str, connections: int, keep: bool = False) -> httpx.AsyncClient:
+    """
+    Args:
+        keep: use connections again; some servers close them at a moment of their own, between two requests.
+    """
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections if keep else 0)
     return httpx.AsyncClient(base_url=address, timeout=TIMEOUT, limits=limits, trust_env=False)
 
 

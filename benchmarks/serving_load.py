@@ -78,7 +78,7 @@ class Load:
             at: functions to call, each in a thread, when this many are answered.
         """
         self.left, at = count, dict(at or {})
-        async with client(self.server.address, clients) as http:
+        async with client(self.server.address, clients, keep=True) as http:
             watching = asyncio.create_task(self._watch(at))
             try:
                 await asyncio.gather(*(self._client(http) for _ in range(clients)))
@@ -193,7 +193,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--new", type=int, default=48, help="most new tokens per text")
     parser.add_argument("--hang-up", type=float, default=0.05, help="share of requests whose client hangs up")
     parser.add_argument("--cache", type=int, default=256, help="MiB, small enough that prefixes leave it")
-    parser.add_argument("--adapter-scale", type=float, default=0.02, help="standard deviation of A and B")
+    parser.add_argument("--adapter-scale", type=float, default=0.03, help="standard deviation of A and B")
     parser.add_argument("--threads", type=int, default=available_cores())
     args = parser.parse_args(arguments)
     make_folder(args.output)

@@ -121,7 +121,8 @@ def llama_cpp(program: str, name: str, model: Path, adapters: Sequence[Path], th
     if adapters:
         command += ["--lora", ",".join(map(str, adapters)), "--lora-init-without-apply"]
     chosen = [{"lora": [{"id": i, "scale": 1.0}]} for i in range(len(adapters))]
-    return Server(name, command, [{}, *chosen], {"cache_prompt": True},
+    none = {"lora": [{"id": 0, "scale": 0.0}]} if adapters else {}  # otherwise all of them are applied together
+    return Server(name, command, [none, *chosen], {"cache_prompt": True},
                   environment={"OMP_NUM_THREADS": None})
 
 
