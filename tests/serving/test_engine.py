@@ -12,6 +12,7 @@ import pytest
 
 import small_run
 from jittor_lora import ops
+from jittor_lora.errors import UserError
 from jittor_lora.inference.extraction import Extractor
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.inference.sampling import Sampling
@@ -371,3 +372,14 @@ def test_a_bug_ends_the_request_and_not_the_engine(session, generator, capfd):
     first, second = serve(session, work)
     assert first.of(Failed)[0].fault == "server" and second.of(Done)
     assert "a bug" in capfd.readouterr().err
+
+
+def test_readers_are_made_beforehand(session, generator):
+    engine = Engine(session.model)
+    engine.prepare(ADAPTERS)
+    with pytest.raises(UserError, match="missing"):
+        engine.prepare(["missing"])
+    engine.submit(Generation(generator, "one", [([1], [[2]])], Decoding(3)), client := Client())
+    engine.stop(60)
+    engine.run()
+    assert client.of(Done)

@@ -55,6 +55,7 @@ def serve(base: Union[str, WantedBase], adapters: Sequence[tuple[str, AdapterSou
         engine = MeasuredEngine(session.model, EngineLimits(
             batch_size=settings.batch_size, waiting=settings.waiting, cache_bytes=settings.cache_bytes,
             running_bytes=settings.running_bytes, seconds=settings.request_seconds))
+        engine.prepare([served.adapter for served in models.values()])
         log, health = Log(), Health()
         service = Service(session, engine, models, settings)
         listening.listen(listener)

@@ -11,13 +11,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Union
 
 from jittor_lora.errors import UserError
-from jittor_lora.inference.reader import Reader
+from jittor_lora.inference.reader import Reader, Turn
 from jittor_lora.inference.readers import readers_of
 from jittor_lora.inference.steps import advance
 from jittor_lora.model.causal_lm import CausalLM
@@ -133,6 +133,18 @@ class Engine:
         self._statistics = Statistics(cache_limit=limits.cache_bytes)
         self._ended: deque[float] = deque(maxlen=64)  # when the last jobs ended
 
+    def prepare(self, adapters: Sequence[Optional[str]]) -> None:
+        """Do beforehand what the first texts of these adapters would wait for, such as packing weights. To be called in
+        the computing thread.
+
+        Raises:
+            UserError: no such adapter, or the model's numbers are not finite.
+        """
+        for adapter in adapters:
+            reader = self._reader(adapter)
+            for read in (reader.likeliest, reader.logits):
+                read([Turn(reader.open(0, [1]), (), [(0, [0])])])
+
     def submit(self, job: Job, deliver: Deliver) -> Ticket:
         """Put a job in the queue. `deliver` is called in the computing thread, once per step with all new events; the
         last event is `Done` or `Failed`. It must not block.
@@ -174,7 +186,6 @@ class Engine:
 
     def run(self) -> None:
         """Compute until `stop`."""
-        self._reader(None)  # packs the weights
         while True:
             self._receive()
             self._drop_ended()
