@@ -27,7 +27,7 @@ from typing import Any
 
 from serving_contenders import Entry, Option, contenders, versions
 from serving_tables import tables
-from serving_workloads import UNITS, Workload, workloads
+from serving_workloads import UNITS, Workload, warm_up, workloads
 
 from jittor_lora.benchmark.worker import machine_seconds
 from jittor_lora.files.atomic import make_folder, write_json
@@ -158,6 +158,7 @@ def main(arguments: list[str]) -> None:
                 stack.callback(server.stop)
                 say(f"Starting {server.name}")
                 server.start(args.output / "serving.log")
+                asyncio.run(warm_up(server))
                 server.hold()
         report = {"base": description, "system": {**system_info(), **versions(args)},
                   "settings": {name: str(value) for name, value in vars(args).items()}, "results": []}

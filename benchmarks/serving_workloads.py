@@ -19,6 +19,8 @@ from jittor_lora.data.squad import Paragraph
 from jittor_lora.data.template import Template
 
 QUESTIONS = 5
+WARM_UP_NEW, WARM_UP_WORDS = 4, 8
+FEWEST = 4  # requests or contexts of a run
 UNITS = 1000  # numbers that differ by this stand before the same passage
 REQUESTS = {1: 8, 4: 24, 16: 64, 64: 128}  # by clients
 CONTEXTS = {1: 6, 4: 16, 16: 32, 64: 64}
@@ -73,7 +75,7 @@ class Workload:
 
     async def prepare(self, server: Server, numbers: Iterator[int], share: float) -> None:
         """Choose what is asked next, and send what is not timed."""
-        count = max(self.clients, round(self.units * share))
+        count = max(self.clients, FEWEST, round(self.units * share))
         self.chosen = [self.passage(number) for number in itertools.islice(numbers, count)]
 
     async def run(self, option: Option) -> tuple[list[Reply], float]:
@@ -144,7 +146,7 @@ class Contexts(Workload):
                     await stream(http, "/v1/completions", body)
 
     async def unit(self, http, option, index, text, questions) -> Reply:
-        body = {**option.server.body(0), **GREEDY, "max_tokens": self.new, "stop": "\n"}
+        body = {**option.server.body(0), **GREEDY, "max_tokens": self.new, "stop": []}
         if option.ask == ANSWERS:
             return await stream(http, ANSWERS, {**body, "context": text, "questions": questions}, usage=False)
         asked = [partial(stream, http, "/v1/completions",
@@ -156,6 +158,19 @@ class Contexts(Workload):
                      {i: reply.reasons.get(0, "") for i, reply in enumerate(replies)},
                      *(sum(getattr(reply, name) for reply in replies)
                        for name in ("tokens", "prompt_tokens", "cached_tokens")))
+
+
+async def warm_up(server: Server) -> None:
+    """Let a server compile and allocate: two requests to each adapter, and one with all questions where it has that."""
+    first = Texts(1, FEWEST, WARM_UP_NEW, WARM_UP_WORDS, 0)
+    async with client(server.address, 1) as http:
+        for number in range(2 * (len(server.bodies) - 1)):
+            body = {**server.body(number // 2), **first.completion(first.passage(number)[0])}
+            await stream(http, "/v1/completions", body)
+        if server.answers:
+            context, questions = first.passage(UNITS - 1)
+            await stream(http, ANSWERS, {**server.body(0), **GREEDY, "context": context, "questions": questions,
+                                         "max_tokens": WARM_UP_NEW, "stop": []}, usage=False)
 
 
 def workloads(args: argparse.Namespace) -> list[Workload]:
