@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,7 +34,6 @@ from jittor_lora.benchmark.worker import machine_seconds
 from jittor_lora.files.atomic import make_folder, write_json
 from jittor_lora.system.machine import available_cores
 from jittor_lora.system.runtime import system_info
-
 
 LONG = 16  # tokens; shorter texts may be line breaks alone
 
@@ -175,4 +175,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the servers, too
     main(sys.argv[1:])

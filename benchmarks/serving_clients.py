@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -157,4 +158,5 @@ def asked_by_all(args: argparse.Namespace, server: Server, files: Path, folder: 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the servers, too
     sys.exit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -252,4 +253,5 @@ def loaded(args: argparse.Namespace, server: Server, requests: list[Asking], ans
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the servers, too
     sys.exit(main(sys.argv[1:]))
