@@ -163,6 +163,7 @@ PATH_ARGUMENTS = [
     ("plot PATH", "run_folder"), ("plot --train-loss PATH", "train_loss"), ("plot --val-loss PATH", "val_loss"),
     ("plot --metrics PATH", "metrics"), ("plot --font PATH", "font"), ("plot --output PATH", "output"),
     ("compare PATH", "predictions"), ("compare --adapters PATH", "adapters"),
+    ("serve --adapter PATH", "adapter"), ("serve --adapters-from PATH", "adapters_from"),
     ("adapter list PATH", "folder"), ("adapter info PATH", "adapter"), ("adapter info a --heat-map PATH", "heat_map"),
     ("adapter diff PATH b", "first"), ("adapter diff a PATH", "second"), ("adapter combine PATH", "adapters"),
     ("adapter combine a --output PATH", "output"), ("adapter convert PATH b", "source"),
@@ -187,7 +188,7 @@ def test_so_may_the_path_of_an_argument_that_is_no_setting(line, name, monkeypat
 
 
 @pytest.mark.parametrize("line, name", [case for case in PATH_ARGUMENTS if case[1] in (
-    "metrics", "predictions") or case[0].startswith("compare")])
+    "metrics", "predictions") or case[0].startswith(("compare", "serve --adapter "))])
 def test_so_may_a_named_path(line, name, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert getattr(parsed(monkeypatch, line, "a=~/x"), name) == ["a=/somewhere/x"]
@@ -199,7 +200,8 @@ def test_no_path_argument_is_forgotten(capsys):
     for words in [*([verb] for verb in VERBS), *(["adapter", action] for action in ACTIONS)]:
         assert main([*words, "--help"]) == 0
         for name, metavar in re.findall(r"^  (--[a-z-]+)?[ ]?(\S+)?", capsys.readouterr().out, re.MULTILINE):
-            if PATHS.search(metavar) and (name not in settings or words[0] in ("plot", "adapter")):
+            if PATHS.search(metavar) and (name not in settings or words[0] in ("plot", "adapter")
+                                            or (*words, name) == ("serve", "--adapter")):
                 shown.append((*words, name or metavar))
     assert len(shown) == len(PATH_ARGUMENTS), shown
 

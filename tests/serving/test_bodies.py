@@ -115,7 +115,7 @@ def test_any_bytes(server, path, body):
 
 
 @pytest.mark.parametrize("setting", [
-    '"temperature": 5e-324', '"temperature": 1e-300', '"temperature": 1e-40', '"temperature": 100', '"top_p": 5e-324',
+    '"temperature": 5e-324', '"temperature": 1e-300', '"temperature": 1e-40', '"temperature": 100', '"temperature": -5e-324',
     '"top_p": 1e-300', '"min_p": 1', '"min_p": 5e-324', '"repetition_penalty": 0.01', '"repetition_penalty": 100',
     '"top_k": 2147483647', '"no_repeat_ngram_size": 1', '"no_repeat_ngram_size": 2147483647',
     '"min_tokens": 2147483647',
@@ -128,7 +128,7 @@ def test_extreme_settings(server, setting):
         assert all(-1e4 < value <= 0 for value in choice["logprobs"]["token_logprobs"])
 
 
-@pytest.mark.parametrize("setting", ['"temperature": 1e999', '"temperature": -5e-324', '"top_p": 1e-400', '"seed": 1e3',
+@pytest.mark.parametrize("setting", ['"temperature": 1e999', '"top_p": 5e-324', '"top_p": 1e-400', '"seed": 1e3',
                                      '"n": 1.0', '"max_tokens": true', '"stop": "\\u0000"', '"top_p": 1.0000001'])
 def test_numbers_out_of_range(server, setting):
     body = '{"model": "one", "prompt": "The town", "max_tokens": 8, %s}' % setting
