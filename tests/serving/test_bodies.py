@@ -115,8 +115,9 @@ def test_any_bytes(server, path, body):
 
 
 @pytest.mark.parametrize("setting", [
-    '"temperature": 5e-324', '"temperature": 1e-300', '"temperature": 1e-40', '"temperature": 100', '"temperature": -5e-324',
-    '"top_p": 1e-300', '"min_p": 1', '"min_p": 5e-324', '"repetition_penalty": 0.01', '"repetition_penalty": 100',
+    '"temperature": 5e-324', '"temperature": 1e-300', '"temperature": 1e-40', '"temperature": 100',
+    '"temperature": -5e-324', '"top_p": 1e-300', '"min_p": 1', '"min_p": 5e-324', '"repetition_penalty": 0.01',
+    '"repetition_penalty": 100',
     '"top_k": 2147483647', '"no_repeat_ngram_size": 1', '"no_repeat_ngram_size": 2147483647',
     '"min_tokens": 2147483647',
     '"seed": -9223372036854775808', '"seed": 9223372036854775807', '"temperature": 1E-5', '"top_p": 1.0e0'])
