@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from needs import chromium, needs_browser
+from needs import needs_browser
 from report_pages import HOSTILE, make_report
 
 pytestmark = needs_browser
 PAGE = 25
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +17,10 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture
-def seen(browser, address):
+def seen(chrome, address):
     """A page with the report; fails if it logs an error or requests anything but itself."""
     complaints = []
-    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
+    context = chrome.new_context(offline=True, viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text))
@@ -97,8 +87,8 @@ def test_pages_are_turned_and_the_answer_is_marked(seen):
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_the_screen_and_is_legible(browser, address, width, scheme, tmp_path):
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+def test_the_page_fits_the_screen_and_is_legible(chrome, address, width, scheme, tmp_path):
+    context = chrome.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector("#list > li")
@@ -136,8 +126,8 @@ CONTRAST = """() => {
 }"""
 
 
-def test_thousands_of_questions_are_filtered_at_once(browser, tmp_path):
-    context = browser.new_context(offline=True)
+def test_thousands_of_questions_are_filtered_at_once(chrome, tmp_path):
+    context = chrome.new_context(offline=True)
     page = context.new_page()
     page.goto(make_report(tmp_path, 4000).as_uri())
     page.wait_for_selector("#list > li")
