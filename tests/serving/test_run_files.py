@@ -114,16 +114,20 @@ def test_a_real_training_is_followed(tmp_path):
     process = small_run.start("train", "--base", tmp_path / "base", "--data", tmp_path / "train.json", "--dev",
                               tmp_path / "dev.json", "--output", folder, "--epochs", 2000, "--eval-every", 20)
     seen = []
+
+    def enough():
+        return len({run.steps for run in seen}) > 3 and seen[-1].val_loss is not None
+
     try:
         end = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < end and (not seen or seen[-1].steps < 60):
+        while process.poll() is None and time.monotonic() < end and not enough():
             found = files.details("it") if folder.is_dir() else None
             if found and found.run.steps:
                 seen.append(found.run)
                 assert found.run.state == "training" and found.run.total_steps > 1000 and found.run.seconds_left > 0
                 assert found.curves.training.step == list(range(1, found.curves.training.step[-1] + 1))
             time.sleep(0.02)
-        assert len({run.steps for run in seen}) > 3 and seen[-1].val_loss is not None
+        assert enough()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     finally:
