@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import model_files
-import needs
 import small_run
 from jittor_lora.model.config import ModelConfig
+from needs import needs_serve
 from programs import load_program
 
 BASE = {**model_files.LLAMA, "max_position_embeddings": 256, "bos_token_id": 299, "eos_token_id": 299}
@@ -84,7 +84,7 @@ def test_adapters_in_three_formats(tmp_path):
     assert json.loads((tmp_path / "mlx" / "adapter_config.json").read_text())["lora_parameters"]["scale"] == 2.0
 
 
-@pytest.mark.skipif(not needs.is_there("serve"), reason="needs the server's packages")
+@needs_serve
 @pytest.mark.slow
 def test_a_short_run(tmp_path, capsys):
     small_run.make_base(tmp_path / "base", BASE)
@@ -112,7 +112,7 @@ def load_arguments(tmp_path):
             "--adapter-scale", "0.3", "--cache", "1", "--hang-up", "0.1"]
 
 
-@pytest.mark.skipif(not needs.is_there("serve"), reason="needs the server's packages")
+@needs_serve
 @pytest.mark.slow
 def test_a_short_load(tmp_path, load_arguments):
     program = load_program("benchmarks/serving_load.py")
@@ -125,7 +125,7 @@ def test_a_short_load(tmp_path, load_arguments):
     assert found["load"]["latency"]["p99"] > 0 and found["samples"][-1]["done"] <= 300
 
 
-@pytest.mark.skipif(not needs.is_there("serve"), reason="needs the server's packages")
+@needs_serve
 @pytest.mark.slow
 def test_wrong_answers_are_found(tmp_path, load_arguments, monkeypatch):
     program = load_program("benchmarks/serving_load.py")
