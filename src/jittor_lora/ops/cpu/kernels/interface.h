@@ -16,6 +16,9 @@ constexpr int RANKS_AT_A_TIME = 8;  // projections onto A are padded to a multip
 constexpr int NO_MEMORY = -1;
 constexpr int FAILED = -2;  // oneDNN failed
 
+// What a frozen matrix is kept in: float32, or a number format of GGUF files, see storage.h.
+enum Storage { FLOAT32, BF16, F16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K };
+
 }  // namespace jl
 
 namespace jl::decoding {
@@ -133,6 +136,10 @@ int64_t jl_packed_size(int k, int n);
 int jl_pack(const float* w, void* packed, int k, int n, int transposed);
 int64_t jl_packed_head_size(int size, int width, int down);
 int jl_pack_head(const float* head, char* packed, int size, int width, int down);
+int64_t jl_stored_size(int storage, int out, int in);
+int jl_store(int storage, const void* blocks, int out, int in, void* to);
+int jl_stored_panel(const void* data, int storage, int out, int in, int panel, int k0, int k1, float* to);
+int jl_stored_rows(const void* data, int storage, int out, int in, int r0, int r1, int c0, int c1, float* to, int ld);
 int jl_decode_panel();
 int jl_decode_vector();
 int64_t jl_decode_packed_size(int outputs, int inputs, int bf16);
