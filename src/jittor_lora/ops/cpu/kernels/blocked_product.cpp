@@ -64,14 +64,9 @@ void decode_strips(const Stored& w, int row, int column, int deep, int wide, flo
     memset(turned + wide * PANEL, 0, (whole - wide) * PANEL * sizeof(float));
     for (int panel = row / PANEL; panel * PANEL < row + deep; panel++) {
         stored_panel(w, panel, column, column + wide, turned);
-        const int end = std::min(row + deep, (panel + 1) * PANEL);
-        for (int r = std::max(row, panel * PANEL); r < end; r += W)  // `row` is a multiple of W
-            for (int c = 0; c < whole; c += W) {
-                vec v[8];
-                for (int e = 0; e < W; e++) v[e] = load(turned + (c + e) * PANEL + r % PANEL);
-                transpose(v);
-                for (int e = 0; e < W; e++) store(to + c / NR * STRIP + (r - row + e) * NR + c % NR, v[e]);
-            }
+        const int first = std::max(row, panel * PANEL), end = std::min(row + deep, (panel + 1) * PANEL);
+        for (int c = 0; c < whole; c += NR)
+            rows_of_panel(turned + c * PANEL, first - panel * PANEL, end - panel * PANEL, NR, to + c / NR * STRIP + (first - row) * NR, NR);
     }
 }
 
