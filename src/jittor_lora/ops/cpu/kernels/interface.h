@@ -112,10 +112,10 @@ void jl_gelu_backward(const float* x, const float* dy, float* dx, int64_t count)
 void jl_swiglu_forward(const float* gate, const float* up, float* y, int64_t count);
 void jl_swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup, int64_t count);
 void jl_rotary(const float* x, const float* cosine, const float* sine, float* y, int rows, int heads, int d, double sign);
-void jl_linear_forward(const float* x, const void* w, int bf16, const float* bias, const float* a, const float* b,
+void jl_linear_forward(const float* x, const void* w, int storage, int bf16, const float* bias, const float* a, const float* b,
                        int rank, double scaling, double p, double key1, double key2, double row, float* y, float* t,
                        int rows, int in, int out);
-void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int bf16, const float* a,
+void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int storage, int bf16, const float* a,
                         const float* b, int rank, double scaling, double p, double key1, double key2, double row,
                         float* dx, float* da, float* db, int rows, int in, int out);
 void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
@@ -125,8 +125,9 @@ void jl_attention_backward(const float* q, int q_stride, const float* k, const f
                            const int* query_rows, const int* segments, const int* groups, int group_count,
                            const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
                            int key_rows, int heads, int kv_heads, int d, double scale, int bf16);
-void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down, const int* labels,
-                      const float* weights, double smoothing, float* loss, float* gradient, int rows, int width, int size);
+void jl_cross_entropy(const float* hidden, const void* head, int storage, int bf16, const char* up, const char* down,
+                      const int* labels, const float* weights, double smoothing, float* loss, float* gradient, int rows,
+                      int width, int size);
 
 // --- called by Python ---
 
