@@ -12,7 +12,6 @@ from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
-
 _CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
 
 
