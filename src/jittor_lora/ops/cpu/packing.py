@@ -48,15 +48,26 @@ def head(weight: Matrix, down: bool):
     return weight.form(("cpu", "head", down), lambda array: _head(array, down))
 
 
-def panels(weight: Matrix):
-    """A weight in panels for decoding, in the matrix's precision: uint8 bytes."""
-    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16"))
+def panels(weight: Matrix) -> tuple:
+    """A weight in panels for decoding, uint8 bytes, and the number of their format: blocks, or FLOAT32's for numbers in
+    the matrix's precision."""
+    if _is_decoded(weight):
+        return stored(weight), storage(weight)
+    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16")), _CODES[FLOAT32]
 
 
 def screen(weight: Matrix):
     """An output head in 8 bits with bounds on the rounding errors, which finds the largest logit: uint8 bytes.
-    None on processors where that is not faster than computing all logits."""
+    None where that is not faster than computing all logits: of blocks, which take 4 to 16 bits themselves, and on
+    processors that do not multiply bytes."""
+    if _is_decoded(weight):
+        return None
     return weight.form(("cpu", "screen"), lambda array: _screen(array, weight.precision == "bf16"))
+
+
+def _is_decoded(weight: Matrix) -> bool:
+    """Does decoding with it convert its numbers?"""
+    return weight.storage != FLOAT32 and (weight.storage, weight.precision) != ("BF16", "bf16")
 
 
 def _stored(blocks: Blocks):
