@@ -106,7 +106,7 @@ def test_cross_entropy(kind, rows, size):
 
 @pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "fp32"])
 def test_products_in_bf16_round_the_same_numbers(precision):
-    for kind, rows in (("Q8_0", 40), ("Q4_K", 600)):
+    for kind, rows in (("Q8_0", 40), ("Q4_K", 600), ("BF16", 130)):
         one, other = pair(kind, 1100, 256, precision)
         assert bits(linear(one, rows)) == bits(linear(other, rows))
         assert bits(loss(one, rows)) == bits(loss(other, rows))
