@@ -12,13 +12,12 @@ from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
-
 _CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
 
 
 def storage(weight: Matrix) -> int:
-    """The number of its format in kernels/interface.h."""
-    return _CODES[weight.storage]
+    """The number in kernels/interface.h of the format that training's kernels read."""
+    return _CODES[weight.storage if _is_decoded(weight) else FLOAT32]
 
 
 def stored(weight: Matrix):
@@ -29,7 +28,7 @@ def stored(weight: Matrix):
 
 def product(weight: Matrix, transposed: bool):
     """What the product x · Wᵀ (`transposed`) or dy · W reads: blocks, the array, or in bf16 a layout of oneDNN's."""
-    if weight.storage != FLOAT32:
+    if _is_decoded(weight):
         return stored(weight)
     if weight.precision != "bf16":
         return weight.var
@@ -39,7 +38,7 @@ def product(weight: Matrix, transposed: bool):
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
     """What the loss reads of an output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
     for their gradient. Those that are not read are None."""
-    if weight.storage != FLOAT32 or weight.precision != "bf16":
+    if _is_decoded(weight) or weight.precision != "bf16":
         return product(weight, True), None, None
     return None, head(weight, False), head(weight, True) if with_gradient else None
 
@@ -67,7 +66,7 @@ def screen(weight: Matrix):
 
 
 def _is_decoded(weight: Matrix) -> bool:
-    """Does decoding with it convert its numbers?"""
+    """Is it kept in blocks and converted wherever it is used? In bf16, BF16 needs no conversion: backends pack it."""
     return weight.storage != FLOAT32 and (weight.storage, weight.precision) != ("BF16", "bf16")
 
 
