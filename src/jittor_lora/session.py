@@ -172,7 +172,8 @@ class Session:
 
     def record(self, folder: Path) -> BaseRecord | None:
         """The record of this base for an adapter or a run in `folder`; None if its fingerprint is not known."""
-        return None if self.fingerprint is None else BaseRecord.of(self.base, self.fingerprint, folder)
+        return None if self.fingerprint is None else BaseRecord.of(
+            self.base, self.fingerprint, folder, self.checkpoint.precision)
 
     def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
         """Write all adapters as PEFT does: "default" into the folder itself, others into subfolders by name.
@@ -243,6 +244,9 @@ class Session:
         if record and self.fingerprint and record.fingerprint != self.fingerprint:
             say_on_stderr(f"Note: {source.folder} was trained on {record.name}, whose weights are not those of "
                           f"{self.base.name}. Unless one is a conversion of the other, its answers will be wrong.")
+        elif record and (record.precision or "auto") != self.checkpoint.precision:
+            say_on_stderr(f"Note: {source.folder} was trained with --base-precision {record.precision or 'auto'}, and "
+                          f"runs here with {self.checkpoint.precision}: its answers may differ a little.")
         return adapter
 
     def _named(self, name: str) -> Adapter:

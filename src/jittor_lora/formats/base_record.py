@@ -24,6 +24,7 @@ from jittor_lora.settings.text import home_expanded
 
 LARGEST_RECORD = 64 << 10  # bytes
 LONGEST_TEXT = 4096  # characters
+QUANTISED = ("bf16", "q8", "q4")  # base precisions that change weights
 _SAMPLES = 1024  # values of each tensor
 
 
@@ -34,17 +35,20 @@ class BaseRecord:
         name: the name that the user gave.
         fingerprint: of its weights, see `Fingerprint`.
         path: where it was, relative to the record's folder; None if it came from a hub or an index.
+        precision: the base precision if its weights were quantised for it: "bf16", "q8" or "q4"; the fingerprint is
+            that of the weights before.
     """
 
     name: str
     fingerprint: str
     path: str | None = None
+    precision: str | None = None
 
     @classmethod
-    def of(cls, base: ResolvedBase, fingerprint: str, folder: Path) -> BaseRecord:
+    def of(cls, base: ResolvedBase, fingerprint: str, folder: Path, precision: str = "auto") -> BaseRecord:
         """The record to be written in `folder`."""
         path = os.path.relpath(os.path.realpath(base.path), os.path.realpath(folder)) if base.local else None
-        return cls(base.name, fingerprint, path)
+        return cls(base.name, fingerprint, path, None if precision == "auto" else precision)
 
     def moved(self, old: Path, new: Path) -> BaseRecord:
         """The record with its path, relative to the folder `old`, made relative to the folder `new`."""
@@ -89,7 +93,8 @@ def read_record(folder: Path) -> BaseRecord | None:
     """
     values = read_record_file(folder / RECORD_FILE, _FIELDS, LARGEST_RECORD,
                               "Remove the file to identify the base by name only.")
-    return None if values is None else BaseRecord(values["name"], values["fingerprint"], values.get("path"))
+    return None if values is None else BaseRecord(values["name"], values["fingerprint"], values.get("path"),
+                                                  values.get("precision"))
 
 
 def base_of_adapter(adapter: Path | AdapterSource) -> WantedBase:
@@ -148,4 +153,5 @@ def _is_fingerprint(value: Any) -> bool:
 
 
 _FIELDS = (Field("name", "a text", _is_text), Field("fingerprint", "64 hexadecimal digits", _is_fingerprint),
-           Field("path", "a path or null", _is_path_or_none))
+           Field("path", "a path or null", _is_path_or_none),
+           Field("precision", f"one of {', '.join(QUANTISED)}, or null", lambda value: value in (None, *QUANTISED)))
