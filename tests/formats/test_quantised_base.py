@@ -1,9 +1,10 @@
-"""A base quantised into the cache: its numbers are gguf's, and its file is made once, again when damaged, or not at all."""
+"""A base quantised into the cache: its numbers are gguf's, and its file is made once, or again when damaged."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -137,7 +138,7 @@ def test_where_it_cannot_be_written(base, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--base-precision auto"):
         quantised(base, "q4", tmp_path)
     (tmp_path / "cache").unlink()
-    monkeypatch.setattr(quantised_base.shutil, "disk_usage", lambda path: (1, 1, 1000))
+    monkeypatch.setattr(quantised_base.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(UserError, match="MiB are free"):
         quantised(base, "q4", tmp_path)
     monkeypatch.undo()

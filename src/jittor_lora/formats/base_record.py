@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
 from jittor_lora.formats.record_file import Field, read_record_file
 from jittor_lora.settings.text import home_expanded
+
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
 
 LARGEST_RECORD = 64 << 10  # bytes
 LONGEST_TEXT = 4096  # characters
@@ -75,8 +78,20 @@ class Fingerprint:
     def add(self, name: str, array: np.ndarray) -> None:
         """Include a tensor; adding it again changes nothing."""
         if name not in self._tensors:
-            values = array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES].astype("<f4")
-            self._tensors[name] = hashlib.sha256(repr(array.shape).encode() + values.tobytes()).digest()
+            self._note(name, array.shape, array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES])
+
+    def add_stored(self, name: str, blocks: Blocks, transposed: bool) -> None:
+        """As `add`, of a matrix in blocks, of which few rows are decoded. `transposed`: the tensor is (in, out)."""
+        if name not in self._tensors:
+            shape = blocks.shape[::-1] if transposed else blocks.shape
+            size = shape[0] * shape[1]
+            first, second = np.divmod(np.arange(0, size, max(1, size // _SAMPLES))[:_SAMPLES], shape[1])
+            rows, columns = (second, first) if transposed else (first, second)
+            wanted, places = np.unique(rows, return_inverse=True)
+            self._note(name, shape, blocks.rows(wanted)[places, columns])
+
+    def _note(self, name: str, shape: tuple[int, ...], samples: np.ndarray) -> None:
+        self._tensors[name] = hashlib.sha256(repr(shape).encode() + samples.astype("<f4").tobytes()).digest()
 
     def hexdigest(self) -> str:
         digest = hashlib.sha256()

@@ -23,13 +23,13 @@ from jittor_lora.formats.quantised_file import (
     FORMATS,
     Planned,
     QuantisedTensors,
+    as_stored,
     is_matrix,
     opened,
     planned,
-    stored_in,
     write,
 )
-from jittor_lora.model.config import tensor_shapes
+from jittor_lora.ops.blocks import FLOAT32
 from jittor_lora.system.locks import alone
 
 _FOLDER = "quantised"  # in the cache
@@ -50,8 +50,9 @@ def in_precision(checkpoint: Checkpoint, base: ResolvedBase, precision: str, cac
     """
     if precision not in FORMATS:
         return checkpoint
-    plan = planned(checkpoint, precision)
-    if _is_small(checkpoint, plan):
+    own = as_stored(checkpoint)
+    plan = planned(checkpoint.config, own, precision)
+    if _is_small(own, plan):
         say(f"{base.path}: its weights take no more than {precision} as they are; they stay so.")
         return checkpoint
     folder, source = (cache or cache_folder()) / _FOLDER, _source(base.path)
@@ -75,23 +76,21 @@ def in_precision(checkpoint: Checkpoint, base: ResolvedBase, precision: str, cac
 
 def bytes_in(checkpoint: Checkpoint, precision: str) -> int:
     """The memory that the base's weights take in a base precision."""
+    own = as_stored(checkpoint)
     if precision in FORMATS:
-        return sum(tensor.size for tensor in planned(checkpoint, precision).values())
-    shapes = tensor_shapes(checkpoint.config).items()
-    sizes = {name: Planned("F32", shape).size for name, shape in shapes}
-    if precision == "auto":
-        sizes.update((name, blocks.data.nbytes) for name in sizes for blocks in [stored_in(checkpoint, name)] if blocks)
-    return sum(sizes.values())
+        plan = planned(checkpoint.config, own, precision)
+        own = own if _is_small(own, plan) else plan
+    return sum((tensor._replace(kind=FLOAT32) if precision == "fp32" else tensor).size for tensor in own.values())
 
 
 _WITHOUT = "Free space, make it writable, or leave the base in its own precision: --base-precision auto."
 
 
-def _is_small(checkpoint: Checkpoint, plan: Mapping[str, Planned]) -> bool:
-    """Are all matrices usable from the base's own files, which take no more memory?"""
-    own = [stored_in(checkpoint, name) for name, tensor in plan.items() if is_matrix(name, tensor.shape)]
-    wanted = sum(tensor.size for name, tensor in plan.items() if is_matrix(name, tensor.shape))
-    return None not in own and sum(blocks.data.nbytes for blocks in own) <= wanted
+def _is_small(own: Mapping[str, Planned], plan: Mapping[str, Planned]) -> bool:
+    """Can all matrices be used from the base's own files, which take no more memory?"""
+    matrices = [name for name, tensor in own.items() if is_matrix(name, tensor.shape)]
+    return all(own[name].kind != FLOAT32 for name in matrices) and (
+        sum(own[name].size for name in matrices) <= sum(plan[name].size for name in matrices))
 
 
 def _make(path: Path, checkpoint: Checkpoint, plan: Mapping[str, Planned], source: str, base: ResolvedBase,
@@ -101,9 +100,8 @@ def _make(path: Path, checkpoint: Checkpoint, plan: Mapping[str, Planned], sourc
         raise UserError(f"{path.parent}: {base.name} in {precision} takes {_mib(size)}, but {_mib(free)} are free. "
                         f"{_WITHOUT}")
     say(f"Quantising {base.name} to {precision}, once, into {path} ({_mib(size)}; delete it whenever you like) …")
-    odd = [name for name, tensor in plan.items()
-           if tensor.kind == "BF16" and precision != "bf16" and not stored_in(checkpoint, name)]
-    if odd:
+    odd = [name for name, tensor in plan.items() if tensor.kind == "BF16"]
+    if odd and precision != "bf16":
         say(f"Rows that do not divide into blocks of 32 are kept in bf16: {', '.join(odd[:4])}"
             f"{f' and {len(odd) - 4} more' if len(odd) > 4 else ''}.")
     with atomic_write(path, "wb") as stream:

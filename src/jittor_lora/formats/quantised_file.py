@@ -18,13 +18,14 @@ import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
+from jittor_lora.files.mapped import release
 from jittor_lora.formats.base_record import Fingerprint
 from jittor_lora.formats.first_bytes import GGUF
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, is_conv1d, tensor_shapes
 from jittor_lora.model.families import FAMILIES
-from jittor_lora.ops.blocks import STORED, Blocks
+from jittor_lora.ops.blocks import FLOAT32, Blocks, stored_in
 
 FORMATS = {"bf16": "BF16", "q8": "Q8_0", "q4": "Q4_1"}  # of most matrices, by precision
 _TABLES = {**FORMATS, "q4": "Q8_0"}  # of token embeddings and head
@@ -49,40 +50,32 @@ class Planned(NamedTuple):
         return prod(self.shape) // values * stored
 
 
-def planned(checkpoint: Checkpoint, precision: str) -> dict[str, Planned]:
-    """What the file holds. A matrix that takes no more bits in the checkpoint stays as it is there; one whose rows do
-    not divide into blocks of 32 is rounded to bf16; norms, biases and positions are float32."""
-    config, plan = checkpoint.config, {}
+def as_stored(checkpoint: Checkpoint) -> dict[str, Planned]:
+    """The tensors as the checkpoint's own files have them; F32 is what is decoded to float32."""
+    found = {}
+    for name, shape in tensor_shapes(checkpoint.config).items():
+        shape = shape[::-1] if is_conv1d(checkpoint.config, name) else shape
+        blocks = stored_in(checkpoint.tensors, name) if is_matrix(name, shape) else None
+        found[name] = Planned(FLOAT32 if blocks is None else blocks.kind, shape)
+    return found
+
+
+def planned(config: ModelConfig, own: Mapping[str, Planned], precision: str) -> dict[str, Planned]:
+    """What the file holds. A matrix that takes no more bits as it is, `own`, stays so; one whose rows do not divide
+    into blocks of 32 is rounded to bf16; norms, biases and positions are float32."""
+    plan = dict(own)
     tables = {f"{FAMILIES[config.family].body}.{FAMILIES[config.family].embedding}.weight", "lm_head.weight"}
-    for name, shape in tensor_shapes(config).items():
-        if not is_matrix(name, shape):
-            plan[name] = Planned("F32", shape)
-            continue
-        shape = shape[::-1] if is_transposed(name, config) else shape
-        kind = (_TABLES if name in tables else FORMATS)[precision]
-        if shape[1] % _block(kind)[0]:
-            kind = "BF16"
-        blocks = stored_in(checkpoint, name)
-        plan[name] = Planned(kind, shape)
-        if blocks is not None and Planned(blocks.kind, shape).size <= plan[name].size:
-            plan[name] = Planned(blocks.kind, shape)
+    for name, (_, shape) in own.items():
+        if is_matrix(name, shape):
+            kind = (_TABLES if name in tables else FORMATS)[precision]
+            wanted = Planned("BF16" if shape[1] % _block(kind)[0] else kind, shape)
+            plan[name] = min(own[name], wanted, key=lambda tensor: tensor.size)
     return plan
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Is this tensor stored in fewer bits? GPT-2's positions are not: they are few, and added as they are."""
     return len(shape) == 2 and not name.endswith(".wpe.weight")
-
-
-def is_transposed(name: str, config: ModelConfig) -> bool:
-    """Is this matrix (in, out) in Hugging Face's files, as GPT-2's Conv1D?"""
-    return config.network == "gpt2" and ".h." in name
-
-
-def stored_in(checkpoint: Checkpoint, name: str) -> Optional[Blocks]:
-    """The matrix as the checkpoint's file has it, if it can be used so."""
-    stored = getattr(checkpoint.tensors, "stored", None)
-    return stored(name) if stored else None
 
 
 def write(stream: BinaryIO, checkpoint: Checkpoint, plan: Mapping[str, Planned], source: str, where: str) -> None:
@@ -99,15 +92,12 @@ def write(stream: BinaryIO, checkpoint: Checkpoint, plan: Mapping[str, Planned],
     start = len(_header(plan, source, "0" * 64))
     stream.write(bytes(start))
     for name, tensor in plan.items():
-        bad = None
-        for part in _encoded(checkpoint, name, tensor, fingerprint):
-            if isinstance(part, str):
-                bad = part
-                continue
-            stream.write(part)
-            total = zlib.crc32(part, total)
-        if bad:
-            wrong.append(f"{name}: {bad}")
+        try:
+            for part in _encoded(checkpoint, name, tensor, fingerprint):
+                stream.write(part)
+                total = zlib.crc32(part, total)
+        except _NotFinite as error:
+            wrong.append(f"{name}: {error}")
         padding = bytes(-tensor.size % _ALIGNMENT)
         stream.write(padding)
         total = zlib.crc32(padding, total)
@@ -118,6 +108,10 @@ def write(stream: BinaryIO, checkpoint: Checkpoint, plan: Mapping[str, Planned],
     stream.write(_SUM.pack(zlib.crc32(header, total)))
     stream.seek(0)
     stream.write(header)
+
+
+class _NotFinite(Exception):
+    """Numbers that are not finite, in words."""
 
 
 class QuantisedTensors(Mapping[str, np.ndarray]):
@@ -134,13 +128,11 @@ class QuantisedTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._file[name]
-        return tensor.T if tensor.ndim == 2 and is_transposed(name, self._config) else tensor
+        return tensor.T if tensor.ndim == 2 and is_conv1d(self._config, name) else tensor
 
     def stored(self, name: str) -> Optional[Blocks]:
-        entry, kind = self._file.entries[name], _name(self._file.entries[name].kind)
-        if kind not in STORED:
-            return None
-        return Blocks(kind, entry.shape, self._file.raw(name).reshape(entry.shape[0], -1))
+        """See `ops.blocks.stored_in`."""
+        return self._file.blocks(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file)
@@ -163,26 +155,32 @@ def opened(path: Path, config: ModelConfig, plan: Mapping[str, Planned]) -> Opti
     return QuantisedTensors(file, config)
 
 
-def _encoded(checkpoint: Checkpoint, name: str, tensor: Planned, fingerprint: Fingerprint) -> Iterator[bytes | str]:
-    """The tensor's bytes in parts; a text says which of its numbers are not finite."""
+def _encoded(checkpoint: Checkpoint, name: str, tensor: Planned, fingerprint: Fingerprint) -> Iterator[bytes]:
+    """The tensor's bytes in parts.
+
+    Raises:
+        _NotFinite: it has numbers that are not.
+    """
     import gguf.quants  # slow to import
 
-    array = checkpoint.tensors[name]
-    fingerprint.add(name, array)
-    if not all_finite(array):
-        yield kinds(array)
-    blocks = stored_in(checkpoint, name) if len(tensor.shape) == 2 else None
-    if blocks is not None and blocks.kind == tensor.kind:
+    transposed, blocks = is_conv1d(checkpoint.config, name), stored_in(checkpoint.tensors, name)
+    if blocks is None:
+        array = checkpoint.tensors[name]
+        fingerprint.add(name, array)
+        blocks = Blocks.of(array.T if transposed else array.reshape(len(array), -1))
+    else:
+        fingerprint.add_stored(name, blocks, transposed)
+    kind = gguf.GGMLQuantizationType[tensor.kind]
+    for part in blocks.parts(_CHUNK):
+        if not all_finite(part):
+            raise _NotFinite(kinds(part))
+        if blocks.kind != tensor.kind:
+            yield gguf.quants.quantize(part, kind).tobytes()
+        elif tensor.kind == FLOAT32:
+            yield part.tobytes()
+    if blocks.kind == tensor.kind != FLOAT32:
         yield np.ascontiguousarray(blocks.data).tobytes()
-        return
-    matrix = array.T if is_transposed(name, checkpoint.config) and array.ndim == 2 else array
-    if tensor.kind == "F32":
-        yield np.ascontiguousarray(matrix, "<f4").tobytes()
-        return
-    rows = max(1, _CHUNK // tensor.shape[1])
-    for row in range(0, tensor.shape[0], rows):
-        part = np.ascontiguousarray(matrix[row : row + rows], np.float32)
-        yield gguf.quants.quantize(part, gguf.GGMLQuantizationType[tensor.kind]).tobytes()
+    release(blocks.data)
 
 
 def _header(plan: Mapping[str, Planned], source: str, fingerprint: str) -> bytes:
