@@ -52,9 +52,18 @@ void pack_rows(const float* x, int ldx, int count, int deep, float* to) {
     }
 }
 
+// `pack_strip` of a matrix in blocks, whose panels are the strips of Wᵀ.
+static_assert(NR == PANEL, "");
+void decode_strip(const Frozen& m, int row, int column, int deep, int wide, float* to) {
+    if (m.transposed) return stored_panel(m.w, column / NR, row, row + deep, to);
+    if (wide < NR) memset(to, 0, size_t(deep) * NR * sizeof(float));
+    stored_rows(m.w, row, row + deep, column, column + wide, to, NR);
+}
+
 // `deep` rows and `wide` columns of M as (deep, NR); missing columns become zeros.
 void pack_strip(const Frozen& m, int row, int column, int deep, int wide, float* to) {
-    const float* w = static_cast<const float*>(m.weights);
+    if (m.w.storage != FLOAT32) return decode_strip(m, row, column, deep, wide, to);
+    const float* w = static_cast<const float*>(m.w.data);
     for (int j = 0; j < NR; j += W) {
         const int columns = std::max(0, std::min(W, wide - j));
         if (!m.transposed) {
