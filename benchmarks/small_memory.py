@@ -112,7 +112,7 @@ def measured(base: str, name: str, precision: str, args: argparse.Namespace) -> 
     found["training"] = trained(command, folder.with_suffix(".log"))
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [step for step in steps if "grad_norm" in step]
-    found["loss"], found["tokens"] = steps[-1]["loss"], steps[-1]["tokens"]
+    found["loss"], found["tokens"] = steps[-1]["train_loss"], steps[-1]["tokens"]
     found["seconds_per_step"] = statistics.median(step["seconds"] for step in steps[1:])
     return found
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 
 import gguf
 import numpy as np
@@ -108,13 +107,21 @@ def test_a_damaged_file_is_made_again(base, tmp_path):
 
 
 def test_two_processes_make_it_once(base, tmp_path):
-    program = ("import sys, pathlib; sys.path.insert(0, 'tests/formats')\n"
-               "from test_quantised_base import quantised\n"
-               f"said = []; quantised({str(base)!r}, 'q4', pathlib.Path({str(tmp_path)!r}), said); print(len(said))")
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=here,
-                                  stderr=subprocess.PIPE) for _ in range(2)]
-    assert sorted(process.communicate(timeout=100)[0].strip() for process in processes) == ["0", "1"]
+    forked = multiprocessing.get_context("fork")
+    together, told = forked.Barrier(2), forked.SimpleQueue()
+
+    def make():
+        said = []
+        together.wait()
+        quantised(base, "q4", tmp_path, said)
+        told.put(len(said))
+
+    processes = [forked.Process(target=make) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0] and sorted(told.get() for _ in processes) == [0, 1]
     assert the_file(tmp_path)
 
 
