@@ -35,6 +35,7 @@ from jittor_lora.system.locks import alone
 _FOLDER = "quantised"  # in the cache
 _HEADER_BYTES = 1 << 16  # of each file, that tell it from others
 _SLACK = 64 << 20  # bytes of the disk left to others
+_UNPACKED = {"Q6_K": 274 / 210}  # bytes in memory, where its 6-bit integers take 8, by those in a file
 
 
 def in_precision(checkpoint: Checkpoint, base: ResolvedBase, precision: str, cache: Optional[Path] = None,
@@ -80,7 +81,9 @@ def bytes_in(checkpoint: Checkpoint, precision: str) -> int:
     if precision in FORMATS:
         plan = planned(checkpoint.config, own, precision)
         own = own if _is_small(own, plan) else plan
-    return sum((tensor._replace(kind=FLOAT32) if precision == "fp32" else tensor).size for tensor in own.values())
+    if precision == "fp32":
+        own = {name: tensor._replace(kind=FLOAT32) for name, tensor in own.items()}
+    return round(sum(tensor.size * _UNPACKED.get(tensor.kind, 1.0) for tensor in own.values()))
 
 
 _WITHOUT = "Free space, make it writable, or leave the base in its own precision: --base-precision auto."
