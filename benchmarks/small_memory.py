@@ -56,7 +56,9 @@ def provide(name: str, folder: Path) -> str:
     if source is None:
         return name
     config = ModelConfig.from_hugging_face(source, "config.json")
-    write_checkpoint(folder, Checkpoint(config, RandomWeights(config), None), overwrite=True)
+    if (folder / "config.json").is_file():  # written last, by a run that was ended
+        return str(folder)
+    write_checkpoint(folder, Checkpoint(config, RandomWeights(config), None))
     if config.family != "gpt2":  # whose tokenizer is in the package
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
@@ -113,7 +115,7 @@ def measured(base: str, name: str, precision: str, args: argparse.Namespace) -> 
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [step for step in steps if "grad_norm" in step]
     found["loss"], found["tokens"] = steps[-1]["train_loss"], steps[-1]["tokens"]
-    found["seconds_per_step"] = statistics.median(step["seconds"] for step in steps[1:])
+    found["seconds_per_step"] = statistics.median(step["seconds"] for step in steps[1:] or steps)
     return found
 
 
@@ -130,7 +132,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--base-precisions", nargs="+", default=["q4", "q8", "bf16", "fp32"], choices=PRECISIONS)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of the products")
-    parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
+    parser.add_argument("--steps", type=int, default=4, help="the first of several is not counted")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
