@@ -92,6 +92,25 @@ void stored_panel(const Stored& w, int panel, int k0, int k1, float* to) {
     });
 }
 
+void rows_of_panel(const float* panel, int r0, int r1, int columns, float* to, int ld) {
+#if defined(__AVX__)
+    constexpr int SIDE = 8;
+    const int whole = columns / SIDE * SIDE;
+    for (; r0 + SIDE <= r1; r0 += SIDE, to += (size_t)SIDE * ld) {
+        for (int c = 0; c < whole; c += SIDE) {
+            __m256 v[SIDE];
+            for (int e = 0; e < SIDE; e++) v[e] = _mm256_loadu_ps(panel + (c + e) * PANEL + r0);
+            transpose(v);
+            for (int e = 0; e < SIDE; e++) _mm256_storeu_ps(to + (size_t)e * ld + c, v[e]);
+        }
+        for (int c = whole; c < columns; c++)
+            for (int e = 0; e < SIDE; e++) to[(size_t)e * ld + c] = panel[c * PANEL + r0 + e];
+    }
+#endif
+    for (int r = r0; r < r1; r++)
+        for (int c = 0; c < columns; c++) to[(size_t)(r - r0) * ld + c] = panel[c * PANEL + r];
+}
+
 void stored_rows(const Stored& w, int r0, int r1, int c0, int c1, float* to, int ld) {
     if (w.storage == FLOAT32) {
         for (int r = r0; r < r1; r++)
@@ -104,8 +123,8 @@ void stored_rows(const Stored& w, int r0, int r1, int c0, int c1, float* to, int
         for (int c = c0; c < c1; c += COLUMNS) {
             const int count = std::min(COLUMNS, c1 - c);
             stored_panel(w, panel, c, c + count, columns);
-            for (int r = std::max(r0, panel * PANEL); r < std::min(r1, (panel + 1) * PANEL); r++)
-                for (int i = 0; i < count; i++) to[(size_t)(r - r0) * ld + c - c0 + i] = columns[i * PANEL + r % PANEL];
+            const int first = std::max(r0, panel * PANEL), end = std::min(r1, (panel + 1) * PANEL);
+            rows_of_panel(columns, first - panel * PANEL, end - panel * PANEL, count, to + (size_t)(first - r0) * ld + c - c0, ld);
         }
 }
 

@@ -23,6 +23,9 @@ void store(int storage, const uint8_t* blocks, int out, int in, void* to);
 // to (k1 - k0, PANEL): columns [k0, k1) of the rows of a panel, transposed. k0 is a multiple of 8.
 void stored_panel(const Stored& w, int panel, int k0, int k1, float* to);
 
+// to (r1 - r0, columns) with rows `ld` floats apart: rows [r0, r1) of a decoded panel (columns, PANEL).
+void rows_of_panel(const float* panel, int r0, int r1, int columns, float* to, int ld);
+
 // to (r1 - r0, c1 - c0) with rows `ld` floats apart: W[r0:r1, c0:c1]. c0 is a multiple of 8.
 void stored_rows(const Stored& w, int r0, int r1, int c0, int c1, float* to, int ld);
 

@@ -20,13 +20,20 @@ constexpr int OCTET = 8;  // columns that are decoded together
 //     f.group(g, j)                        group g of vector j of a panel's rows
 //     f.group(g, j).octet(o).value(i)      its column o · OCTET + i
 
-// W integers of a byte each.
+// W integers of a byte each. GCC converts vectors of bytes one by one.
 template <class Byte>
 static inline vec load_bytes(const Byte* p) {
-    typedef Byte bytes __attribute__((vector_size(W)));
-    bytes v;
-    memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(__builtin_convertvector(v, ivec), vec);
+    ivec v;
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128((const __m128i*)p);
+    v = (ivec)(std::is_signed<Byte>() ? _mm512_maskz_cvtepi8_epi32(0xffff, bytes) : _mm512_maskz_cvtepu8_epi32(0xffff, bytes));
+#elif defined(__AVX2__)
+    const __m128i bytes = _mm_loadl_epi64((const __m128i*)p);
+    v = (ivec)(std::is_signed<Byte>() ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+#else
+    for (int i = 0; i < W; i++) v[i] = p[i];
+#endif
+    return __builtin_convertvector(v, vec);
 }
 
 // d · q

@@ -163,6 +163,29 @@ static inline vec load(const half* p) {
 #endif
 }
 
+#if defined(__AVX__)
+// Transposes 8 × 8 floats in registers.
+template <class V>
+static inline void transpose(V (&v)[8]) {
+    static_assert(sizeof(V) == 32, "");
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        v[i] = (V)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        v[i + 4] = (V)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+    }
+}
+#endif
+
 static inline vec lanes() {
     vec v;
     for (int i = 0; i < W; i++) v[i] = i;
