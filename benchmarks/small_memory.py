@@ -105,13 +105,13 @@ def measured(base: str, name: str, precision: str, args: argparse.Namespace) -> 
                   "from jittor_lora.formats.quantised_base import in_precision\n"
                   f"base = resolve_base({base!r})\nin_precision(load_base(base)[0], base, {precision!r})"]
     started = time.perf_counter()
-    found["quantising"] = trained(quantising, folder.with_suffix(".quantising.log"))
+    found["quantising"] = trained(quantising, folder.with_name(f"{folder.name}.quantising.log"))
     found["quantising"]["seconds"] = time.perf_counter() - started
     command = [sys.executable, *program, "train", "--base", base, "--data", str(args.output / f"{name}.jsonl"),
                "--base-precision", precision, "--precision", args.precision, "--output", str(folder), "--batch-size",
                str(TEXTS), "--max-steps", str(args.steps), "--max-tokens-per-stream", str(TEXTS * TOKENS),
                "--activation-checkpointing", "--threads", str(args.threads)]
-    found["training"] = trained(command, folder.with_suffix(".log"))
+    found["training"] = trained(command, folder.with_name(f"{folder.name}.log"))
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [step for step in steps if "grad_norm" in step]
     found["loss"], found["tokens"] = steps[-1]["train_loss"], steps[-1]["tokens"]

@@ -76,6 +76,10 @@ def test_it_is_made_once(base, tmp_path):
     path = the_file(tmp_path)
     assert len(said) == 1 and str(path) in said[0]
     made = os.stat(path)
+    killed = path.with_name(f".{path.name}.abcdefgh.tmp")  # what a killed process leaves
+    killed.write_bytes(b"GGUF")
+    quantised(base, "q8", tmp_path)
+    assert not killed.exists()
     again, _ = quantised(base, "q4", tmp_path, said)
     assert os.stat(path) == made and len(said) == 1
     assert again.original == first.original
