@@ -11,9 +11,11 @@ from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ModelOptions, ThreadOptions
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, setting
+from jittor_lora.settings.shared import BasePrecision, base_precision_setting
 
 
 class ExportOptions(ThreadOptions, ModelOptions):
+    base_precision: BasePrecision = base_precision_setting("Model")
     format: Literal["gguf-ready", "npz"] = setting(
         "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
         "weights for GPT2_LoRA_Jittor")
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     base, adapter = options.base_and_adapter()
     options.set_threads()
     from jittor_lora.tasks.export import export
-    difference = export(options.format, base, adapter, output, options.tolerance)
+    difference = export(options.format, base, adapter, output, options.tolerance, options.base_precision)
     print(f"{output}: exported" + ("." if difference is None else
                                    f"; largest logit difference {difference:.2e}."))
     return 0

@@ -9,7 +9,7 @@ from typing import Literal, Optional
 from jittor_lora.cli.arguments import find_adapter
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.problems import Problem
-from jittor_lora.settings.shared import LARGEST_SEED
+from jittor_lora.settings.shared import LARGEST_SEED, BasePrecision, base_precision_setting
 
 
 class ModelOptions(Settings):
@@ -54,6 +54,7 @@ class ComputeOptions(ThreadOptions):
     precision: Literal["fp32", "bf16"] = setting(
         "bf16", "Computing", "dtype of matrix products with frozen weights; bf16 is faster, and falls back to fp32 "
         "where the processor lacks it")
+    base_precision: BasePrecision = base_precision_setting("Computing")
 
 
 class DecodingOptions(Settings):
