@@ -137,8 +137,9 @@ def test_a_gguf_base(tmp_path, kind):
                 {**request, "model": "base.gguf", "adapter": "adapter.gguf"})
     expected = logits(session.model)
     np.testing.assert_allclose(found["logits-0"], expected, atol=EXACT)
-    for i, expected in ((1, expected), (2, of_file(tmp_path / "requantised.gguf")), (3, expected)):
-        assert np.abs(found[f"logits-{i}"] - expected).mean() < ROUNDED["kept"], i
+    again = of_file(tmp_path / "requantised.gguf")
+    assert [np.abs(found[f"logits-{i}"] - known).mean() < ROUNDED["kept"]
+            for i, known in ((1, expected), (2, again), (3, expected))] == [True] * 3
 
 
 def test_an_adapter_of_embedding_and_head(tmp_path):
@@ -190,12 +191,12 @@ def test_smollm2(tmp_path):
         export_model(session, tmp_path / f"{out_type}.gguf", out_type)
     texts = ["Question: Who built the Eiffel Tower?\nAnswer:", "北京大学在哪里？", *gguf_tokenizers.HARD]
     tokens = session.tokenizer.begin(texts[0])
-    request = {"model": "f32.gguf", "tokens": tokens, "greedy": 16, "texts": texts}
+    request = {"model": "f32.gguf", "tokens": tokens, "greedy": 6, "texts": texts}
     found = run(tmp_path, request, {**request, "model": "kept.gguf"},
                 {**request, "model": str(base.path), "adapter": "adapter.gguf"})
     expected = logits(session.model, tokens)
     np.testing.assert_allclose(found["logits-0"], expected, atol=2e-3)
-    assert found["greedy-0"].tolist() == greedy(session.model, 16, tokens)
+    assert found["greedy-0"].tolist() == greedy(session.model, 6, tokens)
     ids = [id_ for text in texts for id_ in [*session.tokenizer.begin(text), -1]]
     assert found["ids-0"].tolist() == ids
     for i in (1, 2):  # activations rounded to 8 bits

@@ -17,9 +17,9 @@ from jittor_lora.settings.problems import Problem
 
 class ExportOptions(ThreadOptions, ModelOptions):
     format: Literal["gguf", "gguf-adapter", "gguf-ready", "npz"] = setting(
-        "gguf-ready", "Output", "gguf: a file for llama.cpp and Ollama, the adapter merged in; gguf-adapter: the adapter "
-        "alone, for llama.cpp's --lora; gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of "
-        "base weights for GPT2_LoRA_Jittor")
+        "gguf-ready", "Output", "gguf: a file for llama.cpp and Ollama, the adapter merged in; gguf-adapter: the "
+        "adapter alone, for llama.cpp's --lora; gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the "
+        "file of base weights for GPT2_LoRA_Jittor")
     output: Optional[str] = setting(None, "Output", "the new .gguf or .npz file, or the new folder", holds=PATH,
                                     min_length=1)
     outtype: Optional[Literal["f32", "f16", "bf16", "q8_0", "kept", "requantised"]] = setting(
@@ -46,8 +46,8 @@ def add_parser(subparsers) -> None:
         usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format gguf|gguf-adapter|gguf-ready|npz] "
               "[any flag below]",
         description="Write a whole model for other programs, with the adapter merged in if one is given, or an adapter "
-                    "for llama.cpp. For transformers use `merge`; to convert an adapter for others use `adapter convert`."
-    )
+                    "for llama.cpp. For transformers use `merge`; to convert an adapter for other programs use "
+                    "`adapter convert`.")
     add_flags(parser, ExportOptions, required=("output",))
 
 

@@ -1,9 +1,9 @@
 """Chat templates in Ollama's language, Go's text/template, from what a Jinja program writes.
 
-A Jinja program cannot be translated in general, and need not be: nearly all chat templates write fixed texts between the
+A Jinja program cannot be translated in general, and need not be: nearly all chat templates write fixed texts around
 messages. These are found by rendering conversations of marks, and the result counts only if it writes other
-conversations as the program does. (Ollama documents `.System`, `.Messages`, `.Role` and `.Content`; it joins consecutive
-messages of one role.)
+conversations as the program does. (Ollama gives a program `.System` and `.Messages` with `.Role` and `.Content`;
+consecutive messages of one role are joined.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from jittor_lora.data.conversations import ASSISTANT, SYSTEM, USER, Turn
 
 _MARKS = ("Qx1", "Qx2", "Qx3", "Qx4")
 # What would begin an action or end the program, and what may be a character that Go does not print
-_SPECIAL = re.compile(r'\{\{+|\{+$|"{3,}|"+$|[^\x20-\x7e\n\t]')
+_ESCAPED = r'"{3,}|"+$|[^\x20-\x7e\n\t]'
+_SPECIAL = re.compile(r"\{\{+|\{(?=$|%s)|%s" % (_ESCAPED, _ESCAPED))
 
 
 class Texts(NamedTuple):
@@ -80,11 +81,11 @@ def texts_of(template: ChatTemplate, begin: str = "") -> Texts | None:
 def _texts(template: ChatTemplate, begin: str) -> Texts | None:
     a, b, c, d = _MARKS
     turns = [Turn(USER, a), Turn(ASSISTANT, b), Turn(USER, c)]
-    whole = _between(_rendered(template, turns, begin), (a, b, c))
-    if whole is None:
+    plain, with_system = (_rendered(template, talk, begin) for talk in (turns, [Turn(SYSTEM, d), *turns]))
+    whole, guided = _between(plain, (a, b, c)), _between(with_system, (d, a, b, c))
+    if whole is None or (guided is None and with_system not in (None, plain)):
         return None
     first, answer, again, prompt = whole
-    guided = _between(_rendered(template, [Turn(SYSTEM, d), *turns], begin), (d, a, b, c))
     befores = [first, again, *([guided[1]] if guided else [])]  # users' messages
     # Where a text between two messages is cut does not change what is written, but a cut that the program makes reads
     # best: that of the same conversations without the start of an answer.

@@ -58,11 +58,11 @@ def _template(prompting: Prompting, tokenizer: Tokenizer) -> tuple[str, list[str
     begin = named_tokens(tokenizer.config).get("bos_token", "") if tokenizer.opening else ""
     texts = texts_of(prompting.chat, begin) if prompting.chat else None
     if texts is None:
-        return _RAW, ["The chat template of training does more than write texts around messages, so it is not translated "
-                      "for Ollama. Render it", "yourself and send the text with \"raw\": true to /api/generate; the "
-                      "template is in the GGUF file's tokenizer.chat_template."]
-    notes = ["ollama run NAME", "Its chat template writes what that of training does, except that some templates strip "
-             "white space around messages."]
+        return _RAW, ["The chat template does more than write texts around messages, so it is not translated:",
+                      "render it yourself, and send the text with \"raw\": true to /api/generate. It is in the GGUF "
+                      "file, tokenizer.chat_template."]
+    notes = ["ollama run NAME", "TEMPLATE writes what the chat template of training writes; but that may strip white "
+             "space around messages."]
     if texts.system is None:
         notes.append("It has no place for a system's message.")
     return texts.go(), notes

@@ -27,6 +27,7 @@ from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.merge import MergedTensors
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.load import build_model
 from jittor_lora.session import Session, load
 from jittor_lora.system.runtime import jt
@@ -122,9 +123,7 @@ def export_model(session: Session, path: Path, out_type: str) -> None:
     """
     checkpoint = merged_checkpoint(session)
     config, tensors = as_llama_cpp_has_it(checkpoint.config), checkpoint.tensors
-    problems = list(computed_otherwise(config))
-    if problems:
-        raise UserError("The model cannot be exported as GGUF:\n  " + "\n  ".join(problems))
+    _check(config)
     file = GgufFile(session.base.path) if session.base.kind == "gguf" else None
     chat = session.prompting.chat
     metadata = metadata_of(config, session.tokenizer, out_type, file, session.base.name, chat.source if chat else None)
@@ -138,16 +137,25 @@ def export_adapter(session: Session, path: Path) -> None:
     """Write the active adapter as a GGUF file.
 
     Raises:
-        UserError: llama.cpp has no place for parts of it; all are listed. Or the file cannot be written.
+        UserError: llama.cpp does not compute its base as it is computed here, or has no place for parts of the adapter;
+            all are listed. Or the file cannot be written.
     """
+    _check(session.model.config)
     versions, tied = session.adapter.versions, session.model.config.tied_head
-    problems = [f"{name}: {problem}" for name, version in versions.items() for problem in _homeless(name, version, tied)]
-    if problems or not versions:
+    problems = [f"{name}: {problem}" for name, version in versions.items()
+                for problem in _homeless(name, version, tied)]
+    if problems:
         raise UserError("llama.cpp's adapters cannot hold all of this one:\n  " + "\n  ".join(some_of_each(problems))
                         + "\nMerge it into the model instead (--format gguf).")
     embeddings = [name for name, version in versions.items() if isinstance(version, EmbeddingUpdate)]
     write_gguf_adapter(path, session.model.config, {name: _factors(version) for name, version in versions.items()},
                        embeddings)
+
+
+def _check(config: ModelConfig) -> None:
+    problems = list(computed_otherwise(config))
+    if problems:
+        raise UserError("The model cannot be exported as GGUF:\n  " + "\n  ".join(problems))
 
 
 def change(session: Session, path: Path) -> Change:
