@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,11 @@ def _has_browser() -> bool:
 def has_packages(*names: str) -> bool:
     """Whether these can be imported; none of them is."""
     return all(importlib.util.find_spec(name) for name in names)
+
+
+def peer_python(package: str) -> str | None:
+    """A Python that has the package: the one in the environment variable MLX_LM_PYTHON or LITGPT_PYTHON, or this one."""
+    return os.environ.get(f"{package.upper()}_PYTHON") or (sys.executable if has_packages(package) else None)
 
 
 def _has_parquet() -> bool:
@@ -106,10 +112,12 @@ PARTS = {
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
     "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
     "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
+    "mlx": Part(lambda: bool(peer_python("mlx_lm")), "needs mlx-lm, here or in the Python named by MLX_LM_PYTHON"),
+    "litgpt": Part(lambda: bool(peer_python("litgpt")), "needs litgpt, here or in the Python named by LITGPT_PYTHON"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_mlx, needs_litgpt) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

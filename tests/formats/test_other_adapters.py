@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 import torch_files
+from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
 from jittor_lora.formats import litgpt_adapter, mlx_adapter
 from jittor_lora.formats.adapter_export import updates_of
@@ -28,6 +29,7 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "adapters.npz"  # made by tests/parity/make_adapters.py
 FAMILIES = ("gpt2", "llama", "llama-untied", "llama-one-key", "qwen2", "qwen3")
 LLAMA = DEFAULT_TARGETS["llama"]
 Q = "model.layers.0.self_attn.q_proj"
@@ -170,6 +172,28 @@ def test_litgpt_before_0_5_4(tmp_path):
     for part, rows in expected.items():
         np.testing.assert_allclose(effect(loaded.updates[f"model.layers.1.self_attn.{part}"])[0],
                                    rows.reshape(-1, 24), rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_programs_compute(tmp_path):
+    """Adapters that mlx-lm 0.32 and litgpt 0.5 and 0.4 trained, with the logits they gave."""
+    with np.load(GOLDEN) as golden:
+        for case in dict.fromkeys(name.split("/")[0] for name in golden.files):
+            folder = tmp_path / case
+            folder.mkdir()
+            for name in golden.files:
+                if name.startswith(f"{case}/") and name != f"{case}/logits":
+                    (folder / name.split("/")[1]).write_bytes(golden[name].tobytes())
+            model = network("gpt2" if "gpt2" in case else "llama")
+            before = logits(model)
+            load_adapter(folder, model)
+            np.testing.assert_allclose(logits(model), golden[f"{case}/logits"], atol=1e-4, err_msg=case)
+            assert np.abs(logits(model) - before).max() > 0.5
+
+
+def logits(model) -> np.ndarray:
+    tokens = tiny.tokens(24)
+    hidden = model.hidden(tokens, np.arange(24, dtype=np.int32), Layout.plain(24))
+    return model.logits(hidden).numpy()
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

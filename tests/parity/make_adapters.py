@@ -76,7 +76,8 @@ if __name__ == "__main__":
         made = {name: array for name, array in made.items() if not name.startswith(f"{case}/")}
         with tempfile.TemporaryDirectory() as work:
             folder, found = trained(case, python, Path(work))
-            made.update({f"{case}/{path.name}": np.frombuffer(path.read_bytes(), np.uint8)
+            made.update({f"{case}/{path.name}": np.frombuffer(path.read_bytes().replace(work.encode(), b"work"),
+                                                              np.uint8)
                          for path in sorted(folder.iterdir()) if not path.name.startswith("0")})
             made[f"{case}/logits"] = found
         np.savez_compressed(GOLDEN, **made)
