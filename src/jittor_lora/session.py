@@ -16,7 +16,7 @@ from jittor_lora.data.examples import Data
 from jittor_lora.data.prompting import Choices, Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
-from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_files import CONFIG_FILE, may_be_adapter
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
@@ -131,7 +131,7 @@ class Session:
         return self.adapters.add(config, name, seed)
 
     def load_adapter(self, folder: str | Path | AdapterSource, name: str = DEFAULT) -> Adapter:
-        """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
+        """Add an adapter from a folder of PEFT, mlx-lm or litgpt, or a GGUF file; active as after `add_adapter`.
 
         If it was trained on a base with other weights, a note says so: this base may be a conversion of that one.
 
@@ -142,7 +142,7 @@ class Session:
             return self._load(folder, name)
         folder = Path(folder)
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        if inside and not (folder / CONFIG_FILE).exists():
+        if inside and not may_be_adapter(folder):
             raise UserError(f"{folder}: expected {CONFIG_FILE}; found folders with one: {', '.join(inside)}. "
                             "Name one of them.")
         return self._load(open_adapter(folder), name)
@@ -280,7 +280,7 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
     checkpoint = in_precision(checkpoint, resolved, base_precision)
     watched = _Watched(checkpoint)
     checkpoint = replace(checkpoint, tensors=watched)
-    if adapter is not None and (isinstance(adapter, AdapterSource) or (Path(adapter) / CONFIG_FILE).exists()):
+    if adapter is not None and (isinstance(adapter, AdapterSource) or may_be_adapter(Path(adapter))):
         adapter, before = open_adapter(adapter), checkpoint
         checkpoint, tokenizer = with_added_tokens(checkpoint, tokenizer, adapter)
         for note in checkpoint.notes[len(before.notes) :]:

@@ -1,4 +1,5 @@
-"""Training on a base quantised by `--base-precision`: as on the same numbers in float32, resumed exactly, on no other."""
+"""Training on a base quantised by `--base-precision`: as on the same numbers in float32, resumed exactly, on no
+other."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ class ModelOptions(Settings):
     base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, "
                                   "or auto; by default the one that the adapter was trained on", holds=PATH,
                                   min_length=1)
-    adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", holds=PATH,
-                                     min_length=1)
+    adapter: Optional[str] = setting(None, "Model", "adapter folder of PEFT, mlx-lm or litgpt, a GGUF adapter, or a "
+                                     "run folder", holds=PATH, min_length=1)
 
     def base_and_adapter(self):
         """The base and the adapter for `session.load`: the given base, else the adapter's, else auto; and an
