@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
+from typing import Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,15 @@ def gguf_checkpoint(file: GgufFile) -> Checkpoint:
     return Checkpoint(config, _GgufWeights(file, config), notes=tuple(f"{file.path}: {note}" for note in config.notes))
 
 
+def gguf_tensors(file: GgufFile, config: ModelConfig) -> Mapping[str, np.ndarray]:
+    """The tensors of a model whose configuration is known, with Hugging Face's names.
+
+    Raises:
+        UserError: tensors are missing, unexpected or of the wrong shape.
+    """
+    return _GgufWeights(file, config)
+
+
 class _GgufWeights(Mapping[str, np.ndarray]):
     """The tensors of a GGUF file with Hugging Face's names, shapes and order of rows."""
 
@@ -115,12 +124,49 @@ def _place(name: str, config: ModelConfig) -> tuple[str, Callable[[np.ndarray], 
     return f"blk.{parts[1]}.{block[module]}.{kind}", restore
 
 
+class StoredForm(NamedTuple):
+    """How llama.cpp stores a tensor of Hugging Face's model: the way back from `_place`.
+
+    Attributes:
+        name: llama.cpp's.
+        transposed: whether it has GPT-2's (in, out) as (out, in).
+        heads: by which its rows are reordered; 0 if they are not.
+    """
+
+    name: str
+    transposed: bool
+    heads: int
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[::-1] if self.transposed else shape
+
+    def tensor(self, tensor: np.ndarray) -> np.ndarray:
+        return self.rows(_transposed(tensor) if self.transposed else tensor)
+
+    def rows(self, tensor: np.ndarray) -> np.ndarray:
+        """A tensor that is (out, …) already, with its rows in llama.cpp's order."""
+        if not self.heads:
+            return tensor
+        halves = tensor.reshape(self.heads, 2, len(tensor) // self.heads // 2, *tensor.shape[1:])
+        return halves.swapaxes(1, 2).reshape(tensor.shape)
+
+
+def stored_form(name: str, config: ModelConfig) -> StoredForm:
+    """
+    Args:
+        name: of a tensor of the Hugging Face model.
+        config: of a family that llama.cpp has by that name (`gguf_metadata.as_llama_cpp_has_it`).
+    """
+    stored, restore = _place(name, config)
+    return StoredForm(stored, restore is _transposed, restore.heads if isinstance(restore, _Unpermuted) else 0)
+
+
 def _unchanged(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
 def _transposed(tensor: np.ndarray) -> np.ndarray:
-    """GGUF's (out, in) to the (in, out) of GPT-2's Conv1D."""
+    """GGUF's (out, in) to the (in, out) of GPT-2's Conv1D, or back."""
     return np.ascontiguousarray(tensor.T)
 
 

@@ -90,6 +90,18 @@ class GgufFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def metadata_types(self) -> dict[str, tuple[int, int | None]]:
+        """Key -> GGUF's number of its type, and for an array of that of its items."""
+        cursor = _Cursor(self._bytes)
+        cursor.take(4 + 4 + 8)
+        types: dict[str, tuple[int, int | None]] = {}
+        for _ in range(cursor.number("Q")):
+            key, kind, start = cursor.text(), cursor.number("I"), cursor.position
+            types[key] = kind, cursor.number("I") if kind == _ARRAY else None
+            cursor.position = start
+            cursor.value(kind)
+        return types
+
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, (bytes,) uint8, read-only."""
         entry = self.entries[name]

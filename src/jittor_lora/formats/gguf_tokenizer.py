@@ -16,7 +16,7 @@ from jittor_lora.formats.tokenizer_check import library_errors
 from jittor_lora.formats.tokenizer_steps import apply_config
 
 _INSTEAD = "Use the model's Hugging Face directory."
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # values of tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # values of tokenizer.ggml.token_type
 
 
 class _Kind(NamedTuple):
@@ -26,7 +26,7 @@ class _Kind(NamedTuple):
     begins: bool = False
 
 
-_KINDS = {
+KINDS = {
     "gpt-2": _Kind(GPT2),
     "gpt2": _Kind(GPT2),
     "default": _Kind(GPT2),
@@ -46,14 +46,14 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     """
     kind, pre = (file.metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     pre = "default" if pre is None else str(pre)
-    if kind != "llama" and (kind != "gpt2" or pre not in _KINDS):
+    if kind != "llama" and (kind != "gpt2" or pre not in KINDS):
         raise UserError(f"{file.path}: tokenizer.ggml.model and .pre: expected llama, or gpt2 with one of "
-                        f"{', '.join(_KINDS)}; found {str(kind)[:40]} with {pre[:40]}. {_INSTEAD}")
+                        f"{', '.join(KINDS)}; found {str(kind)[:40]} with {pre[:40]}. {_INSTEAD}")
     metadata = _Metadata(file)
     if kind == "llama":
         backend, begins = _sentence_pieces(metadata), True
     else:
-        backend, begins = _byte_level(metadata, _KINDS[pre].words), _KINDS[pre].begins
+        backend, begins = _byte_level(metadata, KINDS[pre].words), KINDS[pre].begins
     config = _config(metadata, begins)
     apply_config(backend, config, str(file.path))
     ends = [metadata.id(f"{name}_token_id") for name in ("eos", "eot", "eom")]
@@ -70,9 +70,9 @@ def _byte_level(metadata: _Metadata, words: Words) -> tokenizers.Tokenizer:
         raise UserError(f"{metadata.path}: tokenizer.ggml.merges: {error}.") from error
     vocab = {token: index for index, token in enumerate(metadata.tokens)}
     with library_errors(f"{metadata.path}: tokenizer.ggml"):
-        backend = byte_level_bpe(vocab, merges, metadata.of_type(_CONTROL), words)
+        backend = byte_level_bpe(vocab, merges, metadata.of_type(CONTROL), words)
         backend.add_tokens([tokenizers.AddedToken(token, normalized=False)
-                            for token in metadata.of_type(_USER_DEFINED)])
+                            for token in metadata.of_type(USER_DEFINED)])
     return backend
 
 
@@ -84,14 +84,14 @@ def _sentence_pieces(metadata: _Metadata) -> tokenizers.Tokenizer:
     if not isinstance(scores, np.ndarray) or len(scores) != count or not np.isfinite(scores).all():
         raise UserError(f"{metadata.path}: tokenizer.ggml.scores: expected {count} finite numbers.")
     by_token = dict(zip(metadata.tokens, scores.tolist()))
-    joined = {token: by_token[token] for token in metadata.of_type(_NORMAL)}
+    joined = {token: by_token[token] for token in metadata.of_type(NORMAL)}
     unknown = metadata.id("unknown_token_id")
     with library_errors(f"{metadata.path}: tokenizer.ggml"):
-        backend = sentence_piece_bpe(metadata.tokens, joined, metadata.of_type(_CONTROL, _UNKNOWN),
+        backend = sentence_piece_bpe(metadata.tokens, joined, metadata.of_type(CONTROL, UNKNOWN),
                                      None if unknown is None else metadata.tokens[unknown],
                                      metadata["add_space_prefix"] is not False)
         backend.add_tokens([tokenizers.AddedToken(token, normalized=False)
-                            for token in metadata.of_type(_USER_DEFINED)])
+                            for token in metadata.of_type(USER_DEFINED)])
     return backend
 
 

@@ -193,6 +193,10 @@ class Tokenizer:
                         "tokens were added to the tokenizer only. Leave them out of the text, or add rows for them to "
                         "the model (resize_token_embeddings in transformers).")
 
+    def serialized(self) -> str:
+        """The content of tokenizer.json."""
+        return self._backend.to_str(pretty=True)
+
     def save(self, folder: str | PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
 
@@ -200,7 +204,7 @@ class Tokenizer:
             UserError: the folder cannot be written.
         """
         with atomic_write(Path(folder) / "tokenizer.json") as stream:
-            stream.write(self._backend.to_str(pretty=True))
+            stream.write(self.serialized())
         write_json(Path(folder) / "tokenizer_config.json", self.config)
 
 

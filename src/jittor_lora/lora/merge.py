@@ -49,12 +49,17 @@ class MergedTensors(Mapping[str, np.ndarray]):
             raise KeyError(name)
         module, _, part = name.rpartition(".")
         adapted = self._modules[module]
-        if not (isinstance(adapted, AdaptedModule) and adapted.versions_of()):
+        if not self.is_merged(name):
             return self._tensors[name] if name in self._tensors else adapted.weight.numpy()
         if part == "bias":
             return adapted.effective_bias()
         weight = adapted.effective_weight()
         return np.ascontiguousarray(weight.T) if getattr(adapted.base, "stored_transposed", False) else weight
+
+    def is_merged(self, name: str) -> bool:
+        """Whether active adapters have a version of the tensor's module."""
+        adapted = self._modules[name.rpartition(".")[0]]
+        return isinstance(adapted, AdaptedModule) and bool(adapted.versions_of())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

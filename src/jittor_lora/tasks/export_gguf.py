@@ -1,0 +1,137 @@
+"""GGUF files of a model with its adapter merged in, and of an adapter alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import numpy as np
+
+from jittor_lora.data.layout import Layout
+from jittor_lora.errors import UserError, some_of_each
+from jittor_lora.files.atomic import atomic_write
+from jittor_lora.formats.gguf import gguf_tensors
+from jittor_lora.formats.gguf_adapter import write_gguf_adapter
+from jittor_lora.formats.gguf_file import GgufFile
+from jittor_lora.formats.gguf_metadata import as_llama_cpp_has_it, computed_otherwise
+from jittor_lora.formats.gguf_model import KEPT, metadata_of, plan_tensors
+from jittor_lora.formats.gguf_writer import write_gguf
+from jittor_lora.lora.adapted import TrainableCopy
+from jittor_lora.lora.adapter import Version
+from jittor_lora.lora.combine import Factors
+from jittor_lora.lora.embedding import EmbeddingUpdate
+from jittor_lora.lora.merge import MergedTensors
+from jittor_lora.lora.targets import OUTPUT_HEAD
+from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.load import build_model
+from jittor_lora.session import Session
+from jittor_lora.system.runtime import jt
+from jittor_lora.tasks.merge import merged_checkpoint
+
+_PROBE_TEXT = ("The bridge over the Neva was opened in 1850 and has a length of 331 metres. Who designed it? It was "
+               "designed by Stanisław Kierbedź. 这座桥于1850年通车，长331米。")
+_PROBE_TOKENS = 128
+
+
+class Change(NamedTuple):
+    """What rounding weights to a file's types changes in the logits of a probe text.
+
+    Attributes:
+        largest, mean: absolute difference of a logit.
+        same, count: tokens after which the likeliest one is the same, of how many.
+    """
+
+    largest: float
+    mean: float
+    same: int
+    count: int
+
+    def __str__(self) -> str:
+        return (f"rounding moves a logit by {self.largest:.2e} at most and {self.mean:.2e} on average; the likeliest "
+                f"token stays the same at {self.same} of {self.count} positions")
+
+
+def default_out_type(session: Session) -> str:
+    """A GGUF base keeps its types."""
+    return KEPT if session.base.kind == "gguf" else "f16"
+
+
+def export_model(session: Session, path: Path, out_type: str) -> None:
+    """Write the base, with the active adapter merged in in float32, as a GGUF file.
+
+    Args:
+        out_type: one of `OUT_TYPES`.
+
+    Raises:
+        UserError: llama.cpp does not compute this model or tokenize as its tokenizer does, or the file cannot be
+            written in this type; there is then no file.
+    """
+    checkpoint = merged_checkpoint(session)
+    config, tensors = as_llama_cpp_has_it(checkpoint.config), checkpoint.tensors
+    problems = list(computed_otherwise(config))
+    if problems:
+        raise UserError("The model cannot be exported as GGUF:\n  " + "\n  ".join(problems))
+    file = GgufFile(session.base.path) if session.base.kind == "gguf" else None
+    chat = session.prompting.chat
+    metadata = metadata_of(config, session.tokenizer, out_type, file, session.base.name, chat.source if chat else None)
+    assert isinstance(tensors, MergedTensors)
+    plans = plan_tensors(config, tensors, out_type, file, tensors.is_merged)
+    with atomic_write(path, "wb") as stream:
+        write_gguf(stream, config.family, metadata, plans)
+
+
+def export_adapter(session: Session, path: Path) -> None:
+    """Write the active adapter as a GGUF file.
+
+    Raises:
+        UserError: llama.cpp has no place for parts of it; all are listed. Or the file cannot be written.
+    """
+    versions, tied = session.adapter.versions, session.model.config.tied_head
+    problems = [f"{name}: {problem}" for name, version in versions.items() for problem in _homeless(name, version, tied)]
+    if problems or not versions:
+        raise UserError("llama.cpp's adapters cannot hold all of this one:\n  " + "\n  ".join(some_of_each(problems))
+                        + "\nMerge it into the model instead (--format gguf).")
+    embeddings = [name for name, version in versions.items() if isinstance(version, EmbeddingUpdate)]
+    write_gguf_adapter(path, session.model.config, {name: _factors(version) for name, version in versions.items()},
+                       embeddings)
+
+
+def change(session: Session, path: Path) -> Change:
+    """The written file, read back, against the base with the active adapter in float32."""
+    config = session.model.config
+    tokens = session.tokenizer.begin(_PROBE_TEXT)[: min(_PROBE_TOKENS, config.max_positions)]
+    exact = _logits(session.model, tokens)
+    written = as_llama_cpp_has_it(merged_checkpoint(session).config)
+    rounded = _logits(build_model(written, gguf_tensors(GgufFile(path), written)), tokens)
+    difference = np.abs(rounded - exact)
+    same = int((rounded.argmax(1) == exact.argmax(1)).sum())
+    return Change(float(difference.max()), float(difference.mean()), same, len(tokens))
+
+
+def _logits(model: CausalLM, tokens: list[int]) -> np.ndarray:
+    """(N, V)"""
+    count = len(tokens)
+    with jt.no_grad():
+        hidden = model.hidden(np.array(tokens, np.int32), np.arange(count, dtype=np.int32), Layout.plain(count))
+        return model.logits(hidden).numpy()
+
+
+def _homeless(name: str, version: Version, tied: bool) -> Iterator[str]:
+    """What llama.cpp's adapters have no place for."""
+    if isinstance(version, TrainableCopy):
+        yield "trained whole or in part; they hold low-rank updates"
+        return
+    if version.magnitude is not None:
+        yield "DoRA's magnitudes"
+    if getattr(version, "bias", None) is not None or getattr(version, "b_bias", None) is not None:
+        yield "a trained bias"
+    if tied and (name == OUTPUT_HEAD or isinstance(version, EmbeddingUpdate)):
+        yield "the head is the embedding, and llama.cpp cannot adapt one of the two alone"
+
+
+def _factors(version: Version) -> Factors:
+    if isinstance(version, EmbeddingUpdate):
+        return Factors(version.lora_A.numpy(), version.lora_B.numpy(), version.scaling)
+    if version.initial is not None:  # PiSSA, OLoRA: B A - B₀ A₀
+        return Factors(*version.factors(), 1.0)
+    return Factors(version.lora_A.numpy(), version.effective_b(), version.scaling)
