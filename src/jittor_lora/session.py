@@ -32,6 +32,7 @@ from jittor_lora.lora.inject import DEFAULT, Adapters, adapters_of, no_such_adap
 from jittor_lora.lora.merge import merge_error
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.load import build_model
+from jittor_lora.ops.blocks import Blocks, stored_in
 
 Names = Union[str, Sequence[str]]
 
@@ -252,7 +253,7 @@ class Session:
 
 
 def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSource | None = None,
-         precision: str = "fp32") -> Session:
+         precision: str = "fp32", base_precision: str = "auto") -> Session:
     """Load a base, by any name that `resolve_base` accepts, and an adapter.
 
     A `WantedBase` must have the fingerprint that was recorded for it.
@@ -260,6 +261,7 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
     Args:
         adapter: its folder, or what `open_adapter` returned.
         precision: of matrix products with the base's weights, "fp32" or "bf16"; see `build_model`.
+        base_precision: what the base's weights are held in, "auto" or "fp32"; see `build_model`.
 
     Raises:
         UserError: the base or the adapter cannot be found or read, they do not fit together, or weights are not finite.
@@ -273,7 +275,7 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
         checkpoint, tokenizer = with_added_tokens(checkpoint, tokenizer, adapter)
         for note in checkpoint.notes[len(before.notes) :]:
             say_on_stderr(note)
-    model = build_model(checkpoint.config, checkpoint.tensors, precision)
+    model = build_model(checkpoint.config, checkpoint.tensors, precision, base_precision)
     if watched.wrong:
         raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  "
                         + "\n  ".join(some_of_each(watched.wrong)) +
@@ -310,6 +312,13 @@ class _Watched(Mapping[str, np.ndarray]):
             if not all_finite(array):
                 self.wrong.append(f"{name}: {kinds(array)}")
         return array
+
+    def stored(self, name: str) -> Blocks | None:
+        """See `ops.blocks.stored_in`; what is decoded for the check is not kept."""
+        blocks = stored_in(self._tensors, name)
+        if blocks is not None and name in self._new:
+            self[name]
+        return blocks
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

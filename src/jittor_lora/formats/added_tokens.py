@@ -19,6 +19,7 @@ from jittor_lora.formats.hugging_face import Checkpoint, shorten
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
 from jittor_lora.lora.merge import TOKEN_EMBEDDINGS
 from jittor_lora.lora.targets import OUTPUT_HEAD
+from jittor_lora.ops.blocks import Blocks, stored_in
 
 # Where PEFT has an embedding's weight; of several the last is the base's
 _COPIES = ("", "base_layer.", "token_adapter.base_layer.", "original_module.")
@@ -80,6 +81,9 @@ class _Longer(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._tensors[name]
         return np.concatenate([array, self._added[name]]) if name in self._added else array
+
+    def stored(self, name: str) -> Blocks | None:
+        return None if name in self._added else stored_in(self._tensors, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
