@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,15 @@ from jittor_lora.benchmark import workloads
 from jittor_lora.benchmark.worker import Job
 
 CELLS = 256  # the key-value cache is a multiple of this many tokens
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+PIECE = 512  # most rows that are computed at a time, llama.cpp's default
+
+
+@llama_cpp.llama_log_callback
+def _log(level: int, text: bytes, data: int) -> None:
+    """Errors alone; the rest is a line per tensor."""
+    if level == _ERROR:
+        sys.stderr.buffer.write(text)
 
 
 class Contender:
@@ -23,6 +33,7 @@ class Contender:
 
     def __init__(self, base: str, threads: int, precision: str):
         llama_cpp.llama_backend_init()
+        llama_cpp.llama_log_set(_log, None)
         self.threads = threads
         self.model = llama_cpp.llama_model_load_from_file(base.encode(), llama_cpp.llama_model_default_params())
         if not self.model:
@@ -33,11 +44,11 @@ class Contender:
         """Greedy continuation of random prompts, all in one batch per step.
 
         Args:
-            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens; flash, cache, unified: see
+            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens; flash, kv, unified: see
                 `_Context`.
         """
         prompts = workloads.step_tokens((spec["batch"], spec["prompt"]), self.vocab_size)[0].tolist()
-        context, results = self._context(spec, len(prompts), spec["prompt"] + spec["new"]), []
+        context, results = self._context(spec, len(prompts), spec["prompt"] + spec["new"], spec["prompt"]), []
 
         def run() -> None:
             context.clear()
@@ -50,11 +61,12 @@ class Contender:
 
         Args:
             spec: prefix, questions: token ids; new: tokens per answer; together: advance all questions in one batch,
-                rather than one after the other; flash, cache, unified: see `_Context`.
+                rather than one after the other; flash, kv, unified: see `_Context`.
         """
         prefix, questions, together = spec["prefix"], spec["questions"], spec["together"]
-        longest = len(prefix) + max(map(len, questions)) + spec["new"]
-        context, results = self._context(spec, len(questions) if together else 1, longest), []
+        longest = max(map(len, questions))
+        context, results = self._context(spec, len(questions) if together else 1, len(prefix) + longest + spec["new"],
+                                         max(len(prefix), longest)), []
 
         def run() -> None:
             context.clear()
@@ -76,10 +88,10 @@ class Contender:
         """The logits of all rows of a text, written to a file.
 
         Args:
-            spec: tokens; path: of the .npy file, (T, V) float32; flash, cache, unified: see `_Context`.
+            spec: tokens; path: of the .npy file, (T, V) float32; flash, kv, unified: see `_Context`.
         """
         tokens = spec["tokens"]
-        context = self._context(spec, 1, len(tokens), every_row=True)
+        context = self._context(spec, 1, len(tokens), len(tokens), len(tokens))
 
         def run() -> None:
             context.clear()
@@ -87,9 +99,10 @@ class Contender:
 
         return Job(run, lambda: None)
 
-    def _context(self, spec: dict[str, Any], sequences: int, length: int, every_row: bool = False) -> _Context:
-        return _Context(self.model, self.vocab_size, self.threads, sequences, length, every_row, spec.get("flash", True),
-                        spec.get("cache", "f16"), spec.get("unified", True))
+    def _context(self, spec: dict[str, Any], sequences: int, length: int, most_rows: int,
+                 scored: int = 1) -> _Context:
+        return _Context(self.model, self.vocab_size, self.threads, sequences, length, most_rows, scored,
+                        spec.get("flash", True), spec.get("kv", "f16"), spec.get("unified", True))
 
 
 class _Context:
@@ -97,23 +110,25 @@ class _Context:
 
     Args:
         length: most tokens per sequence.
-        every_row: logits may be wanted of all rows of a sequence, not the last alone.
+        most_rows: most rows per sequence in a step.
+        scored: of how many rows per sequence logits are wanted in a step, at most.
         flash: llama.cpp's flash attention.
-        cache: type of keys and values, "f16" or "f32".
+        kv: type of keys and values, "f16" or "f32".
         unified: one cache for all sequences, in which they share what was copied, rather than one for each.
     """
 
-    def __init__(self, model, vocab_size: int, threads: int, sequences: int, length: int, every_row: bool, flash: bool,
-                 cache: str, unified: bool):
+    def __init__(self, model, vocab_size: int, threads: int, sequences: int, length: int, most_rows: int, scored: int,
+                 flash: bool, kv: str, unified: bool):
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = sequences * -(-length // CELLS) * CELLS
-        settings.n_batch = settings.n_ubatch = max(512, sequences * length)
+        settings.n_batch = sequences * max(most_rows, scored)
+        settings.n_ubatch = min(PIECE, settings.n_batch)
         settings.n_seq_max, settings.kv_unified = sequences, unified
         settings.n_threads = settings.n_threads_batch = threads
         settings.flash_attn_type = int(flash)
-        settings.type_k = settings.type_v = {"f32": llama_cpp.GGML_TYPE_F32, "f16": llama_cpp.GGML_TYPE_F16}[cache]
-        if every_row and hasattr(settings, "n_outputs_max_per_seq"):
-            settings.n_outputs_max_per_seq = length
+        settings.type_k = settings.type_v = {"f32": llama_cpp.GGML_TYPE_F32, "f16": llama_cpp.GGML_TYPE_F16}[kv]
+        if hasattr(settings, "n_outputs_max"):  # so that no memory is set aside for more
+            settings.n_outputs_max, settings.n_outputs_max_per_seq = sequences * scored, scored
         self.handle = llama_cpp.llama_init_from_model(model, settings)
         if not self.handle:
             raise ValueError("llama.cpp cannot make a context with these settings")
