@@ -16,6 +16,7 @@ from mlx_lm.utils import load_model
 
 from jittor_lora.benchmark import workloads
 from jittor_lora.benchmark.worker import Job
+from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.lora.config import DEFAULT_TARGETS
 
 FLOATS = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
@@ -32,7 +33,8 @@ class Contender:
 
     def __init__(self, base: str, threads: int, precision: str, storage: str):
         self.checkpoint, _ = workloads.open_base(Path(base))
-        self.model, _ = load_model(Path(base), model_config={"n_ctx": self.checkpoint.config.max_positions},
+        defaults = {"n_ctx": self.checkpoint.config.max_positions, "layer_norm_epsilon": 1e-5}
+        self.model, _ = load_model(Path(base), model_config={**defaults, **read_json(Path(base, "config.json"))},
                                    get_model_classes=_classes)
         self.model.set_dtype(FLOATS.get(storage, mx.float32))
         if storage in BITS:
