@@ -10,15 +10,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from jittor_lora.benchmark.workloads import ALPHA, RANK
+from jittor_lora.formats.adapter_folder import read_adapter_folder
+from jittor_lora.formats.gguf_adapter import write_gguf_adapter
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.lora.config import DEFAULT_TARGETS
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
 PREFIX = "base_model.model."
 BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
-GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-              "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-              "mlp.down_proj": "ffn_down"}
 
 
 def write_random(folder: Path, config: ModelConfig, seed: int, scale: float = 0.03) -> Path:
@@ -54,25 +53,8 @@ def read(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int, f
 
 
 def write_gguf(adapter: Path, path: Path, config: ModelConfig) -> Path:
-    """llama.cpp's file of an adapter of a Llama. Its weights of queries and keys have the two halves of each head
-    interleaved, hence the rows of B as well."""
-    import gguf
-    pairs, _, alpha = read(adapter)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(alpha))
-    for module, (a, b) in pairs.items():
-        block, place = BLOCK.fullmatch(module).groups()
-        heads = {"self_attn.q_proj": config.heads, "self_attn.k_proj": config.kv_heads}.get(place)
-        if heads:
-            b = b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
-        for part, array in (("a", a), ("b", b)):
-            writer.add_tensor(f"blk.{block}.{GGUF_NAMES[place]}.weight.lora_{part}", np.ascontiguousarray(array))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    """llama.cpp's file of an adapter."""
+    write_gguf_adapter(path, config, read_adapter_folder(adapter).factors)
     return path
 
 

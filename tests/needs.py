@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,12 @@ def _reaches_index() -> bool:
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def llama_cpp_python() -> str | None:
+    """An interpreter that has llama-cpp-python: this one, or the one that LLAMA_CPP_PYTHON names."""
+    other = os.environ.get("LLAMA_CPP_PYTHON")
+    return other if other and shutil.which(other) else sys.executable if has_packages("llama_cpp") else None
+
+
 PARTS = {
     "mpi": Part(lambda: bool(shutil.which("mpirun") and shutil.which("mpicc")),
                 "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"),
@@ -106,10 +113,12 @@ PARTS = {
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
     "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
     "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
+    "llama_cpp": Part(lambda: llama_cpp_python() is not None, "needs llama.cpp: pip install llama-cpp-python"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis,
+ needs_llama_cpp) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

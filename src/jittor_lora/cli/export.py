@@ -1,8 +1,9 @@
-"""`jittor-lora export`: a model, with its adapter merged in, for programs other than transformers."""
+"""`jittor-lora export`: a model with its adapter, or an adapter alone, for programs other than transformers."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -11,23 +12,42 @@ from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ModelOptions, ThreadOptions
 from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, setting
+from jittor_lora.settings.problems import Problem
 
 
 class ExportOptions(ThreadOptions, ModelOptions):
-    format: Literal["gguf-ready", "npz"] = setting(
-        "gguf-ready", "Output", "gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the file of base "
-        "weights for GPT2_LoRA_Jittor")
-    output: Optional[str] = setting(None, "Output", "the new folder, or the new .npz file", holds=PATH, min_length=1)
+    format: Literal["gguf", "gguf-adapter", "gguf-ready", "npz"] = setting(
+        "gguf-ready", "Output", "gguf: a file for llama.cpp and Ollama, the adapter merged in; gguf-adapter: the "
+        "adapter alone, for llama.cpp's --lora; gguf-ready: a folder for llama.cpp's convert_hf_to_gguf.py; npz: the "
+        "file of base weights for GPT2_LoRA_Jittor")
+    output: Optional[str] = setting(None, "Output", "the new .gguf or .npz file, or the new folder", holds=PATH,
+                                    min_length=1)
+    outtype: Optional[Literal["f32", "f16", "bf16", "q8_0", "kept", "requantised"]] = setting(
+        None, "Output", "with gguf: the type of matrices. Of a GGUF base, kept leaves what the adapter does not change "
+        "as it is in the file and writes the rest as f16, and requantised rounds the rest to its type in the file; by "
+        "default kept for a GGUF base, else f16")
+    ollama: bool = setting(False, "Output", "with gguf and gguf-adapter: the output is a folder, with a Modelfile for "
+                           "Ollama that has the template of training")
     tolerance: float = setting(1e-3, "Output", "maximum difference of a logit between base with adapter and exported "
-                               "model; above it nothing is written", gt=0)
+                               "model, both in float32; above it nothing is written", gt=0)
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.outtype is not None and self.format != "gguf":
+            yield Problem(("outtype", "format"), "has no effect without --format gguf; leave it out")
+        if self.ollama and self.format not in ("gguf", "gguf-adapter"):
+            yield Problem(("ollama", "format"), "needs a GGUF file; give --format gguf or gguf-adapter")
+        if self.format == "gguf-adapter" and self.adapter is None:
+            yield Problem(("adapter", "format"), "required by --format gguf-adapter")
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "export", help="save a whole model for llama.cpp or GPT2_LoRA_Jittor",
-        usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format gguf-ready|npz] [--tolerance X]",
-        description="Write a whole model for other programs, with the adapter merged in if one is given. For "
-                    "transformers use `merge`; to convert an adapter alone use `adapter convert`.")
+        "export", help="save a model or an adapter for llama.cpp, Ollama or GPT2_LoRA_Jittor",
+        usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format gguf|gguf-adapter|gguf-ready|npz] "
+              "[any flag below]",
+        description="Write a whole model for other programs, with the adapter merged in if one is given, or an adapter "
+                    "for llama.cpp. For transformers use `merge`; to convert an adapter for other programs use "
+                    "`adapter convert`.")
     add_flags(parser, ExportOptions, required=("output",))
 
 
@@ -35,15 +55,26 @@ def run(args: argparse.Namespace) -> int:
     options = from_flags(args, ExportOptions)
     require(options, "output")
     output = Path(options.output)
-    if options.format == "npz" and (output.suffix.lower() != ".npz" or output.exists()):
-        raise UserError(f"--output {output}: expected a name that ends in .npz"
-                        f"{', found an existing file' if output.exists() else ''}.")
-    if options.format == "gguf-ready":
+    if options.ollama or options.format == "gguf-ready":
         new_folder("--output", output)
+    else:
+        _new_file(output, ".npz" if options.format == "npz" else ".gguf")
     base, adapter = options.base_and_adapter()
     options.set_threads()
+    if options.format in ("gguf", "gguf-adapter"):
+        from jittor_lora.tasks.export_gguf import export_gguf
+        for line in export_gguf(options.format, base, adapter, output, options.outtype, options.ollama,
+                                options.tolerance):
+            print(line)
+        return 0
     from jittor_lora.tasks.export import export
     difference = export(options.format, base, adapter, output, options.tolerance)
     print(f"{output}: exported" + ("." if difference is None else
                                    f"; largest logit difference {difference:.2e}."))
     return 0
+
+
+def _new_file(output: Path, suffix: str) -> None:
+    if output.suffix.lower() != suffix or output.exists():
+        raise UserError(f"--output {output}: expected a name that ends in {suffix}"
+                        f"{', found an existing file' if output.exists() else ''}.")

@@ -1,9 +1,9 @@
 """Adapters as llama.cpp's GGUF files, which `llama-cli --lora` and Ollama's ADAPTER add to a base while it runs.
 
-Layout (llama-adapter.cpp): for each matrix NAME the tensors NAME.lora_a (r, in) and NAME.lora_b (out, r), with llama.cpp's
-names and its order of B's rows; of an embedding, lora_a is (rows, r). The update is alpha / r · B A, r being that of the
-matrix and alpha one number for all. So rsLoRA's scaling is another alpha, and a matrix with a scaling of its own has the
-ratio in its B.
+Layout (llama-adapter.cpp): for each matrix NAME the tensors NAME.lora_a (r, in) and NAME.lora_b (out, r), with
+llama.cpp's names and its order of B's rows; of an embedding, lora_a is (rows, r). The update is alpha / r · B A, where
+r is that of the matrix and alpha one number for all. So rsLoRA's scaling is another alpha, and a matrix with a scaling
+of its own has the ratio in its B.
 """
 
 from __future__ import annotations

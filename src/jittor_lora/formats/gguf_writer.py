@@ -1,5 +1,4 @@
-"""Writing GGUF files: the header by the `gguf` library, then tensors one by one, of which no more than one is in memory.
-"""
+"""Writing GGUF files: the header by the `gguf` library, then one tensor after the other, made when it is written."""
 
 from __future__ import annotations
 

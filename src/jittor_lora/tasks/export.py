@@ -9,6 +9,7 @@ from typing import Iterator
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_folder, atomic_write
 from jittor_lora.formats.adapter_source import AdapterSource
+from jittor_lora.formats.gguf_metadata import computed_otherwise
 from jittor_lora.formats.hugging_face import Checkpoint, write_checkpoint
 from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.tokenizer import Tokenizer
@@ -58,15 +59,9 @@ def export(form: str, base: str, adapter: Path | AdapterSource | None, output: P
 
 def _gguf_problems(config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
     """What llama.cpp's graph of this family, or its converter, does not support."""
-    if config.family == "gpt2":
-        if config.activation != "gelu_tanh":
-            yield ("activation_function: llama.cpp computes GPT-2 with GELU's tanh form (gelu_new), found "
-                   f"{config.source.get('activation_function')}")
-        if config.scores_by_layer or not config.scores_scaled:
-            yield ("scale_attn_weights and scale_attn_by_inverse_layer_idx: llama.cpp divides attention's scores by "
-                   "√head_dim alone, found " + str([config.scores_scaled, config.scores_by_layer]).lower())
-        if config.intermediate_size != 4 * config.hidden_size:
-            yield f"n_inner: the converter writes 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
+    yield from computed_otherwise(config)
+    if config.family == "gpt2" and config.intermediate_size != 4 * config.hidden_size:
+        yield f"n_inner: the converter writes 4 n_embd = {4 * config.hidden_size}, found {config.intermediate_size}"
     if tokenizer.algorithm != "BPE":
         yield f"tokenizer: expected byte-level BPE, found {tokenizer.algorithm}"
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import numpy as np
 
 from jittor_lora.data.layout import Layout
+from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.files.atomic import atomic_write
+from jittor_lora.files.atomic import atomic_folder, atomic_write
+from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.gguf import gguf_tensors
 from jittor_lora.formats.gguf_adapter import write_gguf_adapter
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.gguf_metadata import as_llama_cpp_has_it, computed_otherwise
 from jittor_lora.formats.gguf_model import KEPT, metadata_of, plan_tensors
 from jittor_lora.formats.gguf_writer import write_gguf
+from jittor_lora.formats.ollama import FILE_NAME, modelfile
 from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import Version
 from jittor_lora.lora.combine import Factors
@@ -23,11 +27,13 @@ from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.merge import MergedTensors
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.load import build_model
-from jittor_lora.session import Session
+from jittor_lora.session import Session, load
 from jittor_lora.system.runtime import jt
 from jittor_lora.tasks.merge import merged_checkpoint
 
+_MODEL, _BASE = "model.gguf", "base.gguf"
 _PROBE_TEXT = ("The bridge over the Neva was opened in 1850 and has a length of 331 metres. Who designed it? It was "
                "designed by Stanisław Kierbedź. 这座桥于1850年通车，长331米。")
 _PROBE_TOKENS = 128
@@ -51,9 +57,58 @@ class Change(NamedTuple):
                 f"token stays the same at {self.same} of {self.count} positions")
 
 
-def default_out_type(session: Session) -> str:
-    """A GGUF base keeps its types."""
-    return KEPT if session.base.kind == "gguf" else "f16"
+def export_gguf(form: str, base: str, adapter: Path | AdapterSource | None, output: Path, out_type: str | None = None,
+                ollama: bool = False, tolerance: float = 1e-3) -> list[str]:
+    """Write a GGUF file.
+
+    Args:
+        form: "gguf", the whole model, or "gguf-adapter", the adapter alone.
+        output: the file, or with `ollama` the folder for it and a Modelfile.
+        out_type: of a whole model, one of `OUT_TYPES`; by default a GGUF base keeps its types.
+        tolerance: largest allowed difference between a logit of the merged model and of the base with the adapter.
+
+    Returns: sentences on what was written.
+
+    Raises:
+        UserError: as `export_model` and `export_adapter`; nothing is written then.
+    """
+    session = load(base, adapter)
+    out_type = out_type or (KEPT if session.base.kind == "gguf" else "f16")
+    if not ollama:
+        return _write(form, session, output, out_type, tolerance)
+    with atomic_folder(output) as folder:
+        name, model, own = ("adapter.gguf", _BASE, _BASE) if form == "gguf-adapter" else (_MODEL, _MODEL, None)
+        lines = _write(form, session, folder / name, out_type, tolerance)
+        if own is not None and session.base.kind == "gguf":
+            model = str(session.base.path.resolve())
+        elif own is not None:
+            with session.adapters_off():
+                export_model(session, folder / own, out_type)
+        text = modelfile(model if Path(model).is_absolute() else f"./{model}", f"./{name}" if own else None,
+                         _prompting(session), session.tokenizer, session.model.config.max_positions)
+        with atomic_write(folder / FILE_NAME) as stream:
+            stream.write(text)
+    return [line.replace(str(folder), str(output)) for line in lines] + [
+        f"{output / FILE_NAME}: for Ollama; its first lines say how to use it."]
+
+
+def _prompting(session: Session) -> Prompting:
+    """That of training; if it is not known, the base's chat template, if there is one."""
+    prompting = session.prompting
+    known = session.adapter is not None and session.adapter.name in session.promptings
+    return prompting if known else replace(prompting, conversations=prompting.chat is not None)
+
+
+def _write(form: str, session: Session, path: Path, out_type: str, tolerance: float) -> list[str]:
+    if form == "gguf-adapter":
+        export_adapter(session, path)
+        return [f"{path}: exported."]
+    merged = session.check_merge(tolerance) if session.adapter is not None else None
+    export_model(session, path, out_type)
+    lines = [f"{path}: exported as {out_type}" + ("." if merged is None else
+                                                  f"; largest logit difference of merging {merged:.2e}.")]
+    rounds = out_type != "f32" and (merged is not None or out_type != KEPT)
+    return [*lines, f"Against float32, {change(session, path)}."] if rounds else lines
 
 
 def export_model(session: Session, path: Path, out_type: str) -> None:
@@ -68,9 +123,7 @@ def export_model(session: Session, path: Path, out_type: str) -> None:
     """
     checkpoint = merged_checkpoint(session)
     config, tensors = as_llama_cpp_has_it(checkpoint.config), checkpoint.tensors
-    problems = list(computed_otherwise(config))
-    if problems:
-        raise UserError("The model cannot be exported as GGUF:\n  " + "\n  ".join(problems))
+    _check(config)
     file = GgufFile(session.base.path) if session.base.kind == "gguf" else None
     chat = session.prompting.chat
     metadata = metadata_of(config, session.tokenizer, out_type, file, session.base.name, chat.source if chat else None)
@@ -84,16 +137,25 @@ def export_adapter(session: Session, path: Path) -> None:
     """Write the active adapter as a GGUF file.
 
     Raises:
-        UserError: llama.cpp has no place for parts of it; all are listed. Or the file cannot be written.
+        UserError: llama.cpp does not compute its base as it is computed here, or has no place for parts of the adapter;
+            all are listed. Or the file cannot be written.
     """
+    _check(session.model.config)
     versions, tied = session.adapter.versions, session.model.config.tied_head
-    problems = [f"{name}: {problem}" for name, version in versions.items() for problem in _homeless(name, version, tied)]
-    if problems or not versions:
+    problems = [f"{name}: {problem}" for name, version in versions.items()
+                for problem in _homeless(name, version, tied)]
+    if problems:
         raise UserError("llama.cpp's adapters cannot hold all of this one:\n  " + "\n  ".join(some_of_each(problems))
                         + "\nMerge it into the model instead (--format gguf).")
     embeddings = [name for name, version in versions.items() if isinstance(version, EmbeddingUpdate)]
     write_gguf_adapter(path, session.model.config, {name: _factors(version) for name, version in versions.items()},
                        embeddings)
+
+
+def _check(config: ModelConfig) -> None:
+    problems = list(computed_otherwise(config))
+    if problems:
+        raise UserError("The model cannot be exported as GGUF:\n  " + "\n  ".join(problems))
 
 
 def change(session: Session, path: Path) -> Change:
