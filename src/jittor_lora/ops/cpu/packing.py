@@ -6,14 +6,42 @@ from typing import Callable
 
 import numpy as np
 
+from jittor_lora.ops.blocks import FLOAT32, STORED, Blocks
+from jittor_lora.ops.cpu.interface import ENUMERATIONS
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
 
+_CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
+
+
+def storage(weight: Matrix) -> int:
+    """The number of its format in kernels/interface.h."""
+    return _CODES[weight.storage]
+
+
+def stored(weight: Matrix):
+    """A weight in blocks in the panels of kernels/storage.h, the one form that training and decoding share: uint8
+    bytes."""
+    return weight.stored_form(("cpu", "stored"), _stored)
+
+
 def product(weight: Matrix, transposed: bool):
-    """A bf16 weight laid out for oneDNN's x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
+    """What the product x · Wᵀ (`transposed`) or dy · W reads: blocks, the array, or in bf16 a layout of oneDNN's."""
+    if weight.storage != FLOAT32:
+        return stored(weight)
+    if weight.precision != "bf16":
+        return weight.var
     return weight.form(("cpu", "product", transposed), lambda array: _product(array, transposed))
+
+
+def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
+    """What the loss reads of an output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
+    for their gradient. Those that are not read are None."""
+    if weight.storage != FLOAT32 or weight.precision != "bf16":
+        return product(weight, True), None, None
+    return None, head(weight, False), head(weight, True) if with_gradient else None
 
 
 def head(weight: Matrix, down: bool):
@@ -30,6 +58,12 @@ def screen(weight: Matrix):
     """An output head in 8 bits with bounds on the rounding errors, which finds the largest logit: uint8 bytes.
     None on processors where that is not faster than computing all logits."""
     return weight.form(("cpu", "screen"), lambda array: _screen(array, weight.precision == "bf16"))
+
+
+def _stored(blocks: Blocks):
+    kernels, code, data = library(), _CODES[blocks.kind], np.ascontiguousarray(blocks.data)
+    return _filled(kernels.jl_stored_size(code, *blocks.shape),
+                   lambda to: kernels.jl_store(code, data.ctypes.data, *blocks.shape, to))
 
 
 def _product(array: np.ndarray, transposed: bool):
