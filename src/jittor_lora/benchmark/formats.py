@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from pathlib import Path
 
 from jittor_lora.benchmark import workloads
@@ -47,12 +48,13 @@ class Files:
         return path
 
     def title(self, name: str) -> str:
-        """As shown in tables: of the base's own file the type of most of its bytes."""
+        """As shown in tables: of the base's own file the type of most weights of its layers."""
         if name != OWN:
             return name
         sizes: Counter[str] = Counter()
-        for entry in GgufFile(self.path(name)).entries.values():
-            sizes[name_of(entry.kind)] += entry.end - entry.begin
+        for stored, entry in GgufFile(self.path(name)).entries.items():
+            if stored.startswith("blk.") and len(entry.shape) == 2:
+                sizes[name_of(entry.kind)] += prod(entry.shape)
         return f"{sizes.most_common(1)[0][0].lower()}, its file"
 
     def read_per_token(self, name: str) -> int:
