@@ -43,6 +43,6 @@ def test_unknown_parts_are_refused(capsys):
 
 
 def test_peers_that_are_asked_for_must_be_installed(monkeypatch, capsys):
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tools.Tool, "missing", lambda tool: list(tool.packages.values()))
     assert main(["bench", "--parts", "gemm", "--peers", "--tools", "llama.cpp,mlx-lm", "--output", "x"]) == 2
     assert "`pip install llama-cpp-python mlx mlx-lm`" in capsys.readouterr().err

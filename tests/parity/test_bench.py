@@ -72,7 +72,7 @@ def test_llama_cpp(tmp_path, monkeypatch):
              ("context", {"prefix": prefix, "questions": questions, "new": 8})]
     settings = [{"flash": flash, "unified": unified, "together": together, "kv": "f32"}
                 for flash, unified, together in ((True, True, True), (True, False, True), (False, True, False))]
-    for name, largest in (("f32", 1e-4), ("q8_0", 0.1)):
+    for name, largest in (("f32", 0.02), ("q8_0", 0.1)):  # its GELU is a table of float16 numbers
         mine = ours.Contender(str(files.path(name)), 1, "fp32")
         options = {"base": str(files.path(name)), "threads": 1, "precision": "fp32"}
         with Worker("llama_cpp", options, tmp_path / "log") as worker:
