@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jittor_lora.benchmark import ring_tables
+from jittor_lora.benchmark import report, ring_tables
 from jittor_lora.benchmark.report import tables
 from measurements import cells, record, result
 
@@ -12,7 +12,7 @@ def entry(name, kind, seconds, check=None, module=None, **more):
 
 
 def decoding(**more):
-    return result("formats", [
+    return result("text", [
         entry("ours", "f32", [2.0, 4.0, 3.0], {"tokens": [[1, 2]]}),
         entry("transformers", "f32", [9.0], {"tokens": [[1, 2]]}, "peers"),
         entry("ours", "q8_0", [1.0, 1.0, 2.0], {"tokens": [[1, 2]]}),
@@ -57,4 +57,8 @@ def test_differences_of_logits_are_shown_and_all_tables_are_made():
     assert mlx["same likeliest token"] == "broken"
     training = result("training", [entry("ours", "f32", [2.0], {"loss": 2.0})])
     made = tables({"results": [decoding(read_per_token={}), training, logits, {**decoding(), "part": "context"}]})
-    assert list(made) == ["formats", "context", "training", "logits"]
+    assert list(made) == ["ring", "text", "context", "training", "logits"]
+    none = report.MISSING
+    assert [list(row.values()) for row in cells(made["ring"])][:3] == [
+        ["one text", "transformers", "3.00 (4.50)", none], ["one text", "llama.cpp", none, "1.50 (0.50)"],
+        ["one text", "mlx-lm", none, none]]

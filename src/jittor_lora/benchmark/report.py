@@ -15,9 +15,11 @@ TITLES = {
     "gemm": "Matrix product", "step": "Training step", "squad": "Training on SQuAD", "decode": "Greedy decoding",
     "evaluate": "Answering SQuAD", "scaling": "Training step by length and threads", "memory": "Memory over a long run",
     "additive": "What each part gives", "adapters": "What each kind of adapter costs",
-    "roofline": "Share of the matrix-product peak", "formats": "Decoding by storage format",
-    "context": "Questions of a context", "training": "Training step by storage format",
-    "logits": "Logits against float32", "bandwidth": "Share of the memory bandwidth",
+    "roofline": "Share of the matrix-product peak", "ring": "Against the others in the same format",
+    "text": "Decoding one text, by storage format", "texts": "Decoding several texts, by storage format",
+    "prompt": "Reading a prompt, by storage format", "context": "Questions of a context, by storage format",
+    "training": "Training step, by storage format", "logits": "Logits against float32",
+    "bandwidth": "Share of the memory bandwidth",
 }
 AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}  # largest relative difference of a loss or a gradient norm
 EARLY_STEP = 50
@@ -31,11 +33,11 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         results = [result for result in report["results"] if result["part"] == part]
         if part == "roofline":
             found[part] = roofline(report)
-        elif part == "bandwidth":
-            found[part] = ring_tables.bandwidth(report)
+        elif part in ring_tables.WHOLE:
+            found[part] = ring_tables.WHOLE[part](report)
         elif part == "logits" and results:
             found[part] = ring_tables.logits(results)
-        elif part in ("formats", "context", "training") and results:
+        elif part in ring_tables.COMPARED and results:
             found[part] = ring_tables.comparison(results)
         elif part == "memory" and results:
             found[part] = memory(results)

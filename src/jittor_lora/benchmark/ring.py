@@ -20,9 +20,9 @@ from jittor_lora.model.config import ModelConfig
 OURS = "jittor-lora"
 EXACT = "float32"  # the reference of logits: ours on the decoded weights
 
-PARTS = ("formats", "context", "training", "logits")
+PARTS = ("text", "texts", "prompt", "context", "training", "logits")
 NEW = 64  # tokens after one, so that all time is that of decoding
-TEXTS = {"one text": 1, "eight texts": 8}
+TEXTS = 8
 PROMPT = 512
 QUESTIONS, ANSWER = 5, 16  # of one context, and tokens of each answer
 STEP = (2, 256)  # sequences, tokens in each
@@ -34,20 +34,22 @@ def workloads_of(part: str, model: ModelConfig, base: Path) -> list[Workload]:
     Args:
         base: a Hugging Face folder.
     """
+    if part in ("text", "texts"):
+        batch = 1 if part == "text" else TEXTS
+        return [Workload("one text" if batch == 1 else f"{batch} texts", "decode",
+                         {"batch": batch, "prompt": 1, "new": NEW}, "token", batch * NEW)]
+    if part == "prompt":
+        length = min(PROMPT, model.max_positions - 1)
+        return [Workload(f"prompt of {length} tokens", "decode", {"batch": 1, "prompt": length, "new": 1}, "token",
+                         length)]
     if part == "training":
         length = min(STEP[1], model.max_positions)
-        return [Workload(f"{STEP[0]} × {length} tokens", "step", {"shape": (STEP[0], length), "rows": "all"}, "token",
-                         STEP[0] * length)]
-    if part == "formats":
-        prompt = min(PROMPT, model.max_positions - 1)
-        return [*(Workload(name, "decode", {"batch": batch, "prompt": 1, "new": NEW}, "token", batch * NEW)
-                  for name, batch in TEXTS.items()),
-                Workload(f"prompt of {prompt} tokens", "decode", {"batch": 1, "prompt": prompt, "new": 1}, "token",
-                         prompt)]
+        return [Workload(f"step of {STEP[0]} × {length} tokens", "step", {"shape": (STEP[0], length), "rows": "all"},
+                         "token", STEP[0] * length)]
     prefix, questions = questions_of_a_context(base)
     if part == "context":
-        return [Workload("questions of a context", "context", {"prefix": prefix, "questions": questions, "new": ANSWER},
-                         "question", len(questions))]
+        return [Workload(f"{len(questions)} questions of a context", "context",
+                         {"prefix": prefix, "questions": questions, "new": ANSWER}, "question", len(questions))]
     return [Workload("logits", "logits", {"tokens": prefix[:PROBE]}, "token", len(prefix[:PROBE]))]
 
 

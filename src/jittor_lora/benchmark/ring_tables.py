@@ -7,6 +7,25 @@ from typing import Any
 
 from jittor_lora.benchmark.table import MISSING, failure, flat, median, number, table, values
 
+COMPARED = ("text", "texts", "prompt", "context", "training")
+
+
+def ring(report: Mapping[str, Any]) -> str:
+    """A row per work and peer, a column per format: how many times as long it takes as ours in the same format, by
+    medians and, in brackets, minima. Empty if there is nothing to compare."""
+    results = [result for result in report["results"] if result["part"] in COMPARED]
+    formats = list(dict.fromkeys(record["format"] for result in results for record in result["contenders"]))
+    rows = []
+    for result in results:
+        for name in dict.fromkeys(record["name"] for record in result["contenders"] if not record["ours"]):
+            cells = {}
+            for record in result["contenders"]:
+                ours = _ours(result, record["format"])
+                if record["name"] == name and record["runs"] and ours is not None:
+                    cells[record["format"]] = "{} ({})".format(*_ratios(record, ours))
+            rows.append([result["workload"], name, *(cells.get(kind, MISSING) for kind in formats)])
+    return table(["work", "tool: time / ours", *formats], rows) if rows else ""
+
 
 def comparison(results: Sequence[Mapping[str, Any]]) -> str:
     """A row per work, format and tool: times, their ratios to ours in the same format, and the speed relative to
@@ -47,7 +66,7 @@ def bandwidth(report: Mapping[str, Any]) -> str:
     """What decoding one text reads, against what this machine can read; empty if either was not measured."""
     speeds = [result["units"] / min(values(record, "seconds")) for result in report["results"]
               if result["part"] == "bandwidth" for record in result["contenders"] if record["runs"]]
-    works = [result for result in report["results"] if result["part"] == "formats" and result["workload"] == "one text"]
+    works = [result for result in report["results"] if result["part"] == "text"]
     rows = []
     for result in works if speeds else []:
         for record in result["contenders"]:
@@ -60,6 +79,9 @@ def bandwidth(report: Mapping[str, Any]) -> str:
                              f"{100 * rate / max(speeds):.0f} %"])
     return table(["format", "tool", "MB of weights per token", "ms per token", "GB/s", "memory, GB/s", "share"],
                  rows) if rows else ""
+
+
+WHOLE = {"ring": ring, "bandwidth": bandwidth}  # tables of several parts
 
 
 def _reference(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

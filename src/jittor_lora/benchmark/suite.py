@@ -105,7 +105,7 @@ class Suite:
                                           0 if once else self.config.warmups, 1 if once else self.config.repeats)
         if part == "logits":
             ring.differences(result["contenders"])
-        if part == "formats":
+        if part == "text":
             result["read_per_token"] = self.ring.read_per_token()
         self.report["results"].append(result)
         write_json(Path(self.config.output, "bench.json"), self.report)

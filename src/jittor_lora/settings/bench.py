@@ -10,7 +10,7 @@ from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.text import checked_list, names
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters", "bandwidth",
-         "formats", "context", "training", "logits")
+         "text", "texts", "prompt", "context", "training", "logits")
 PRECISIONS = ("fp32", "bf16")
 FORMATS = ("file", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
 TOOLS = ("peft", "llama.cpp", "mlx-lm")
@@ -22,8 +22,8 @@ class BenchConfig(Settings):
                                   "default a GPT-2 of 124M parameters with random weights", holds=PATH, min_length=1)
     parts: str = setting(",".join(PARTS), WHAT, "measurements, separated by commas")
     precisions: str = setting(",".join(PRECISIONS), WHAT, "precisions, separated by commas")
-    formats: str = setting("f32,bf16,q8_0,q4_0", WHAT, "storage formats of the weights in the parts formats, context, "
-                           "training and logits, separated by commas; file is the base's own, a GGUF file")
+    formats: str = setting("f32,bf16,q8_0,q4_0", WHAT, "storage formats of the weights in the parts from text to "
+                           "logits, separated by commas; file is the base's own, a GGUF file")
     tools: str = setting(",".join(TOOLS), WHAT, "peers, separated by commas: peft (with transformers), llama.cpp, "
                          "mlx-lm")
     peers: Optional[bool] = setting(None, WHAT, "also measure the peers; by default those that are installed")
