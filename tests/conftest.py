@@ -36,8 +36,10 @@ collect_ignore = [] if importlib.util.find_spec("torch") else [str(PARITY)]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernel-flag", action="append", default=[], help="another flag to compile the CPU kernels with")
-    parser.addoption("--must-run", default=[], type=lambda text: text.split(","), metavar="PART,...",
+    parts = {"default": [], "type": lambda text: text.split(","), "metavar": "PART,..."}
+    parser.addoption("--must-run", **parts,
                      help=f"fail tests whose part is absent instead of skipping them: {', '.join(needs.PARTS)}")
+    parser.addoption("--needing", **parts, help="only tests that need one of these parts")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,18 +49,27 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    unknown = sorted({*config.getoption("must_run")} - {*needs.PARTS})
-    if unknown:
-        raise pytest.UsageError(f"--must-run: expected some of {', '.join(needs.PARTS)}; found {', '.join(unknown)}")
+    for option in ("must_run", "needing"):
+        unknown = sorted({*config.getoption(option)} - {*needs.PARTS})
+        if unknown:
+            raise pytest.UsageError(f"--{option.replace('_', '-')}: expected some of {', '.join(needs.PARTS)}; "
+                                    f"found {', '.join(unknown)}")
     if config.getoption("kernel_flag"):
         from jittor_lora.ops.cpu import library  # imports Jittor
         library.FLAGS += tuple(config.getoption("kernel_flag"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if PARITY in item.path.parents:
             item.add_marker(pytest.mark.parity)
+    parts = {*config.getoption("needing")}
+    if parts:
+        others = [item for item in items
+                  if parts.isdisjoint(part for mark in item.iter_markers("needs") for part in mark.args)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
