@@ -15,10 +15,10 @@ constexpr int MR = 6, NR = 2 * W;
 // Steps of k that are summed in registers at a time. A strip of M is KC · NR floats, 16 KiB: half of an L1 of 32 KiB.
 // 128 steps take 6 to 9 % longer with 3,072 inputs, as y is read and written twice as often; 512 are no faster.
 constexpr int KC = 256;
-// Rows and columns of y per task, at most. MC rows of x are MC · KC floats, 480 KiB, and stay in an L2 of 512 KiB while
-// the strips of M pass: 240 rows take 4 to 6 % longer, as each strip is copied twice as often, 960 are no faster. The
-// rows of x are read again for each of NC / NR strips: 16 columns take 13 % longer, 48 up to 12 %, 192 are no faster
-// and leave fewer tasks. LEAST_MC rows use a strip's copy ten times.
+// Rows of x that the strips of M pass by, and columns of y per task, at most. MC rows of x are MC · KC floats, 480 KiB,
+// and stay in an L2 of 512 KiB meanwhile. They are read again for each of NC / NR strips: 16 columns take 13 % longer,
+// 48 up to 12 %, 192 are no faster and leave fewer tasks. The strips of a task, 96 KiB, are copied, or decoded, once for
+// all its rows; LEAST_MC rows use a copy ten times.
 constexpr int MC = 480, NC = 96, LEAST_MC = 60;
 constexpr int STRIP = KC * NR;  // floats from one strip of M to the next
 
