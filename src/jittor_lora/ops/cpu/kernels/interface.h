@@ -25,9 +25,10 @@ namespace jl::decoding {
 
 // y = x · weightᵀ + bias
 struct Matrix {
-    const void* weight;  // panels of (inputs, PANEL), float or bf16
+    const void* weight;  // panels: of (inputs, PANEL) floats or bf16, as `jl_decode_pack` writes them, or `jl_store`
     const float* bias;   // (outputs padded to PANEL), or null
-    int32_t outputs, unused;
+    int32_t outputs;
+    int32_t storage;  // a `Storage`; FLOAT32 for panels of `jl_decode_pack`
 };
 
 // Matrices that share their input.

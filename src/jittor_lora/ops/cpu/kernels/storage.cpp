@@ -49,8 +49,8 @@ void widen(const Stored& w, int panel, int k0, int k1, float* to) {
 
 template <class F>
 void decode(const Stored& w, int panel, int k0, int k1, float* to) {
-    each_column<2>((const F*)w.data + (size_t)panel * (w.in / F::COLUMNS), 0, k0, k1, [&](int k, const vec* values) {
-        for (int j = 0; j < 2; j++) store(to + (k - k0) * PANEL + j * W, values[j]);
+    each_column<1>((const F*)w.data + (size_t)panel * (w.in / F::COLUMNS), 0, k0, k1, [&](int k, int i, int, const vec* values) {
+        for (int j = 0; j < 2; j++) store(to + (k - k0 + i) * PANEL + j * W, values[j]);
     });
 }
 

@@ -213,28 +213,31 @@ static inline bool with_format(int storage, Use use) {
     return false;
 }
 
-// Columns [k0, k1), multiples of OCTET, of N vectors of rows: vector j is rows (j % 2) · W to (j % 2 + 1) · W of panel
-// j / 2, and panels are `distance` blocks apart. Calls use(k, values) for each column in turn.
-template <int N, class F, class Use>
+// Columns [k0, k1), multiples of OCTET, of the first vectors of P panels, `distance` blocks apart. Calls
+// use(k, i, p, values) for columns k + i of panel p, where k is a multiple of OCTET: the next OCTET columns of one panel,
+// then those of the next one, so that the scales of only one have to be in registers, and with those of two panels
+// enough independent sums are under way.
+template <int P, class F, class Use>
 __attribute__((always_inline)) static inline void each_column(const F* panel, size_t distance, int k0, int k1, Use use) {
     for (int k = k0, end; k < k1; k = end) {
         const int column = k % F::COLUMNS, g = column / F::GROUP;
         end = std::min(k1, k - column + (g + 1) * F::GROUP);
-        decltype(panel->group(0, 0)) groups[N];
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) groups[j] = panel[k / F::COLUMNS + j / 2 * distance].group(g, j % 2);
-        for (; k < end; k += OCTET) {
-            decltype(groups[0].octet(0)) octets[N];
-#pragma GCC unroll 4
-            for (int j = 0; j < N; j++) octets[j] = groups[j].octet((k % F::GROUP) / OCTET);
+        decltype(panel->group(0, 0)) groups[P][2];
+#pragma GCC unroll 2
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) groups[p][j] = panel[k / F::COLUMNS + p * distance].group(g, j);
+        for (; k < end; k += OCTET)
+#pragma GCC unroll 2
+            for (int p = 0; p < P; p++) {
+                const int o = (k % F::GROUP) / OCTET;
+                const auto left = groups[p][0].octet(o), right = groups[p][1].octet(o);
 #pragma GCC unroll 8
-            for (int i = 0; i < OCTET; i++) {
-                vec values[N];
-#pragma GCC unroll 4
-                for (int j = 0; j < N; j++) values[j] = octets[j].value(i);
-                use(k + i, values);
+                for (int i = 0; i < OCTET; i++) {
+                    const vec values[2] = {left.value(i), right.value(i)};
+                    use(k, i, p, values);
+                }
             }
-        }
     }
 }
 
