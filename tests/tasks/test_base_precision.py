@@ -1,4 +1,4 @@
-"""Training on a base quantised by `--base-precision`: as on the same numbers in float32, resumed exactly, on no other."""
+"""Training on a base in `--base-precision`: as on the same numbers in float32, resumed exactly, and on no other."""
 
 from __future__ import annotations
 
