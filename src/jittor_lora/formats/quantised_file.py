@@ -178,8 +178,10 @@ def _encoded(checkpoint: Checkpoint, name: str, tensor: Planned, fingerprint: Fi
             yield gguf.quants.quantize(part, kind).tobytes()
         elif tensor.kind == FLOAT32:
             yield part.tobytes()
+        if not transposed:  # whose parts lie on the same pages
+            release(blocks.data)
     if blocks.kind == tensor.kind != FLOAT32:
-        yield np.ascontiguousarray(blocks.data).tobytes()
+        yield np.ascontiguousarray(blocks.data).data
     release(blocks.data)
 
 
