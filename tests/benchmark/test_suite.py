@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from jittor_lora.benchmark import ring
 from jittor_lora.benchmark.suite import OURS, Suite
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import inject
@@ -28,7 +29,8 @@ def suite(peers=True, **settings):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in ("additive", "adapters")])
+@pytest.mark.parametrize("part", [part for part in PARTS
+                                  if part not in ("additive", "adapters", "bandwidth", *ring.PARTS)])
 def test_ours_comes_first_and_peers_take_part(part, precision):
     made, _ = suite()
     for workload in made.workloads(part):

@@ -14,7 +14,7 @@ class Scripted:
 
     asked: list[tuple[str, str]]
 
-    def __init__(self, module, options, log):
+    def __init__(self, module, options, log, extra):
         self.name, self.fails_at = options["name"], options.get("fails_at")
 
     def __enter__(self):

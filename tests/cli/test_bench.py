@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import small_run
+from jittor_lora.benchmark import tools
 from jittor_lora.cli.main import main
 
 
@@ -39,3 +40,9 @@ def test_unknown_parts_are_refused(capsys):
     assert main(["bench", "--parts", "stap,squad", "--precisions", ",", "--output", "x"]) == 2
     message = capsys.readouterr().err
     assert "found stap; did you mean step?" in message and "fp32, bf16, found none" in message
+
+
+def test_peers_that_are_asked_for_must_be_installed(monkeypatch, capsys):
+    monkeypatch.setattr(tools.Tool, "missing", lambda tool: list(tool.packages.values()))
+    assert main(["bench", "--parts", "gemm", "--peers", "--tools", "llama.cpp,mlx-lm", "--output", "x"]) == 2
+    assert "`pip install llama-cpp-python mlx mlx-lm`" in capsys.readouterr().err

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 
 import small_run
 from jittor_lora.benchmark import ours, peers
-from needs import needs_bf16
+from jittor_lora.benchmark.formats import Files
+from jittor_lora.benchmark.process import Worker
+from jittor_lora.benchmark.ring import differences
+from needs import llama_cpp_python, needs_bf16, needs_llama_cpp
 
 STEP = {"shape": (2, 24)}
 QUESTIONS = {"questions": 40}
@@ -53,3 +59,41 @@ def test_decode(base, cache):
 def test_evaluate(base):
     sizes = {"questions": 12, "new": 16}
     assert outcome(peers, base, "evaluate", batch=5, **sizes) == outcome(ours, base, "evaluate", **sizes)
+
+
+@needs_llama_cpp
+def test_llama_cpp(tmp_path, monkeypatch):
+    """One text, several, a shared context, with the caches of all settings; logits in float32, and in 8 bits, where
+    llama.cpp rounds activations too."""
+    monkeypatch.setattr(sys, "executable", llama_cpp_python())
+    files = Files(small_run.make_base(tmp_path / "base"), None, tmp_path)
+    prefix, questions = list(range(5, 40)), [[41], [42, 43, 44], [45, 46]]
+    works = [("decode", {"batch": 1, "prompt": 1, "new": 12}), ("decode", {"batch": 3, "prompt": 9, "new": 12}),
+             ("context", {"prefix": prefix, "questions": questions, "new": 8})]
+    settings = [{"flash": flash, "unified": unified, "together": together, "kv": "f32"}
+                for flash, unified, together in ((True, True, True), (True, False, True), (False, True, False))]
+    apart = {}
+    for name in ("f32", "q8_0"):
+        mine = ours.Contender(str(files.path(name)), 1, "fp32")
+        options = {"base": str(files.path(name)), "threads": 1, "precision": "fp32"}
+        with Worker("llama_cpp", options, tmp_path / "log") as worker:
+            worker.ask("start")
+            for job, spec in works if name == "f32" else ():
+                work = getattr(mine, job)(spec)
+                work.run()
+                for chosen in settings:
+                    worker.ask("prepare", job=job, **spec, **chosen)
+                    for _ in range(2):  # the caches of the first run are forgotten
+                        worker.ask("run")
+                    assert worker.ask("check")["value"] == work.check(), (job, chosen)
+            exact, other = str(tmp_path / "exact.npy"), str(tmp_path / "other.npy")
+            mine.logits({"tokens": prefix, "path": exact}).run()
+            worker.ask("prepare", job="logits", tokens=prefix, path=other, kv="f32")
+            worker.ask("run")
+        assert np.load(other).shape == (len(prefix), small_run.GPT2["vocab_size"])
+        records = [{"name": "float32", "format": name, "spec": {"path": exact}},
+                   {"name": "llama.cpp", "format": name, "spec": {"path": other}, "check": None}]
+        differences(records)
+        apart[name] = records[1]["check"]["max"]
+    # Its GELU is a table of float16 numbers; with weights in 8 bits it rounds activations to 8 bits too.
+    assert 0 < apart["f32"] < 0.02 < apart["q8_0"] < 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +39,20 @@ class RandomWeights(Mapping[str, np.ndarray]):
         return len(self._shapes)
 
 
-def provide(name: str | None, folder: Path, source: Mapping = GPT2) -> tuple[Path, str]:
-    """A Hugging Face folder with the base, and its description.
+class Base(NamedTuple):
+    """
+    Attributes:
+        folder: in Hugging Face's layout.
+        gguf: the file that the folder was made from, if there is one.
+    """
+
+    folder: Path
+    description: str
+    gguf: Path | None = None
+
+
+def provide(name: str | None, folder: Path, source: Mapping = GPT2) -> Base:
+    """The base as a Hugging Face folder.
 
     Args:
         name: as for `--base`; None for random weights.
@@ -53,11 +66,11 @@ def provide(name: str | None, folder: Path, source: Mapping = GPT2) -> tuple[Pat
         config = ModelConfig.from_hugging_face(dict(source), "config.json")
         write_checkpoint(folder, Checkpoint(config, RandomWeights(config), None))
         size = sum(int(np.prod(shape)) for shape in tensor_shapes(config).values())
-        return folder, f"GPT-2 with {size / 1e6:.0f}M parameters, random"
+        return Base(folder, f"GPT-2 with {size / 1e6:.0f}M parameters, random")
     resolved = resolve_base(name)
     if resolved.kind == "folder":
-        return resolved.path, resolved.description
+        return Base(resolved.path, resolved.description)
     checkpoint, tokenizer = load_base(resolved)  # transformers reads folders
     write_checkpoint(folder, checkpoint)
     tokenizer.save(folder)
-    return folder, resolved.description
+    return Base(folder, resolved.description, resolved.path)

@@ -36,20 +36,22 @@ NO_WEIGHT = 1e-30
 class Contender:
     """
     Args:
-        base: a Hugging Face folder.
+        base: a Hugging Face folder or a GGUF file.
         precision: "fp32" or "bf16".
         kernels: operations (`ops.backend.OPERATIONS`) that use fused kernels, the others stock Jittor; by default all.
+        base_precision: what weights are held in, see `session.load`.
 
     Raises:
         ValueError: this machine has no bf16.
     """
 
-    def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None):
+    def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None,
+                 base_precision: str = "auto"):
         set_threads(threads)
         self.operations = contextlib.ExitStack()
         if kernels is not None:
             self.operations.enter_context(ops.portable_operations(*(set(OPERATIONS) - set(kernels))))
-        self.session = load(base, precision=precision)
+        self.session = load(base, precision=precision, base_precision=base_precision)
         self.precision = self.session.model.precision
         if self.precision != precision:
             raise ValueError(f"no {precision} on this machine")
@@ -132,6 +134,31 @@ class Contender:
         results = []
         return Job(lambda: results.append(generate(self.session.model, [], prompts.tolist(), spec["new"])),
                    lambda: {"tokens": results[0]})
+
+    def context(self, spec: dict[str, Any]) -> Job:
+        """Questions on a context that is read once.
+
+        Args:
+            spec: prefix, questions: token ids; new: tokens per answer.
+        """
+        results = []
+        return Job(lambda: results.append(generate(self.session.model, spec["prefix"], spec["questions"], spec["new"])),
+                   lambda: {"tokens": results[0]})
+
+    def logits(self, spec: dict[str, Any]) -> Job:
+        """The logits of all rows of a text, written to a file.
+
+        Args:
+            spec: tokens; path: of the .npy file, (T, V) float32.
+        """
+        tokens, model = np.array(spec["tokens"], np.int32), self.session.model
+
+        def run() -> None:
+            with jt.no_grad():
+                hidden = model.hidden(tokens, np.arange(len(tokens), dtype=np.int32), Layout.plain(len(tokens)))
+                np.save(spec["path"], model.logits(hidden).numpy())
+
+        return Job(run, lambda: None)
 
     def evaluate(self, spec: dict[str, Any]) -> Job:
         """Greedy answers to SQuAD questions.

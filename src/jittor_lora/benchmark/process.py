@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,20 @@ class WorkerError(Exception):
 class Worker:
     """
     Args:
-        module: "ours" or "peers".
+        module: see `turns.Contender`.
         options: arguments of its `Contender`.
         log: file to which its standard error is appended.
+        extra: further variables of its environment.
     """
 
-    def __init__(self, module: str, options: dict[str, Any], log: Path):
+    def __init__(self, module: str, options: dict[str, Any], log: Path, extra: Mapping[str, str] | None = None):
         self.log = log
         # In a new session, so that Ctrl-C reaches only the parent, whose exit ends the worker.
         with open(log, "ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jittor_lora.benchmark.worker", module, json.dumps(options)], text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
-                env=variables(module, options["threads"]))
+                env={**variables(module, options["threads"]), **(extra or {})})
 
     def __enter__(self) -> Worker:
         return self
@@ -63,7 +65,7 @@ class Worker:
 def variables(module: str, threads: int) -> dict[str, str]:
     """The environment of a worker."""
     chosen = {**environment(), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if module == "peers":
-        chosen.pop("OMP_WAIT_POLICY", None)  # torch is faster with its own default
+    if module != "ours":
+        chosen.pop("OMP_WAIT_POLICY", None)  # they are faster with their own default
         chosen["HF_HUB_OFFLINE"] = "1"  # the base is a folder
     return chosen

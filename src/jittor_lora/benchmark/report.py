@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jittor_lora.benchmark import ring_tables
+from jittor_lora.benchmark.table import MISSING, failure, flat, median, number, table, values
 from jittor_lora.errors import UserError
 from jittor_lora.formats.hugging_face import read_json
 
@@ -14,12 +15,15 @@ TITLES = {
     "gemm": "Matrix product", "step": "Training step", "squad": "Training on SQuAD", "decode": "Greedy decoding",
     "evaluate": "Answering SQuAD", "scaling": "Training step by length and threads", "memory": "Memory over a long run",
     "additive": "What each part gives", "adapters": "What each kind of adapter costs",
-    "roofline": "Share of the matrix-product peak",
+    "roofline": "Share of the matrix-product peak", "ring": "Against the others in the same format",
+    "text": "Decoding one text, by storage format", "texts": "Decoding several texts, by storage format",
+    "prompt": "Reading a prompt, by storage format", "context": "Questions of a context, by storage format",
+    "training": "Training step, by storage format", "logits": "Logits against float32",
+    "bandwidth": "Share of the memory bandwidth",
 }
 AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}  # largest relative difference of a loss or a gradient norm
 EARLY_STEP = 50
-MISSING = "–"
-PACKAGES = ("jittor_lora", "jittor", "onednn", "torch", "transformers", "peft")
+PACKAGES = ("jittor_lora", "jittor", "onednn", "torch", "transformers", "peft", "llama-cpp-python", "mlx", "mlx-lm")
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
@@ -29,6 +33,12 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         results = [result for result in report["results"] if result["part"] == part]
         if part == "roofline":
             found[part] = roofline(report)
+        elif part in ring_tables.WHOLE:
+            found[part] = ring_tables.WHOLE[part](report)
+        elif part == "logits" and results:
+            found[part] = ring_tables.logits(results)
+        elif part in ring_tables.COMPARED and results:
+            found[part] = ring_tables.comparison(results)
         elif part == "memory" and results:
             found[part] = memory(results)
         elif part == "additive" and results:
@@ -43,8 +53,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 def markdown(report: dict[str, Any]) -> str:
     """The whole report: machine, settings, tables."""
     lines = ["# Benchmark", "", setting(report), ""]
-    for part, table in tables(report).items():
-        lines += [f"## {TITLES[part]}", "", table, ""]
+    for part, text in tables(report).items():
+        lines += [f"## {TITLES[part]}", "", text, ""]
     return "\n".join(lines)
 
 
@@ -182,33 +192,6 @@ def roofline(report: dict[str, Any]) -> str:
                     rows.append([result["precision"], record["name"], f"{result['gflop']:,.0f}", f"{rate:,.0f}",
                                  f"{peak:,.0f}", f"{100 * rate / peak:.0f} %"])
     return table(["precision", "tool", "GFLOP needed", "GFLOP/s", "peak GFLOP/s", "share"], rows) if rows else ""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def failure(record: dict[str, Any]) -> str:
-    """Why a contender has no measurement."""
-    return record.get("error", "not measured")[:80].replace("|", "/").replace("\n", " ")
-
-
-def values(record: dict[str, Any], name: str) -> list[float]:
-    return [run[name] for run in record["runs"]]
-
-
-def median(record: dict[str, Any], name: str) -> float:
-    return statistics.median(values(record, name))
-
-
-def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def flat(value: Any) -> list[Any]:
-    return [item for entry in value for item in flat(entry)] if isinstance(value, list) else [value]
 
 
 def read(*paths: str) -> dict[str, Any]:

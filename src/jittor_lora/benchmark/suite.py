@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.benchmark import base, flops, workloads
+from jittor_lora.benchmark import base, flops, ring, workloads
+from jittor_lora.benchmark.formats import Files
+from jittor_lora.benchmark.ring import OURS, Ring
+from jittor_lora.benchmark.tools import Tool, versions
 from jittor_lora.benchmark.turns import Contender, take_turns
+from jittor_lora.benchmark.workloads import Workload
 from jittor_lora.files.atomic import make_writable, write_json
 from jittor_lora.lora.config import DEFAULT_TARGETS
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.settings.bench import BenchConfig
 from jittor_lora.system.machine import cpu_flags
 from jittor_lora.system.runtime import system_info
-
-PEERS = ("torch", "transformers", "peft")
-OURS = "jittor-lora"
 
 STEP = (4, 384)  # sequences, tokens in each
 SCALING = (64, 256, 1024)  # tokens of one sequence
@@ -33,35 +32,17 @@ EVALUATION_BATCHES = (16, 32, 64)
 GEMMS = ((1536, 768, 3072), (1536, 3072, 768), (2048, 2048, 2048))  # m, k, n: the feed-forward layer of a step; large
 GEMM_TIMES = 20
 ADDITIVE_QUESTIONS = 64
+ONE_PRECISION = ("additive", "adapters", "bandwidth", *ring.PARTS)
+READ_GB, READ_TIMES = 0.5, 8
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-@dataclass(frozen=True)
-class Workload:
-    """
-    Args:
-        job, spec: method of the contenders, and its arguments.
-        unit, units: the unit of work, and the number of units in one run.
-    """
-
-    name: str
-    job: str
-    spec: dict[str, Any]
-    unit: str
-    units: float
-
-
-def missing_peers() -> list[str]:
-    """Packages that the peers need but that are not installed."""
-    return [name for name in PEERS if importlib.util.find_spec(name) is None]
-
-
-def measure(config: BenchConfig, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(config: BenchConfig, tools: dict[str, Tool], say: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and write `bench.json` in the output folder, updated after every workload.
 
     Args:
         config: with `output` set.
-        peers: also measure transformers with PEFT.
+        tools: the peers to measure, all installed.
 
     Returns: the content of the file.
 
@@ -70,20 +51,22 @@ def measure(config: BenchConfig, peers: bool, say: Callable[[str], None]) -> dic
     """
     make_writable(config.output)
     with tempfile.TemporaryDirectory(prefix="jittor-lora-") as folder:
-        path, description = base.provide(config.base, Path(folder, "base"))
-        say(f"Base: {description}")
-        checkpoint, _ = workloads.open_base(path)
-        report = {"base": description, "settings": {**config.model_dump(), "peers": peers}, "system": system(),
-                  "choices": {}, "results": []}
-        suite = Suite(config, peers, path.resolve(), checkpoint.config, report, say)
+        provided = base.provide(config.base, Path(folder, "base"))
+        say(f"Base: {provided.description}")
+        checkpoint, _ = workloads.open_base(provided.folder)
+        report = {"base": provided.description, "settings": {**config.model_dump(), "tools": list(tools)},
+                  "system": system(), "choices": {}, "results": []}
+        suite = Suite(config, "peft" in tools, provided.folder.resolve(), checkpoint.config, report, say)
+        blas = {"mlx-lm": {"LD_PRELOAD": config.mlx_blas}} if config.mlx_blas else {}
+        suite.ring = Ring(Files(suite.base, provided.gguf, Path(folder, "formats")), config.format_names(),
+                          config.precision_names(), tools, suite.fastest_arguments, blas, Path(folder))
         for part in config.part_names():
             suite.measure(part)
     return report
 
 
 def system() -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in PEERS if name not in missing_peers()}
-    return {**system_info(), **versions, "instructions": [name for name in INSTRUCTION_SETS if name in cpu_flags()]}
+    return {**system_info(), **versions(), "instructions": [name for name in INSTRUCTION_SETS if name in cpu_flags()]}
 
 
 @dataclass
@@ -94,6 +77,7 @@ class Suite:
         base: a Hugging Face folder.
         model: its sizes.
         report: the content of bench.json; results are added.
+        ring: what compares storage formats.
     """
 
     config: BenchConfig
@@ -102,9 +86,10 @@ class Suite:
     model: ModelConfig
     report: dict[str, Any]
     say: Callable[[str], None]
+    ring: Ring | None = None
 
     def measure(self, part: str) -> None:
-        precisions = self.config.precision_names()[: 1 if part in ("additive", "adapters") else None]
+        precisions = self.config.precision_names()[: 1 if part in ONE_PRECISION else None]
         for threads in sorted({1, self.config.threads}) if part == "scaling" else [self.config.threads]:
             for precision in precisions:
                 for workload in self.workloads(part):
@@ -115,14 +100,23 @@ class Suite:
         result = {"part": part, "workload": workload.name, "precision": precision, "threads": threads,
                   "unit": workload.unit, "units": workload.units, "gflop": self.gflop(workload),
                   "time": time.time(), "load_before": os.getloadavg()[0]}
-        once = part == "memory"
+        once = part in ("memory", "logits")
         result["contenders"] = self.turns(workload, precision, threads, contenders,
                                           0 if once else self.config.warmups, 1 if once else self.config.repeats)
+        if part == "logits":
+            ring.differences(result["contenders"])
+        if part == "text":
+            result["read_per_token"] = self.ring.read_per_token()
         self.report["results"].append(result)
         write_json(Path(self.config.output, "bench.json"), self.report)
 
     def workloads(self, part: str) -> list[Workload]:
         c = self.config
+        if part in ring.PARTS:
+            return ring.workloads_of(part, self.model, self.base)
+        if part == "bandwidth":
+            return [Workload("reading memory", "read", {"gigabytes": READ_GB, "times": READ_TIMES}, "GB",
+                             READ_GB * READ_TIMES)]
         if part == "gemm":
             return [Workload(f"{m} × {k} × {n}", "gemm", {"m": m, "k": k, "n": n, "times": GEMM_TIMES}, "GFLOP",
                              GEMM_TIMES * flops.product(m, k, n) / 1e9) for m, k, n in GEMMS]
@@ -151,6 +145,10 @@ class Suite:
 
     def contenders(self, part: str, workload: Workload, precision: str) -> list[Contender]:
         """The contenders for a workload, ours first."""
+        if part in ring.PARTS:
+            return self.ring.contenders(workload)
+        if part == "bandwidth":
+            return [Contender("memory", "memory_speed")]
         ours = [Contender(OURS, "ours")]
         if part == "additive":
             return self.additive()
@@ -227,6 +225,11 @@ class Suite:
         return self.fastest(self.workloads("evaluate")[0], precision, [
             Contender(f"{n}", "peers", spec={"batch": n}) for n in EVALUATION_BATCHES],
             lambda contender: contender.spec["batch"], warmups=0, repeats=1)
+
+    def fastest_arguments(self, name: str, workload: Workload, contenders: list[Contender]) -> dict[str, Any]:
+        """The fastest `spec` of a peer, by the report's name for the choice."""
+        return self.choice(name, lambda: self.fastest(workload, self.config.precision_names()[0], contenders,
+                                                      lambda contender: contender.spec, warmups=1, repeats=2))
 
     def fastest(self, workload: Workload, precision: str, contenders: list[Contender],
                 setting: Callable[[Contender], Any], warmups: int, repeats: int) -> dict[str, Any]:

@@ -16,15 +16,19 @@ class Contender:
     """
     Args:
         name: as shown in the tables.
-        module: "ours" or "peers".
+        module: the file of this folder with its class, "ours" or that of a peer (see tools.py).
         options: arguments of the module's `Contender`, in addition to the common ones.
         spec: arguments of its job, in addition to the workload's.
+        format: in what its weights are stored, if that is compared.
+        environment: further variables of its process.
     """
 
     name: str
     module: str
     options: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
+    format: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: str, spec: dict[str, Any], warmups: int,
@@ -39,11 +43,11 @@ def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: st
         log: file for the processes' output.
         say: receives a line per run.
 
-    Returns: per contender its name, `ours`, options, spec, `warmups` and `runs` (worker.py's reply per run), `check`
-        after the first run, and `error` if it failed.
+    Returns: per contender its name, `ours`, module, options, spec, format, `warmups` and `runs` (worker.py's reply per
+        run), `check` after the first run, and `error` if it failed.
     """
-    records = [{"name": c.name, "ours": c.module == "ours", "options": c.options, "spec": c.spec, "check": None,
-                "warmups": [], "runs": []} for c in contenders]
+    records = [{"name": c.name, "ours": c.module == "ours", "module": c.module, "options": c.options, "spec": c.spec,
+                "format": c.format, "check": None, "warmups": [], "runs": []} for c in contenders]
     workers: dict[int, Worker] = {}
 
     @contextlib.contextmanager
@@ -58,7 +62,8 @@ def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: st
     with contextlib.ExitStack() as stack:
         for index, contender in enumerate(contenders):
             with failure_noted(index):
-                worker = stack.enter_context(Worker(contender.module, {**options, **contender.options}, log))
+                worker = stack.enter_context(Worker(contender.module, {**options, **contender.options}, log,
+                                                    contender.environment))
                 worker.ask("start")
                 worker.ask("prepare", job=job, **spec, **contender.spec)
                 workers[index] = worker

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,21 @@ BATCH_SIZE = 8  # questions per optimiser step
 ANSWER_ROWS = 6  # scored rows per sequence if only an answer is scored: about the length of a SQuAD answer
 CHECKED_QUESTIONS = 32
 IGNORED = -100  # torch's label for ignored rows
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    Args:
+        job, spec: method of the contenders, and its arguments.
+        unit, units: the unit of work, and the number of units in one run.
+    """
+
+    name: str
+    job: str
+    spec: dict[str, Any]
+    unit: str
+    units: float
 
 
 class Example(NamedTuple):

@@ -1,4 +1,4 @@
-"""`jittor-lora bench`: how fast this machine trains and answers, also with PEFT where it is installed."""
+"""`jittor-lora bench`: how fast this machine trains and answers, also with other tools where they are installed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jittor_lora.settings.bench import BenchConfig
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "bench", help="measure training, decoding and memory on this machine, also with PEFT",
+        "bench", help="measure training, decoding and memory on this machine, also with PEFT and llama.cpp",
         usage="jittor-lora bench --output DIR [any flag below]",
         description="Measure training steps, training on SQuAD, greedy decoding, answering and memory on this machine. "
-                    "If torch, transformers and peft are installed, they take turns with jittor-lora. All "
-                    "measurements go to bench.json, tables to bench.md.")
+                    "PEFT, llama.cpp (llama-cpp-python) and mlx-lm take turns with jittor-lora, each if it is "
+                    "installed. All measurements go to bench.json, tables to bench.md.")
     add_flags(parser, BenchConfig, required=("output",))
 
 
@@ -28,17 +28,20 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("jittor_lora.benchmark") is None:
         raise not_installed("bench")
     from jittor_lora.benchmark.report import markdown
-    from jittor_lora.benchmark.suite import measure, missing_peers
+    from jittor_lora.benchmark.suite import measure
+    from jittor_lora.benchmark.tools import PEERS, chosen
     from jittor_lora.files.atomic import atomic_write
 
-    missing = missing_peers()
+    wanted = config.tool_names() if config.peers is not False else []
+    missing = [package for name in wanted for package in PEERS[name].missing()]
     if missing and config.peers:
         raise UserError(f"--peers: not installed: {', '.join(missing)}. `pip install {' '.join(missing)}`, or leave "
                         "--peers out.")
+    tools = chosen(wanted)
     if missing:
-        say(f"Not installed: {', '.join(missing)}. Measuring jittor-lora alone.")
-    peers = not missing if config.peers is None else config.peers
-    text = markdown(measure(config, peers, say))
+        say(f"Not installed: {', '.join(missing)}. Measuring {' and '.join(['jittor-lora', *tools])}"
+            f"{'' if tools else ' alone'}.")
+    text = markdown(measure(config, tools, say))
     with atomic_write(Path(config.output, "bench.md")) as stream:
         stream.write(text)
     print(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.gguf_config import ROPE_FACTORS, compose_config
 from jittor_lora.formats.gguf_file import GgufFile
 from jittor_lora.formats.hugging_face import Checkpoint, shorten
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, is_conv1d, tensor_shapes
+
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
 
 # Hugging Face's names to llama.cpp's, for the tensors in a block and the rest
 _GPT2 = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
@@ -99,6 +102,14 @@ class _GgufWeights(Mapping[str, np.ndarray]):
         stored, restore = self._places[name]
         return restore(self._file[stored])
 
+    def stored(self, name: str) -> Blocks | None:
+        """See `ops.blocks.stored_in`: a matrix of a kind that is computed with as it is in the file."""
+        stored, restore = self._places[name]
+        blocks = self._file.blocks(stored)
+        if blocks is None or restore in (_unchanged, _transposed):  # in GGUF every matrix is (out, in)
+            return blocks
+        return blocks._replace(data=restore(blocks.data))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -117,7 +128,7 @@ def _place(name: str, config: ModelConfig) -> tuple[str, Callable[[np.ndarray], 
         return f"{whole[module]}.{kind}", _unchanged
     module = ".".join(parts[2:-1])  # without "h.0." or "layers.0."
     restore = _unchanged
-    if config.network == "gpt2" and kind == "weight" and not module.startswith("ln_"):
+    if is_conv1d(config, name):
         restore = _transposed
     elif config.family == "llama" and module in ("self_attn.q_proj", "self_attn.k_proj"):
         restore = _Unpermuted(config.heads if module.endswith("q_proj") else config.kv_heads)

@@ -13,13 +13,16 @@ import os
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import open_input, unreadable
 from jittor_lora.formats.first_bytes import GGUF, described
+
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
 
 # Metadata types by number: struct codes; 8 is a string, 9 an array
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -89,6 +92,18 @@ class GgufFile(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def blocks(self, name: str) -> Blocks | None:
+        """A matrix as it is in the file, a view of it; None if it is of a kind that is not computed with as it is."""
+        import gguf
+
+        from jittor_lora.ops.blocks import STORED, Blocks
+
+        entry = self.entries[name]
+        kind = gguf.GGMLQuantizationType(entry.kind).name
+        if kind not in STORED or len(entry.shape) != 2:
+            return None
+        return Blocks(kind, entry.shape, self.raw(name).reshape(entry.shape[0], -1))
 
     def metadata_types(self) -> dict[str, tuple[int, int | None]]:
         """Key -> GGUF's number of its type, and for an array of that of its items."""

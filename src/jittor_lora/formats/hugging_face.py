@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,9 +25,12 @@ from jittor_lora.formats.safetensors_file import SafetensorsFile, write_safetens
 from jittor_lora.formats.tensor_file import FLOAT_TYPES, TensorFile
 from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
 from jittor_lora.formats.torch_file import TorchFile
-from jittor_lora.model.config import ModelConfig, tensor_shapes
+from jittor_lora.model.config import ModelConfig, is_conv1d, tensor_shapes
 from jittor_lora.model.families import FAMILIES, Family
 from jittor_lora.model.families.fields import token_ids
+
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
 
 # Constants that older versions of transformers saved among the weights
 _BUFFERS = re.compile(r"(.*\.)?(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
@@ -54,16 +57,21 @@ class Checkpoint:
     Attributes:
         config: its sizes.
         tensors: float32 arrays with exactly the names and shapes of `tensor_shapes(config)`, loaded on access;
-            float32 weights are read-only views of the mapped file.
+            float32 weights are read-only views of the mapped file. Its method `stored`, if it has one, gives a matrix
+            as it is in the file (see `ops.blocks.stored_in`).
         notes: sentences on what was read differently from how it is stored.
         generation_config: Hugging Face's generation_config.json, if any; it is saved back unchanged.
         end_ids: tokens that end a text according to config.json or generation_config.json.
+        precision: "auto" as in the files; "bf16", "q8" or "q4" where `formats.quantised_base` has made others of them.
+        original: then, the fingerprint of the weights in the files.
     """
 
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
     notes: tuple[str, ...] = ()
+    precision: str = "auto"
+    original: str | None = None
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -192,7 +200,7 @@ class _Weights(Mapping[str, np.ndarray]):
     """The tensors of all files under their canonical names."""
 
     def __init__(self, folder: Path, config: ModelConfig, files: Sequence[TensorFile]):
-        self._shapes, family = tensor_shapes(config), FAMILIES[config.family]
+        self._config, self._shapes, family = config, tensor_shapes(config), FAMILIES[config.family]
         self._places: dict[str, tuple[TensorFile, str]] = {}
         self.wrapper = wrapper_of((name for file in files for name in file.entries),
                                   lambda name: family.canonical(name) in self._shapes)
@@ -246,6 +254,11 @@ class _Weights(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         file, stored = self._places[name]
         return file[stored]
+
+    def stored(self, name: str) -> Blocks | None:
+        """See `ops.blocks.stored_in`: a matrix of 16-bit numbers."""
+        file, stored = self._places[name]
+        return file.blocks(stored, is_conv1d(self._config, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Iterator, Mapping
 
 import numpy as np
 
 from jittor_lora.errors import UserError
+
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
 
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 # safetensors' names of types and their sizes in bytes
@@ -42,6 +45,19 @@ class TensorFile(Mapping[str, np.ndarray]):
         if entry.dtype not in FLOAT_TYPES:
             raise UserError(f"{self.path}: {name}: expected one of {', '.join(FLOAT_TYPES)}; found {entry.dtype}.")
         return _to_float32(self.raw(name), entry.dtype).reshape(entry.shape)
+
+    def blocks(self, name: str, transposed: bool = False) -> Blocks | None:
+        """A matrix of 16-bit numbers as it is in the file, or its transpose; None for other tensors."""
+        from jittor_lora.ops.blocks import Blocks
+
+        entry = self.entries[name]
+        if entry.dtype not in ("F16", "BF16") or len(entry.shape) != 2:
+            return None
+        data = self.raw(name).reshape(entry.shape[0], -1)
+        if not transposed:
+            return Blocks(entry.dtype, entry.shape, data)
+        turned = np.ascontiguousarray(data.view("<u2").T)
+        return Blocks(entry.dtype, turned.shape, turned.view(np.uint8))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)

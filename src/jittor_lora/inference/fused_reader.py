@@ -100,11 +100,11 @@ class FusedReader:
         return np.concatenate(embedded), np.asarray(positions, np.int32), readings
 
     def _embedded(self, tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-        embedded = self._embedding[tokens]
-        return embedded if self._positions is None else embedded + self._positions[positions]
+        embedded = self._embedding(tokens)
+        return embedded if self._positions is None else embedded + self._positions(positions)
 
 
-# --- the weights as they act, by network: layers, last norm, token embedding, position embedding ----------------------
+# --- the weights as they act, by network: layers, last norm, lookup of tokens, of positions ---------------------------
 
 
 def _gpt2(model):
@@ -116,7 +116,7 @@ def _gpt2(model):
                                _layer_norm(block.ln_2), [_linear(block.mlp.c_fc)], _linear(block.mlp.c_proj),
                                scale=block.attn.scale)
 
-    return layers(), _layer_norm(network.ln_f), network.wte.table, network.wpe.table
+    return layers(), _layer_norm(network.ln_f), network.wte.for_inference(), network.wpe.for_inference()
 
 
 def _llama(model):
@@ -131,7 +131,7 @@ def _llama(model):
                                [_linear(mlp.gate_proj), _linear(mlp.up_proj)], _linear(mlp.down_proj),
                                *([_rms_norm(attention.q_norm), _rms_norm(attention.k_norm)] if has_norms else []))
 
-    return layers(), _rms_norm(network.norm), network.embed_tokens.table, None
+    return layers(), _rms_norm(network.norm), network.embed_tokens.for_inference(), None
 
 
 _PARTS = {"gpt2": _gpt2, "llama": _llama}

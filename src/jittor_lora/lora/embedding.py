@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,12 +50,31 @@ class EmbeddingUpdate(jt.Module):
         y = y + self.scaling * jt.nn.matmul_transpose(rows, self.lora_B)
         return y if self.magnitude is None else y * self._scale(weight)
 
+    def change(self, weight: Matrix) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
+        """The update as it is now, as a function in numpy: rows (N, D) of the table `weight` and their N ids → the
+        rows with the update. A row's bits are independent of the other rows."""
+        a, b = self._factors()
+        scale = None if self.magnitude is None else self._numpy_scale(weight.numpy() + a @ b.T)
+
+        def changed(y: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+            y = y + np.stack([b @ row for row in a[ids]])
+            return y if scale is None else y * scale
+
+        return changed
+
     def merged(self, table: np.ndarray, base: np.ndarray) -> np.ndarray:
         """`table` (rows, D) with this update merged in. base: the frozen table, whose column norms DoRA uses."""
-        update = self.lora_A.numpy().T @ (self.lora_B.numpy() * np.float32(self.scaling)).T
-        if self.magnitude is None:
-            return table + update
-        return (table + update) * (self.magnitude.numpy() / np.linalg.norm(base + update, axis=0))
+        a, b = self._factors()
+        update = a @ b.T
+        return table + update if self.magnitude is None else (table + update) * self._numpy_scale(base + update)
+
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Aᵀ (rows, r) and scaling · B (D, r); copies."""
+        return self.lora_A.numpy().T.copy(), self.lora_B.numpy() * np.float32(self.scaling)
+
+    def _numpy_scale(self, changed: np.ndarray) -> np.ndarray:
+        """m / ‖W + scaling · Aᵀ Bᵀ‖ by column of `changed`, (D,)."""
+        return self.magnitude.numpy() / np.linalg.norm(changed, axis=0)
 
     def _scale(self, weight: Matrix):
         """m / ‖W + scaling · Aᵀ Bᵀ‖ by column, (D,); no gradient flows through the norms."""
@@ -83,13 +102,23 @@ class LoraEmbedding(AdaptedModule):
                 y = update.apply_to_output(y, x, module.weight)
         return y
 
-    @property
-    def table(self) -> np.ndarray:
-        """(rows, D) float32 with the active adapters merged in."""
-        return self.effective_weight()
+    def for_inference(self) -> Callable[[Sequence[int]], np.ndarray]:
+        """As `Embedding.for_inference`, with the active adapters."""
+        module = self.module()
+        look_up = module.for_inference()
+        changes = [version.change(module.weight) for version in self.versions_of()
+                   if isinstance(version, EmbeddingUpdate)]
+
+        def rows(ids: Sequence[int]) -> np.ndarray:
+            y = look_up(ids)
+            for change in changes:
+                y = change(y, ids)
+            return y
+
+        return rows
 
     def effective_weight(self) -> np.ndarray:
-        base = table = self.module().table
+        base = table = self.module().weight.numpy()
         for update in self.versions_of():
             if isinstance(update, EmbeddingUpdate):
                 table = update.merged(table, base)

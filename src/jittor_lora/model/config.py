@@ -89,3 +89,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied_head:
         shapes["lm_head.weight"] = (config.vocab_size, config.hidden_size)
     return shapes
+
+
+def is_conv1d(config: ModelConfig, name: str) -> bool:
+    """Is this tensor one of GPT-2's Conv1D weights, which are stored (in, out)?"""
+    return config.network == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))

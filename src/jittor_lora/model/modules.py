@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from jittor_lora import ops
 from jittor_lora.model.rows import ALL_ALIKE, Rows
 from jittor_lora.ops import Matrix, frozen
+from jittor_lora.ops.blocks import stored_in
 from jittor_lora.system.runtime import jt
 
 
@@ -16,7 +17,7 @@ class Weights:
     """The tensors of a checkpoint under one prefix, in the form the network computes with.
 
     Args:
-        tensors: canonical name → array in the checkpoint's orientation.
+        tensors: canonical name → array in the checkpoint's orientation; with a method `stored`, see `ops.blocks`.
         precision: of the matrices, see `Matrix`.
         prefix: "" or a name ending in a dot.
     """
@@ -37,7 +38,14 @@ class Weights:
     def matrix(self, name: str, transposed: bool = False) -> Matrix:
         """The matrix of this name as (out, in); `transposed`: stored as (in, out)."""
         tensors, whole = self._tensors, self._prefix + name
-        return Matrix(lambda: tensors[whole].T if transposed else tensors[whole], self._precision)
+
+        def read():
+            stored = stored_in(tensors, whole)
+            if stored is not None:
+                return stored
+            return tensors[whole].T if transposed else tensors[whole]
+
+        return Matrix(read, self._precision)
 
     def embedding(self, name: str) -> Embedding:
         return Embedding(self.at(name).matrix("weight"))
@@ -64,10 +72,9 @@ class Embedding(jt.Module):
         super().__init__()
         self.weight = weight
 
-    @property
-    def table(self) -> np.ndarray:
-        """(rows, D) float32."""
-        return self.weight.table
+    def for_inference(self) -> Callable[[Sequence[int]], np.ndarray]:
+        """A function that looks up rows as they are now, whatever is trained later: N ids → (N, D) float32."""
+        return self.weight.lookup()
 
     def execute(self, ids: np.ndarray, rows: Rows = ALL_ALIKE):
         """(N,) int32, checked by the caller → (N, D)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import Callable, Hashable
 
 import numpy as np
 
+from jittor_lora.files.mapped import release
+from jittor_lora.ops.blocks import FLOAT32, Blocks
 from jittor_lora.system.runtime import jt
 
 PRECISIONS = ("fp32", "bf16")
@@ -14,28 +15,32 @@ Pack = Callable[[np.ndarray], "jt.Var | None"]  # the array, float32 and contigu
 
 
 class Matrix:
-    """A frozen (out, in) matrix.
+    """A frozen (out, in) matrix, in the number format of the file that it is read from.
 
-    In fp32 it holds its array. In bf16 it holds no float32 copy, only the rounded forms that backends pack (see
-    `form`); what needs float32 (a merge, the portable operations) reads the array again.
+    Float32 in fp32 is held as an array. Of all else only the forms are held that backends pack (see `form` and
+    `stored_form`); what needs float32 (a merge, the portable operations) reads, and decodes, the matrix again.
 
     Args:
-        read: returns the array, (out, in). It is kept, so it should hold little memory itself: a view of a mapped file.
+        read: returns the matrix, (out, in), as an array or as `Blocks`. It is kept, so it should hold little memory
+            itself: a view of a mapped file.
         precision: of products with it, "fp32" or "bf16".
+
+    Attributes:
+        storage: the format it is held in: "F32", or the kind of its blocks.
     """
 
     trained = False
 
-    def __init__(self, read: Callable[[], np.ndarray], precision: str = "fp32"):
+    def __init__(self, read: Callable[[], np.ndarray | Blocks], precision: str = "fp32"):
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision}")
         self._read, self.precision = read, precision
         self._forms: dict[Hashable, jt.Var | None] = {}
-        self._table: np.ndarray | None = None
-        array = read()
-        self.shape = array.shape
-        self._var = frozen(array) if precision == "fp32" else None
-        _release(array)
+        self._table: Blocks | None = None
+        contents = self._contents()
+        self.storage, self.shape = contents.kind, tuple(contents.shape)
+        self._var = frozen(contents.data) if (self.storage, precision) == (FLOAT32, "fp32") else None
+        release(contents.data)
 
     @classmethod
     def of(cls, array: np.ndarray, precision: str = "fp32") -> Matrix:
@@ -43,25 +48,26 @@ class Matrix:
 
     @property
     def var(self):
-        """(out, in) float32, not rounded; read again at each call in bf16."""
-        return frozen(self._read()) if self._var is None else self._var
+        """(out, in) float32, not rounded; read again at each call unless it is float32 in fp32."""
+        return frozen(self._contents().decoded()) if self._var is None else self._var
 
     def numpy(self) -> np.ndarray:
         """(out, in) float32, not rounded."""
-        return np.asarray(self._read(), np.float32) if self._var is None else self._var.numpy()
+        return self._contents().decoded() if self._var is None else self._var.numpy()
 
     def rows(self, ids: np.ndarray):
         """(N, in) float32: rows of the matrix, not rounded. Ids must have been checked."""
         if self._var is not None and jt.flags.use_cuda:
             return self._var[jt.array(ids)].stop_grad()
-        return frozen(self.table[ids])
+        return frozen(self.lookup()(ids))
 
-    @property
-    def table(self) -> np.ndarray:
-        """(out, in) float32 in main memory, not rounded; kept."""
+    def lookup(self) -> Callable[[np.ndarray], np.ndarray]:
+        """`rows` as a function in numpy. Of float32 the array is kept; of blocks only these rows are decoded."""
+        if self.storage != FLOAT32:
+            return lambda ids: self._contents().rows(ids)
         if self._table is None:
-            self._table = self._read() if self._var is None else self._var.data
-        return self._table
+            self._table = self._contents() if self._var is None else Blocks.of(self._var.data)
+        return self._table.rows
 
     def squares(self, axis: int):
         """Sums of squares, not rounded, along an axis: (out,) for 1, (in,) for 0; kept."""
@@ -69,12 +75,19 @@ class Matrix:
 
     def form(self, key: Hashable, pack: Pack):
         """What `pack` makes of the array; kept under `key`. A backend chooses both: the layouts are its own."""
+        return self.stored_form(key, lambda blocks: pack(np.ascontiguousarray(blocks.decoded())))
+
+    def stored_form(self, key: Hashable, pack: Callable[[Blocks], jt.Var | None]):
+        """As `form`, of the matrix as it is stored."""
         if key not in self._forms:
-            array = self._read()
-            packed = pack(np.ascontiguousarray(array, np.float32))
+            contents = self._contents()
+            packed = pack(contents)
             self._forms[key] = None if packed is None else packed.stop_grad()
-            _release(array)
+            release(contents.data)
         return self._forms[key]
+
+    def _contents(self) -> Blocks:
+        return Blocks.of(self._read())
 
 
 class TrainedMatrix(jt.Module):
@@ -85,7 +98,7 @@ class TrainedMatrix(jt.Module):
         precision: of its forms.
     """
 
-    trained = True
+    trained, storage = True, FLOAT32
 
     def __init__(self, var: jt.Var, precision: str = "fp32"):
         super().__init__()
@@ -102,9 +115,9 @@ class TrainedMatrix(jt.Module):
         """(N, in): rows of the matrix. Ids must have been checked."""
         return self.var[jt.array(ids)]
 
-    @property
-    def table(self) -> np.ndarray:
-        return self.numpy()
+    def lookup(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See `Matrix.lookup`; of the rows as they are now."""
+        return Blocks.of(self.numpy()).rows
 
     def form(self, key: Hashable, pack: Pack):
         """See `Matrix.form`; packed again at each call, as the array changes."""
@@ -119,14 +132,3 @@ def frozen(array: np.ndarray):
 def as_var(array: np.ndarray):
     """`array` as a Jittor array. Jittor would take one of shape (1,) for a constant, and compile an operator for it."""
     return jt.array(array[None]).reshape((1,)) if array.shape == (1,) else jt.array(array)
-
-
-def _release(array: np.ndarray) -> None:
-    """Release the pages of the mapped file that reading `array` filled; another read gets them from the file."""
-    owner = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
-    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        owner.madvise(mmap.MADV_DONTNEED)

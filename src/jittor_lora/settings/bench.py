@@ -9,8 +9,11 @@ from pydantic import field_validator
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.text import checked_list, names
 
-PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters")
+PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters", "bandwidth",
+         "text", "texts", "prompt", "context", "training", "logits")
 PRECISIONS = ("fp32", "bf16")
+FORMATS = ("file", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+TOOLS = ("peft", "llama.cpp", "mlx-lm")
 WHAT, HOW = "What to measure", "How"
 
 
@@ -19,8 +22,13 @@ class BenchConfig(Settings):
                                   "default a GPT-2 of 124M parameters with random weights", holds=PATH, min_length=1)
     parts: str = setting(",".join(PARTS), WHAT, "measurements, separated by commas")
     precisions: str = setting(",".join(PRECISIONS), WHAT, "precisions, separated by commas")
-    peers: Optional[bool] = setting(None, WHAT, "also measure transformers with PEFT; by default if torch, "
-                                    "transformers and peft are installed")
+    formats: str = setting("f32,bf16,q8_0,q4_0", WHAT, "storage formats of the weights in the parts from text to "
+                           "logits, separated by commas; file is the base's own, a GGUF file")
+    tools: str = setting(",".join(TOOLS), WHAT, "peers, separated by commas: peft (with transformers), llama.cpp, "
+                         "mlx-lm")
+    peers: Optional[bool] = setting(None, WHAT, "also measure the peers; by default those that are installed")
+    mlx_blas: Optional[str] = setting(None, WHAT, "library that mlx takes in place of its own BLAS, such as OpenBLAS",
+                                      holds=PATH, min_length=1)
     compile: bool = setting(False, WHAT, "also measure PEFT's training step under torch.compile")
     questions: int = setting(256, WHAT, "SQuAD questions per training run", ge=32)
     evaluated: int = setting(200, WHAT, "SQuAD questions per evaluation run", ge=1)
@@ -38,6 +46,22 @@ class BenchConfig(Settings):
 
     def precision_names(self) -> list[str]:
         return names(self.precisions)
+
+    def format_names(self) -> list[str]:
+        return names(self.formats)
+
+    def tool_names(self) -> list[str]:
+        return names(self.tools)
+
+    @field_validator("formats")
+    @classmethod
+    def _formats(cls, value: str) -> str:
+        return checked_list(value, FORMATS)
+
+    @field_validator("tools")
+    @classmethod
+    def _tools(cls, value: str) -> str:
+        return checked_list(value, TOOLS)
 
     @field_validator("parts")
     @classmethod

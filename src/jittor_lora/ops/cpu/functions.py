@@ -133,15 +133,15 @@ class _LoraLinear(jt.Function):
 
     def execute(self, x, weight, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
-        numbers = *settings, out, rank, weight.precision == "bf16"
-        w = packing.product(weight, True) if weight.precision == "bf16" else weight.var
+        numbers = *settings, out, rank, packing.storage(weight), weight.precision == "bf16"
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
-        y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)],
-                            [x, w, nothing if bias is None else bias, *pair], *numbers, bias is not None)
+        inputs = [x, packing.product(weight, True), nothing if bias is None else bias, *pair]
+        y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)], inputs, *numbers,
+                            bias is not None)
         wanted = not x.is_stop_grad()
-        if wanted and weight.precision == "bf16":
+        if wanted:
             # Packed now: within the backward pass it would make Jittor compute, and keep, all of that pass so far.
             packing.product(weight, False)
         self.saved = x, weight, pair, projected, numbers, rank > 0, wanted
@@ -149,9 +149,7 @@ class _LoraLinear(jt.Function):
 
     def grad(self, upstream):
         x, weight, pair, projected, numbers, adapted, wanted = self.saved
-        w = _nothing()
-        if wanted:
-            w = packing.product(weight, False) if weight.precision == "bf16" else weight.var
+        w = packing.product(weight, False) if wanted else _nothing()
         dx, da, db = call("linear_backward", [x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
                           [x, projected, upstream, w, *pair], *numbers, wanted)
         return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None
@@ -214,13 +212,11 @@ def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float 
 
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights, smoothing):
-        wanted, bf16, nothing = not hidden.is_stop_grad(), head.precision == "bf16", _nothing()
-        if bf16:
-            forms = [nothing, packing.head(head, False), packing.head(head, True) if wanted else nothing]
-        else:
-            forms = [head.var, nothing, nothing]
+        wanted = not hidden.is_stop_grad()
+        forms = [_nothing() if form is None else form for form in packing.head_forms(head, wanted)]
+        numbers = wanted, packing.storage(head), head.precision == "bf16", head.shape[0], smoothing
         loss, gradient = call("cross_entropy", [(1,), hidden.shape if wanted else (1,)],
-                              [hidden, *forms, labels, weights], wanted, bf16, head.shape[0], smoothing)
+                              [hidden, *forms, labels, weights], *numbers)
         self.gradient = gradient
         return loss
 

@@ -6,14 +6,41 @@ from typing import Callable
 
 import numpy as np
 
+from jittor_lora.ops.blocks import FLOAT32, STORED, Blocks
+from jittor_lora.ops.cpu.interface import ENUMERATIONS
 from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
+_CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
+
+
+def storage(weight: Matrix) -> int:
+    """The number in kernels/interface.h of the format that training's kernels read."""
+    return _CODES[weight.storage if _is_decoded(weight) else FLOAT32]
+
+
+def stored(weight: Matrix):
+    """A weight in blocks in the panels of kernels/storage.h, the one form that training and decoding share: uint8
+    bytes."""
+    return weight.stored_form(("cpu", "stored"), _stored)
+
 
 def product(weight: Matrix, transposed: bool):
-    """A bf16 weight laid out for oneDNN's x · Wᵀ (`transposed`) or dy · W: uint8 bytes."""
+    """What the product x · Wᵀ (`transposed`) or dy · W reads: blocks, the array, or in bf16 a layout of oneDNN's."""
+    if _is_decoded(weight):
+        return stored(weight)
+    if weight.precision != "bf16":
+        return weight.var
     return weight.form(("cpu", "product", transposed), lambda array: _product(array, transposed))
+
+
+def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
+    """What the loss reads of an output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
+    for their gradient. Those that are not read are None."""
+    if _is_decoded(weight) or weight.precision != "bf16":
+        return product(weight, True), None, None
+    return None, head(weight, False), head(weight, True) if with_gradient else None
 
 
 def head(weight: Matrix, down: bool):
@@ -21,15 +48,32 @@ def head(weight: Matrix, down: bool):
     return weight.form(("cpu", "head", down), lambda array: _head(array, down))
 
 
-def panels(weight: Matrix):
-    """A weight in panels for decoding, in the matrix's precision: uint8 bytes."""
-    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16"))
+def panels(weight: Matrix) -> tuple:
+    """A weight in panels for decoding, uint8 bytes, and the number of their format: blocks, or FLOAT32's for numbers in
+    the matrix's precision."""
+    if _is_decoded(weight):
+        return stored(weight), storage(weight)
+    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16")), _CODES[FLOAT32]
 
 
 def screen(weight: Matrix):
     """An output head in 8 bits with bounds on the rounding errors, which finds the largest logit: uint8 bytes.
-    None on processors where that is not faster than computing all logits."""
+    None where that is not faster than computing all logits: of blocks, which take 4 to 16 bits themselves, and on
+    processors that do not multiply bytes."""
+    if _is_decoded(weight):
+        return None
     return weight.form(("cpu", "screen"), lambda array: _screen(array, weight.precision == "bf16"))
+
+
+def _is_decoded(weight: Matrix) -> bool:
+    """Is it kept in blocks and converted wherever it is used? In bf16, BF16 needs no conversion: backends pack it."""
+    return weight.storage != FLOAT32 and (weight.storage, weight.precision) != ("BF16", "bf16")
+
+
+def _stored(blocks: Blocks):
+    kernels, code, data = library(), _CODES[blocks.kind], np.ascontiguousarray(blocks.data)
+    return _filled(kernels.jl_stored_size(code, *blocks.shape),
+                   lambda to: kernels.jl_store(code, data.ctypes.data, *blocks.shape, to))
 
 
 def _product(array: np.ndarray, transposed: bool):

@@ -20,25 +20,7 @@ constexpr int KC = 256;
 // rows of x are read again for each of NC / NR strips: 16 columns take 13 % longer, 48 up to 12 %, 192 are no faster
 // and leave fewer tasks. LEAST_MC rows use a strip's copy ten times.
 constexpr int MC = 480, NC = 96, LEAST_MC = 60;
-
-// Transposes 8 × 8 floats in registers.
-inline void transpose(vec (&v)[8]) {
-    __m256 a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        v[i] = (vec)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
-        v[i + 4] = (vec)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
-    }
-}
+constexpr int STRIP = KC * NR;  // floats from one strip of M to the next
 
 // Columns [0, deep) of `count` rows of x as (deep, MR); missing rows become zeros.
 void pack_rows(const float* x, int ldx, int count, int deep, float* to) {
@@ -52,9 +34,9 @@ void pack_rows(const float* x, int ldx, int count, int deep, float* to) {
     }
 }
 
-// `deep` rows and `wide` columns of M as (deep, NR); missing columns become zeros.
+// `deep` rows and `wide` <= NR columns of M as (deep, NR); missing columns become zeros.
 void pack_strip(const Frozen& m, int row, int column, int deep, int wide, float* to) {
-    const float* w = static_cast<const float*>(m.weights);
+    const float* w = static_cast<const float*>(m.w.data);
     for (int j = 0; j < NR; j += W) {
         const int columns = std::max(0, std::min(W, wide - j));
         if (!m.transposed) {
@@ -71,6 +53,31 @@ void pack_strip(const Frozen& m, int row, int column, int deep, int wide, float*
             for (int e = 0; e < rows; e++) store(to + (i + e) * NR + j, v[e]);
         }
     }
+}
+
+// The same for M = W in blocks and as many columns as a task has, strip by strip. A panel's rows are decoded as columns
+// of its transpose, and turned.
+void decode_strips(const Stored& w, int row, int column, int deep, int wide, float* to) {
+    static_assert(PANEL == NR, "the strips of Wᵀ are W's panels");
+    alignas(64) float turned[NC * PANEL];
+    const int whole = round_up(wide, NR);
+    memset(turned + wide * PANEL, 0, (whole - wide) * PANEL * sizeof(float));
+    for (int panel = row / PANEL; panel * PANEL < row + deep; panel++) {
+        stored_panel(w, panel, column, column + wide, turned);
+        const int first = std::max(row, panel * PANEL), end = std::min(row + deep, (panel + 1) * PANEL);
+        for (int c = 0; c < whole; c += NR)
+            rows_of_panel(turned + c * PANEL, first - panel * PANEL, end - panel * PANEL, NR, to + c / NR * STRIP + (first - row) * NR, NR);
+    }
+}
+
+// `deep` rows and `wide` <= NC columns of M as strips; missing columns become zeros.
+void pack_strips(const Frozen& m, int row, int column, int deep, int wide, float* to) {
+    if (m.w.storage != FLOAT32 && !m.transposed) return decode_strips(m.w, row, column, deep, wide, to);
+    for (int c = 0; c < wide; c += NR, to += STRIP)
+        if (m.w.storage != FLOAT32)
+            stored_panel(m.w, (column + c) / PANEL, row, row + deep, to);
+        else
+            pack_strip(m, row, column + c, deep, std::min(NR, wide - c), to);
 }
 
 // y (MR, NR) = x · strip or, with `add`, += x · strip. The micro-kernel: loops over rows and vectors are unrolled, so
@@ -129,35 +136,38 @@ void blocked_product(const Frozen& m, const float* x, float* y, int rows) {
                       packed + size_t(strips) * MR * from + size_t(b) * MR * deep);
         }
     });
-    int high = MC / MR, wide = NC;  // strips and columns of a task
+    int high = strips, wide = NC;  // strips and columns of a task
     auto across = [&] { return ceil_div(m.n, wide); };
     auto down = [&] { return ceil_div(strips, high); };
     // Smaller tasks where there are few per thread: the last ones to finish leave threads idle for up to a task. The
-    // division does not touch k, so it may depend on the number of threads.
-    constexpr int TASKS_PER_THREAD = 4;
-    while (across() * down() < TASKS_PER_THREAD * threads_to_feed() && (wide > NR || high > LEAST_MC / MR))
-        wide > NR ? wide = round_up(wide / 2, NR) : high /= 2;
+    // division does not touch k, so it may depend on the number of threads. Rows are divided first: that only has strips
+    // of M copied, or decoded, more often.
+    constexpr int TASKS_PER_THREAD = 4, HIGH = MC / MR, LEAST_HIGH = LEAST_MC / MR;
+    while (across() * down() < TASKS_PER_THREAD * threads_to_feed() && (wide > NR || high > LEAST_HIGH))
+        high > HIGH || wide == NR ? high = ceil_div(high, 2) : wide = round_up(wide / 2, NR);
     const int chunks = down();
-    // Collapses chunks of strips and columns. Within a task: part of k, strip of M, strip of x.
+    // Collapses chunks of strips and columns. Within a task: part of k, MC rows of x, strip of M, strip of x.
     parallel(across() * chunks, [&](int task) {
-        alignas(64) float strip[KC * NR];
-        const int chunk = task % chunks, left = task / chunks * wide;
+        alignas(64) float copies[NC / NR * STRIP];
+        const int chunk = task % chunks, left = task / chunks * wide, right = std::min(left + wide, m.n);
         const int first = int64_t(strips) * chunk / chunks, last = int64_t(strips) * (chunk + 1) / chunks;
         for (int d = 0; d < depths.count; d++) {
             const int from = depths.begin(d), deep = depths.begin(d + 1) - from;
             const float* xs = packed + size_t(strips) * MR * from;
-            for (int c = left; c < std::min(left + wide, m.n); c += NR) {
-                const int columns = std::min(NR, m.n - c);
-                pack_strip(m, from, c, deep, columns, strip);
-                for (int b = first; b < last; b++) {
-                    const int count = std::min(MR, rows - b * MR);
-                    float* to = y + size_t(b) * MR * m.n + c;
-                    if (count == MR && columns == NR)
-                        multiply(xs + size_t(b) * MR * deep, strip, deep, to, m.n, d > 0);
-                    else
-                        multiply_part(xs + size_t(b) * MR * deep, strip, deep, to, m.n, d > 0, count, columns);
+            pack_strips(m, from, left, deep, right - left, copies);
+            for (int b0 = first; b0 < last; b0 += HIGH)
+                for (int c = left; c < right; c += NR) {
+                    const float* strip = copies + (c - left) / NR * STRIP;
+                    const int columns = std::min(NR, m.n - c);
+                    for (int b = b0; b < std::min(b0 + HIGH, last); b++) {
+                        const int count = std::min(MR, rows - b * MR);
+                        float* to = y + size_t(b) * MR * m.n + c;
+                        if (count == MR && columns == NR)
+                            multiply(xs + size_t(b) * MR * deep, strip, deep, to, m.n, d > 0);
+                        else
+                            multiply_part(xs + size_t(b) * MR * deep, strip, deep, to, m.n, d > 0, count, columns);
+                    }
                 }
-            }
         }
     });
 }

@@ -35,15 +35,36 @@ constexpr int BF16_COLUMN_UNIT = 64;
 
 struct Vocabulary {
     int size, width;
-    const float* head;      // (size, width), or
+    Stored head;            // (size, width), or
     const char *up, *down;  // its slices in bf16, packed for the logits and for the gradient
     std::vector<size_t> up_at, down_at;
 
+    // Is a slice decoded before it is used? Then a task has all rows, where tiles of rows are tasks else.
+    bool in_blocks() const { return head.storage != FLOAT32; }
     int slices() const { return ceil_div(size, SLICE); }
     int begin(int slice) const { return slice * SLICE; }
     int count(int slice) const { return std::min(SLICE, size - slice * SLICE); }
     // Columns of a slice's logits, and of the packed slice, whose missing columns are zeros.
     int padded(int slice) const { return round_up(count(slice), BF16_COLUMN_UNIT); }
+
+    // Slice p in float32; one in blocks is decoded into `memory`.
+    const float* rows(int p, Buffer& memory) const {
+        if (!in_blocks()) return static_cast<const float*>(head.data) + size_t(begin(p)) * width;
+        float* to = memory.get<float>(size_t(padded(p)) * width);
+        stored_rows(head, begin(p), begin(p) + count(p), 0, width, to, width);
+        return to;
+    }
+
+    // Slice p in bf16, packed for the logits or, `for_gradient`, for that; one in blocks is packed into `memory`.
+    const char* packed(int p, bool for_gradient, Buffer& memory, Buffer& decoded) const {
+        if (!in_blocks()) return for_gradient ? down + down_at[p] : up + up_at[p];
+        float* w = const_cast<float*>(rows(p, decoded));
+        memset(w + size_t(count(p)) * width, 0, size_t(padded(p) - count(p)) * width * sizeof(float));
+        const int k = for_gradient ? padded(p) : width, n = for_gradient ? width : padded(p);
+        char* to = memory.get<char>(packed_size(k, n));
+        pack(w, to, k, n, !for_gradient);
+        return to;
+    }
 };
 
 }  // namespace jl
@@ -59,7 +80,7 @@ static int64_t slice_bytes(const Vocabulary& v, int p, int down) {
 
 JL_API int64_t jl_packed_head_size(int size, int width, int down) {
     return status_of([&] {
-        Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+        Vocabulary v{size, width, {}, nullptr, nullptr, {}, {}};
         int64_t total = 0;
         for (int p = 0; p < v.slices(); p++) total += slice_bytes(v, p, down);
         return total;
@@ -69,7 +90,7 @@ JL_API int64_t jl_packed_head_size(int size, int width, int down) {
 // Packs a head (size, width) slice by slice.
 JL_API int jl_pack_head(const float* head, char* packed, int size, int width, int down) {
     return status_of([&] {
-        Vocabulary v{size, width, nullptr, nullptr, nullptr, {}, {}};
+        Vocabulary v{size, width, {}, nullptr, nullptr, {}, {}};
         std::vector<float> padded(size_t(SLICE) * width);
         for (int p = 0; p < v.slices(); p++) {
             std::fill(padded.begin(), padded.end(), 0.f);
@@ -81,15 +102,15 @@ JL_API int jl_pack_head(const float* head, char* packed, int size, int width, in
     });
 }
 
-// loss (1); gradient (rows, width) unless null. In bf16 `up` and, for the gradient, `down` are read in place of `head`.
-JL_API void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down,
-                             const int* labels, const float* weights, double smoothing, float* loss,
+// loss (1); gradient (rows, width) unless null. Of a head in float32 `up` and, for the gradient, `down` are read in its
+// place in bf16.
+JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage, int bf16_head, const char* up,
+                             const char* down, const int* labels, const float* weights, double smoothing, float* loss,
                              float* gradient, int rows, int width, int size) {
     static Buffer for_logits, for_sums, for_hidden;
-    bool bf16_head = up;
-    Vocabulary v{size, width, head, up, down, {}, {}};
+    Vocabulary v{size, width, {head, storage, size, width}, up, down, {}, {}};
     size_t up_at = 0, down_at = 0;
-    for (int p = 0; bf16_head && p < v.slices(); p++) {
+    for (int p = 0; bf16_head && !v.in_blocks() && p < v.slices(); p++) {
         v.up_at.push_back(up_at), v.down_at.push_back(down_at);
         up_at += slice_bytes(v, p, 0), down_at += slice_bytes(v, p, 1);
     }
@@ -97,7 +118,7 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
     for (int start = 0; start < rows; start += BATCH_ROWS) {
         int count = std::min(BATCH_ROWS, rows - start), whole = bf16_head ? round_up(count, BF16_ROW_UNIT) : count;
         const float* h = hidden + size_t(start) * width;
-        const int tiles = ceil_div(whole, TASK_ROWS);
+        const int tiles = ceil_div(whole, TASK_ROWS), tasks = v.in_blocks() ? 1 : tiles;  // of rows
         bf16* hs = bf16_head ? for_hidden.get<bf16>(size_t(whole) * width) : nullptr;
         if (bf16_head)
             parallel_evenly(whole, [&](int r) {
@@ -110,28 +131,32 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         float* logits = for_logits.get<float>(slice_size * v.slices());
         std::vector<float> tops(size_t(v.slices()) * count), totals(size_t(v.slices()) * count);
         std::vector<float> scores(smoothing > 0 ? size_t(v.slices()) * count : 0);
-        // Collapses slices and tiles of rows: logits, and of each row the highest and the sum of exponentials within
+        // Collapses slices and tasks of rows: logits, and of each row the highest and the sum of exponentials within
         // the slice.
-        parallel(v.slices() * tiles, [&](int task) {
-            const int p = task / tiles, r0 = task % tiles * TASK_ROWS, n = v.count(p), wide = v.padded(p);
-            const int whole_end = std::min(whole, r0 + TASK_ROWS), end = std::min(count, r0 + TASK_ROWS);
-            float* l = logits + slice_size * p + size_t(r0) * wide;
-            if (bf16_head)
-                gemm_tile(up + v.up_at[p], width, wide, hs + size_t(r0) * width, l, whole_end - r0);
-            else
-                sgemm('N', 'T', end - r0, n, width, 1.f, h + size_t(r0) * width, width, head + size_t(v.begin(p)) * width, width,
-                      0.f, l, wide);
-            for (int r = r0; r < end; r++) {
-                float* x = l + size_t(r - r0) * wide;
-                if (smoothing > 0) {
-                    vec all{};
-                    each(n, [&](int64_t i, int m) { all += get(x + i, m); });
-                    scores[size_t(p) * count + r] = sum(all);
+        parallel(v.slices() * tasks, [&](int task) {
+            static thread_local Buffer for_head, for_packed;
+            const int p = task / tasks, n = v.count(p), wide = v.padded(p);
+            const char* packed = bf16_head ? v.packed(p, false, for_packed, for_head) : nullptr;
+            const float* head_rows = bf16_head ? nullptr : v.rows(p, for_head);
+            for (int r0 = task % tasks * TASK_ROWS; r0 < whole; r0 += tasks * TASK_ROWS) {
+                const int whole_end = std::min(whole, r0 + TASK_ROWS), end = std::min(count, r0 + TASK_ROWS);
+                float* l = logits + slice_size * p + size_t(r0) * wide;
+                if (bf16_head)
+                    gemm_tile(packed, width, wide, hs + size_t(r0) * width, l, whole_end - r0);
+                else
+                    sgemm('N', 'T', end - r0, n, width, 1.f, h + size_t(r0) * width, width, head_rows, width, 0.f, l, wide);
+                for (int r = r0; r < end; r++) {
+                    float* x = l + size_t(r - r0) * wide;
+                    if (smoothing > 0) {
+                        vec all{};
+                        each(n, [&](int64_t i, int m) { all += get(x + i, m); });
+                        scores[size_t(p) * count + r] = sum(all);
+                    }
+                    for (int i = n; i < round_up(n, W); i++) x[i] = -INFINITY;
+                    const Exponentials e = exponentials(x, round_up(n, W), 1.f, [](int, vec) {});
+                    tops[size_t(p) * count + r] = e.highest;
+                    totals[size_t(p) * count + r] = e.sum;
                 }
-                for (int i = n; i < round_up(n, W); i++) x[i] = -INFINITY;
-                const Exponentials e = exponentials(x, round_up(n, W), 1.f, [](int, vec) {});
-                tops[size_t(p) * count + r] = e.highest;
-                totals[size_t(p) * count + r] = e.sum;
             }
         });
         std::vector<float> lse(count);
@@ -156,38 +181,44 @@ JL_API void jl_cross_entropy(const float* hidden, const float* head, const char*
         size_t part_size = size_t(whole) * width;
         const int parts = std::min(v.slices(), GRADIENT_TASKS / tiles);
         float* sums = for_sums.get<float>(part_size * parts);
-        // Collapses parts and tiles of rows: dz in place of the logits, and its product with the head.
-        parallel(parts * tiles, [&](int task) {
-            static thread_local Buffer for_dz, for_product;
-            const int part = task / tiles, r0 = task % tiles * TASK_ROWS, high = std::min(whole, r0 + TASK_ROWS) - r0;
-            float* to = sums + part_size * part + size_t(r0) * width;
+        // Collapses parts and tasks of rows: dz in place of the logits, and its product with the head.
+        parallel(parts * tasks, [&](int task) {
+            static thread_local Buffer for_dz, for_product, for_head, for_packed;
+            const int part = task / tasks;
             int first = v.slices() * part / parts, end = v.slices() * (part + 1) / parts;
             for (int p = first; p < end; p++) {
                 int n = v.count(p), wide = v.padded(p);
-                float* l = logits + slice_size * p + size_t(r0) * wide;
-                bf16* dz = bf16_head ? for_dz.get<bf16>(size_t(high) * wide) : nullptr;
-                if (bf16_head) memset(dz, 0, size_t(high) * wide * sizeof(bf16));
-                for (int i = 0; i < high; i++) {
-                    const int r = r0 + i;
-                    float* x = l + size_t(i) * wide;
-                    bool real = r < count;
-                    float w = real ? weights[start + r] : 0.f, shift = real ? lse[r] : 0.f;
-                    float for_all = w * float(smoothing / size), for_label = w * float(1 - smoothing);
-                    int label = real ? labels[start + r] - v.begin(p) : -1;
-                    each(n, [&](int64_t k, int m) {
-                        put(x + k, real ? exp(get(x + k, m) - shift) * w - for_all : vec{}, m);
-                    });
-                    if (label >= 0 && label < n) x[label] -= for_label;
-                    if (bf16_head) each(n, [&](int64_t k, int m) { put(dz + size_t(i) * wide + k, get(x + k, m), m); });
-                }
-                if (bf16_head) {
-                    float* product = p == first ? to : for_product.get<float>(size_t(high) * width);
-                    gemm_tile(down + v.down_at[p], wide, width, dz, product, high);
-                    if (p > first)
-                        each(int64_t(high) * width, [&](int64_t i, int m) { put(to + i, get(to + i, m) + get(product + i, m), m); });
-                } else {
-                    sgemm('N', 'N', high, width, n, 1.f, l, wide, head + size_t(v.begin(p)) * width, width, p > first ? 1.f : 0.f,
-                          to, width);
+                const char* packed = bf16_head ? v.packed(p, true, for_packed, for_head) : nullptr;
+                const float* head_rows = bf16_head ? nullptr : v.rows(p, for_head);
+                for (int r0 = task % tasks * TASK_ROWS; r0 < whole; r0 += tasks * TASK_ROWS) {
+                    const int high = std::min(whole, r0 + TASK_ROWS) - r0;
+                    float* to = sums + part_size * part + size_t(r0) * width;
+                    float* l = logits + slice_size * p + size_t(r0) * wide;
+                    bf16* dz = bf16_head ? for_dz.get<bf16>(size_t(high) * wide) : nullptr;
+                    if (bf16_head) memset(dz, 0, size_t(high) * wide * sizeof(bf16));
+                    for (int i = 0; i < high; i++) {
+                        const int r = r0 + i;
+                        float* x = l + size_t(i) * wide;
+                        bool real = r < count;
+                        float w = real ? weights[start + r] : 0.f, shift = real ? lse[r] : 0.f;
+                        float for_all = w * float(smoothing / size), for_label = w * float(1 - smoothing);
+                        int label = real ? labels[start + r] - v.begin(p) : -1;
+                        each(n, [&](int64_t k, int m) {
+                            put(x + k, real ? exp(get(x + k, m) - shift) * w - for_all : vec{}, m);
+                        });
+                        if (label >= 0 && label < n) x[label] -= for_label;
+                        if (bf16_head) each(n, [&](int64_t k, int m) { put(dz + size_t(i) * wide + k, get(x + k, m), m); });
+                    }
+                    if (bf16_head) {
+                        float* product = p == first ? to : for_product.get<float>(size_t(high) * width);
+                        gemm_tile(packed, wide, width, dz, product, high);
+                        if (p > first)
+                            each(int64_t(high) * width, [&](int64_t i, int m) {
+                                put(to + i, get(to + i, m) + get(product + i, m), m);
+                            });
+                    } else {
+                        sgemm('N', 'N', high, width, n, 1.f, l, wide, head_rows, width, p > first ? 1.f : 0.f, to, width);
+                    }
                 }
             }
         });

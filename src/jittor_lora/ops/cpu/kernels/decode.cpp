@@ -9,6 +9,7 @@
 
 #include "decode_panels.h"
 #include "decode_screen.h"
+#include "decode_stored.h"
 #include "decode_threads.h"
 #include "elementwise.h"
 #include "norms.h"
@@ -98,7 +99,7 @@ struct Keys {
 // Room for the states of up to `rows` rows and their projections onto the As of updates, reused from call to call.
 struct Workspace {
     Rows x, last, h, qkv, attended, inner, projected, upper;
-    mutable Buffer scratch;
+    mutable Buffer scratch, decoded;
 
     Workspace(const Network& net, int rows, int ranks)
         : x(rows, net.width), last(rows, net.width), h(rows, net.width, halves(net)), qkv(rows, qkv_width(net)),
@@ -149,6 +150,9 @@ class Run {
         for (int r = 0; r < rows; r++) every_[r] = r;
         scratch_stride_ = round_up(std::max(net.width, REGISTER_ROWS * longest_attention()), PANEL) + PANEL;
         scratch_ = space.scratch.get<float>((size_t)threads_ * scratch_stride_);
+        decoded_stride_ = decoded_floats();
+        decoded_ = space.decoded.get<float>((size_t)threads_ * decoded_stride_);
+        decoded_panels_.resize(threads_ * DECODED_PANELS);
         best_.resize((size_t)threads_ * wanted_.size());
         if (net.screen && likeliest && !logits && wanted_.size() <= STATES) {
             probes_.resize(wanted_.size());
@@ -188,6 +192,29 @@ class Run {
             if (other.logit > logit || (other.logit == logit && other.token < token)) *this = other;
         }
     };
+
+    // Most panels that a thread has decoded: a pair of each of two matrices, the gate and the one it gates.
+    static constexpr int DECODED_PANELS = 4;
+
+    // Is the product of `rows` rows with this matrix one with its decoded panels?
+    bool is_decoded(const Matrix& matrix, int rows) const {
+        return matrix.storage != FLOAT32 && (net_.bf16 || !is_fused(matrix.storage, rows));
+    }
+
+    // Floats per thread for decoded panels.
+    int decoded_floats() const {
+        int most = 0;
+        auto meet = [&](const Linear& linear) {
+            for (int m = 0; m < linear.count; m++)
+                if (is_decoded(linear.matrices[m], rows_))
+                    most = std::max(most, 2 * std::min(linear.count, 2) * round_up(linear.inputs, 2) * PANEL);
+        };
+        for (int l = 0; l < net_.layer_count; l++)
+            for (const Linear* linear : {&net_.layers[l].qkv, &net_.layers[l].out, &net_.layers[l].up, &net_.layers[l].down})
+                meet(*linear);
+        meet(net_.head);
+        return most;
+    }
 
     // Cuts the queries into tasks, neighbours with the same prefix together.
     std::vector<Task> tasks_of(const std::vector<Query>& queries) const {
@@ -325,9 +352,28 @@ class Run {
         });
     }
 
+    // `panels` panels of a matrix, from `panel` on, and their distance. Those of a matrix that is kept in few bits are
+    // decoded, unless that was done for the block of rows before.
+    template <class T>
+    std::pair<const T*, size_t> weights(const Product& product, int m, int panel, int panels) {
+        const Linear& linear = product.linear;
+        const Matrix& matrix = linear.matrices[m];
+        const size_t size = (size_t)(sizeof(T) == sizeof(bf16) && BF16_PRODUCTS ? round_up(linear.inputs, 2) : linear.inputs) * PANEL;
+        if (matrix.storage == FLOAT32) return {(const T*)matrix.weight + panel * size, size};
+        const int thread = omp_get_thread_num(), slot = m % 2 * 2;
+        T* slots = (T*)(decoded_ + (size_t)thread * decoded_stride_) + slot * size;
+        for (int p = panel; p < panel + panels; p++) {
+            auto& there = decoded_panels_[thread * DECODED_PANELS + slot + p % 2];
+            if (there.first == &matrix && there.second == p) continue;
+            decode_panel({matrix.weight, matrix.storage, matrix.outputs, linear.inputs}, p, slots + p % 2 * size);
+            there = {&matrix, p};
+        }
+        return {slots + panel % 2 * size, size};
+    }
+
     // y (count, panels · PANEL): the outputs of `panels` panels, from `panel` on, for `count` rows of the input from
-    // row r on.
-    void tile(const Product& product, int m, int panel, int panels, const Rows& in, int r, int count, float* y) {
+    // row r on, of `rows` in all.
+    void tile(const Product& product, int m, int panel, int panels, const Rows& in, int rows, int r, int count, float* y) {
         const Linear& linear = product.linear;
         const Matrix& matrix = linear.matrices[m];
         const int ldy = panels * PANEL;
@@ -336,11 +382,14 @@ class Run {
                 memcpy(y + i * ldy, matrix.bias + panel * PANEL, ldy * sizeof(float));
             else
                 memset(y + i * ldy, 0, ldy * sizeof(float));
-        size_t size = (size_t)(net_.bf16 && BF16_PRODUCTS ? round_up(linear.inputs, 2) : linear.inputs) * PANEL;
-        if (!net_.bf16) {
-            multiply_panels(count, panels, (const float*)matrix.weight + panel * size, size, in.row(r), in.ld, linear.inputs, y, ldy);
+        if (matrix.storage != FLOAT32 && !is_decoded(matrix, rows)) {
+            multiply_stored({matrix.weight, matrix.storage, matrix.outputs, linear.inputs}, panel, panels, count, in.row(r),
+                            in.ld, y, ldy);
+        } else if (!net_.bf16) {
+            auto [weight, size] = weights<float>(product, m, panel, panels);
+            multiply_panels(count, panels, weight, size, in.row(r), in.ld, linear.inputs, y, ldy);
         } else {
-            const bf16* weight = (const bf16*)matrix.weight + panel * size;
+            auto [weight, size] = weights<bf16>(product, m, panel, panels);
 #if defined(__AVX512BF16__)
             multiply_panels(count, panels, weight, size, in.half(r), in.ldh, linear.inputs, y, ldy);
 #else
@@ -391,7 +440,7 @@ class Run {
                 const Matrix& matrix = linear.matrices[m];
                 blocks(std::max(first, before) - before, std::min(end, ends[m]) - before,
                        round_up(matrix.outputs, PANEL) / PANEL, rows, [&](int r, int count, int panel, int panels) {
-                           tile(product, m, panel, panels, in, r, count, y);
+                           tile(product, m, panel, panels, in, rows, r, count, y);
                            for (int i = 0; i < count; i++)
                                take(r + i, starts[m] + panel * PANEL, y + i * panels * PANEL, panels * PANEL);
                        });
@@ -407,8 +456,8 @@ class Run {
             alignas(64) float y[REGISTER_ROWS * 2 * PANEL], factor[REGISTER_ROWS * 2 * PANEL];
             blocks(first, end, panels, rows, [&](int r, int count, int panel, int panels) {
                 int width = panels * PANEL;
-                tile(product, 0, panel, panels, h_, r, count, y);
-                if (gated) tile(product, 1, panel, panels, h_, r, count, factor);
+                tile(product, 0, panel, panels, h_, rows, r, count, y);
+                if (gated) tile(product, 1, panel, panels, h_, rows, r, count, factor);
                 for (int i = 0; i < count; i++) {
                     for (int j = 0; j < width; j += W) {
                         vec value = activate(net_.activation, load(y + i * width + j));
@@ -608,7 +657,7 @@ class Run {
                 if (maximum(select(reaches, splat(1.f), vec{})) == 0) continue;
                 for (int r = 0, some; r < count; r += some) {
                     some = std::min(REGISTER_ROWS, count - r);
-                    tile(head(), 0, panel, 1, h_, r, some, y);
+                    tile(head(), 0, panel, 1, h_, count, r, some, y);
                     for (int i = 0; i < some; i++) score(thread, r + i, panel * PANEL, y + i * PANEL, PANEL);
                 }
             }
@@ -633,6 +682,9 @@ class Run {
     std::vector<Task> tasks_, last_tasks_;
     float* scratch_;  // `scratch_stride_` floats per thread
     int scratch_stride_;
+    float* decoded_;  // `decoded_stride_` floats per thread: panels of matrices that are kept in few bits
+    int decoded_stride_;
+    std::vector<std::pair<const Matrix*, int>> decoded_panels_;  // which these are
     std::vector<Best> best_;  // per thread and wanted row
     std::vector<Probe> probes_;  // per wanted row, if the screen is used
     std::vector<int8_t> probe_bytes_;

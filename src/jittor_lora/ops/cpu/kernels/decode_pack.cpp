@@ -1,9 +1,7 @@
 // Weights in the layouts that decoding reads: panels (decode_panels.h), and the head's 8-bit copy (decode_screen.h).
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "decode_panels.h"
 #include "decode_screen.h"
+#include "pages.h"
 #include "parallel.h"
 #include "rows.h"
 
@@ -35,18 +33,6 @@ void pack(const float* weight, int outputs, int inputs, T* to) {
                     *at = value;
             }
     });
-}
-
-// Asks for large pages, where the system has them, for memory that is not written yet and will be read straight
-// through: fewer misses of the address cache.
-void use_large_pages(void* memory, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-    const uintptr_t page = sysconf(_SC_PAGESIZE), start = ((uintptr_t)memory + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
-    if (start < end) madvise((void*)start, end - start, MADV_HUGEPAGE);  // a refusal does no harm
-#else
-    (void)memory, (void)bytes;
-#endif
 }
 
 }  // namespace

@@ -13,9 +13,6 @@
 
 namespace jl::decoding {
 
-// Two vectors: 64 bytes of float32 on AVX2, 128 on AVX-512, which is one or two cache lines per input.
-constexpr int PANEL = 2 * W;
-
 // Rows whose sums fit the registers beside the weights' vectors and an input: with one panel 6 · 2 + 2 + 1 of AVX2's
 // 16, and 12 · 2 + 2 + 1 of AVX-512's 32; with two panels half as many rows have as many
 // sums, and each input is loaded for twice the weights.

@@ -16,15 +16,19 @@ constexpr int RANKS_AT_A_TIME = 8;  // projections onto A are padded to a multip
 constexpr int NO_MEMORY = -1;
 constexpr int FAILED = -2;  // oneDNN failed
 
+// What a frozen matrix is kept in: float32, or a number format of GGUF files, see storage.h.
+enum Storage { FLOAT32, BF16, F16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K };
+
 }  // namespace jl
 
 namespace jl::decoding {
 
 // y = x · weightᵀ + bias
 struct Matrix {
-    const void* weight;  // panels of (inputs, PANEL), float or bf16
+    const void* weight;  // panels: of (inputs, PANEL) floats or bf16, as `jl_decode_pack` writes them, or `jl_store`
     const float* bias;   // (outputs padded to PANEL), or null
-    int32_t outputs, unused;
+    int32_t outputs;
+    int32_t storage;  // a `Storage`; FLOAT32 for panels of `jl_decode_pack`
 };
 
 // Matrices that share their input.
@@ -108,10 +112,10 @@ void jl_gelu_backward(const float* x, const float* dy, float* dx, int64_t count)
 void jl_swiglu_forward(const float* gate, const float* up, float* y, int64_t count);
 void jl_swiglu_backward(const float* gate, const float* up, const float* dy, float* dgate, float* dup, int64_t count);
 void jl_rotary(const float* x, const float* cosine, const float* sine, float* y, int rows, int heads, int d, double sign);
-void jl_linear_forward(const float* x, const void* w, int bf16, const float* bias, const float* a, const float* b,
+void jl_linear_forward(const float* x, const void* w, int storage, int bf16, const float* bias, const float* a, const float* b,
                        int rank, double scaling, double p, double key1, double key2, double row, float* y, float* t,
                        int rows, int in, int out);
-void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int bf16, const float* a,
+void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int storage, int bf16, const float* a,
                         const float* b, int rank, double scaling, double p, double key1, double key2, double row,
                         float* dx, float* da, float* db, int rows, int in, int out);
 void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
@@ -121,8 +125,9 @@ void jl_attention_backward(const float* q, int q_stride, const float* k, const f
                            const int* query_rows, const int* segments, const int* groups, int group_count,
                            const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
                            int key_rows, int heads, int kv_heads, int d, double scale, int bf16);
-void jl_cross_entropy(const float* hidden, const float* head, const char* up, const char* down, const int* labels,
-                      const float* weights, double smoothing, float* loss, float* gradient, int rows, int width, int size);
+void jl_cross_entropy(const float* hidden, const void* head, int storage, int bf16, const char* up, const char* down,
+                      const int* labels, const float* weights, double smoothing, float* loss, float* gradient, int rows,
+                      int width, int size);
 
 // --- called by Python ---
 
@@ -132,6 +137,10 @@ int64_t jl_packed_size(int k, int n);
 int jl_pack(const float* w, void* packed, int k, int n, int transposed);
 int64_t jl_packed_head_size(int size, int width, int down);
 int jl_pack_head(const float* head, char* packed, int size, int width, int down);
+int64_t jl_stored_size(int storage, int out, int in);
+int jl_store(int storage, const void* blocks, int out, int in, void* to);
+int jl_stored_panel(const void* data, int storage, int out, int in, int panel, int k0, int k1, float* to);
+int jl_stored_rows(const void* data, int storage, int out, int in, int r0, int r1, int c0, int c1, float* to, int ld);
 int jl_decode_panel();
 int jl_decode_vector();
 int64_t jl_decode_packed_size(int outputs, int inputs, int bf16);

@@ -187,15 +187,15 @@ static Dropout dropout(double p, double key1, double key2, double row, int colum
 
 using namespace jl;
 
-// y (rows, out), t (rows, width). Without LoRA rank is 0, and a, b and t are not accessed.
-JL_API void jl_linear_forward(const float* x, const void* w, int bf16, const float* bias, const float* a, const float* b,
+// y (rows, out), t (rows, width). Without LoRA rank is 0, and a, b and t are not accessed. w is a `Frozen`'s data.
+JL_API void jl_linear_forward(const float* x, const void* w, int storage, int bf16, const float* bias, const float* a, const float* b,
                               int rank, double scaling, double p, double key1, double key2, double row, float* y, float* t,
                               int rows, int in, int out) {
     static Buffer memory_a, memory_b;
     Factor factor_a(memory_a, a, rank, in, false), factor_b(memory_b, b, rank, out, true);
     Dropout drop = dropout(p, key1, key2, row, in), none{};
     int width = factor_a.width();
-    product({w, bool(bf16), true, in, out}, x, y, chunks_of(rows, bf16),
+    product({w, storage, bool(bf16), true, out, in}, x, y, chunks_of(rows, bf16),
             [&](int, int r0, int r1) {
                 static thread_local Buffer masked;
                 if (!rank) return;
@@ -209,8 +209,8 @@ JL_API void jl_linear_forward(const float* x, const void* w, int bf16, const flo
             });
 }
 
-// dx (rows, in) unless null, da (rank, in), db (out, rank) for dy (rows, out). In bf16 w is packed for this direction.
-JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int bf16, const float* a,
+// dx (rows, in) unless null, da (rank, in), db (out, rank) for dy (rows, out). w is a `Frozen`'s data.
+JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int storage, int bf16, const float* a,
                                const float* b, int rank, double scaling, double p, double key1, double key2, double row,
                                float* dx, float* da, float* db, int rows, int in, int out) {
     static Buffer memory_a, memory_b, sums_a, sums_b, projections;
@@ -243,7 +243,7 @@ JL_API void jl_linear_backward(const float* x, const float* t, const float* dy, 
         }
     };
     if (dx) {
-        product({w, bool(bf16), false, out, in}, dy, dx, chunks, before, after);
+        product({w, storage, bool(bf16), false, out, in}, dy, dx, chunks, before, after);
     } else {
         parallel(chunks.count, [&](int c) {
             before(c, chunks.begin(c), chunks.end(c));

@@ -49,16 +49,17 @@ JL_OPERATOR(rotary) {
 // --- linear layer: x, weight, bias, A, B ---
 
 JL_OPERATOR(linear_forward) {
-    auto& [scaling, p, key1, key2, row, out, rank, bf16, biased] = c.numbers<9>();
-    jl_linear_forward(c.in(0), c.bytes(1), int(bf16), biased ? c.in(2) : nullptr, c.in(3), c.in(4), int(rank), scaling,
-                      p, key1, key2, row, c.out(0), c.out(1), c.size(0, 0), c.size(0, 1), int(out));
+    auto& [scaling, p, key1, key2, row, out, rank, storage, bf16, biased] = c.numbers<10>();
+    jl_linear_forward(c.in(0), c.bytes(1), int(storage), int(bf16), biased ? c.in(2) : nullptr, c.in(3), c.in(4),
+                      int(rank), scaling, p, key1, key2, row, c.out(0), c.out(1), c.size(0, 0), c.size(0, 1), int(out));
 }
 
 // x, its projection onto A, upstream gradient, weight, A, B
 JL_OPERATOR(linear_backward) {
-    auto& [scaling, p, key1, key2, row, out, rank, bf16, wanted] = c.numbers<9>();
-    jl_linear_backward(c.in(0), c.in(1), c.in(2), c.bytes(3), int(bf16), c.in(4), c.in(5), int(rank), scaling, p, key1,
-                       key2, row, wanted ? c.out(0) : nullptr, c.out(1), c.out(2), c.size(0, 0), c.size(0, 1), int(out));
+    auto& [scaling, p, key1, key2, row, out, rank, storage, bf16, wanted] = c.numbers<10>();
+    jl_linear_backward(c.in(0), c.in(1), c.in(2), c.bytes(3), int(storage), int(bf16), c.in(4), c.in(5), int(rank),
+                       scaling, p, key1, key2, row, wanted ? c.out(0) : nullptr, c.out(1), c.out(2), c.size(0, 0),
+                       c.size(0, 1), int(out));
 }
 
 // --- attention: q, k, v, segments; fused: q, k and v side by side in one array, segments, rows that have a query ---
@@ -99,11 +100,11 @@ JL_OPERATOR(fused_attention_backward) {
                           gradient + 2 * width, c.size(0, 0), h, h, width / h, scale, int(bf16));
 }
 
-// --- loss: hidden states; the head in float32, or packed in bf16 for logits and for their gradient; labels, weights
-// ---
+// --- loss: hidden states; the head as it is stored, or packed in bf16 for logits and for their gradient; labels,
+// weights ---
 
 JL_OPERATOR(cross_entropy) {
-    auto& [wanted, bf16, size, smoothing] = c.numbers<4>();
-    jl_cross_entropy(c.in(0), c.in(1), bf16 ? c.bytes(2) : nullptr, bf16 ? c.bytes(3) : nullptr, c.indices(4), c.in(5),
+    auto& [wanted, storage, bf16, size, smoothing] = c.numbers<5>();
+    jl_cross_entropy(c.in(0), c.bytes(1), int(storage), int(bf16), c.bytes(2), c.bytes(3), c.indices(4), c.in(5),
                      smoothing, c.out(0), wanted ? c.out(1) : nullptr, c.size(0, 0), c.size(0, 1), int(size));
 }

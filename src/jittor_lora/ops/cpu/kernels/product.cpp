@@ -62,10 +62,23 @@ void sgemm(char ta, char tb, int m, int n, int k, float alpha, const float* a, i
     check(dnnl_sgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc));
 }
 
+// W in float32, whole: oneDNN reads it several times, and its choice of kernel, hence the order of sums, depends on the
+// distance of W's rows. One in blocks is decoded into memory that holds it until the next call.
+static const float* decoded(const Stored& w) {
+    static Buffer memory;
+    if (w.storage == FLOAT32) return static_cast<const float*>(w.data);
+    float* to = memory.get<float>(size_t(w.out) * w.in);
+    parallel_evenly(ceil_div(w.out, PANEL), [&](int panel) {
+        const int r = panel * PANEL;
+        stored_rows(w, r, std::min(r + PANEL, w.out), 0, w.in, to + size_t(r) * w.in, w.in);
+    });
+    return to;
+}
+
 void gemm(const Frozen& m, const float* x, float* y, int rows) {
     if constexpr (BLOCKED_PRODUCTS)
         if (rows >= BLOCKED_ROWS) return blocked_product(m, x, y, rows);
-    const float* w = static_cast<const float*>(m.weights);
+    const float* w = decoded(m.w);
     const Tiling tiling(rows, m.n);
     const int high = tiling.high(rows);
     // Collapses tiles down and across, so that neighbours in time share their columns of M. Heights differ by a row at
@@ -146,6 +159,14 @@ void jl::pack(const float* w, void* packed, int k, int n, bool transposed) {
         dnnl::reorder(from, to).execute(stream, from, to);
         stream.wait();
     });
+}
+
+const void* jl::packed(const Frozen& m) {
+    static Buffer memory;
+    if (m.w.storage == FLOAT32) return m.w.data;
+    char* to = memory.get<char>(packed_size(m.k, m.n));
+    pack(decoded(m.w), to, m.k, m.n, m.transposed);
+    return to;
 }
 
 JL_API int jl_pack(const float* w, void* packed, int k, int n, int transposed) {

@@ -2,16 +2,20 @@
 #pragma once
 #include "parallel.h"
 #include "rows.h"
+#include "storage.h"
 #include "vector.h"
 
 namespace jl {
 
 // One direction of a frozen matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
 struct Frozen {
-    const void* weights;  // float32: W itself; bf16: M as `jl_pack` wrote it
-    bool bf16;
+    Stored w;         // in bf16, of a W in float32, `data` is M as `jl_pack` wrote it
+    bool bf16;        // of the product
     bool transposed;  // M is Wᵀ
     int k, n;
+
+    Frozen(const void* data, int storage, bool bf16, bool transposed, int out, int in)
+        : w{data, storage, out, in}, bf16(bf16), transposed(transposed), k(transposed ? in : out), n(transposed ? out : in) {}
 };
 
 // y = x · M in float32, with all threads.
@@ -27,6 +31,11 @@ void gemm_tile(const void* weights, int k, int n, const bf16* x, float* y, int r
 // Bytes of M (k, n) packed in bf16, and packing it: w holds it as (n, k) if `transposed`, else as (k, n).
 int64_t packed_size(int k, int n);
 void pack(const float* w, void* packed, int k, int n, bool transposed);
+
+// M packed in bf16. One in blocks is decoded and packed at each call, into memory that holds the result until the next
+// one: no bf16 copies are kept beside the blocks. That is a pass over the decoded and over the packed matrix per
+// product: with 1,024 rows about a thousandth of its multiplications, but each of them reads or writes memory.
+const void* packed(const Frozen& m);
 
 // oneDNN's bf16 products take rows in multiples of this: the height of AMX's tiles.
 constexpr int BF16_ROW_UNIT = 16;
@@ -59,6 +68,7 @@ void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Be
         parallel(chunks.count, [&](int c) { after(c, chunks.begin(c), chunks.end(c)); });
         return;
     }
+    const void* weights = packed(m);
     parallel(chunks.count, [&](int c) {
         static thread_local Buffer for_x, for_tail;
         for (int r = chunks.begin(c); r < chunks.end(c); r += chunks.tile) {
@@ -70,10 +80,10 @@ void product(const Frozen& m, const float* x, float* y, const Chunks& chunks, Be
             memset(xs + size_t(count) * m.k, 0, size_t(whole - count) * m.k * sizeof(bf16));
             float* to = y + size_t(r) * m.n;
             if (whole == count) {
-                gemm_tile(m.weights, m.k, m.n, xs, to, count);
+                gemm_tile(weights, m.k, m.n, xs, to, count);
             } else {
                 float* ys = for_tail.get<float>(size_t(whole) * m.n);
-                gemm_tile(m.weights, m.k, m.n, xs, ys, whole);
+                gemm_tile(weights, m.k, m.n, xs, ys, whole);
                 memcpy(to, ys, size_t(count) * m.n * sizeof(float));
             }
             after(c, r, r + count);

@@ -22,11 +22,18 @@ constexpr int W = 8;
 constexpr int W = 4;
 #endif
 
+// Rows of a matrix that are kept side by side, two vectors of them: 64 bytes per column in float32 on AVX2, 128 on
+// AVX-512, which is one or two cache lines.
+constexpr int PANEL = 2 * W;
+
 typedef float vec __attribute__((vector_size(4 * W)));
 typedef int32_t ivec __attribute__((vector_size(4 * W)));
 typedef uint32_t uvec __attribute__((vector_size(4 * W)));
 typedef uint16_t half_vec __attribute__((vector_size(2 * W)));
 typedef uint16_t bf16;  // the upper half of a float
+struct half {           // IEEE 754's 16 bits
+    uint16_t bits;
+};
 
 // Does the processor multiply pairs of bf16 numbers (VDPBF16PS)? Elsewhere bf16 weights become floats as they are
 // loaded.
@@ -136,6 +143,48 @@ static inline vec multiply_add(vec a, vec b, vec c) {
 static inline vec select(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
 }
+
+// Numbers too small for a normal `half` are normal floats, and have to survive the mode of denormals.cpp: the
+// instruction minds only float32's denormals, and without it they are converted as whole numbers.
+static inline vec load(const half* p) {
+    half_vec h;
+    memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)
+    return (vec)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h);  // GCC 12 warns of the one without a mask
+#elif defined(__F16C__)
+    return (vec)_mm256_cvtph_ps((__m128i)h);
+#else
+    constexpr int MANTISSA = 10, LARGEST = 0x1f << MANTISSA, SHIFT = 23 - MANTISSA;  // LARGEST: infinities and NaN
+    constexpr int BIAS = (127 - 15) << 23;                                           // between the exponents
+    ivec bits = (ivec)__builtin_convertvector(h, uvec), size = bits & 0x7fff, exponent = size & LARGEST;
+    ivec normal = (size << SHIFT) + BIAS + ((exponent == LARGEST) & BIAS);
+    vec tiny = __builtin_convertvector(size, vec) * 0x1p-24f;
+    return (vec)(((bits & 0x8000) << 16) | (ivec)select(exponent == 0, tiny, (vec)normal));
+#endif
+}
+
+#if defined(__AVX__)
+// Transposes 8 × 8 floats in registers.
+template <class V>
+static inline void transpose(V (&v)[8]) {
+    static_assert(sizeof(V) == 32, "");
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        v[i] = (V)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        v[i + 4] = (V)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+    }
+}
+#endif
 
 static inline vec lanes() {
     vec v;
