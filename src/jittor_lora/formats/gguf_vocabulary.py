@@ -11,7 +11,7 @@ import json
 from typing import Any, Iterator
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.byte_level import Words, byte_level_bpe
+from jittor_lora.formats.byte_level import CHARACTERS, Words, byte_level_bpe
 from jittor_lora.formats.gguf_tokenizer import CONTROL, KINDS, NORMAL, UNUSED, USER_DEFINED
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.formats.tokenizer_steps import named_tokens
@@ -20,7 +20,7 @@ _NAMES = ("gpt-2", "smollm", "llama-bpe", "qwen2")  # of several names for the s
 _IGNORED = ("trim_offsets",)  # concerns the places of tokens in a text, not the tokens
 _FLAGS = ("lstrip", "rstrip", "single_word")
 _PLAIN = {"dropout": (None, 0.0), "continuing_subword_prefix": (None, ""), "end_of_word_suffix": (None, ""),
-          "byte_fallback": (False,), "unk_token": (None,)}  # of the model: what llama.cpp's algorithm does
+          "byte_fallback": (False, None)}  # of the model: what llama.cpp's algorithm does
 _KEYS = {"bos_token": "bos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -71,8 +71,11 @@ def _problems(tokenizer: Tokenizer, content: dict[str, Any]) -> Iterator[str]:
     for name, plain in _PLAIN.items():
         if content["model"].get(name) not in plain:
             yield f"model.{name}: expected none, found {str(content['model'][name])[:40]}"
+    lacking = sum(character not in content["model"]["vocab"] for character in CHARACTERS.values())
+    if lacking:
+        yield f"model.vocab: expected a token for each of 256 bytes, found none for {lacking}"
     if _pre(content) is None:
-        yield (f"pre_tokenizer, normalizer: expected the steps of one of {', '.join(_NAMES)}, found others")
+        yield f"pre_tokenizer, normalizer: expected the steps of one of {', '.join(_NAMES)}, found others"
     bos = tokenizer.vocabulary.get(named_tokens(tokenizer.config).get("bos_token", ""))
     if tokenizer.opening not in ([], [bos]):
         yield f"post_processor: expected bos_token or nothing before a text, found tokens {tokenizer.opening}"
@@ -108,5 +111,5 @@ def _without(value: Any) -> Any:
 
 def _described(tokenizer: Tokenizer, content: dict[str, Any]) -> str:
     if content["model"].get("byte_fallback"):
-        return ("SentencePiece's, of which tokenizer.json has the merges, and llama.cpp needs the scores of the pieces")
+        return "SentencePiece's, of which tokenizer.json has the merges, and llama.cpp needs the scores of the pieces"
     return tokenizer.algorithm
