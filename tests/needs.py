@@ -58,7 +58,7 @@ def has_packages(*names: str) -> bool:
 
 
 def peer_python(package: str) -> str | None:
-    """A Python that has the package: the one in the environment variable MLX_LM_PYTHON or LITGPT_PYTHON, or this one."""
+    """A Python with the package: the one that the environment names in MLX_LM_PYTHON or LITGPT_PYTHON, or this one."""
     return os.environ.get(f"{package.upper()}_PYTHON") or (sys.executable if has_packages(package) else None)
 
 

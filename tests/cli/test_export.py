@@ -156,8 +156,8 @@ def test_an_adapter_for_another_program_and_back(here, capsys, form):
     assert capsys.readouterr().out == "out: 1 adapted modules.\n"
     texts = []
     for adapter in ("adapter", "out"):
-        assert main(["generate", "--base", "base", "--adapter", adapter, "--prompt", "The town", "--max-new-tokens", "8",
-                     "--precision", "fp32"]) == 0
+        assert main(["generate", "--base", "base", "--adapter", adapter, "--prompt", "The town", "--precision", "fp32",
+                     "--max-new-tokens", "8"]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert main(["adapter", "info", "out", "--base", "base"]) == 0

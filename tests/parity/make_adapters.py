@@ -2,8 +2,8 @@
 
     python tests/parity/make_adapters.py CASE PYTHON …
 
-CASE is one of `CASES`, PYTHON a Python that has the program in its version. Other cases in the file stay as they are. Its
-arrays: "<case>/<name of a file>", the file's bytes, and "<case>/logits" (24, 61) of `tiny.tokens(24)`.
+CASE is one of `CASES`, PYTHON a Python that has the program in its version. Other cases in the file stay as they are.
+Its arrays: "<case>/<name of a file>", the file's bytes, and "<case>/logits" (24, 61) of `tiny.tokens(24)`.
 """
 
 from __future__ import annotations
