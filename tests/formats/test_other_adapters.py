@@ -236,7 +236,8 @@ def test_wrong_settings_are_all_listed(tmp_path, llama):
 
 
 @pytest.mark.parametrize("text", ["lora_r: &a 2\nx: [*a, *a]\nlora_alpha: 1\n",
-                                  "lora_r: !!python/object/apply:os.system ['true']\n", "lora_r: 2\nx: " + "[" * 30 + "]" * 30, "- lora_r", "\xff\xfe"])
+                                  "lora_r: !!python/object/apply:os.system ['true']\n",
+                                  "lora_r: 2\nx: " + "[" * 30 + "]" * 30, "- lora_r", "\xff\xfe"])
 def test_yaml_that_is_more_than_settings(tmp_path, llama, text):
     folder, _ = files(tmp_path, "litgpt", llama)
     (folder / "hyperparameters.yaml").write_text(text, encoding="latin-1")
