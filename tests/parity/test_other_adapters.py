@@ -28,7 +28,8 @@ UNTIED = ("llama-untied", {"r": 3, "alpha": 7.0, "target_modules": (*PROJECTIONS
 OURS = {
     "mlx": [UNTIED,
             ("qwen2", {"r": 2, "target_modules": PROJECTIONS, "use_dora": True, "rank_pattern": {"q_proj": 4}}),
-            ("gpt2", {"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), "layers_to_transform": (1,), "init": "pissa"})],
+            ("gpt2", {"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), "layers_to_transform": (1,),
+                      "init": "pissa"})],
     "litgpt": [UNTIED,
                ("qwen2", {"r": 2, "target_modules": ("v_proj", "o_proj"), "rank_pattern": {"v_proj": 4},
                           "layers_to_transform": (1,)})],
