@@ -10,9 +10,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from jittor_lora.benchmark.workloads import ALPHA, RANK
+from jittor_lora.formats import mlx_adapter
 from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.gguf_adapter import write_gguf_adapter
 from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.formats.low_rank import LowRank
 from jittor_lora.lora.config import DEFAULT_TARGETS
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 
@@ -58,15 +60,9 @@ def write_gguf(adapter: Path, path: Path, config: ModelConfig) -> Path:
     return path
 
 
-def write_mlx(adapter: Path, folder: Path) -> Path:
-    """mlx-lm's folder of an adapter of a Llama: A and B are transposed, and the scale is alpha / r."""
-    pairs, rank, alpha = read(adapter)
-    places = sorted({BLOCK.fullmatch(module).group(2) for module in pairs})
-    layers = 1 + max(int(BLOCK.fullmatch(module).group(1)) for module in pairs)
+def write_mlx(adapter: Path, folder: Path, config: ModelConfig) -> Path:
+    """mlx-lm's folder of an adapter."""
+    found = read_adapter_folder(adapter)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({f"{module}.lora_{part}": np.ascontiguousarray(array.T) for module, pair in pairs.items()
-               for part, array in zip("ab", pair)}, folder / "adapters.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({
-        "fine_tune_type": "lora", "num_layers": layers,
-        "lora_parameters": {"rank": rank, "scale": alpha / rank, "dropout": 0.0, "keys": places}}))
+    mlx_adapter.write(folder, LowRank(found.factors, RANK, ALPHA), config)
     return folder

@@ -84,7 +84,7 @@ def contenders(args: argparse.Namespace, folder: Path, say: Callable[[str], None
             args.llama_cpp_python, "llama-cpp-python", gguf, loras[:1], args.threads, 2 * SLOT_TOKENS)],
             share=0.5, most_clients=4, most_adapters=1))
     if args.mlx:
-        ports = [write_mlx(path, folder / f"mlx{i}") for i, path in enumerate(adapters)]
+        ports = [write_mlx(path, folder / f"mlx{i}", config) for i, path in enumerate(adapters)]
         found.append(Contender("mlx-lm", [mlx(args.mlx, "mlx-lm", hugging_face, ports, most, args.mlx_blas)],
                                share=args.mlx_share, most_clients=args.mlx_most))
     return resolved.description, found

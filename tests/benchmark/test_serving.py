@@ -78,7 +78,7 @@ def test_adapters_in_three_formats(tmp_path):
     update = written["blk.1.attn_k.weight.lora_b"] @ written["blk.1.attn_k.weight.lora_a"]
     np.testing.assert_allclose(weight[rows] + update, (weight + b @ a)[rows], rtol=1e-6)
     np.testing.assert_array_equal(written["blk.0.ffn_down.weight.lora_b"], pairs["model.layers.0.mlp.down_proj"][1])
-    part("adapters").write_mlx(adapter, tmp_path / "mlx")
+    part("adapters").write_mlx(adapter, tmp_path / "mlx", config)
     arrays = load_file(tmp_path / "mlx" / "adapters.safetensors")
     np.testing.assert_array_equal(arrays["model.layers.1.self_attn.k_proj.lora_a"], a.T)
     assert json.loads((tmp_path / "mlx" / "adapter_config.json").read_text())["lora_parameters"]["scale"] == 2.0

@@ -144,3 +144,30 @@ def test_an_adapter_whose_settings_are_hostile(here, capsys):
     for base, expected in (("../../../etc", "etc"), ("a\0b", name), (3, name)):
         (here / "adapter" / CONFIG_FILE).write_text(json.dumps({**settings, name: base}))
         assert expected in refused(capsys, here, "--adapter", "adapter", "--output", "out")
+
+
+@pytest.mark.parametrize("form", ["mlx", "litgpt"])
+def test_an_adapter_for_another_program_and_back(here, capsys, form):
+    """Exported, recognised by what is in the folder, described, converted, and generated with."""
+    make(here, LLAMA)
+    assert main(["export", "--base", "base", "--format", form, "--output", "out"]) == 2
+    assert "--adapter" in capsys.readouterr().err
+    assert main(["export", "--base", "base", "--adapter", "adapter", "--format", form, "--output", "out"]) == 0
+    assert capsys.readouterr().out == "out: 1 adapted modules.\n"
+    texts = []
+    for adapter in ("adapter", "out"):
+        assert main(["generate", "--base", "base", "--adapter", adapter, "--prompt", "The town", "--precision", "fp32",
+                     "--max-new-tokens", "8"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert main(["adapter", "info", "out", "--base", "base"]) == 0
+    assert {"mlx": "of mlx-lm, ", "litgpt": "of litgpt, "}[form] in capsys.readouterr().out
+    assert main(["adapter", "convert", "out", "back", "--base", "base"]) == 0
+    assert "rank 2" in capsys.readouterr().out
+    mine, again = (load_file(f"{folder}/adapter_model.safetensors") for folder in ("adapter", "back"))
+    assert again.keys() >= mine.keys()
+    scaled = {name: array * (2 if name.endswith("lora_B.weight") else 1) for name, array in mine.items()}
+    settings = json.loads((here / "back" / "adapter_config.json").read_text())
+    of_b = settings["lora_alpha"] / settings["r"]
+    for name, array in scaled.items():
+        np.testing.assert_allclose(again[name] * (of_b if name.endswith("lora_B.weight") else 1), array, rtol=1e-6)

@@ -155,7 +155,7 @@ def test_alpha_of_gguf_counts_by_the_rank_of_each_matrix(tmp_path, rank):
             np.float32)), rtol=1e-4, atol=1e-5)
 
 
-def test_litgpt_before_0_5_4(tmp_path):
+def test_litgpt_before_0_5_5(tmp_path):
     """With q, k and v, row i of lora_B belongs to row i of a matrix that is ordered by group."""
     config = tiny.config(tiny.VARIANTS["llama"])  # 4 heads of 6 rows, 2 groups: q 24 rows, k and v 12 each
     draw = np.random.RandomState(0)

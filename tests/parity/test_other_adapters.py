@@ -24,14 +24,15 @@ pytestmark = [pytest.mark.parity, pytest.mark.slow]
 PROGRAMS = {"mlx": ("mlx_lm", "mlx_peer.py", mlx_adapter.write),
             "litgpt": ("litgpt", "litgpt_peer.py", litgpt_adapter.write)}
 PROJECTIONS = ("q_proj", "k_proj", "down_proj")
+UNTIED = ("llama-untied", {"r": 3, "alpha": 7.0, "target_modules": (*PROJECTIONS, "lm_head")})
 OURS = {
-    "mlx": [("llama-untied", {"r": 3, "alpha": 7.0, "target_modules": (*PROJECTIONS, "lm_head")}),
+    "mlx": [UNTIED,
             ("qwen2", {"r": 2, "target_modules": PROJECTIONS, "use_dora": True, "rank_pattern": {"q_proj": 4}}),
             ("gpt2", {"r": 2, "target_modules": ("c_attn", "mlp.c_proj"), "layers_to_transform": (1,),
                       "init": "pissa"})],
-    "litgpt": [("llama-untied", {"r": 3, "alpha": 7.0, "target_modules": (*PROJECTIONS, "lm_head")}),
+    "litgpt": [UNTIED,
                ("qwen2", {"r": 2, "target_modules": ("v_proj", "o_proj"), "rank_pattern": {"v_proj": 4},
-                              "layers_to_transform": (1,)})],
+                          "layers_to_transform": (1,)})],
 }
 
 

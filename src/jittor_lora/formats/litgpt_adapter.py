@@ -4,7 +4,7 @@ Names are litgpt's, and q, k and v are one matrix, `attn.qkv`, of which the sett
 choose g parts: lora_A (g r, in) has their A in order, lora_B their B (out of that part, r) one below the other. A part
 is an update of PEFT's, of q_proj, k_proj or v_proj.
 
-Until 0.5.3 the matrix was called `attn.attn`, and its rows were ordered by group: the queries of a group of heads,
+Until 0.5.4 the matrix was called `attn.attn`, and its rows were ordered by group: the queries of a group of heads,
 their key, their value. lora_B was not, and with all three parts its row i was added to row i of the matrix: the rows of
 q_proj then have the A of several parts. They are read as one update of rank up to 3 r; written is the newer form.
 """
