@@ -29,10 +29,11 @@ class Tensors(dict):
 
     def __init__(self, tensors: dict[str, np.ndarray], blocks: dict[str, Blocks]):
         super().__init__(tensors)
-        self._blocks = blocks
+        self.blocks, self.given = blocks, set()
 
     def stored(self, name: str) -> Blocks | None:
-        return self._blocks.get(name)
+        self.given.add(name)
+        return self.blocks.get(name)
 
 
 def quantised(kind: str, matrix: np.ndarray) -> Blocks:
@@ -65,6 +66,7 @@ def readers(source: dict, kinds: tuple[str, ...], precision: str = "fp32", adapt
             adapter = inject(model, LoraConfig(r=5, alpha=8.0, target_modules="all-linear"))
             adapter.load(tiny.adapter_arrays({name: tuple(p.shape) for name, p in adapter.parameters().items()}))
         made.append(FusedReader(model))
+        assert given is tensors or given.given >= set(blocks)
     return made
 
 

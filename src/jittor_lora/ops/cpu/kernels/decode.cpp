@@ -358,7 +358,8 @@ class Run {
     std::pair<const T*, size_t> weights(const Product& product, int m, int panel, int panels) {
         const Linear& linear = product.linear;
         const Matrix& matrix = linear.matrices[m];
-        const size_t size = (size_t)(sizeof(T) == sizeof(bf16) && BF16_PRODUCTS ? round_up(linear.inputs, 2) : linear.inputs) * PANEL;
+        const bool pairs = sizeof(T) == sizeof(bf16) && BF16_PRODUCTS;
+        const size_t size = (size_t)(pairs ? round_up(linear.inputs, 2) : linear.inputs) * PANEL;
         if (matrix.storage == FLOAT32) return {(const T*)matrix.weight + panel * size, size};
         const int thread = omp_get_thread_num(), slot = m % 2 * 2;
         T* slots = (T*)(decoded_ + (size_t)thread * decoded_stride_) + slot * size;

@@ -2,9 +2,9 @@
 // PANEL rows side by side, so that vectors of rows are decoded. Integers of 4 bits lie in words of OCTET successive
 // columns, those of 6 bits take 8.
 //
-// All values are d · q or d · q - m with float32's products exact (11 bits of a scale, times 7 of a scale of scales in
-// the formats _K, times q), so that their bits do not depend on whether the subtraction is fused with the product. A
-// half is 0 or at least 2^-24, so none is denormal.
+// Values are d · q or d · q - m. The products are exact in float32 (11 bits of a half times 6 or 7 of a scale of scales,
+// in the formats _K, times those of q), so that it does not matter whether the subtraction is fused with them. All are
+// multiples of 2^-24, the smallest half, so that none is denormal in float32.
 #pragma once
 #include "storage.h"
 
