@@ -57,6 +57,11 @@ def has_packages(*names: str) -> bool:
     return all(importlib.util.find_spec(name) for name in names)
 
 
+def peer_python(package: str) -> str | None:
+    """A Python with the package: that of LLAMA_CPP_PYTHON, MLX_LM_PYTHON or LITGPT_PYTHON, or this one."""
+    return os.environ.get(f"{package.upper()}_PYTHON") or (sys.executable if has_packages(package) else None)
+
+
 def _has_parquet() -> bool:
     try:
         import pyarrow.parquet  # noqa: F401
@@ -89,12 +94,6 @@ def _reaches_index() -> bool:
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def llama_cpp_python() -> str | None:
-    """An interpreter that has llama-cpp-python: this one, or the one that LLAMA_CPP_PYTHON names."""
-    other = os.environ.get("LLAMA_CPP_PYTHON")
-    return other if other and shutil.which(other) else sys.executable if has_packages("llama_cpp") else None
-
-
 PARTS = {
     "mpi": Part(lambda: bool(shutil.which("mpirun") and shutil.which("mpicc")),
                 "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"),
@@ -113,12 +112,15 @@ PARTS = {
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
     "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
     "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
-    "llama_cpp": Part(lambda: llama_cpp_python() is not None, "needs llama.cpp: pip install llama-cpp-python"),
+    "llama_cpp": Part(lambda: bool(peer_python("llama_cpp")),
+                      "needs llama-cpp-python, here or in the Python named by LLAMA_CPP_PYTHON"),
+    "mlx": Part(lambda: bool(peer_python("mlx_lm")), "needs mlx-lm, here or in the Python named by MLX_LM_PYTHON"),
+    "litgpt": Part(lambda: bool(peer_python("litgpt")), "needs litgpt, here or in the Python named by LITGPT_PYTHON"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis,
- needs_llama_cpp) = map(pytest.mark.needs, PARTS)
+ needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_llama_cpp, needs_mlx,
+ needs_litgpt) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

@@ -16,7 +16,7 @@ from jittor_lora.data.examples import Data
 from jittor_lora.data.prompting import Choices, Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import all_finite, kinds
-from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_files import CONFIG_FILE, may_be_adapter
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.added_tokens import with_added_tokens
 from jittor_lora.formats.base_record import BaseRecord, Fingerprint, read_record
@@ -25,12 +25,14 @@ from jittor_lora.formats.hugging_face import Checkpoint
 from jittor_lora.formats.peft import load_adapter, save_adapter
 from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.formats.prompting_choice import base_prompting, chosen_prompting, encoder_of
+from jittor_lora.formats.quantised_base import in_precision
 from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import DEFAULT, Adapters, adapters_of, no_such_adapter
 from jittor_lora.lora.merge import merge_error
 from jittor_lora.model.causal_lm import CausalLM
+from jittor_lora.model.config import is_conv1d
 from jittor_lora.model.load import build_model
 from jittor_lora.ops.blocks import Blocks, stored_in
 
@@ -45,14 +47,16 @@ class Session:
     Attributes:
         model: the network.
         tokenizer, checkpoint, base: what it was built from.
-        fingerprint: of the base's weights (see `formats.base_record`); None if `load` did not load them.
+        fingerprint: of the base's weights (see `formats.base_record`), before they were quantised if they were; None if
+            `load` did not load them.
+        base_precision: as `load` was told.
         promptings: adapter name -> how its training put examples into texts, as far as known.
     """
 
     def __init__(self, model: CausalLM, tokenizer: Tokenizer, checkpoint: Checkpoint, base: ResolvedBase,
-                 fingerprint: str | None = None):
+                 fingerprint: str | None = None, base_precision: str = "auto"):
         self.model, self.tokenizer, self.checkpoint, self.base = model, tokenizer, checkpoint, base
-        self.fingerprint = fingerprint
+        self.fingerprint, self.base_precision = fingerprint, base_precision
         self.promptings: dict[str, Prompting] = {}
 
     @cached_property
@@ -127,7 +131,7 @@ class Session:
         return self.adapters.add(config, name, seed)
 
     def load_adapter(self, folder: str | Path | AdapterSource, name: str = DEFAULT) -> Adapter:
-        """Add an adapter from a folder in PEFT's layout; active as after `add_adapter`.
+        """Add an adapter from a folder of PEFT, mlx-lm or litgpt, or a GGUF file; active as after `add_adapter`.
 
         If it was trained on a base with other weights, a note says so: this base may be a conversion of that one.
 
@@ -138,7 +142,7 @@ class Session:
             return self._load(folder, name)
         folder = Path(folder)
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        if inside and not (folder / CONFIG_FILE).exists():
+        if inside and not may_be_adapter(folder):
             raise UserError(f"{folder}: expected {CONFIG_FILE}; found folders with one: {', '.join(inside)}. "
                             "Name one of them.")
         return self._load(open_adapter(folder), name)
@@ -173,7 +177,8 @@ class Session:
 
     def record(self, folder: Path) -> BaseRecord | None:
         """The record of this base for an adapter or a run in `folder`; None if its fingerprint is not known."""
-        return None if self.fingerprint is None else BaseRecord.of(self.base, self.fingerprint, folder)
+        return None if self.fingerprint is None else BaseRecord.of(
+            self.base, self.fingerprint, folder, self.checkpoint.precision)
 
     def save_adapters(self, folder: str | Path, convert: bool = True) -> None:
         """Write all adapters as PEFT does: "default" into the folder itself, others into subfolders by name.
@@ -244,6 +249,9 @@ class Session:
         if record and self.fingerprint and record.fingerprint != self.fingerprint:
             say_on_stderr(f"Note: {source.folder} was trained on {record.name}, whose weights are not those of "
                           f"{self.base.name}. Unless one is a conversion of the other, its answers will be wrong.")
+        elif record and (record.precision or "auto") != self.checkpoint.precision:
+            say_on_stderr(f"Note: {source.folder} was trained with --base-precision {record.precision or 'auto'}, and "
+                          f"runs here with {self.checkpoint.precision}: its answers may differ a little.")
         return adapter
 
     def _named(self, name: str) -> Adapter:
@@ -261,16 +269,18 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
     Args:
         adapter: its folder, or what `open_adapter` returned.
         precision: of matrix products with the base's weights, "fp32" or "bf16"; see `build_model`.
-        base_precision: what the base's weights are held in, "auto" or "fp32"; see `build_model`.
+        base_precision: what the base's weights are held in: "auto" or "fp32", see `build_model`; or "bf16", "q8" or
+            "q4", see `formats.quantised_base.in_precision`.
 
     Raises:
         UserError: the base or the adapter cannot be found or read, they do not fit together, or weights are not finite.
     """
     resolved = base if isinstance(base, ResolvedBase) else resolve_base(base)
     checkpoint, tokenizer = load_base(resolved)
-    watched = _Watched(checkpoint.tensors)
+    checkpoint = in_precision(checkpoint, resolved, base_precision)
+    watched = _Watched(checkpoint)
     checkpoint = replace(checkpoint, tensors=watched)
-    if adapter is not None and (isinstance(adapter, AdapterSource) or (Path(adapter) / CONFIG_FILE).exists()):
+    if adapter is not None and (isinstance(adapter, AdapterSource) or may_be_adapter(Path(adapter))):
         adapter, before = open_adapter(adapter), checkpoint
         checkpoint, tokenizer = with_added_tokens(checkpoint, tokenizer, adapter)
         for note in checkpoint.notes[len(before.notes) :]:
@@ -280,7 +290,8 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
         raise UserError(f"{resolved.path}: weights hold numbers that are not finite:\n  "
                         + "\n  ".join(some_of_each(watched.wrong)) +
                         "\nThe file is damaged: fetch or train the base again.")
-    session = Session(model, tokenizer, checkpoint, resolved, watched.fingerprint.hexdigest())
+    session = Session(model, tokenizer, checkpoint, resolved, checkpoint.original or watched.fingerprint.hexdigest(),
+                      base_precision)
     wanted = resolved.wanted
     if wanted and wanted.fingerprint not in (None, session.fingerprint):
         raise UserError(f"{wanted.owner}: its base is called {wanted.name}, and the model found by that name, "
@@ -299,8 +310,9 @@ class _Watched(Mapping[str, np.ndarray]):
         fingerprint: of those read.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray]):
-        self._tensors, self._new = tensors, set(tensors)
+    def __init__(self, checkpoint: Checkpoint):
+        self._tensors, self._config = checkpoint.tensors, checkpoint.config
+        self._new = set() if checkpoint.original else set(checkpoint.tensors)  # those were checked before
         self.wrong: list[str] = []
         self.fingerprint = Fingerprint()
 
@@ -314,10 +326,13 @@ class _Watched(Mapping[str, np.ndarray]):
         return array
 
     def stored(self, name: str) -> Blocks | None:
-        """See `ops.blocks.stored_in`; what is decoded for the check is not kept."""
+        """See `ops.blocks.stored_in`; decoded a part at a time for the check."""
         blocks = stored_in(self._tensors, name)
         if blocks is not None and name in self._new:
-            self[name]
+            self._new.remove(name)
+            self.fingerprint.add_stored(name, blocks, is_conv1d(self._config, name))
+            if not all(map(all_finite, blocks.parts())):
+                self.wrong.append(f"{name}: {kinds(blocks.decoded())}")
         return blocks
 
     def __iter__(self) -> Iterator[str]:

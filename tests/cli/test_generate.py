@@ -49,14 +49,14 @@ def learnt_conversations():
 
 @pytest.fixture
 def loaded(monkeypatch, learnt_conversations):
-    """(base, adapter, precision) of each model loaded."""
+    """(base, adapter, precision, base_precision) of each model loaded."""
     loaded = []
     loading = types.ModuleType("jittor_lora.session")
     model = types.SimpleNamespace(model="m", tokenizer=types.SimpleNamespace(special=("<|im_start|>",)),
                                   checkpoint=types.SimpleNamespace(generation_config=None),
                                   choose_prompting=lambda choices: Prompting(conversations=learnt_conversations),
                                   chat_encoder=lambda prompting: "encoder")
-    loading.load = lambda base, adapter, precision: loaded.append((base, adapter, precision)) or model
+    loading.load = lambda *arguments: loaded.append(arguments) or model
     monkeypatch.setitem(sys.modules, "jittor_lora.session", loading)
     monkeypatch.setattr("jittor_lora.inference.generator.Generator", Echo)
     return loaded
@@ -73,7 +73,7 @@ def adapter(tmp_path):
 def test_the_continuation_alone_is_printed(loaded, capsys):
     assert main(["generate", "--base", "b", "--prompt", "x", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == "<x|3|None>\n"
-    assert loaded == [("b", None, "bf16")]
+    assert loaded == [("b", None, "bf16", "auto")]
 
 
 def test_question(loaded, capsys):
@@ -90,7 +90,7 @@ def test_stop(stop, meant, loaded, capsys):
 def test_adapter_on_and_off(loaded, adapter):
     main(["generate", "--adapter", str(adapter), "--prompt", "x"])
     main(["generate", "--adapter", str(adapter), "--prompt", "x", "--no-adapter"])
-    assert [(base.name, source and source.folder) for base, source, _ in loaded] == [("gpt2", adapter), ("gpt2", None)]
+    assert [(base.name, source and source.folder) for base, source, *_ in loaded] == [("gpt2", adapter), ("gpt2", None)]
 
 
 def test_pieces_on_a_terminal(loaded, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jittor_lora.errors import UserError
@@ -386,6 +386,8 @@ LINES = st.lists(WORDS, max_size=60)
 
 
 @given(st.one_of(st.text(max_size=60), LINES.map(" ".join), LINES.map("".join)))
+@example("nan 0")
+@example("-inf 3.5\n7 3.25\n")
 def test_any_text_is_read_or_refused(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("log") / "loss.txt"
     path.write_bytes(text.encode("utf-8", "replace"))

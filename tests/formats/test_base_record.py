@@ -16,6 +16,7 @@ from jittor_lora.formats.base_record import RECORD_FILE, BaseRecord, Fingerprint
 from jittor_lora.formats.bases import Sources, resolve_base
 from jittor_lora.formats.peft import save_adapter
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.ops.blocks import Blocks
 from jittor_lora.session import load
 
 RANK_2 = LoraConfig(r=2, target_modules=("c_attn",))
@@ -210,3 +211,13 @@ def test_a_run_that_was_moved_is_resumed(original, tmp_path, monkeypatch, capsys
     change(tmp_path / "base")
     assert main(resumed) == 2
     assert "the base is not the one this run was started with (base)" in capsys.readouterr().err
+
+
+def test_a_matrix_in_blocks_has_the_fingerprint_of_its_numbers():
+    matrix = np.random.default_rng(0).standard_normal((70, 64)).astype(np.float32)
+    for transposed in (False, True):
+        blocks = Blocks("F16", matrix.shape, matrix.astype("<f2").view(np.uint8))
+        exact, stored = Fingerprint(), Fingerprint()
+        exact.add("w", blocks.decoded().T if transposed else blocks.decoded())
+        stored.add_stored("w", blocks, transposed)
+        assert stored.hexdigest() == exact.hexdigest()

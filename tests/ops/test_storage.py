@@ -58,7 +58,8 @@ def test_decoded_as_gguf_defines_it(kind):
             expected = blocks.decoded()
         some += (np.abs(expected) < 1e-5).sum()
         kept, matrix = stored(blocks)
-        for r0, r1, c0, c1 in [(0, out, 0, width), (out // 2, out, 8, width - 3), (out - 1, out, 16, 17), (0, 1, 24, 24)]:
+        for r0, r1, c0, c1 in [(0, out, 0, width), (out // 2, out, 8, width - 3), (out - 1, out, 16, 17),
+                               (0, 1, 24, 24)]:
             found = np.full((r1 - r0, c1 - c0 + 5), 7, np.float32)
             library().jl_stored_rows(*matrix, r0, r1, c0, c1, found.ctypes.data, found.shape[1])
             check(found[:, : c1 - c0], expected[r0:r1, c0:c1])

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import gguf
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -19,7 +20,9 @@ from jittor_lora.inference.fused_reader import FusedReader  # noqa: E402
 from jittor_lora.inference.reader import Turn  # noqa: E402
 from jittor_lora.model.load import build_model  # noqa: E402
 from jittor_lora.ops import AttentionPlan, Matrix  # noqa: E402
+from jittor_lora.ops.blocks import Blocks  # noqa: E402
 from jittor_lora.ops.cpu import functions, library, packing  # noqa: E402
+from jittor_lora.ops.matrix import PRECISIONS  # noqa: E402
 from jittor_lora.system.runtime import jt, set_threads  # noqa: E402
 
 KINDS = ("buffers", "objects", "products")
@@ -41,11 +44,19 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
-def linear(precision: str, rows: int):
-    matrix = Matrix.of(normal(70, 48, seed=1), precision)
+def matrix_of(array: np.ndarray, kind: str) -> Matrix:
+    """In a precision, or in blocks of this kind."""
+    if kind in PRECISIONS:
+        return Matrix.of(array, kind)
+    blocks = Blocks(kind, array.shape, gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind]))
+    return Matrix(lambda: blocks)
+
+
+def linear(kind: str, rows: int):
+    matrix = matrix_of(normal(70, 64, seed=1), kind)
 
     def run():
-        x, a, b = (jt.array(v) for v in (normal(rows, 48), normal(5, 48, seed=2), normal(70, 5, seed=3)))
+        x, a, b = (jt.array(v) for v in (normal(rows, 64), normal(5, 64, seed=2), normal(70, 5, seed=3)))
         y = functions.lora_linear(x, matrix, None, a, b, 2.0, 0.1, 7)
         return y, *jt.grad(y.sqr().sum(), [x, a, b])
 
@@ -63,11 +74,11 @@ def attention(precision: str, kv_heads: int):
     return run
 
 
-def cross_entropy(precision: str):
-    head, labels = Matrix.of(normal(2500, 48, seed=1), precision), jt.array(np.arange(300, dtype=np.int32))
+def cross_entropy(kind: str):
+    head, labels = matrix_of(normal(2500, 64, seed=1), kind), jt.array(np.arange(300, dtype=np.int32))
 
     def run():
-        hidden = jt.array(normal(300, 48))
+        hidden = jt.array(normal(300, 64))
         loss = functions.token_cross_entropy(hidden, head, labels, jt.ones(300), 0.1)
         return loss, jt.grad(loss, hidden)
 
@@ -125,10 +136,11 @@ def cases(precisions: list[str]) -> dict:
     made = {"norms and activations": lambda: small, "screen": screen, "decoder": decoder_of}
     for ask in ("likeliest", "logits"):
         made[f"decoding {ask}"] = lambda ask=ask: decoding(ask)
-    for precision in precisions:
+    for kind in (*precisions, "Q8_0"):
         for rows in (90, 150):
-            made[f"linear {precision} {rows}"] = lambda p=precision, n=rows: linear(p, n)
-        made[f"cross entropy {precision}"] = lambda p=precision: cross_entropy(p)
+            made[f"linear {kind} {rows}"] = lambda k=kind, n=rows: linear(k, n)
+        made[f"cross entropy {kind}"] = lambda k=kind: cross_entropy(k)
+    for precision in precisions:
         for kv_heads in (4, 2):
             made[f"attention {precision} {kv_heads}"] = lambda p=precision, h=kv_heads: attention(p, h)
     if "bf16" in precisions:

@@ -24,7 +24,7 @@ from jittor_lora.model.load import build_model
 from jittor_lora.session import Session, load
 from jittor_lora.system.runtime import jt
 from jittor_lora.tasks.export_gguf import export_adapter, export_gguf, export_model
-from needs import llama_cpp_python, needs_llama_cpp
+from needs import needs_llama_cpp, peer_python
 from parity import reference
 
 pytestmark = [pytest.mark.parity, needs_llama_cpp]
@@ -49,7 +49,7 @@ TOKENS = [int(token) for token in tiny.tokens(60, vocab_size=300)]
 def run(folder: Path, *requests: dict) -> dict[str, np.ndarray]:
     (folder / "requests.json").write_text(json.dumps(requests))
     program = Path(__file__).with_name("in_llama_cpp.py")
-    done = subprocess.run([llama_cpp_python(), str(program), "requests.json", "answers.npz"], cwd=folder,
+    done = subprocess.run([peer_python("llama_cpp"), str(program), "requests.json", "answers.npz"], cwd=folder,
                           stderr=subprocess.PIPE, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(np.load(folder / "answers.npz"))

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import small_run
@@ -334,8 +334,9 @@ def test_no_content_of_any_file_stops_the_reader(tmp_path, content, cut, name):
         json.dumps(asdict(found), allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
-@given(steps=st.lists(st.integers(0, 10**12), max_size=300, unique=True), most=st.integers(1, 20),
+@given(steps=st.lists(st.integers(0, 10**12), max_size=300, unique=True), most=st.integers(2, 20),
        rounds=st.integers(1, 5))
+@example(steps=[0, 1, 2], most=2, rounds=1)
 @settings(deadline=None, max_examples=80)
 def test_points_fetched_bit_by_bit_are_those_fetched_at_once(steps, most, rounds):
     thinned, kept, stride, complete = Thinned(["x"], most), [], 1, 0

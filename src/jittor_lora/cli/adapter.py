@@ -12,6 +12,7 @@ from typing import Any, Callable, Sequence
 from jittor_lora.cli.arguments import find_adapter, new_folder, path_argument
 from jittor_lora.cli.output import json_text
 from jittor_lora.errors import UserError
+from jittor_lora.formats.adapter_files import may_be_adapter
 from jittor_lora.lora.combination import MAJORITY, METHODS, Combination
 from jittor_lora.settings.text import home_expanded
 
@@ -36,12 +37,14 @@ def add_parser(subparsers) -> None:
 
     info = actions.add_parser(
         "info", help="show settings, and norm and effective rank of each update",
-        usage="jittor-lora adapter info DIR [--json] [--heat-map FILE.png [--quantity NAME]]",
+        usage="jittor-lora adapter info DIR [--base B] [--json] [--heat-map FILE.png [--quantity NAME]]",
         description="Show an adapter's settings and, for each adapted module, the Frobenius and spectral norm of "
                     "ΔW = scaling · B A and its effective rank, exp(−Σ p ln p) with p the singular values divided by "
                     "their sum (Roy & Vetterli 2007). They are computed from A and B; ΔW is never formed.")
     info.add_argument("adapter", metavar="DIR", type=home_expanded,
-                      help="adapter folder in PEFT's layout, or a run folder")
+                      help="adapter folder of PEFT, mlx-lm or litgpt, a GGUF adapter, or a run folder")
+    info.add_argument("--base", metavar="B", type=home_expanded,
+                      help="base model, without which adapters of litgpt and llama.cpp cannot be read")
     _add_json(info)
     info.add_argument("--heat-map", metavar="FILE", type=path_argument,
                       help="also plot one of them, blocks against kinds of modules: a .png or .svg file")
@@ -80,14 +83,15 @@ def add_parser(subparsers) -> None:
                            help="seed for the random choice of dare_… (default: 42)")
 
     converting = actions.add_parser(
-        "convert", help="convert files of loralib and GPT2_LoRA_Jittor to PEFT's layout",
-        usage="jittor-lora adapter convert FILE.npz DIR [--alpha X] [--base B] | convert FILE.pt DIR --alpha X "
-              "[--enable-lora q,v] [--base B] | convert DIR FILE.npz",
-        description="Convert LoRA weights saved by loralib (.pt) or by the project GPT2_LoRA_Jittor (.npz) to an "
-                    "adapter folder in PEFT's layout, or an adapter of GPT-2 to the .npz of that project. Separate "
-                    "updates of queries, keys and values become one update of c_attn with the sum of their ranks.")
+        "convert", help="convert adapters of other programs to PEFT's layout",
+        usage="jittor-lora adapter convert DIR|FILE.gguf DIR [--base B] | convert FILE.npz DIR [--alpha X] [--base B] "
+              "| convert FILE.pt DIR --alpha X [--enable-lora q,v] [--base B] | convert DIR FILE.npz",
+        description="Convert an adapter of mlx-lm, litgpt or llama.cpp (GGUF), or LoRA weights saved by loralib (.pt) "
+                    "or by the project GPT2_LoRA_Jittor (.npz), to an adapter folder in PEFT's layout, or an adapter "
+                    "of GPT-2 to the .npz of that project. Separate updates of queries, keys and values become one "
+                    "update of c_attn with the sum of their ranks.")
     converting.add_argument("source", metavar="SOURCE", type=path_argument,
-                            help="an .npz file, a .pt or .bin file, or an adapter folder")
+                            help="an adapter folder, a GGUF adapter, an .npz file, or a .pt or .bin file")
     converting.add_argument("target", metavar="TARGET", type=path_argument, help="a new folder, or a new .npz file")
     converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the file, which does not contain it "
                             "(required for loralib; for .npz default: 16, that project's default)")
@@ -95,7 +99,8 @@ def add_parser(subparsers) -> None:
                             "MergedLinear updated, such as q,v for enable_lora=[True, False, True] (default: by their "
                             "number)")
     converting.add_argument("--base", metavar="B", type=home_expanded,
-                            help="base model to name in the folder (default: gpt2)")
+                            help="base model to name in the folder (default: the one that SOURCE names, else gpt2); "
+                            "adapters of litgpt and llama.cpp need it to be found")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,16 +139,19 @@ def _info(args: argparse.Namespace) -> int:
     if args.heat_map is not None and args.heat_map.suffix.lower() not in (".png", ".svg"):
         raise UserError(f"--heat-map {args.heat_map}: expected a name that ends in .png or .svg.")
     from jittor_lora.formats.adapter_folder import read_adapter_folder
+    from jittor_lora.formats.adapter_source import open_adapter
     from jittor_lora.tasks.adapter import measure
-    adapter = read_adapter_folder(find_adapter(args.adapter))
+    source = open_adapter(find_adapter(args.adapter))
+    adapter = read_adapter_folder(source, base=_config_of(args.base))
     modules = measure(adapter)
     if args.json:
-        _print_json({"folder": str(adapter.folder), **_summary(adapter), "settings": adapter.settings,
+        _print_json({"folder": str(adapter.folder), "format": source.title, **_summary(adapter),
+                     "settings": adapter.settings,
                      "other_tensors": {name: list(shape) for name, shape in adapter.others.items()},
                      "modules": [{**{name: value for name, value in one._asdict().items() if name != "spectrum"},
                                   **one.spectrum._asdict()} for one in modules]})
     else:
-        _print_info(adapter, modules)
+        _print_info(adapter, modules, source.title)
     if args.heat_map is not None:
         drawn = _draw(args.heat_map, args.quantity, adapter.folder, modules)
         print(drawn, file=sys.stderr if args.json else sys.stdout)
@@ -198,8 +206,13 @@ def _combine(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    from jittor_lora.formats.adapter_source import PEFT, open_adapter
     from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
     from jittor_lora.tasks.adapter import folder_to_npz, loralib_to_folder, npz_to_folder
+    if may_be_adapter(args.source):
+        source = open_adapter(args.source)
+        if source.title != PEFT:
+            return _convert_other(args, source)
     if not args.source.is_dir():
         output = new_folder("TARGET", args.target)
         is_npz = args.source.suffix.lower() == ".npz"
@@ -234,6 +247,27 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def _convert_other(args: argparse.Namespace, source: Any) -> int:
+    """An adapter of another program's format."""
+    wrong = [f"{name} needs a file of loralib or GPT2_LoRA_Jittor as SOURCE" for name, value in
+             (("--alpha", args.alpha), ("--enable-lora", args.enable_lora)) if value is not None]
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+    output = new_folder("TARGET", args.target)
+    from jittor_lora.tasks.adapter import convert_other
+    adapter = convert_other(source, output, args.base, _config_of(args.base))
+    print(f"{output}: from {source.title}, rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
+    return 0
+
+
+def _config_of(base: str | None) -> Any:
+    """The sizes of a base model; None if none is named."""
+    if base is None:
+        return None
+    from jittor_lora.formats.bases import load_base, resolve_base
+    return load_base(resolve_base(base))[0].config
+
+
 def _summary(adapter: Any) -> dict[str, Any]:
     settings = adapter.settings
     return {"base": settings.get("base_model_name_or_path"), "r": settings.get("r", 8),
@@ -241,10 +275,11 @@ def _summary(adapter: Any) -> dict[str, Any]:
             "parameters": adapter.parameters, "bytes": adapter.bytes}
 
 
-def _print_info(adapter: Any, modules: Sequence[Any]) -> None:
+def _print_info(adapter: Any, modules: Sequence[Any], title: str) -> None:
     from jittor_lora.tasks.adapter import in_use
     summary = _summary(adapter)
-    print(f"{adapter.folder}: {summary['parameters']:,} parameters, {_size(summary['bytes'])}")
+    form = "" if title == "PEFT" else f"of {title}, "
+    print(f"{adapter.folder}: {form}{summary['parameters']:,} parameters, {_size(summary['bytes'])}")
     print(*_table([("base", _value(summary["base"])), *((name, _value(value)) for name, value
                                                         in in_use(adapter.settings))]), "", sep="\n")
     rows = [("module", "rank", "scaling", "‖ΔW‖ Frobenius", "‖ΔW‖ spectral", "effective rank")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_files import CONFIG_FILE, may_be_adapter
 from jittor_lora.settings.text import home_expanded
 
 
@@ -21,7 +21,7 @@ def named_path_argument(text: str) -> str:
 
 
 def find_adapter(name: str, flag_text: str = "") -> Path:
-    """The folder of an adapter's files: `name`, or `adapter/` in it if it is a run folder.
+    """The folder of an adapter's files, or its GGUF file: `name`, or `adapter/` in it if it is a run folder.
 
     Args:
         flag_text: the flag of `name`, for the message.
@@ -31,10 +31,14 @@ def find_adapter(name: str, flag_text: str = "") -> Path:
     """
     folders = [Path(name), Path(name, "adapter")]
     for folder in folders:
-        if (folder / CONFIG_FILE).is_file():
+        if may_be_adapter(folder):
             return folder
-    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, or the run folder of "
-                    f"train; found {'neither in it' if folders[0].is_dir() else 'no such folder'}.")
+    raise UserError(f"{flag_text}{name}: expected an adapter folder, with {CONFIG_FILE}, the run folder of "
+                    f"train, or a GGUF file; found {_found(folders[0])}.")
+
+
+def _found(path: Path) -> str:
+    return "neither in it" if path.is_dir() else "another file" if path.exists() else "no such folder"
 
 
 def new_folder(name: str, folder: Path) -> Path:

@@ -17,11 +17,13 @@ from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    BasePrecision,
     ChatArguments,
     Columns,
     OptionalTemplateText,
     Scoring,
     SpecialTokens,
+    base_precision_setting,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
@@ -56,6 +58,7 @@ class CompareOptions(Settings):
                                   holds=PATH, min_length=1)
     with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
     precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
+    base_precision: BasePrecision = base_precision_setting(ANSWERING)
     modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
     template: OptionalTemplateText = own_template_setting(ANSWERING)
@@ -126,7 +129,8 @@ def run(args: argparse.Namespace) -> int:
         evaluation = Evaluation(options.base or base_of_adapter(adapters[0][1]), adapters, options.with_base,
                                 names(options.precisions), names(options.modes), options.template,
                                 options.max_tokens, options.max_new_tokens, options.batch_size,
-                                options.special_tokens, options.chat_template, options.chat_arguments)
+                                options.special_tokens, options.chat_template, options.chat_arguments,
+                                options.base_precision)
         if options.threads:
             from jittor_lora.system.runtime import set_threads
             set_threads(options.threads)

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
     options.set_threads()
-    session = load(base, None if args.no_adapter else adapter, options.precision)
+    session = load(base, None if args.no_adapter else adapter, options.precision, options.base_precision)
     prompting = session.choose_prompting(Choices.of(options))
     talks = prompting.conversations if options.chat is None else options.chat
     if options.system is not None and not talks:

@@ -10,9 +10,11 @@ from jittor_lora.cli.arguments import new_folder
 from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ModelOptions, ThreadOptions
 from jittor_lora.settings.base import PATH, setting
+from jittor_lora.settings.shared import BasePrecision, base_precision_setting
 
 
 class MergeOptions(ThreadOptions, ModelOptions):
+    base_precision: BasePrecision = base_precision_setting("Model")
     output: Optional[str] = setting(None, "Output", "folder for the merged model, in Hugging Face's layout",
                                     holds=PATH, min_length=1)
     tolerance: float = setting(1e-3, "Output", "maximum difference of a logit between base with adapter and merged "
@@ -35,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
     base, adapter = options.base_and_adapter()
     options.set_threads()
     from jittor_lora.tasks.merge import merge
-    difference = merge(base, adapter, output, options.tolerance)
+    difference = merge(base, adapter, output, options.tolerance, options.base_precision)
     print(f"{output}: merged; largest logit difference {difference:.2e}.")
     return 0

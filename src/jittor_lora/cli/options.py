@@ -9,7 +9,7 @@ from typing import Literal, Optional
 from jittor_lora.cli.arguments import find_adapter
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.problems import Problem
-from jittor_lora.settings.shared import LARGEST_SEED
+from jittor_lora.settings.shared import LARGEST_SEED, BasePrecision, base_precision_setting
 
 
 class ModelOptions(Settings):
@@ -18,8 +18,8 @@ class ModelOptions(Settings):
     base: Optional[str] = setting(None, "Model", "base model: a folder, a named base (gpt2, smollm2-135m), a Hub id, "
                                   "or auto; by default the one that the adapter was trained on", holds=PATH,
                                   min_length=1)
-    adapter: Optional[str] = setting(None, "Model", "adapter folder in PEFT's layout, or a run folder", holds=PATH,
-                                     min_length=1)
+    adapter: Optional[str] = setting(None, "Model", "adapter folder of PEFT, mlx-lm or litgpt, a GGUF adapter, or a "
+                                     "run folder", holds=PATH, min_length=1)
 
     def base_and_adapter(self):
         """The base and the adapter for `session.load`: the given base, else the adapter's, else auto; and an
@@ -54,6 +54,7 @@ class ComputeOptions(ThreadOptions):
     precision: Literal["fp32", "bf16"] = setting(
         "bf16", "Computing", "dtype of matrix products with frozen weights; bf16 is faster, and falls back to fp32 "
         "where the processor lacks it")
+    base_precision: BasePrecision = base_precision_setting("Computing")
 
 
 class DecodingOptions(Settings):

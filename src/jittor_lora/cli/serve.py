@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.formats.base_record import base_of_adapter
     from jittor_lora.serving.start import serve
     base = options.base or (base_of_adapter(sources[0][1]) if sources else "auto")
-    serve(base, sources, settings, options.precision, options.set_threads, options.browser)
+    serve(base, sources, settings, options.precision, options.set_threads, options.browser, options.base_precision)
     return 0
 
 

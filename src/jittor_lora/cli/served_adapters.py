@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_files import CONFIG_FILE, may_be_adapter
 
 INSIDE = "adapter"  # of a run folder
 
@@ -62,9 +62,9 @@ def _adapters(path: Path) -> list[Path]:
 
 
 def _adapter(path: Path) -> Path | None:
-    return next((folder for folder in (path, path / INSIDE) if (folder / CONFIG_FILE).is_file()), None)
+    return next((folder for folder in (path, path / INSIDE) if may_be_adapter(folder)), None)
 
 
 def _name(folder: Path) -> str:
     folder = folder.absolute()
-    return (folder.parent if folder.name == INSIDE else folder).name
+    return folder.stem if folder.is_file() else (folder.parent if folder.name == INSIDE else folder).name

@@ -90,6 +90,15 @@ def _opened(path: Path) -> TensorFile:
                             "save_pretrained(…, safe_serialization=True).") from error
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file.")
+    return open_safetensors(path)
+
+
+def open_safetensors(path: Path) -> SafetensorsFile:
+    """An adapter's file of tensors.
+
+    Raises:
+        UserError: no such file, a damaged one, or one with a header that no adapter has.
+    """
     with open_input(regular_file(path)) as stream:
         length = int.from_bytes(stream.read(8), "little")
     if LONGEST_HEADER < length <= os.path.getsize(path):
@@ -136,10 +145,28 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, not JSON, not an object, a duplicate key, or fields of the wrong type; all are listed.
     """
+    return checked_config(path, read_object(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in an adapter's file of settings.
+
+    Raises:
+        UserError: no such file, too large, not JSON, not an object, or a duplicate key.
+    """
     if os.path.getsize(regular_file(path)) > LARGEST_CONFIG:
         raise UserError(f"{path}: expected at most {LARGEST_CONFIG:,} bytes of settings; "
                         f"found {os.path.getsize(path):,}.")
-    values, wrong = read_json(path, unique_keys(show)), []
+    return read_json(path, unique_keys(show))
+
+
+def checked_config(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, an adapter's settings in PEFT's form, which were read from `path`.
+
+    Raises:
+        UserError: fields of the wrong type; all are listed.
+    """
+    wrong = []
     for name, check in _FIELDS.items():
         problem = check(values[name]) if name in values else None
         if problem:

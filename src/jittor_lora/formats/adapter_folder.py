@@ -1,4 +1,4 @@
-"""An adapter's folder in PEFT's layout as arrays, for whatever needs no base model: inspecting and combining adapters.
+"""An adapter's files as arrays in PEFT's form, for whatever needs no base model: inspecting and combining adapters.
 
 `formats/peft.py` loads adapters into networks.
 """
@@ -9,17 +9,22 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional, Union
+
+import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.files.atomic import atomic_folder, atomic_write, write_json
-from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights, read_config, show
+from jittor_lora.formats.adapter_check import PREFIX, check_effort, show
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.low_rank import LowRank, peft_arrays, peft_settings_of
 from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.formats.tensor_file import TensorFile
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import LoraConfig
+from jittor_lora.model.config import ModelConfig
 
 _PART = re.compile(re.escape(PREFIX) + r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
@@ -33,7 +38,7 @@ class AdapterFolder:
         factors: adapted module → A, B and scaling, float32; an embedding's A is (r, tokens).
         embeddings: which of these modules are embeddings.
         others: PEFT's names of all other tensors (DoRA magnitudes, biases, modules saved whole) → their shapes.
-        bytes: size of both files together.
+        bytes: size of settings and weights together.
     """
 
     folder: Path
@@ -50,19 +55,22 @@ class AdapterFolder:
         return low_rank + sum(math.prod(shape) for shape in self.others.values())
 
 
-def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
+def read_adapter_folder(source: Union[Path, AdapterSource], numbers: bool = True,
+                        base: Optional[ModelConfig] = None) -> AdapterFolder:
     """
     Args:
         numbers: also check that all numbers are finite, which reads all of them.
+        base: of the base model, which some formats need.
 
     Raises:
         UserError: files are missing, damaged or hostile; a matrix lacks its counterpart; ranks differ from the
             settings; all are listed.
     """
-    settings, file = read_config(folder / CONFIG_FILE), open_weights(folder / WEIGHTS_FILE, numbers)
-    weights = file.path
+    source = open_adapter(source)
+    settings, file = source.contents(base, numbers)
+    weights, config_path = file.path, source.config_path
     halves, others = _halves(file)
-    check_effort(folder / CONFIG_FILE, settings, list(halves))
+    check_effort(config_path, settings, list(halves))
     config = _config(settings)
     wrong, factors = [], {}
     for module, parts in halves.items():
@@ -76,7 +84,7 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
             wrong.append(f"{module}: expected the rank of A in B, found shapes {file.entries[a].shape} and "
                          f"{file.entries[b].shape}")
         elif file.entries[a].shape[0] != config.rank_of(module):
-            wrong.append(f"{module}: {CONFIG_FILE} says r = {config.rank_of(module)}, found rank "
+            wrong.append(f"{module}: {config_path.name} says r = {config.rank_of(module)}, found rank "
                          f"{file.entries[a].shape[0]}")
         else:
             factors[module] = Factors(file[a], file[b], config.scaling_of(module))
@@ -86,8 +94,8 @@ def read_adapter_folder(folder: Path, numbers: bool = True) -> AdapterFolder:
     # For an adapted embedding PEFT saves the base's weight too.
     copies = {f"{PREFIX}{module}{of_base}.weight" for module in embeddings for of_base in ("", ".base_layer")}
     others = {name: shape for name, shape in others.items() if name not in copies}
-    size = (folder / CONFIG_FILE).stat().st_size + weights.stat().st_size
-    return AdapterFolder(folder, settings, factors, embeddings, others, size)
+    size = sum(path.stat().st_size for path in {config_path, weights})
+    return AdapterFolder(source.folder, dict(settings), factors, embeddings, others, size)
 
 
 def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Mapping[str, Factors],
@@ -102,11 +110,22 @@ def write_adapter_folder(folder: Path, settings: Mapping[str, Any], factors: Map
     Raises:
         UserError: an array is not finite, or the folder cannot be written; it then does not exist.
     """
-    arrays = {}
-    for module, pair in factors.items():
-        for part, array in (("A", pair.a), ("B", pair.b)):
-            kind = f"lora_embedding_{part}" if module in embeddings else f"lora_{part}.weight"
-            arrays[f"{PREFIX}{module}.{kind}"] = array
+    write_adapter_arrays(folder, settings, peft_arrays(factors, embeddings, {}), more)
+
+
+def write_low_rank(folder: Path, updates: LowRank, layers: int | None = None) -> None:
+    """The same for updates with their settings.
+
+    Args:
+        layers: see `peft_settings_of`.
+    """
+    arrays = peft_arrays(updates.factors, updates.embeddings, updates.magnitudes)
+    write_adapter_arrays(folder, peft_settings_of(updates, layers), arrays)
+
+
+def write_adapter_arrays(folder: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+                         more: Mapping[str, Any] | None = None) -> None:
+    """The same for arrays with PEFT's names."""
     with atomic_folder(folder) as stage:
         with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
             shapes = {name: arrays[name].shape for name in sorted(arrays)}

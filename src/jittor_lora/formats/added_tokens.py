@@ -12,8 +12,7 @@ from typing import Iterator, Mapping
 import numpy as np
 
 from jittor_lora.errors import UserError
-from jittor_lora.formats.adapter_check import PREFIX, open_weights, show
-from jittor_lora.formats.adapter_files import WEIGHTS_FILE
+from jittor_lora.formats.adapter_check import PREFIX, show
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import Checkpoint, shorten
 from jittor_lora.formats.tokenizer import Tokenizer, read_tokenizer
@@ -36,7 +35,9 @@ def with_added_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer,
             lacks the new rows.
     """
     config, folder = checkpoint.config, adapter.folder
-    file = open_weights(folder / WEIGHTS_FILE, numbers=False)
+    if adapter.opened is not None:  # only PEFT's have whole embeddings
+        return checkpoint, tokenizer
+    file = adapter.contents(config, numbers=False)[1]
     names = {name: key for name in (*TOKEN_EMBEDDINGS, OUTPUT_HEAD) for part in _COPIES
              for key in [f"{PREFIX}{name}.{part}weight"] if key in file.entries}
     embedding = next((name for name in TOKEN_EMBEDDINGS if f"{name}.weight" in checkpoint.tensors), "")

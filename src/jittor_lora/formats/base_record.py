@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +22,12 @@ from jittor_lora.formats.bases import AUTO, ResolvedBase, WantedBase, is_model
 from jittor_lora.formats.record_file import Field, read_record_file
 from jittor_lora.settings.text import home_expanded
 
+if TYPE_CHECKING:
+    from jittor_lora.ops.blocks import Blocks
+
 LARGEST_RECORD = 64 << 10  # bytes
 LONGEST_TEXT = 4096  # characters
+QUANTISED = ("bf16", "q8", "q4")  # base precisions that change weights
 _SAMPLES = 1024  # values of each tensor
 
 
@@ -34,17 +38,20 @@ class BaseRecord:
         name: the name that the user gave.
         fingerprint: of its weights, see `Fingerprint`.
         path: where it was, relative to the record's folder; None if it came from a hub or an index.
+        precision: the base precision if its weights were quantised for it: "bf16", "q8" or "q4"; the fingerprint is
+            that of the weights before.
     """
 
     name: str
     fingerprint: str
     path: str | None = None
+    precision: str | None = None
 
     @classmethod
-    def of(cls, base: ResolvedBase, fingerprint: str, folder: Path) -> BaseRecord:
+    def of(cls, base: ResolvedBase, fingerprint: str, folder: Path, precision: str = "auto") -> BaseRecord:
         """The record to be written in `folder`."""
         path = os.path.relpath(os.path.realpath(base.path), os.path.realpath(folder)) if base.local else None
-        return cls(base.name, fingerprint, path)
+        return cls(base.name, fingerprint, path, None if precision == "auto" else precision)
 
     def moved(self, old: Path, new: Path) -> BaseRecord:
         """The record with its path, relative to the folder `old`, made relative to the folder `new`."""
@@ -71,8 +78,20 @@ class Fingerprint:
     def add(self, name: str, array: np.ndarray) -> None:
         """Include a tensor; adding it again changes nothing."""
         if name not in self._tensors:
-            values = array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES].astype("<f4")
-            self._tensors[name] = hashlib.sha256(repr(array.shape).encode() + values.tobytes()).digest()
+            self._note(name, array.shape, array.reshape(-1)[:: max(1, array.size // _SAMPLES)][:_SAMPLES])
+
+    def add_stored(self, name: str, blocks: Blocks, transposed: bool) -> None:
+        """As `add`, of a matrix in blocks, of which few rows are decoded. `transposed`: the tensor is (in, out)."""
+        if name not in self._tensors:
+            shape = blocks.shape[::-1] if transposed else blocks.shape
+            size = shape[0] * shape[1]
+            first, second = np.divmod(np.arange(0, size, max(1, size // _SAMPLES))[:_SAMPLES], shape[1])
+            rows, columns = (second, first) if transposed else (first, second)
+            wanted, places = np.unique(rows, return_inverse=True)
+            self._note(name, shape, blocks.rows(wanted)[places, columns])
+
+    def _note(self, name: str, shape: tuple[int, ...], samples: np.ndarray) -> None:
+        self._tensors[name] = hashlib.sha256(repr(shape).encode() + samples.astype("<f4").tobytes()).digest()
 
     def hexdigest(self) -> str:
         digest = hashlib.sha256()
@@ -89,7 +108,8 @@ def read_record(folder: Path) -> BaseRecord | None:
     """
     values = read_record_file(folder / RECORD_FILE, _FIELDS, LARGEST_RECORD,
                               "Remove the file to identify the base by name only.")
-    return None if values is None else BaseRecord(values["name"], values["fingerprint"], values.get("path"))
+    return None if values is None else BaseRecord(values["name"], values["fingerprint"], values.get("path"),
+                                                  values.get("precision"))
 
 
 def base_of_adapter(adapter: Path | AdapterSource) -> WantedBase:
@@ -148,4 +168,5 @@ def _is_fingerprint(value: Any) -> bool:
 
 
 _FIELDS = (Field("name", "a text", _is_text), Field("fingerprint", "64 hexadecimal digits", _is_fingerprint),
-           Field("path", "a path or null", _is_path_or_none))
+           Field("path", "a path or null", _is_path_or_none),
+           Field("precision", f"one of {', '.join(QUANTISED)}, or null", lambda value: value in (None, *QUANTISED)))

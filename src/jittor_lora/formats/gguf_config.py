@@ -26,6 +26,9 @@ def compose_config(file: GgufFile) -> dict[str, Any]:
     if compose is None:
         raise UserError(f"{file.path}: general.architecture: expected one of {', '.join(_ARCHITECTURES)}; found "
                         f"{str(family)[:60]}.")
+    if file.metadata.get("general.type") == "adapter":
+        raise UserError(f"{file.path}: expected a model; found an adapter of llama.cpp. Name its base, and as the "
+                        "adapter the folder that it was exported from.")
     metadata = _Metadata(file, family)
     config = {"architectures": [FAMILIES[family].architecture], **metadata.common(), **compose(metadata)}
     if metadata.problems:

@@ -93,18 +93,6 @@ class GgufFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def metadata_types(self) -> dict[str, tuple[int, int | None]]:
-        """Key -> GGUF's number of its type, and for an array of that of its items."""
-        cursor = _Cursor(self._bytes)
-        cursor.take(4 + 4 + 8)
-        types: dict[str, tuple[int, int | None]] = {}
-        for _ in range(cursor.number("Q")):
-            key, kind, start = cursor.text(), cursor.number("I"), cursor.position
-            types[key] = kind, cursor.number("I") if kind == _ARRAY else None
-            cursor.position = start
-            cursor.value(kind)
-        return types
-
     def blocks(self, name: str) -> Blocks | None:
         """A matrix as it is in the file, a view of it; None if it is of a kind that is not computed with as it is."""
         import gguf
@@ -116,6 +104,18 @@ class GgufFile(Mapping[str, np.ndarray]):
         if kind not in STORED or len(entry.shape) != 2:
             return None
         return Blocks(kind, entry.shape, self.raw(name).reshape(entry.shape[0], -1))
+
+    def metadata_types(self) -> dict[str, tuple[int, int | None]]:
+        """Key -> GGUF's number of its type, and for an array of that of its items."""
+        cursor = _Cursor(self._bytes)
+        cursor.take(4 + 4 + 8)
+        types: dict[str, tuple[int, int | None]] = {}
+        for _ in range(cursor.number("Q")):
+            key, kind, start = cursor.text(), cursor.number("I"), cursor.position
+            types[key] = kind, cursor.number("I") if kind == _ARRAY else None
+            cursor.position = start
+            cursor.value(kind)
+        return types
 
     def raw(self, name: str) -> np.ndarray:
         """The tensor's bytes in the file, (bytes,) uint8, read-only."""

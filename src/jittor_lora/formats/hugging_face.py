@@ -62,12 +62,16 @@ class Checkpoint:
         notes: sentences on what was read differently from how it is stored.
         generation_config: Hugging Face's generation_config.json, if any; it is saved back unchanged.
         end_ids: tokens that end a text according to config.json or generation_config.json.
+        precision: "auto" as in the files; "bf16", "q8" or "q4" where `formats.quantised_base` has made others of them.
+        original: then, the fingerprint of the weights in the files.
     """
 
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     generation_config: dict | None = None
     notes: tuple[str, ...] = ()
+    precision: str = "auto"
+    original: str | None = None
 
     @property
     def end_ids(self) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.finite import not_finite
 from jittor_lora.formats.adapter_check import PREFIX, regular_file, show
+from jittor_lora.formats.low_rank import last_part
 from jittor_lora.formats.tensor_file import FLOAT_TYPES
 from jittor_lora.formats.tensor_names import wrapper_note, wrapper_of
 from jittor_lora.formats.torch_file import TorchFile
@@ -32,7 +33,6 @@ from jittor_lora.lora.config import MAX_RANK
 PARTS = "qkv"  # of c_attn, in this order
 _BY_COUNT = {2: "qv", 3: "qkv"}
 _FUSED = "c_attn"
-_EMBEDDINGS = ("wte", "wpe", "embed_tokens")
 _LONGEST_NAME = 256  # characters
 _MOST_TENSORS = 20_000
 _NAME = re.compile(r"(\w+(?:\.\w+)*)\.lora_([AB])", re.ASCII)
@@ -46,13 +46,11 @@ class LoralibUpdates(NamedTuple):
     """
     Attributes:
         factors: module name, as PEFT has it → A, B and scaling.
-        embeddings: which of the modules are embeddings.
         rank: r of most modules; of a fused module that of its parts.
         notes: sentences on how the file was read.
     """
 
     factors: dict[str, Factors]
-    embeddings: frozenset[str]
     rank: int
     notes: list[str]
 
@@ -105,8 +103,7 @@ def read_loralib(path: Path, alpha: float, enabled: str | None = None) -> Lorali
     if guessed:
         notes.append(f"{path}: the two updates of each {_FUSED} are taken to be those of queries and values, as in "
                      "loralib's examples; --enable-lora names others.")
-    embeddings = frozenset(module for module in factors if _last(module) in _EMBEDDINGS)
-    return LoralibUpdates(factors, embeddings, max(sorted(set(ranks)), key=ranks.count), notes)
+    return LoralibUpdates(factors, max(sorted(set(ranks)), key=ranks.count), notes)
 
 
 def _wrong_entries(file: TorchFile) -> Iterator[str]:
@@ -130,14 +127,14 @@ def _problem(module: str, pair: dict[str, np.ndarray]) -> str | None:
     if len(a) == b.shape[1]:
         return None
     count, rest = divmod(len(a), b.shape[1])
-    if _last(module) == _FUSED and not rest and count in _BY_COUNT and len(b) == count * a.shape[1]:
+    if last_part(module) == _FUSED and not rest and count in _BY_COUNT and len(b) == count * a.shape[1]:
         return None
     return f"expected A (r, in) and B (out, r), {shapes}"
 
 
 def _is_fused(module: str, a: np.ndarray, b: np.ndarray) -> bool:
     """Is this a MergedLinear? A plain update of c_attn has all 3 D rows in B, at rank r."""
-    return _last(module) == _FUSED and (len(a) != b.shape[1] or len(b) == a.shape[1])
+    return last_part(module) == _FUSED and (len(a) != b.shape[1] or len(b) == a.shape[1])
 
 
 def _placed(b: np.ndarray, parts: Sequence[str]) -> np.ndarray:
@@ -154,6 +151,3 @@ def _refuse(path: Path, wrong: list[str]) -> None:
     if wrong:
         raise UserError("\n  ".join([f"{path}:", *some_of_each(wrong)]))
 
-
-def _last(module: str) -> str:
-    return module.rsplit(".", 1)[-1]

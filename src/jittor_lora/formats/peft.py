@@ -15,7 +15,7 @@ from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import atomic_write, write_json, written_together
 from jittor_lora.files.patterns import wrong_amount
-from jittor_lora.formats.adapter_check import PREFIX, check_effort, open_weights
+from jittor_lora.formats.adapter_check import PREFIX, check_effort
 from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.formats.base_record import BaseRecord
@@ -23,6 +23,7 @@ from jittor_lora.formats.peft_config import config_of, peft_settings, setting_no
 from jittor_lora.formats.peft_extras import INDICES, TOKEN_ROWS, resolve
 from jittor_lora.formats.prompting import write_prompting
 from jittor_lora.formats.safetensors_file import write_safetensors
+from jittor_lora.formats.tensor_file import TensorFile
 from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
@@ -98,17 +99,18 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     """
     source = open_adapter(source)
     folder, path = source.folder, source.config_path
-    written = config = config_of(path, source.settings)
-    arrays = read_adapter_weights(folder / WEIGHTS_FILE)
-    notes = [f"{path}: {note}" for note in setting_notes(source.settings)]
+    settings, file = source.contents(model.config)
+    written = config = config_of(path, settings)
+    arrays = adapter_arrays(file)
+    notes = [f"{path}: {note}" for note in setting_notes(settings)]
     bases = base_modules(model)
     modules = sorted({name.rpartition(".")[0] for name in arrays} | bases.keys())
-    check_effort(path, source.settings, modules)
+    check_effort(path, settings, modules)
     _check_ranks(folder, config, arrays)
     config = _by_tensors(config, arrays, modules)
     try:
         _refuse_olora_of_gpt2(config, model)
-        found = resolve(config, source.settings, _transposed(arrays, bases), bases, model.config.tied_head)
+        found = resolve(config, settings, _transposed(arrays, bases), bases, model.config.tied_head)
         as_written = found.config.target_modules == config.target_modules
         config = _fitted(found.config, found.arrays, bases)
         adapter = inject(model, config, name=name, arrays=found.arrays, token_rows=found.token_rows)
@@ -116,20 +118,20 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
             adapter.config = replace(adapter.config, target_modules=written.target_modules,
                                      exclude_modules=written.exclude_modules)
     except UserError as error:
-        base = source.settings.get("base_model_name_or_path")
-        raise UserError(f"{folder}: {error}\nThe base named in its {CONFIG_FILE}: {base}") from error
+        base = settings.get("base_model_name_or_path")
+        raise UserError(f"{folder}: {error}\nThe base named in its {path.name}: {base}") from error
     for note in (*notes, *(f"{folder}: {note}" for note in found.notes)):
         print(note, file=sys.stderr)
     return adapter
 
 
-def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by the names of `Adapter.parameters` ("<module>.lora_A"), float32, as the file has them.
+def adapter_arrays(file: TensorFile) -> dict[str, np.ndarray]:
+    """Arrays by the names of `Adapter.parameters` ("<module>.lora_A"), float32, as an adapter's file has them.
 
     Raises:
-        UserError: the file is missing, damaged, or has keys that no LoRA adapter has; all are listed.
+        UserError: the file has keys that no LoRA adapter has; all are listed.
     """
-    file, arrays, wrong = open_weights(path), {}, []
+    arrays, wrong = {}, []
     for key in file:
         name = key[len(PREFIX):]
         match = _MATRIX.fullmatch(name) or _OTHER_LORA.fullmatch(name)
@@ -150,7 +152,7 @@ def read_adapter_weights(path: Path) -> dict[str, np.ndarray]:
         else:
             arrays[name] = file[key]
     if wrong:
-        raise UserError(f"{path}:\n  {_listed(wrong)}")
+        raise UserError(f"{file.path}:\n  {_listed(wrong)}")
     return arrays
 
 

@@ -39,7 +39,7 @@ def resolve(config: LoraConfig, settings: Mapping[str, Any], arrays: Mapping[str
     """
     Args:
         settings: adapter_config.json.
-        arrays: of the file, see `read_adapter_weights`; weights as (out, in).
+        arrays: of the file, see `adapter_arrays`; weights as (out, in).
         bases: the network's modules.
         tied: whether its head is the embedding.
 

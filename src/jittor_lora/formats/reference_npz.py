@@ -36,6 +36,7 @@ from jittor_lora.files.atomic import atomic_write
 from jittor_lora.files.untrusted import open_input
 from jittor_lora.formats.adapter_check import regular_file, show
 from jittor_lora.formats.hugging_face import shorten
+from jittor_lora.formats.low_rank import uniform
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.config import MAX_RANK
 
@@ -124,14 +125,9 @@ def write_reference_npz(path: Path, factors: Mapping[str, Factors]) -> tuple[int
             continue
         for third, update in zip("qkv", _thirds(pair)):
             parts[f"transformer_h.{layer}.attn.qkv_proj.lora_{{}}_{third}.weight"] = update
-    rank = max(len(pair.a) for pair in parts.values())
-    scaling = next(iter(parts.values())).scaling
-    arrays = {}
-    for name, pair in parts.items():
-        missing = rank - len(pair.a)
-        b = pair.b if pair.scaling == scaling else pair.b * np.float32(pair.scaling / scaling)
-        arrays[name.format("A")] = np.pad(pair.a, ((0, missing), (0, 0)))
-        arrays[name.format("B")] = np.pad(b, ((0, 0), (0, missing)))
+    rank, scaling, parts = uniform(parts)
+    arrays = {name.format(part): array for name, pair in parts.items()
+              for part, array in (("A", pair.a), ("B", pair.b))}
     with atomic_write(path, "wb") as stream:
         write_npz(stream, arrays)
     return rank, scaling * rank

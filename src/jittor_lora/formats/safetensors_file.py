@@ -118,7 +118,8 @@ def _read_header(path: Path, stream: IO[bytes], size: int) -> tuple[dict[str, En
         raise UserError(f"{path}: not a safetensors file (its header is not JSON: {error}).") from error
     if not isinstance(header, dict):
         raise UserError(f"{path}: not a safetensors file (its header is not a JSON object).")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # null in MLX's files
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UserError(f"{path}: header: __metadata__: expected text by name; found "
                         f"{str(metadata)[:_SHOWN_CHARACTERS]}.")

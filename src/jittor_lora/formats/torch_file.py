@@ -26,7 +26,7 @@ from jittor_lora.formats.torch_pickle import PickleError, Storage, Tensor
 from jittor_lora.formats.zip_members import ZipError, zip_members
 
 # Dictionaries around a state dict, in which training programs save it
-WRAPPERS = ("state_dict", "model_state_dict")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before 1.6
 _LARGEST_NOTE = 64  # bytes, of the member `byteorder`

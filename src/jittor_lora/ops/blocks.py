@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class Blocks(NamedTuple):
             chunk = slice(row, row + _DECODED_ROWS)
             values[chunk] = gguf.quants.dequantize(np.ascontiguousarray(self.data[chunk]), kind)
         return values
+
+    def parts(self, values: int = 1 << 20) -> Iterator[np.ndarray]:
+        """The rows in order, decoded some at a time: (n, in) float32 and contiguous, of about this many values."""
+        rows = max(1, values // max(1, self.shape[1]))
+        for row in range(0, self.shape[0], rows):
+            data = self.data[row : row + rows]
+            yield np.ascontiguousarray(Blocks(self.kind, (len(data), self.shape[1]), data).decoded())
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """(N, in) float32: these rows decoded."""

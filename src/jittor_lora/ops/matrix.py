@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import Callable, Hashable
 
 import numpy as np
 
+from jittor_lora.files.mapped import release
 from jittor_lora.ops.blocks import FLOAT32, Blocks
 from jittor_lora.system.runtime import jt
 
@@ -40,7 +40,7 @@ class Matrix:
         contents = self._contents()
         self.storage, self.shape = contents.kind, tuple(contents.shape)
         self._var = frozen(contents.data) if (self.storage, precision) == (FLOAT32, "fp32") else None
-        _release(contents.data)
+        release(contents.data)
 
     @classmethod
     def of(cls, array: np.ndarray, precision: str = "fp32") -> Matrix:
@@ -83,7 +83,7 @@ class Matrix:
             contents = self._contents()
             packed = pack(contents)
             self._forms[key] = None if packed is None else packed.stop_grad()
-            _release(contents.data)
+            release(contents.data)
         return self._forms[key]
 
     def _contents(self) -> Blocks:
@@ -132,14 +132,3 @@ def frozen(array: np.ndarray):
 def as_var(array: np.ndarray):
     """`array` as a Jittor array. Jittor would take one of shape (1,) for a constant, and compile an operator for it."""
     return jt.array(array[None]).reshape((1,)) if array.shape == (1,) else jt.array(array)
-
-
-def _release(array: np.ndarray) -> None:
-    """Release the pages of the mapped file that reading `array` filled; another read gets them from the file."""
-    owner = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
-    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        owner.madvise(mmap.MADV_DONTNEED)

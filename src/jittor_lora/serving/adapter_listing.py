@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jittor_lora.errors import some_of_each
-from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_files import may_be_adapter
 from jittor_lora.formats.adapter_source import AdapterSource, open_adapter
 from jittor_lora.serving.api.openai_errors import ApiError
 
@@ -56,9 +56,9 @@ class Listing:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for number, (path, folders, files) in enumerate(os.walk(folder)):
+    for number, (path, folders, _) in enumerate(os.walk(folder)):
         folders.sort()
         if number >= MOST or len(Path(path).relative_to(folder).parts) >= DEEPEST:
             folders.clear()
-        if CONFIG_FILE in files:
+        if may_be_adapter(Path(path)):
             yield Path(path)

@@ -34,7 +34,7 @@ from jittor_lora.system.runtime import environment
 
 
 def serve(base: Union[str, WantedBase], adapters: Sequence[tuple[str, AdapterSource]], settings: ServeSettings,
-          precision: str, set_threads: Callable[[], None], browser: bool) -> None:
+          precision: str, set_threads: Callable[[], None], browser: bool, base_precision: str = "auto") -> None:
     """Load and serve until a signal. To be called from the main thread.
 
     Args:
@@ -45,7 +45,7 @@ def serve(base: Union[str, WantedBase], adapters: Sequence[tuple[str, AdapterSou
     """
     with contextlib.closing(listening.bound(settings.host, settings.port)) as listener:
         set_threads()
-        session = load(base, adapters[0][1] if adapters else None, precision)
+        session = load(base, adapters[0][1] if adapters else None, precision, base_precision)
         models = Models(session)
         for number, (name, source) in enumerate(adapters):
             if number:

@@ -16,11 +16,13 @@ from jittor_lora.settings.reports import Destinations, from_tensorboard, report_
 from jittor_lora.settings.shared import (
     DATA,
     LARGEST_SEED,
+    BasePrecision,
     ChatArguments,
     Columns,
     Scoring,
     SpecialTokens,
     TemplateText,
+    base_precision_setting,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
@@ -107,6 +109,7 @@ class RunConfig(Settings):
     precision: Literal["fp32", "bf16"] = setting(
         "bf16", TRAINING, "dtype of matrix products with frozen weights; bf16 is nearly twice as fast, and falls back "
         "to fp32 where the processor lacks it")
+    base_precision: BasePrecision = base_precision_setting(TRAINING)
     label_smoothing: float = setting(0.0, TRAINING, "share of each label spread over the whole vocabulary; validation "
                                      "losses are without smoothing", ge=0, lt=1)
     threads: Optional[int] = setting(None, TRAINING, "processor threads; by default one per core", ge=1)
@@ -241,6 +244,8 @@ class RunConfig(Settings):
                     yield Problem((name, "method"), "applies to adapters, but full trains all weights; leave it out")
             if self.precision != "fp32" and self.origin("precision") == flag("precision"):
                 yield Problem(("precision", "method"), "full trains in float32; leave this out")
+            if self.base_precision not in ("auto", "fp32"):
+                yield Problem(("base_precision", "method"), "full trains the weights, in float32; leave this out")
         if self.dev is None:
             # A recipe may hold more than a run without validation data uses; a flag must have an effect.
             for name in ("max_dev", "eval_every", "eval_questions", "patience"):

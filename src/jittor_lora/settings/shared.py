@@ -73,6 +73,7 @@ TemplateText = Annotated[str, AfterValidator(_checked)]
 OptionalTemplateText = Annotated[Optional[str], AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
 Scoring = Literal["auto", "squad", "squad-v2", "cmrc"]
+BasePrecision = Literal["auto", "fp32", "bf16", "q8", "q4"]
 
 
 def template_setting(group: str, description: str) -> Any:
@@ -93,6 +94,11 @@ def columns_setting() -> Any:
 def scoring_setting(group: str) -> Any:
     return setting("auto", group, "rule for exact match and F1: squad (v1.1, English), squad-v2 (with questions that "
                    "have no answer), cmrc (Chinese: CMRC 2018, DRCD); auto chooses by the data")
+
+
+def base_precision_setting(group: str) -> Any:
+    return setting("auto", group, "what the frozen weights are kept in, and decoded from in each product: auto (as in "
+                   "the base's files), fp32, bf16, q8 or q4; the last three quantise the base once, into the cache")
 
 
 def special_tokens_setting(group: str) -> Any:

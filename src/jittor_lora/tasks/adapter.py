@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_check import show
-from jittor_lora.formats.adapter_files import CONFIG_FILE, RECORD_FILE
-from jittor_lora.formats.adapter_folder import AdapterFolder, read_adapter_folder, write_adapter_folder
+from jittor_lora.formats.adapter_files import RECORD_FILE, may_be_adapter
+from jittor_lora.formats.adapter_folder import (
+    AdapterFolder,
+    read_adapter_folder,
+    write_adapter_arrays,
+    write_adapter_folder,
+    write_low_rank,
+)
+from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.loralib_file import read_loralib
+from jittor_lora.formats.low_rank import LowRank, place, plain_settings
 from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
 from jittor_lora.lora.combination import Combination
 from jittor_lora.lora.combine import Factors, combine
 from jittor_lora.lora.spectrum import Difference, Spectrum, difference, spectrum
+from jittor_lora.model.config import ModelConfig
 
 DEEPEST = 8  # levels of folders below the one searched
 _NOTHING = (None, False, [], {}, "", "none")  # values of an unused setting
@@ -82,11 +90,11 @@ def find_adapters(folder: Path) -> list[Found]:
     if not folder.is_dir():
         raise UserError(f"{folder}: {'expected a folder; found a file' if folder.exists() else 'no such folder'}.")
     found = []
-    for path, folders, files in os.walk(folder):
+    for path, folders, _ in os.walk(folder):
         folders.sort()
         if len(Path(path).relative_to(folder).parts) >= DEEPEST:
             folders.clear()
-        if CONFIG_FILE in files:
+        if may_be_adapter(Path(path)):
             try:
                 found.append(Found(Path(path), read_adapter_folder(Path(path), numbers=False), None))
             except UserError as error:
@@ -101,12 +109,6 @@ def measure(adapter: AdapterFolder) -> list[ModuleInfo]:
         layer, kind = place(module)
         rows.append(ModuleInfo(module, layer, kind, len(factors.a), factors.scaling, spectrum(factors)))
     return sorted(rows, key=lambda row: _in_order(row.module))
-
-
-def place(module: str) -> tuple[int | None, str]:
-    """The number of a module's block, None outside the blocks, and its name within it."""
-    match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", module)
-    return (int(match.group(1)), match.group(2)) if match else (None, module)
 
 
 def in_use(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -186,7 +188,7 @@ def npz_to_folder(source: Path, output: Path, base: str, alpha: float) -> Adapte
     factors = read_reference_npz(source, alpha)
     ranks = {place(module)[1]: len(pair.a) for module, pair in factors.items()}
     rank = next((r for kind, r in ranks.items() if kind != "attn.c_attn"), ranks.get("attn.c_attn", 0) // 3)
-    write_adapter_folder(output, _settings_of(factors, rank, alpha, base), factors)
+    write_low_rank(output, LowRank(factors, rank, alpha, base=base))
     return read_adapter_folder(output)
 
 
@@ -201,38 +203,24 @@ def loralib_to_folder(source: Path, output: Path, base: str, alpha: float,
     Returns: the folder, and sentences on how the file was read.
     """
     found = read_loralib(source, alpha, enabled)
-    settings = _settings_of(found.factors, found.rank, alpha, base)
-    write_adapter_folder(output, settings, found.factors, found.embeddings)
+    write_low_rank(output, LowRank(found.factors, found.rank, alpha, base=base))
     return read_adapter_folder(output), found.notes
 
 
-def _settings_of(factors: Mapping[str, Factors], rank: int, alpha: float, base: str) -> dict[str, Any]:
-    """adapter_config.json of these updates, of which most have this rank and alpha."""
-    kinds: dict[str, list[int | None]] = {}
-    for module in factors:
-        layer, kind = place(module)
-        kinds.setdefault(kind, []).append(layer)
-    blocks = sorted({layer for layers in kinds.values() for layer in layers if layer is not None})
-    everywhere = blocks == list(range(len(blocks))) and all(sorted(layers) == blocks for layers in kinds.values()
-                                                            if layers != [None])
-    # The scaling is alpha / r of one of the `parts` that make up an update.
-    parts = {module: len(pair.a) / round(alpha / pair.scaling) for module, pair in factors.items()}
-    values = {module: (len(pair.a), alpha * parts[module]) for module, pair in factors.items()}
-    by_last: dict[str, set[tuple[int, float]]] = {}
-    for module, value in values.items():
-        by_last.setdefault(module.rsplit(".", 1)[-1], set()).add(value)
-    ranks, alphas = {}, {}
-    for module, (own_rank, own_alpha) in values.items():
-        last = module.rsplit(".", 1)[-1]
-        key = last if len(by_last[last]) == 1 else module
-        if own_rank != rank:
-            ranks[key] = own_rank
-        if own_alpha != alpha:
-            alphas[key] = own_alpha
-    return {**_plain_settings(), "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
-            "target_modules": _short(kinds) if everywhere else sorted(factors),
-            "fan_in_fan_out": any(module.startswith("transformer.h.") for module in factors),
-            "rank_pattern": ranks, "alpha_pattern": alphas}
+def convert_other(source: AdapterSource, output: Path, name: str | None, base: ModelConfig | None) -> AdapterFolder:
+    """Write an adapter of another program's format as a folder in PEFT's layout.
+
+    Args:
+        name: of the base model; by default the one that the adapter names.
+        base: its sizes, which some formats need.
+
+    Raises:
+        UserError: as `AdapterSource.contents`.
+    """
+    settings, file = source.contents(base)
+    write_adapter_arrays(output, {**settings, "base_model_name_or_path": name or settings["base_model_name_or_path"]},
+                         file)
+    return read_adapter_folder(output)
 
 
 def folder_to_npz(source: Path, output: Path) -> tuple[int, float]:
@@ -271,7 +259,7 @@ def _combined_settings(adapters: Sequence[AdapterFolder], combined: dict[str, Fa
     rank = max(len(pair.a) for pair in combined.values())
     others = {module: len(pair.a) for module, pair in combined.items() if len(pair.a) != rank}
     return {
-        **_plain_settings(), "r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others,
+        **plain_settings(), "r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others,
         "target_modules": _targets(adapters, combined),
         **{name: first[name] for name in ("task_type", "base_model_name_or_path", "revision", "fan_in_fan_out",
                                           "lora_dropout") if name in first},
@@ -293,21 +281,6 @@ def _targets(adapters: Sequence[AdapterFolder], combined: dict[str, Factors]) ->
     if isinstance(targets[0], str):
         return targets[0] if len(set(targets)) == 1 else "|".join(f"({one})" for one in targets)
     return sorted({name for one in targets for name in one})
-
-
-def _plain_settings() -> dict[str, Any]:
-    return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "r": 8, "lora_alpha": 8,
-        "lora_dropout": 0.0, "target_modules": [], "fan_in_fan_out": False, "bias": "none", "init_lora_weights": True,
-        "inference_mode": True, "use_rslora": False, "use_dora": False, "modules_to_save": None, "rank_pattern": {},
-        "alpha_pattern": {}, "layers_to_transform": None, "layers_pattern": None, "revision": None,
-    }
-
-
-def _short(kinds: dict[str, list[int]]) -> list[str]:
-    """The last part of each name, or the last two where another, unadapted kind has the same last part."""
-    both = {"attn.c_proj", "mlp.c_proj"} <= kinds.keys()
-    return sorted({kind if kind.endswith("c_proj") and not both else kind.rsplit(".", 1)[-1] for kind in kinds})
 
 
 def _shape(factors: Factors) -> tuple[int, int]:

@@ -41,8 +41,8 @@ class Evaluation:
         adapters: (name, folder with its files) of each.
         with_base: also answer with the base alone.
         precisions, modes: each system answers once for each combination.
-        template, max_tokens, max_new_tokens, batch_size, special_tokens, chat_template, chat_arguments: as in
-            `evaluate`.
+        template, max_tokens, max_new_tokens, batch_size, special_tokens, chat_template, chat_arguments,
+            base_precision: as in `evaluate`.
     """
 
     base: str
@@ -57,6 +57,7 @@ class Evaluation:
     special_tokens: str | None = None
     chat_template: str | None = None
     chat_arguments: Mapping[str, Any] | None = None
+    base_precision: str = "auto"
 
     def names(self) -> list[str]:
         """Names of the systems, in the order in which they answer."""
@@ -179,7 +180,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
     from jittor_lora.session import load
     from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
     for precision in evaluation.precisions:
-        session = load(evaluation.base, precision=precision)
+        session = load(evaluation.base, precision=precision, base_precision=evaluation.base_precision)
         limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
         say(f"Base: {session.base.description}, {precision}")
         for name, path in [*([(BASE, None)] if evaluation.with_base else []), *evaluation.adapters]:

@@ -71,7 +71,8 @@ def curve(config: CurveConfig) -> None:
                                          how=Answering(extractive=config.extractive)), config.seed)
 
     say(rule_line(config.scoring, chosen_rule(config.scoring, questions_data)))
-    base = scored(load(config.base, precision=config.precision), folder / "base", "base")
+    base = scored(load(config.base, precision=config.precision, base_precision=config.base_precision), folder / "base",
+                  "base")
     free_memory()
     points: list[dict[str, Any]] = []
     for value, run in runs.items():
@@ -115,7 +116,7 @@ def trained(run: RunConfig) -> Session:
     done = (folder / SUMMARY_FILE).is_file()
     if done and run.method == "full":
         return load(str(folder / PRODUCTS["full"]), precision=run.precision)
-    session = load(run.base, precision=run.precision)
+    session = load(run.base, precision=run.precision, base_precision=run.base_precision)
     if done:
         session.load_adapter(folder / PRODUCTS["lora"])
     else:

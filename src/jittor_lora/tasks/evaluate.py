@@ -277,7 +277,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
              precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
              chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None,
-             scoring: str = AUTO) -> dict[str, SquadScore]:
+             scoring: str = AUTO, base_precision: str = "auto") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
@@ -293,7 +293,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     questions_data = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
-    session = load(base, adapter, precision)
+    session = load(base, adapter, precision, base_precision)
     prompting = session.choose_prompting(Choices(template, chat_template, chat_arguments, special_tokens))
     chat, text = session.chat_encoder(prompting, questions_data), prompting.template
     longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)

@@ -27,7 +27,7 @@ _LLAMA_NAMES = {"num_hidden_layers": "layers", "max_position_embeddings": "max_p
 
 
 def export(form: str, base: str, adapter: Path | AdapterSource | None, output: Path,
-           tolerance: float = 1e-3) -> float | None:
+           tolerance: float = 1e-3, base_precision: str = "auto") -> float | None:
     """Write the base, with the adapter's update added in if there is one, in float32.
 
     Args:
@@ -41,7 +41,7 @@ def export(form: str, base: str, adapter: Path | AdapterSource | None, output: P
         UserError: base and adapter do not fit, the difference exceeds `tolerance`, or the other program cannot read the
             model or computes it differently; nothing is written then.
     """
-    session = load(base, adapter)
+    session = load(base, adapter, base_precision=base_precision)
     difference = session.check_merge(tolerance) if adapter is not None else None
     checkpoint = merged_checkpoint(session)
     problems = list((_gguf_problems if form == "gguf-ready" else _npz_problems)(checkpoint.config, session.tokenizer))

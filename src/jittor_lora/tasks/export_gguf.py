@@ -58,13 +58,14 @@ class Change(NamedTuple):
 
 
 def export_gguf(form: str, base: str, adapter: Path | AdapterSource | None, output: Path, out_type: str | None = None,
-                ollama: bool = False, tolerance: float = 1e-3) -> list[str]:
+                ollama: bool = False, tolerance: float = 1e-3, base_precision: str = "auto") -> list[str]:
     """Write a GGUF file.
 
     Args:
         form: "gguf", the whole model, or "gguf-adapter", the adapter alone.
         output: the file, or with `ollama` the folder for it and a Modelfile.
-        out_type: of a whole model, one of `OUT_TYPES`; by default a GGUF base keeps its types.
+        out_type: of a whole model, one of `OUT_TYPES`; by default a GGUF base keeps its types, unless it is in another
+            `base_precision`.
         tolerance: largest allowed difference between a logit of the merged model and of the base with the adapter.
 
     Returns: sentences on what was written.
@@ -72,14 +73,15 @@ def export_gguf(form: str, base: str, adapter: Path | AdapterSource | None, outp
     Raises:
         UserError: as `export_model` and `export_adapter`; nothing is written then.
     """
-    session = load(base, adapter)
-    out_type = out_type or (KEPT if session.base.kind == "gguf" else "f16")
+    session = load(base, adapter, base_precision=base_precision)
+    as_in_file = session.base.kind == "gguf" and base_precision in ("auto", "fp32")
+    out_type = out_type or (KEPT if as_in_file else "f16")
     if not ollama:
         return _write(form, session, output, out_type, tolerance)
     with atomic_folder(output) as folder:
         name, model, own = ("adapter.gguf", _BASE, _BASE) if form == "gguf-adapter" else (_MODEL, _MODEL, None)
         lines = _write(form, session, folder / name, out_type, tolerance)
-        if own is not None and session.base.kind == "gguf":
+        if own is not None and as_in_file:
             model = str(session.base.path.resolve())
         elif own is not None:
             with session.adapters_off():

@@ -6,13 +6,15 @@ import hashlib
 import itertools
 import json
 from dataclasses import asdict
-from typing import NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
 from jittor_lora.data.groups import TokenGroup
+from jittor_lora.files.mapped import release
 from jittor_lora.formats.hugging_face import Checkpoint
-from jittor_lora.model.config import tensor_shapes
+from jittor_lora.model.config import is_conv1d, tensor_shapes
+from jittor_lora.ops.blocks import stored_in
 
 ARRAYS = "arrays-"  # starts a fingerprint of arrays
 
@@ -72,5 +74,15 @@ def identity_of_base(checkpoint: Checkpoint) -> str:
     """A fingerprint of the configuration and all weights."""
     digest = hashlib.sha256(json.dumps(checkpoint.config.source, sort_keys=True, default=str).encode())
     for name in tensor_shapes(checkpoint.config):
-        digest.update(np.ascontiguousarray(checkpoint.tensors[name]))
+        for part in _parts(checkpoint, name):
+            digest.update(part)
+            release(part)
     return digest.hexdigest()
+
+
+def _parts(checkpoint: Checkpoint, name: str) -> Iterable[np.ndarray]:
+    """A tensor's content in its order, float32; that of a quantised base as it is stored."""
+    blocks = stored_in(checkpoint.tensors, name)
+    if blocks is None or checkpoint.original is None and is_conv1d(checkpoint.config, name):
+        return [np.ascontiguousarray(checkpoint.tensors[name])]
+    return blocks.parts() if checkpoint.original is None else [np.ascontiguousarray(blocks.data)]

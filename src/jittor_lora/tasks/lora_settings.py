@@ -34,7 +34,8 @@ def described(config: RunConfig, session: Session, adapter: LoraConfig) -> RunCo
              for name, value in own.items() if config.origin(name) != "default" and getattr(config, name) != value]
     if wrong:
         raise UserError("The active adapter has its own settings; leave these out:\n  " + "\n  ".join(wrong))
-    return config.model_copy(update={**own, "base": session.base.name, "precision": session.model.precision})
+    return config.model_copy(update={**own, "base": session.base.name, "precision": session.model.precision,
+                                     "base_precision": session.base_precision})
 
 
 def adapter_line(config: LoraConfig) -> str:

@@ -12,7 +12,8 @@ from jittor_lora.lora.merge import MergedTensors, unties_head
 from jittor_lora.session import Session, load
 
 
-def merge(base: str, adapter: Path | AdapterSource, output: Path, tolerance: float = 1e-3) -> float:
+def merge(base: str, adapter: Path | AdapterSource, output: Path, tolerance: float = 1e-3,
+          base_precision: str = "auto") -> float:
     """Write `output`, a Hugging Face directory with the adapter's update added to the base's weights in float32.
 
     Args:
@@ -23,7 +24,7 @@ def merge(base: str, adapter: Path | AdapterSource, output: Path, tolerance: flo
     Raises:
         UserError: base and adapter do not fit, or the difference exceeds `tolerance`; nothing is written then.
     """
-    session = load(base, adapter)
+    session = load(base, adapter, base_precision=base_precision)
     difference = session.check_merge(tolerance)
     with atomic_folder(output) as folder:
         write_checkpoint(folder, merged_checkpoint(session))

@@ -15,8 +15,9 @@ from typing import Optional
 
 from jittor_lora.errors import UserError
 from jittor_lora.formats.bases import ResolvedBase, load_base, resolve_base
-from jittor_lora.model.config import tensor_shapes
-from jittor_lora.settings.run import RunConfig
+from jittor_lora.formats.quantised_base import bytes_in
+from jittor_lora.formats.quantised_file import FORMATS
+from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system import memory
 from jittor_lora.system.runtime import threads
 from jittor_lora.tasks.evaluate import BATCH_SIZE, Questions
@@ -100,7 +101,7 @@ def plan(config: RunConfig, available: Optional[int] = None) -> Plan:
     available = memory.available() + memory.resident() if available is None else available
     started = time.perf_counter()
     base = resolve_base(config.base)
-    _refuse_too_large(base, available)
+    _refuse_too_large(base, "fp32" if config.method == "full" else config.base_precision, available)
     ready = prepare(config, base=lambda: base)
     prepared, loading = time.perf_counter() - started, memory.peak()
     work = work_of(ready.groups, ready.dev_groups, ready.config)
@@ -136,16 +137,21 @@ def plan(config: RunConfig, available: Optional[int] = None) -> Plan:
         changes=() if fits else _changes(trial, work, config, resting, room))
 
 
-def _refuse_too_large(base: ResolvedBase, available: int) -> None:
+def _refuse_too_large(base: ResolvedBase, precision: str, available: int) -> None:
     """
+    Args:
+        precision: of the base's weights.
+
     Raises:
         UserError: the weights alone do not fit.
     """
-    shapes = tensor_shapes(load_base(base, say=lambda text: None)[0].config)
-    weights = 4 * sum(map(math.prod, shapes.values()))
+    checkpoint = load_base(base, say=lambda text: None)[0]
+    weights = bytes_in(checkpoint, precision)
     if weights > available:
+        smaller = [f"{flag('base_precision')} {name}" for name in FORMATS if bytes_in(checkpoint, name) <= available]
         raise UserError(f"{base.name}: its weights alone take {weights / 2**30:.1f} GiB in memory, of which "
-                        f"{available / 2**30:.1f} GiB are available. Take a smaller base or a larger machine.")
+                        f"{available / 2**30:.1f} GiB are available. Take {', '.join([*smaller, 'a smaller base'])} or "
+                        "a larger machine.")
 
 
 def _questions(ready: Prepared) -> Optional[Questions]:

@@ -55,7 +55,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
         raise UserError(f"--dev {config.dev}: quickstart scores answers to questions; expected SQuAD JSON.")
     if config.threads:
         set_threads(config.threads)
-    session = load(config.base, precision=config.precision)
+    session = load(config.base, precision=config.precision, base_precision=config.base_precision)
     say(f"Base: {session.base.description}")
     limit = min(session.model.config.max_positions, config.max_tokens or session.model.config.max_positions)
     prompting = session.choose_prompting(Choices.of(config))
@@ -78,12 +78,13 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
 
     print(answers_shown(data, before, after, config.seed))
     print(comparison_table(before, after, seed=config.seed))
+    kept = "" if config.base_precision == "auto" else f" --base-precision {config.base_precision}"
     print(f"\nAdapter:      {folder / 'adapter'}\nPlots:        {', '.join(map(str, pictures))}\n"
           f"Predictions:  {folder / 'evaluation'}\n\nAsk it yourself:\n"
-          f"  jittor-lora generate --base {session.base.name} --adapter {folder / 'adapter'} \\\n"
+          f"  jittor-lora generate --base {session.base.name} --adapter {folder / 'adapter'}{kept} \\\n"
           f"    --context \"Jittor was released by Tsinghua University in 2020.\" --question \"Who released Jittor?\"\n"
           f"In the browser, beside the base, and as an API (`make serve` does it in one step):\n"
-          f"  jittor-lora serve --adapter {folder}")
+          f"  jittor-lora serve --adapter {folder}{kept}")
 
 
 def run_folder(config: RunConfig) -> tuple[Path, bool]:

@@ -28,7 +28,8 @@ def introduction(session: Session, method: Method, train: tuple[Data, LengthRepo
     """
     sets = {"Training data": train, **({"Validation data": dev} if dev else {})}
     lines = [f"{data.path}: {describe_data(data)}" for data, _ in sets.values()]
-    lines += [f"Base: {session.base.description}", f"Tokenizer: {session.tokenizer.origin}", *method.lines()]
+    kept = "" if session.checkpoint.precision == "auto" else f", in {session.checkpoint.precision}"
+    lines += [f"Base: {session.base.description}{kept}", f"Tokenizer: {session.tokenizer.origin}", *method.lines()]
     if chat is not None:
         lines.append("; ".join(turn_ends(chat, session.tokenizer)))
     lines += [f"{name}: {line}" for name, (_, report) in sets.items() for line in report.lines()]

@@ -124,7 +124,8 @@ def prepare(config: RunConfig, session: Session | None = None, base: Callable[[]
         set_threads(config.threads)
     train_data = subset(read_data(config, "data", resume), config.max_train, config.seed)
     dev_data = subset(read_data(config, "dev", resume), config.max_dev, config.seed) if config.dev else None
-    session = session or load(base() if base else config.base, precision=config.precision)
+    session = session or load(base() if base else config.base, precision=config.precision,
+                              base_precision=config.base_precision)
     prompting = session.choose_prompting(Choices.of(config), date)
     prompting = replace(prompting, conversations=isinstance(train_data, ConversationData))
     sets = [data for data in (train_data, dev_data) if data is not None]

@@ -147,7 +147,8 @@ def _read(number: int, line: str, columns: Columns | None) -> Entry:
     line = line.strip()
     bare = _bare_numbers(line)
     if bare is not None:
-        return Entry(number, (Loss(UNNAMED, bare[-1]),), {"step": Place(bare[0])} if len(bare) > 1 else {})
+        placed = len(bare) > 1 and _in_range(bare[0])
+        return Entry(number, (Loss(UNNAMED, bare[-1]),), {"step": Place(bare[0])} if placed else {})
     record = _object_in(line)
     return _entry(number, pairs_of_line(line) if record is None else pairs_of_object(record))
 
@@ -194,7 +195,11 @@ def _entry(line: int, pairs: Sequence[Pair]) -> Entry:
 
 
 def _fits(place: str, value: float) -> bool:
-    return 0 <= value < 2**53 and (place == EPOCH or value == int(value))
+    return _in_range(value) and (place == EPOCH or value == int(value))
+
+
+def _in_range(place: float) -> bool:
+    return 0 <= place < 2**53  # NaN is not
 
 
 def _records(text: str) -> list[Mapping[str, Any]] | None:

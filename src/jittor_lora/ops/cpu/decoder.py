@@ -186,7 +186,7 @@ class Decoder:
         width."""
         made, all_a, rank_at = _Linear(inputs=inputs, count=len(layers)), [], 0
         for matrix, low, layer in zip(made.matrices, update.matrices, layers):
-            packed = packing.panels(layer.weight)
+            packed, matrix.storage = packing.panels(layer.weight)
             self._kept.append(packed)
             matrix.weight, matrix.outputs = packed.raw_ptr, layer.weight.shape[0]
             matrix.bias = self._padded(layer.bias, self._panel)

@@ -137,8 +137,9 @@ class _LoraLinear(jt.Function):
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
-        y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)],
-                            [x, packing.product(weight, True), nothing if bias is None else bias, *pair], *numbers, bias is not None)
+        inputs = [x, packing.product(weight, True), nothing if bias is None else bias, *pair]
+        y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)], inputs, *numbers,
+                            bias is not None)
         wanted = not x.is_stop_grad()
         if wanted:
             # Packed now: within the backward pass it would make Jittor compute, and keep, all of that pass so far.

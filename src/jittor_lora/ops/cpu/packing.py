@@ -12,13 +12,12 @@ from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
-
 _CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
 
 
 def storage(weight: Matrix) -> int:
-    """The number of its format in kernels/interface.h."""
-    return _CODES[weight.storage]
+    """The number in kernels/interface.h of the format that training's kernels read."""
+    return _CODES[weight.storage if _is_decoded(weight) else FLOAT32]
 
 
 def stored(weight: Matrix):
@@ -29,7 +28,7 @@ def stored(weight: Matrix):
 
 def product(weight: Matrix, transposed: bool):
     """What the product x · Wᵀ (`transposed`) or dy · W reads: blocks, the array, or in bf16 a layout of oneDNN's."""
-    if weight.storage != FLOAT32:
+    if _is_decoded(weight):
         return stored(weight)
     if weight.precision != "bf16":
         return weight.var
@@ -39,7 +38,7 @@ def product(weight: Matrix, transposed: bool):
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
     """What the loss reads of an output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
     for their gradient. Those that are not read are None."""
-    if weight.storage != FLOAT32 or weight.precision != "bf16":
+    if _is_decoded(weight) or weight.precision != "bf16":
         return product(weight, True), None, None
     return None, head(weight, False), head(weight, True) if with_gradient else None
 
@@ -49,15 +48,26 @@ def head(weight: Matrix, down: bool):
     return weight.form(("cpu", "head", down), lambda array: _head(array, down))
 
 
-def panels(weight: Matrix):
-    """A weight in panels for decoding, in the matrix's precision: uint8 bytes."""
-    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16"))
+def panels(weight: Matrix) -> tuple:
+    """A weight in panels for decoding, uint8 bytes, and the number of their format: blocks, or FLOAT32's for numbers in
+    the matrix's precision."""
+    if _is_decoded(weight):
+        return stored(weight), storage(weight)
+    return weight.form(("cpu", "panels"), lambda array: _panels(array, weight.precision == "bf16")), _CODES[FLOAT32]
 
 
 def screen(weight: Matrix):
     """An output head in 8 bits with bounds on the rounding errors, which finds the largest logit: uint8 bytes.
-    None on processors where that is not faster than computing all logits."""
+    None where that is not faster than computing all logits: of blocks, which take 4 to 16 bits themselves, and on
+    processors that do not multiply bytes."""
+    if _is_decoded(weight):
+        return None
     return weight.form(("cpu", "screen"), lambda array: _screen(array, weight.precision == "bf16"))
+
+
+def _is_decoded(weight: Matrix) -> bool:
+    """Is it kept in blocks and converted wherever it is used? In bf16, BF16 needs no conversion: backends pack it."""
+    return weight.storage != FLOAT32 and (weight.storage, weight.precision) != ("BF16", "bf16")
 
 
 def _stored(blocks: Blocks):

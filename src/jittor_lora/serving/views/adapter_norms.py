@@ -9,11 +9,11 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from jittor_lora.formats.low_rank import place
 from jittor_lora.lora.adapter import Adapter
 from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.spectrum import difference, spectrum
-from jittor_lora.tasks.adapter import place
 
 
 class Arrays(NamedTuple):

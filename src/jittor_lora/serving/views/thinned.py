@@ -9,12 +9,17 @@ from typing import Any, Mapping, Optional, Sequence
 class Thinned:
     """Values by increasing step in at most `most` points; a point is the mean over `stride` steps, a power of two.
 
+    Args:
+        most: two or more, as step 0 is a point of its own: what was measured before training.
+
     Attributes:
         last: the last step; -1 before the first.
         not_finite: number of values left out.
     """
 
     def __init__(self, names: Sequence[str], most: int):
+        if most < 2:
+            raise ValueError(f"most: expected 2 or more, found {most}")
         self.names, self._most = names, most
         self.stride, self.last, self.not_finite = 1, -1, 0
         self._points: list[_Point] = []
