@@ -12,7 +12,7 @@ from jittor_lora.benchmark import ours, peers
 from jittor_lora.benchmark.formats import Files
 from jittor_lora.benchmark.process import Worker
 from jittor_lora.benchmark.ring import differences
-from needs import llama_cpp_python, needs_bf16, needs_llama_cpp
+from needs import needs_bf16, needs_llama_cpp, peer_python
 
 STEP = {"shape": (2, 24)}
 QUESTIONS = {"questions": 40}
@@ -65,7 +65,7 @@ def test_evaluate(base):
 def test_llama_cpp(tmp_path, monkeypatch):
     """One text, several, a shared context, with the caches of all settings; logits in float32, and in 8 bits, where
     llama.cpp rounds activations too."""
-    monkeypatch.setattr(sys, "executable", llama_cpp_python())
+    monkeypatch.setattr(sys, "executable", peer_python("llama_cpp"))
     files = Files(small_run.make_base(tmp_path / "base"), None, tmp_path)
     prefix, questions = list(range(5, 40)), [[41], [42, 43, 44], [45, 46]]
     works = [("decode", {"batch": 1, "prompt": 1, "new": 12}), ("decode", {"batch": 3, "prompt": 9, "new": 12}),

@@ -33,7 +33,9 @@ class Contender:
 
     def __init__(self, base: str, threads: int, precision: str, storage: str):
         self.checkpoint, _ = workloads.open_base(Path(base))
-        defaults = {"n_ctx": self.checkpoint.config.max_positions, "layer_norm_epsilon": 1e-5}
+        config = self.checkpoint.config
+        defaults = {"n_ctx": config.max_positions,  # what config.json may leave out
+                    "layer_norm_epsilon": config.norm_eps, "rms_norm_eps": config.norm_eps}
         self.model, _ = load_model(Path(base), model_config={**defaults, **read_json(Path(base, "config.json"))},
                                    get_model_classes=_classes)
         self.model.set_dtype(FLOATS.get(storage, mx.float32))
