@@ -17,7 +17,8 @@ from needs import needs_kernels
 pytestmark = [needs_kernels, pytest.mark.skipif(not machine.is_x86(), reason="needs an x86 processor"),
               pytest.mark.slow]
 
-TESTS = [Path(__file__).parent / f"test_{name}.py" for name in ("kernels", "decode", "screen", "storage", "stored_decoding")]
+TESTS = [Path(__file__).parent / f"test_{name}.py"
+         for name in ("kernels", "decode", "screen", "storage", "stored_decoding")]
 AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 # Compiler flags, and the processor flags that they need; 4 is NEON's width too.
