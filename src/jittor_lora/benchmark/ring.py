@@ -62,7 +62,7 @@ class Ring:
         precisions: of our arithmetic.
         tools: the peers, by name.
         choose: name in the report, work, contenders -> the arguments of the fastest one.
-        environments: tool -> variables of its process.
+        environments: tool -> variables of its process that name libraries, which its name in tables then does too.
         folder: for logits on their way.
     """
 
@@ -95,8 +95,9 @@ class Ring:
             if job in tool.shown and name in tool.formats:
                 added = {**tool.specs.get(job, {}), **self._fastest(peer, tool, work)}
                 options = {**tool.formats[name], **({"base": file} if tool.reads_gguf else {})}
-                found.append(Contender(tool.shown[job], tool.module, options, added, title,
-                                       self.environments.get(peer, {})))
+                environment = self.environments.get(peer, {})
+                shown = " with ".join([tool.shown[job], *(Path(library).stem for library in environment.values())])
+                found.append(Contender(shown, tool.module, options, added, title, environment))
         return found
 
     def _fastest(self, peer: str, tool: Tool, work: Workload) -> dict[str, Any]:
