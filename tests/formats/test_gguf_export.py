@@ -243,7 +243,8 @@ PIECES = Tokenizer(models.BPE({"▁a": 0}, [], byte_fallback=True))
     (_with(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)), "expected the steps of one of gpt-2"),
     (_with(normalizer=normalizers.Lowercase()), "expected the steps of one of"),
     (_bpe(ignore_merges=True), "expected the steps of one of"),
-    (_bpe(), "model.vocab: expected a token for each of 256 bytes, found none for 254"),
+    (_bpe(unk_token="a"), "model.unk_token: expected none, or a token for each of 256 bytes; found 'a', and no token "
+                          "for 254 of them"),
     (_bpe(end_of_word_suffix="_"), "model.end_of_word_suffix"),
     (_flagged(), "'<mask>'"), (_opened(), "post_processor: expected bos_token or nothing")])
 def test_tokenizers_that_llama_cpp_does_not_have(made, message):

@@ -72,8 +72,9 @@ def _problems(tokenizer: Tokenizer, content: dict[str, Any]) -> Iterator[str]:
         if content["model"].get(name) not in plain:
             yield f"model.{name}: expected none, found {str(content['model'][name])[:40]}"
     lacking = sum(character not in content["model"]["vocab"] for character in CHARACTERS.values())
-    if lacking:
-        yield f"model.vocab: expected a token for each of 256 bytes, found none for {lacking}"
+    if lacking and content["model"].get("unk_token") is not None:  # without one, such bytes are dropped by both
+        yield ("model.unk_token: expected none, or a token for each of 256 bytes; found "
+               f"{content['model']['unk_token']!r:.40}, and no token for {lacking} of them")
     if _pre(content) is None:
         yield f"pre_tokenizer, normalizer: expected the steps of one of {', '.join(_NAMES)}, found others"
     bos = tokenizer.vocabulary.get(named_tokens(tokenizer.config).get("bos_token", ""))
