@@ -406,14 +406,21 @@ class Run {
         });
     }
 
-    // Calls each(r, count, panel, panels) for blocks of rows and the panels from 2 · first to 2 · end.
+    // Most rows per product with this matrix: few where it is decoded in registers.
+    int most_rows(const Matrix& matrix, int rows) const {
+        const bool in_registers = matrix.storage != FLOAT32 && !is_half(matrix.storage) && !is_decoded(matrix, rows);
+        return in_registers ? FUSED_ROWS : REGISTER_ROWS;
+    }
+
+    // Calls each(r, count, panel, panels) for blocks of rows, at most `most`, and the panels from 2 · first to 2 · end.
     template <class Each>
-    static void blocks(int first, int end, int all, int rows, Each each) {
+    static void blocks(int first, int end, int all, int rows, int most, Each each) {
         // Rows are cut into equal blocks, each multiplied with one panel at a time, if that leaves the blocks enough
         // rows; else into whole blocks and a rest, which is multiplied with two panels at a time.
         const int left = rows % REGISTER_ROWS, least = rows / (rows / REGISTER_ROWS + 1);  // rows of the smallest equal block
-        const int rest = rows <= TWO_PANEL_ROWS || (left <= TWO_PANEL_ROWS && least < BUSY_ROWS) ? left : 0;
-        const int even = rows - rest, count = ceil_div(even, REGISTER_ROWS);
+        const bool split = most == REGISTER_ROWS && left <= TWO_PANEL_ROWS && least < BUSY_ROWS;
+        const int rest = rows <= std::min(most, TWO_PANEL_ROWS) || split ? left : 0;
+        const int even = rows - rest, count = ceil_div(even, most);
         // Panels outside, blocks inside: a panel is read from memory once and stays in the cache for the other blocks.
         for (int part = first; part < end; part++) {
             const int panel = 2 * part, panels = std::min(2, all - panel);
@@ -439,8 +446,9 @@ class Run {
             alignas(64) float y[REGISTER_ROWS * 2 * PANEL];
             for (int m = 0, before = 0; m < linear.count; before = ends[m++]) {
                 const Matrix& matrix = linear.matrices[m];
-                blocks(std::max(first, before) - before, std::min(end, ends[m]) - before,
-                       round_up(matrix.outputs, PANEL) / PANEL, rows, [&](int r, int count, int panel, int panels) {
+                const int panels = round_up(matrix.outputs, PANEL) / PANEL, most = most_rows(matrix, rows);
+                blocks(std::max(first, before) - before, std::min(end, ends[m]) - before, panels, rows, most,
+                       [&](int r, int count, int panel, int panels) {
                            tile(product, m, panel, panels, in, rows, r, count, y);
                            for (int i = 0; i < count; i++)
                                take(r + i, starts[m] + panel * PANEL, y + i * panels * PANEL, panels * PANEL);
@@ -452,10 +460,12 @@ class Run {
     // inner = activation(x · up), or activation(x · gate) · (x · up).
     void multiply_inner(int64_t& phase, const Product& product, int rows) {
         const bool gated = product.linear.count == 2;
+        const Matrix* matrices = product.linear.matrices;
+        const int most = std::min(most_rows(matrices[0], rows), gated ? most_rows(matrices[1], rows) : REGISTER_ROWS);
         int panels = round_up(net_.inner, PANEL) / PANEL;
         schedule_.share(phase, ceil_div(panels, 2), PANEL_PAIRS, [&](int first, int end) {
             alignas(64) float y[REGISTER_ROWS * 2 * PANEL], factor[REGISTER_ROWS * 2 * PANEL];
-            blocks(first, end, panels, rows, [&](int r, int count, int panel, int panels) {
+            blocks(first, end, panels, rows, most, [&](int r, int count, int panel, int panels) {
                 int width = panels * PANEL;
                 tile(product, 0, panel, panels, h_, rows, r, count, y);
                 if (gated) tile(product, 1, panel, panels, h_, rows, r, count, factor);
