@@ -90,15 +90,23 @@ def export_gguf(form: str, base: str, adapter: Path | AdapterSource | None, outp
                          _prompting(session), session.tokenizer, session.model.config.max_positions)
         with atomic_write(folder / FILE_NAME) as stream:
             stream.write(text)
+    if session.adapter is not None and not _is_prompting_known(session):
+        lines.append(f"{output / FILE_NAME}: the adapter does not say how its training put examples into texts; the "
+                     "template is the base's.")
     return [line.replace(str(folder), str(output)) for line in lines] + [
         f"{output / FILE_NAME}: for Ollama; its first lines say how to use it."]
+
+
+def _is_prompting_known(session: Session) -> bool:
+    return session.adapter is not None and session.adapter.name in session.promptings
 
 
 def _prompting(session: Session) -> Prompting:
     """That of training; if it is not known, the base's chat template, if there is one."""
     prompting = session.prompting
-    known = session.adapter is not None and session.adapter.name in session.promptings
-    return prompting if known else replace(prompting, conversations=prompting.chat is not None)
+    if _is_prompting_known(session):
+        return prompting
+    return replace(prompting, conversations=prompting.chat is not None)
 
 
 def _write(form: str, session: Session, path: Path, out_type: str, tolerance: float) -> list[str]:
