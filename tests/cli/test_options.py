@@ -22,7 +22,8 @@ from jittor_lora.settings.text import flag
 
 MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in VERBS}
 # Settings whose text is neither a path nor free: names, lists of names, and titles.
-NAMES = {"host", "lora_init", "precisions", "modes", "parts", "against", "title", "platform"}
+NAMES = {"host", "lora_init", "precisions", "modes", "parts", "formats", "tools", "against", "title",
+         "platform"}
 PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS")
 
 
@@ -104,7 +105,7 @@ def test_adapter_folder_or_run_folder(tmp_path):
 @pytest.mark.parametrize("make, message", [
     (lambda folder: None, "no such folder"),
     (lambda folder: folder.mkdir(), "neither in it"),
-    (lambda folder: folder.write_text(""), "no such folder"),
+    (lambda folder: folder.write_text(""), "another file"),
 ])
 def test_no_adapter(make, message, tmp_path):
     make(tmp_path / "a")

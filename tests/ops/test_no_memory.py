@@ -29,6 +29,7 @@ def test_every_allocation_of_every_kernel():
         assert re.search(rf"^{kernel} .*'{kind}': [1-9]", done.stdout, re.MULTILINE), (kernel, kind, done.stdout)
 
 
+@pytest.mark.slow
 def test_the_command_says_so(tmp_path):
     """Training in which no kernel gets memory: exit code 2 and a message."""
     folder = small_run.make_files(tmp_path, 6, 2)

@@ -46,14 +46,13 @@ class ExportOptions(ThreadOptions, ModelOptions):
         if self.ollama and self.format not in ("gguf", "gguf-adapter"):
             yield Problem(("ollama", "format"), "needs a GGUF file; give --format gguf or gguf-adapter")
         if self.format in _ADAPTERS and self.adapter is None:
-            yield Problem(("adapter", "format"), f"required by --format {self.format}")
+            yield Problem(("adapter", "format"), f"required by --format {self.format}; give --adapter")
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "export", help="save a model or an adapter for llama.cpp, Ollama, mlx-lm, litgpt or GPT2_LoRA_Jittor",
-        usage="jittor-lora export [--base B] [--adapter DIR] --output PATH "
-              "[--format gguf|gguf-adapter|gguf-ready|npz|mlx|litgpt] [any flag below]",
+        usage="jittor-lora export [--base B] [--adapter DIR] --output PATH [--format F] [any flag below]",
         description="Write a whole model for other programs, with the adapter merged in if one is given, or the "
                     "adapter alone. For transformers use `merge`; to convert an adapter to PEFT's layout, `adapter "
                     "convert`.")
