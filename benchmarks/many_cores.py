@@ -106,7 +106,7 @@ def main() -> None:
         return measure(*json.loads(args.measure))
     from jittor_lora.benchmark.base import provide
     with tempfile.TemporaryDirectory() as folder:
-        base, sentence = provide(args.base, Path(folder))
+        base, sentence, _ = provide(args.base, Path(folder))
         print(f"{sentence}.\n")
         for name in args.steps:
             one, two = (in_process(str(base), name, threads)[0] for threads in (1, 2))

@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="jittor-lora-") as name:
         folder = Path(name)
-        files, _ = base.provide(args.base, folder / "base")
+        files = base.provide(args.base, folder / "base").folder
         adapter = write_random(folder / "adapter", workloads.open_base(files)[0].config, 1)
         server = ours(args.base, [adapter], available_cores())
         server.start(folder / "log")

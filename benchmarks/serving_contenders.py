@@ -61,7 +61,7 @@ def contenders(args: argparse.Namespace, folder: Path, say: Callable[[str], None
     """The base in words, and the contenders, ours first; their files are written to `folder`."""
     say("Writing the models and adapters")
     resolved = resolve_base(args.base)
-    hugging_face, _ = base.provide(args.base, folder / "base")
+    hugging_face = base.provide(args.base, folder / "base").folder
     config = workloads.open_base(hugging_face)[0].config
     adapters = args.adapter or [write_random(folder / f"adapter{i}", config, i) for i in range(4)]
     found = [Contender("jittor-lora", [ours(args.base, adapters, args.threads)], ours=True)]

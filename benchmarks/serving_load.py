@@ -201,7 +201,7 @@ def main(arguments: list[str]) -> int:
     log = args.output / "serving_load.log"
     with tempfile.TemporaryDirectory(prefix="jittor-lora-") as name:
         folder = Path(name)
-        config = workloads.open_base(base.provide(args.base, folder / "base")[0])[0].config
+        config = workloads.open_base(base.provide(args.base, folder / "base").folder)[0].config
         adapters = [write_random(folder / f"adapter{i}", config, i, args.adapter_scale) for i in range(ADAPTERS)]
         requests, answers, what = alone(args, adapters)
         server = ours(args.base, adapters, args.threads, ["--cache", str(args.cache)])

@@ -173,7 +173,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="between samples")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base, what = provide(None, Path(folder, "base"), BASE)
+        base, what, _ = provide(None, Path(folder, "base"), BASE)
         run, often = Path(folder, "run"), max(1, min(100, args.steps // 20))
         options = {"base": base, "data": "sample-train", "dev": "sample-dev", "max-dev": 40, "batch-size": 8,
                    "max-steps": args.steps, "eval-every": often, "eval-questions": 8, "save-every": often,
