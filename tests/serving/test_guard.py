@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import event_loop
 from jittor_lora.serving.process.guard import guarded
 from jittor_lora.serving.process.health import STOPPING, Health
 from jittor_lora.serving.process.hosts import host_and_port, is_loopback, origin_of
@@ -52,7 +53,7 @@ def ask(settings, method="GET", path="/v1/models", headers=LOCAL, pieces=(b"",),
     async def send(message):
         sent.append(message)
 
-    asyncio.run(guarded(inner, settings, health or Health())(scope, receive, send))
+    event_loop.run(guarded(inner, settings, health or Health())(scope, receive, send))
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent)
 
@@ -213,7 +214,7 @@ def test_all_requests_together_hold_a_limited_number_of_bytes():
         again.cancel()
         return held, refused, len(inside)
 
-    assert asyncio.run(many()) == (16, [429] * 24, 1)
+    assert event_loop.run(many()) == (16, [429] * 24, 1)
 
 
 def test_a_server_that_stops_takes_no_new_requests():
@@ -255,7 +256,7 @@ def test_websockets_are_refused():
     async def send(message):
         sent.append(message["type"])
 
-    asyncio.run(guarded(app, ServeSettings(), Health())({"type": "websocket", "headers": []}, None, send))
+    event_loop.run(guarded(app, ServeSettings(), Health())({"type": "websocket", "headers": []}, None, send))
     assert sent == ["websocket.close"]
 
 

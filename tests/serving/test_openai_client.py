@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import event_loop
 from jittor_lora.inference.generator import Decoding
 from needs import needs_openai
 from serving import served
@@ -112,5 +113,5 @@ def test_many_clients_at_once(server):
 
             return await asyncio.gather(*map(ask, range(60)))
 
-    found = asyncio.run(ask_all())
+    found = event_loop.run(ask_all())
     assert found[:30] == found[30:]
