@@ -122,8 +122,8 @@ def test_an_adapter_that_changes_nothing(here):
 @pytest.mark.parametrize("settings, message", [
     ({"use_dora": True}, "model.layers.0.self_attn.v_proj: DoRA's magnitudes"),
     ({"target_modules": ["v_proj", "embed_tokens"]}, "model.embed_tokens: the head is the embedding"),
-    ({"modules_to_save": ["input_layernorm"]}, "layers.0.input_layernorm: trained whole or in part"),
-    ({"lora_bias": True}, "v_proj: a trained bias"),
+    ({"modules_to_save": ["input_layernorm"]}, "layers.0.input_layernorm: trained whole"),
+    ({"lora_bias": True}, "v_proj: a bias on B"),
 ])
 def test_adapters_that_llama_cpp_cannot_hold(here, capsys, settings, message):
     make_adapter(here / "adapter", **settings)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Optional
-
-from pydantic import field_validator
+from typing import Annotated, Literal, Optional
 
 from jittor_lora.cli.arguments import find_adapter, named_path_argument
 from jittor_lora.cli.flags import add_flags, from_flags, require
@@ -31,11 +29,14 @@ from jittor_lora.settings.shared import (
     own_template_setting,
     scoring_setting,
 )
-from jittor_lora.settings.text import checked_list, names
+from jittor_lora.settings.text import list_of, names
 from jittor_lora.system.locks import locked
 
 ANSWERING = "New answers"
 PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
+
+Precisions = Annotated[str, list_of(PRECISIONS)]
+Modes = Annotated[str, list_of(MODES)]
 
 
 class CompareOptions(Settings):
@@ -57,9 +58,9 @@ class CompareOptions(Settings):
     base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default that of the first adapter",
                                   holds=PATH, min_length=1)
     with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
-    precisions: str = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
+    precisions: Precisions = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     base_precision: BasePrecision = base_precision_setting(ANSWERING)
-    modes: str = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
+    modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
                          "greedy,extractive for both")
     template: OptionalTemplateText = own_template_setting(ANSWERING)
     chat_template: Optional[str] = chat_template_setting(ANSWERING, "that of the adapter's training, else the base's")
@@ -78,16 +79,6 @@ class CompareOptions(Settings):
     language: Literal["en", "zh"] = setting("en", "Output", "language of the plots' labels")
     font: Optional[str] = setting(None, "Output", "font file for the plots' labels; by default an installed font",
                                   holds=PATH, min_length=1)
-
-    @field_validator("precisions")
-    @classmethod
-    def _precisions(cls, value: str) -> str:
-        return checked_list(value, PRECISIONS)
-
-    @field_validator("modes")
-    @classmethod
-    def _modes(cls, value: str) -> str:
-        return checked_list(value, MODES)
 
     def conflicts(self) -> Iterator[Problem]:
         if None not in (self.max_tokens, self.max_new_tokens) and self.max_new_tokens >= self.max_tokens:

@@ -21,19 +21,21 @@ def updates_of(adapter: Adapter, base: Optional[str]) -> LowRank:
     Raises:
         UserError: it has more than low-rank updates; all is listed.
     """
-    wrong = [f"{name}: {problem}" for name, version in adapter.versions.items() for problem in _more(version)]
+    wrong = [f"{name}: {problem}" for name, version in adapter.versions.items()
+             for problem in more_than_low_rank(version)]
     if wrong:
         raise UserError("The format holds low-rank updates alone; the adapter has more:\n  "
                         + "\n  ".join(some_of_each(wrong)) + "\nMerge it into a model instead, with `jittor-lora "
                         "merge`.")
-    factors = {name: _factors(version) for name, version in adapter.updates.items()}
+    factors = {name: factors_of(version) for name, version in adapter.updates.items()}
     magnitudes = {name: version.magnitude.numpy() for name, version in adapter.updates.items()
                   if version.magnitude is not None}
     config = adapter.config
     return LowRank(factors, config.r, config.alpha, magnitudes, config.dropout, base)
 
 
-def _more(version: Version) -> Iterator[str]:
+def more_than_low_rank(version: Version) -> Iterator[str]:
+    """What it changes in its module beside a low-rank update, DoRA's magnitudes aside."""
     if isinstance(version, TrainableCopy):
         yield "trained whole, or in its bias or single rows"
     elif isinstance(version, Update) and version.bias is not None:
@@ -42,7 +44,8 @@ def _more(version: Version) -> Iterator[str]:
         yield "a bias on B"
 
 
-def _factors(version: Version) -> Factors:
+def factors_of(version: Version) -> Factors:
+    """A and B as a plain update."""
     if isinstance(version, Update) and version.initial is None:
         return Factors(version.lora_A.numpy(), version.effective_b(), version.scaling)
     if isinstance(version, Update):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
-from pydantic import field_validator
+from typing import Annotated, Optional
 
 from jittor_lora.settings.base import PATH, Settings, setting
-from jittor_lora.settings.text import checked_list, names
+from jittor_lora.settings.text import list_of, names
 
 PARTS = ("gemm", "step", "squad", "decode", "evaluate", "scaling", "memory", "additive", "adapters", "bandwidth",
          "text", "texts", "prompt", "context", "training", "logits")
@@ -16,15 +14,20 @@ FORMATS = ("file", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
 TOOLS = ("peft", "llama.cpp", "mlx-lm")
 WHAT, HOW = "What to measure", "How"
 
+Parts = Annotated[str, list_of(PARTS)]
+Precisions = Annotated[str, list_of(PRECISIONS)]
+Formats = Annotated[str, list_of(FORMATS)]
+Tools = Annotated[str, list_of(TOOLS)]
+
 
 class BenchConfig(Settings):
     base: Optional[str] = setting(None, WHAT, "base model: a folder, a named base (gpt2, smollm2-135m) or a Hub id; by "
                                   "default a GPT-2 of 124M parameters with random weights", holds=PATH, min_length=1)
-    parts: str = setting(",".join(PARTS), WHAT, "measurements, separated by commas")
-    precisions: str = setting(",".join(PRECISIONS), WHAT, "precisions, separated by commas")
-    formats: str = setting("f32,bf16,q8_0,q4_0", WHAT, "storage formats of the weights in the parts from text to "
+    parts: Parts = setting(",".join(PARTS), WHAT, "measurements, separated by commas")
+    precisions: Precisions = setting(",".join(PRECISIONS), WHAT, "precisions, separated by commas")
+    formats: Formats = setting("f32,bf16,q8_0,q4_0", WHAT, "storage formats of the weights in the parts from text to "
                            "logits, separated by commas; file is the base's own, a GGUF file")
-    tools: str = setting(",".join(TOOLS), WHAT, "peers, separated by commas: peft (with transformers), llama.cpp, "
+    tools: Tools = setting(",".join(TOOLS), WHAT, "peers, separated by commas: peft (with transformers), llama.cpp, "
                          "mlx-lm")
     peers: Optional[bool] = setting(None, WHAT, "also measure the peers; by default those that are installed")
     mlx_blas: Optional[str] = setting(None, WHAT, "library that mlx takes in place of its own BLAS, such as OpenBLAS",
@@ -52,23 +55,3 @@ class BenchConfig(Settings):
 
     def tool_names(self) -> list[str]:
         return names(self.tools)
-
-    @field_validator("formats")
-    @classmethod
-    def _formats(cls, value: str) -> str:
-        return checked_list(value, FORMATS)
-
-    @field_validator("tools")
-    @classmethod
-    def _tools(cls, value: str) -> str:
-        return checked_list(value, TOOLS)
-
-    @field_validator("parts")
-    @classmethod
-    def _parts(cls, value: str) -> str:
-        return checked_list(value, PARTS)
-
-    @field_validator("precisions")
-    @classmethod
-    def _precisions(cls, value: str) -> str:
-        return checked_list(value, PRECISIONS)

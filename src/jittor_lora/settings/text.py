@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Iterable
 
+from pydantic import AfterValidator
+
 from jittor_lora.settings.names import did_you_mean, nearest
 
 _ESCAPE, _ESCAPES = re.compile(r"\\([nt\\])"), {"n": "\n", "t": "\t", "\\": "\\"}
@@ -52,3 +54,8 @@ def checked_list(text: str, known: Iterable[str]) -> str:
         hint = did_you_mean(nearest(wrong[0], known)) if wrong else ""
         raise ValueError(f"expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{hint}")
     return text
+
+
+def list_of(known: Iterable[str]) -> AfterValidator:
+    """The annotation of a setting that is a comma-separated list of these names."""
+    return AfterValidator(lambda text: checked_list(text, known))

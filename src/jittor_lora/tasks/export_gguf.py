@@ -12,6 +12,7 @@ from jittor_lora.data.layout import Layout
 from jittor_lora.data.prompting import Prompting
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import atomic_folder, atomic_write
+from jittor_lora.formats.adapter_export import factors_of, more_than_low_rank
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.gguf import gguf_tensors
 from jittor_lora.formats.gguf_adapter import write_gguf_adapter
@@ -20,9 +21,7 @@ from jittor_lora.formats.gguf_metadata import as_llama_cpp_has_it, computed_othe
 from jittor_lora.formats.gguf_model import KEPT, metadata_of, plan_tensors
 from jittor_lora.formats.gguf_writer import write_gguf
 from jittor_lora.formats.ollama import FILE_NAME, modelfile
-from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import Version
-from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.merge import MergedTensors
 from jittor_lora.lora.targets import OUTPUT_HEAD
@@ -158,7 +157,7 @@ def export_adapter(session: Session, path: Path) -> None:
         raise UserError("llama.cpp's adapters cannot hold all of this one:\n  " + "\n  ".join(some_of_each(problems))
                         + "\nMerge it into the model instead (--format gguf).")
     embeddings = [name for name, version in versions.items() if isinstance(version, EmbeddingUpdate)]
-    write_gguf_adapter(path, session.model.config, {name: _factors(version) for name, version in versions.items()},
+    write_gguf_adapter(path, session.model.config, {name: factors_of(version) for name, version in versions.items()},
                        embeddings)
 
 
@@ -190,20 +189,8 @@ def _logits(model: CausalLM, tokens: list[int]) -> np.ndarray:
 
 def _homeless(name: str, version: Version, tied: bool) -> Iterator[str]:
     """What llama.cpp's adapters have no place for."""
-    if isinstance(version, TrainableCopy):
-        yield "trained whole or in part; they hold low-rank updates"
-        return
-    if version.magnitude is not None:
+    yield from more_than_low_rank(version)
+    if getattr(version, "magnitude", None) is not None:
         yield "DoRA's magnitudes"
-    if getattr(version, "bias", None) is not None or getattr(version, "b_bias", None) is not None:
-        yield "a trained bias"
     if tied and (name == OUTPUT_HEAD or isinstance(version, EmbeddingUpdate)):
         yield "the head is the embedding, and llama.cpp cannot adapt one of the two alone"
-
-
-def _factors(version: Version) -> Factors:
-    if isinstance(version, EmbeddingUpdate):
-        return Factors(version.lora_A.numpy(), version.lora_B.numpy(), version.scaling)
-    if version.initial is not None:  # PiSSA, OLoRA: B A - B₀ A₀
-        return Factors(*version.factors(), 1.0)
-    return Factors(version.lora_A.numpy(), version.effective_b(), version.scaling)
