@@ -46,7 +46,7 @@ audit: $(VENV)/installed-audit
 	$(VENV)/audit/bin/python requirements/audit.py requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .schemathesis
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted step is repeated.

@@ -159,13 +159,13 @@ def test_curves_move_while_a_run_trains(opened, address, root):
         before = path_end(page, "training")
         shift(page)
         make_run(live, 45, total=400, ended=None, first=32)
-        page.wait_for_selector(".chart-step:text-is('Step 45')", timeout=8000)
+        page.wait_for_selector(".chart-step:text-is('Step 45')")
         assert_still(page)
         assert path_end(page, "training") > before + 20
         assert asked and all("since=" in url for url in asked)
         assert f"{loss(45):.4f}" in page.locator(".chart-value").first.inner_text()
     make_run(live, 45, total=400, ended="finished", first=46)
-    page.wait_for_selector(".run-head .run-state.finished", timeout=8000)
+    page.wait_for_selector(".run-head .run-state.finished")
 
 
 def test_nothing_is_asked_while_the_page_is_hidden(opened, address, root):

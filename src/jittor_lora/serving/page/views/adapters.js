@@ -9,6 +9,7 @@ const kept = { list: null, first: null, second: null };
 export function mount(root, app) {
   const { t } = app;
   const ending = new AbortController();
+  let drawn = ""; // a second drawing of the same would take the focus away
   const trouble = h("div", { class: "trouble" });
   const loaded = h("section", { class: "adapter-part", "aria-label": t("adapters.loaded") });
   const compared = h("div", { class: "adapter-part" });
@@ -27,6 +28,9 @@ export function mount(root, app) {
 
   function draw() {
     const { list } = kept;
+    const text = JSON.stringify(list);
+    if (text === drawn) return;
+    drawn = text;
     loaded.replaceChildren(h("h2", {}, t("adapters.loaded")), list.loaded.length
       ? h("div", { class: "adapter-cards" }, list.loaded.map((adapter) => adapterCard(app, adapter, (button) => unload(adapter.name, button))))
       : h("div", { class: "invite" }, h("p", { class: "note" }, t("adapters.none.loaded", { base: list.base }))));
