@@ -83,18 +83,15 @@ export function showResults(app, results, mark) {
     return h("div", {}, h("dt", {}, name), h("dd", {}, value));
   }
 
+  // All of its rows from the start, so that nothing moves when they are filled in.
   function drawTotals() {
     const { usage, seconds } = results;
-    if (!usage) {
-      totals.replaceChildren(row(t("ask.time"), "–"));
-      return;
-    }
-    const cached = (usage.prompt_tokens_details || {}).cached_tokens || 0;
+    const cached = usage ? (usage.prompt_tokens_details || {}).cached_tokens || 0 : 0;
     totals.replaceChildren(
-      row(t("ask.time"), t("ask.seconds", { seconds: numbers.seconds(seconds) })),
-      row(t("ask.read"), t("ask.read.tokens", { n: usage.prompt_tokens, cached })),
-      row(t("ask.written"), t("ask.tokens", { n: usage.completion_tokens })),
-      seconds > 0 ? row(t("ask.together"), t("ask.rate", { rate: numbers.rate(usage.completion_tokens / seconds) })) : "");
+      row(t("ask.time"), usage ? t("ask.seconds", { seconds: numbers.seconds(seconds) }) : "–"),
+      row(t("ask.read"), usage ? t("ask.read.tokens", { n: usage.prompt_tokens, cached }) : "–"),
+      row(t("ask.written"), usage ? t("ask.tokens", { n: usage.completion_tokens }) : "–"),
+      row(t("ask.together"), usage && seconds > 0 ? t("ask.rate", { rate: numbers.rate(usage.completion_tokens / seconds) }) : "–"));
   }
 
   // The first span there is is marked until another is chosen; of several models the last's, an adapter's.
