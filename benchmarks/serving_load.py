@@ -227,7 +227,7 @@ def alone(args: argparse.Namespace, adapters: list[Path]) -> tuple[list[Asking],
     """The requests, the answer of each, computed one by one, and the base in words."""
     from jittor_lora.serving.models import Models
     from jittor_lora.session import load
-    session = load(args.base)
+    session = load(args.base, precision="bf16")  # the default of serve
     models = Models(session)
     for path in adapters:
         models.load(path.name, path)
