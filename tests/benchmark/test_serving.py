@@ -108,7 +108,7 @@ def test_a_short_run(tmp_path, capsys):
 def load_arguments(tmp_path):
     small_run.make_base(tmp_path / "base", BASE)
     return ["--base", str(tmp_path / "base"), "--output", str(tmp_path / "results"), "--requests", "300",
-            "--kill-requests", "60", "--distinct", "40", "--clients", "16", "--words", "8", "--new", "12",
+            "--kill-requests", "400", "--distinct", "40", "--clients", "16", "--words", "8", "--new", "12",
             "--adapter-scale", "0.3", "--cache", "1", "--hang-up", "0.1"]
 
 
@@ -119,7 +119,7 @@ def test_a_short_load(tmp_path, load_arguments):
     program.MOST_MEMORY = 1.0  # too short for a verdict
     assert program.main(load_arguments) == 0
     found = json.loads((tmp_path / "results" / "serving_load.json").read_text())
-    assert found["load"]["right"] == 300 and found["kill"]["right"] == 60
+    assert found["load"]["right"] == 300 and found["kill"]["right"] == 400
     assert found["load"]["hung_up"] > 0 and found["load"]["sent_again"] == {}
     assert sum(found["kill"]["sent_again"].values()) > 0  # it was killed while clients waited
     assert found["load"]["latency"]["p99"] > 0 and found["samples"][-1]["done"] <= 300
