@@ -37,7 +37,7 @@ OFFICIAL = {
         "50f5a2c24d760bc84ba3e852707cd3b43b0cf2da035b425f87945a2440880488",
         "webnlg-2017-dev.json",
     ),
-    # Sizes and checksums as `datasets` by Hugging Face publishes them for DART 1.1.1 (datasets/dart/dataset_infos.json).
+    # Sizes and checksums as in datasets/dart/dataset_infos.json of huggingface/datasets.
     "dart-train": RemoteFile(
         f"{_LORA}/dart/dart-v1.1.1-full-train.json",
         22_001_131,
