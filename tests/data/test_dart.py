@@ -55,6 +55,7 @@ def test_every_malformed_entry_is_named():
                    dart([("a", 5, "c")], "x"), dart([("a", "b", None)], "x"), {**good, "tripleset": "a"},
                    {**good, "annotations": ["x"]}, {**good, "annotations": None}, {**good, "annotations": [{}]},
                    {"annotations": []}, 7)
+    assert "2 places" in refused(dart([("a", "b"), ("a", "b", "c"), ("a", "b", 5)], "x"))
     assert "11 places are not as expected" in said and "item 1," not in said
     for number in range(2, 12):
         assert f"item {number}, " in said

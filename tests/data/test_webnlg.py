@@ -59,6 +59,9 @@ def test_entries_without_a_good_text_are_prompts_alone():
         data = parse(*entries, purpose=purpose)
         assert data.references() == {"2": ["y"]} and data.left_out == "1 text not marked good, 1 text empty"
     assert parse(*entries, purpose="prompts").references() == {"1": [""], "2": ["y"], "3": [""]}
+    unlabelled = {key: value for key, value in entries[1].items() if key != "lexicalisations"}
+    assert parse(unlabelled, purpose="prompts").references() == {"1": [""]}
+    assert "entry 1, lexicalisations: expected a list" in refused(webnlg(unlabelled))
     assert "no texts in its 2 entries (1 text not marked good, 1 text empty)" in refused(
         webnlg(entries[0], entries[2]))
     assert "no texts in its 0 entries." in refused(webnlg())

@@ -36,22 +36,9 @@ def parse_dart(source: Source, path: str | os.PathLike, purpose: str = "training
         name = ids.take(row, place, sets.offenders)
         triples = sets.triples(row.get("tripleset", MISSING), f"{place}, tripleset", _parts)
         triples = [(subject, relation.lower(), what) for subject, relation, what in triples]
-        sets.add(name, triples, _texts(row.get("annotations", MISSING), f"{place}, annotations", sets))
+        sets.add(name, triples, sets.texts(row.get("annotations", MISSING), f"{place}, annotations", "text"))
     return sets.data(_EXAMPLE)
 
 
 def _parts(triple: Any) -> list[Any] | None:
     return triple if isinstance(triple, list) and len(triple) == len(PARTS) else None
-
-
-def _texts(values: Any, place: str, sets: TripleSets) -> list[tuple[str, str]]:
-    if not isinstance(values, list):
-        sets.offenders.add(place, "a list of annotations", values)
-        return []
-    found = []
-    for i, value in enumerate(values):
-        if isinstance(value, dict):
-            found.append(("", sets.text(value.get("text", MISSING), f"{place}[{i}], text")))
-        else:
-            sets.offenders.add(f"{place}[{i}]", 'an object with "text"', value)
-    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from jittor_lora.data.e2e import BARS
 from jittor_lora.data.jsonl import Completion, Prompt, PromptData
-from jittor_lora.data.text_file import Offenders, is_text
+from jittor_lora.data.text_file import MISSING, Offenders, is_text
 from jittor_lora.errors import UserError
 
 PARTS = ("subject", "relation", "object")
@@ -36,9 +36,8 @@ class TripleSets:
         self._left_out: Counter[str] = Counter()
         self._entries = 0
 
-    def triples(self, values: Any, place: str, read: Callable[[Any], Sequence[Any] | None]
-                ) -> list[tuple[str, ...]]:
-        """The triples of an entry; empty, with offenders, if they are malformed.
+    def triples(self, values: Any, place: str, read: Callable[[Any], Sequence[Any] | None]) -> list[tuple[str, ...]]:
+        """The triples of an entry without malformed ones, which become offenders.
 
         Args:
             values: the list of them, as in the file.
@@ -52,28 +51,45 @@ class TripleSets:
             parts = read(value)
             if parts is None:
                 self.offenders.add(f"{place}[{i}]", f"a triple of {', '.join(PARTS)}", value)
-                return []
+                continue
             wrong = [(part, text) for part, text in zip(PARTS, parts) if not is_text(text)]
             for part, text in wrong:
                 self.offenders.add(f"{place}[{i}], {part}", "a text", text)
-            if wrong:
-                return []
-            found.append(tuple(parts))
+            if not wrong:
+                found.append(tuple(parts))
         return found
 
-    def text(self, value: Any, place: str) -> str:
-        """A text about the triples; empty, with an offender, if it is none."""
-        if is_text(value):
-            return value
-        self.offenders.add(place, "a text", value)
-        return ""
+    def texts(self, values: Any, place: str, field: str,
+              reason: Callable[[dict[str, Any]], str] = lambda value: "") -> list[tuple[str, str]]:
+        """(Why it is left out, or "", the text) of each text about the triples; malformed ones become offenders.
+
+        Args:
+            values: the list of objects that hold them, as in the file; prompts may lack it.
+            field: with the text.
+            reason: why a text is left out, or "".
+        """
+        if values is MISSING and self._purpose == "prompts":
+            return []
+        if not isinstance(values, list):
+            self.offenders.add(place, f"a list of objects with {field}", values)
+            return []
+        found = []
+        for i, value in enumerate(values):
+            text = value.get(field, MISSING) if isinstance(value, dict) else value
+            if not isinstance(value, dict):
+                self.offenders.add(f"{place}[{i}]", f"an object with {field}", value)
+            elif not is_text(text):
+                self.offenders.add(f"{place}[{i}], {field}", "a text", text)
+            else:
+                found.append((reason(value), text))
+        return found
 
     def add(self, name: str, triples: list[tuple[str, ...]], texts: Sequence[tuple[str, str]], group: str = "") -> None:
         """Add an entry.
 
         Args:
             name: its id.
-            texts: (why it is left out, or "", the text), in the order of the file; empty ones are always left out.
+            texts: see `texts`; empty ones are always left out.
             group: see `Prompt.group`.
         """
         self._entries += 1

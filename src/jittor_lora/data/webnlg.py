@@ -62,7 +62,7 @@ def parse_webnlg(text: str, path: str | os.PathLike, purpose: str = "training") 
         if not is_text(category):
             sets.offenders.add(f"{place}, category", "a text", category)
         triples = sets.triples(content.get("modifiedtripleset", MISSING), f"{place}, modifiedtripleset", _parts)
-        texts = _texts(content.get("lexicalisations", MISSING), f"{place}, lexicalisations", sets)
+        texts = sets.texts(content.get("lexicalisations", MISSING), f"{place}, lexicalisations", "lex", _reason)
         sets.add(name, triples, texts, "seen" if category in SEEN else "unseen")
     return sets.data(_EXAMPLE)
 
@@ -71,15 +71,5 @@ def _parts(triple: Any) -> list[Any] | None:
     return [triple[field] for field in _FIELDS] if isinstance(triple, dict) and triple.keys() >= {*_FIELDS} else None
 
 
-def _texts(values: Any, place: str, sets: TripleSets) -> list[tuple[str, str]]:
-    if not isinstance(values, list):
-        sets.offenders.add(place, "a list of texts", values)
-        return []
-    found = []
-    for i, value in enumerate(values):
-        if isinstance(value, dict):
-            text = sets.text(value.get("lex", MISSING), f"{place}[{i}], lex")
-            found.append(("" if value.get("comment") == "good" else "not marked good", text))
-        else:
-            sets.offenders.add(f"{place}[{i}]", 'an object with "comment" and "lex"', value)
-    return found
+def _reason(text: dict[str, Any]) -> str:
+    return "" if text.get("comment") == "good" else "not marked good"
