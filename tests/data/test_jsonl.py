@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jittor_lora.data.jsonl import parse_jsonl, read_jsonl
+from jittor_lora.data.jsonl import Completion, Prompt, PromptData, parse_jsonl, read_jsonl
 from jittor_lora.data.text_file import SHOWN
 from jittor_lora.errors import UserError
 
@@ -99,3 +99,13 @@ def test_subsets_are_exact_nested_and_in_order():
         assert smaller <= set(part)
         assert part == [i for i in ids if i in set(part)]
         smaller = set(part)
+
+
+def test_groups_of_prompts():
+    prompts = tuple(Prompt(name, name, (Completion(name, "x"),), group)
+                    for name, group in (("a", "unseen"), ("b", "seen"), ("c", "unseen")))
+    data = PromptData("data", prompts, "WebNLG", "1 empty text")
+    assert data.groups() == {"seen": ("b",), "unseen": ("a", "c")} and list(data.groups()) == ["seen", "unseen"]
+    assert data.only("ab").groups() == {"seen": ("b",), "unseen": ("a",)}
+    assert data.only("ac").groups() == {} == parse({"prompt": "a", "completion": "b"}).groups()
+    assert data.only("ab").format == data.subset(2, 0).format == "WebNLG" and data.subset(3, 0) == data

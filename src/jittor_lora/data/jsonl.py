@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jittor_lora.data.records import Ids, Source, records
 from jittor_lora.data.subset import choose
@@ -14,7 +14,7 @@ from jittor_lora.errors import UserError
 
 @dataclass(frozen=True)
 class Completion:
-    """The text after a prompt; `id` is the row's `id` or its line number."""
+    """The text after a prompt; `id` is the row's `id` or its line number, or says which text of an entry it is."""
 
     id: str
     text: str
@@ -24,20 +24,34 @@ class Completion:
 class Prompt:
     """A prompt with all its completions in the file: branches in training, references in evaluation.
 
-    `id` is that of its first row.
+    Attributes:
+        id: that of its first row or entry.
+        text: the prompt.
+        completions: in the order of the file.
+        group: part of the data that is also scored by itself, as WebNLG's "seen" and "unseen"; "" if there are none.
     """
 
     id: str
     text: str
     completions: tuple[Completion, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class PromptData:
-    """The prompts of one file, equal ones merged, in order of first occurrence."""
+    """The prompts of one file, equal ones merged, in order of first occurrence.
+
+    Attributes:
+        path: of the file.
+        prompts: see `Prompt`.
+        format: its name for messages; "" for rows of prompts.
+        left_out: what of the file is not in it, for messages: "10 texts not marked good".
+    """
 
     path: str
     prompts: tuple[Prompt, ...]
+    format: str = ""
+    left_out: str = ""
 
     def __len__(self) -> int:
         """The number of completions."""
@@ -48,15 +62,22 @@ class PromptData:
         kept = choose([[len(prompt.completions)] for prompt in self.prompts], count, seed)
         chosen = sorted((i, n) for (i, _), n in kept.items())
         prompts = [(self.prompts[i], n) for i, n in chosen]
-        return PromptData(self.path, tuple(Prompt(p.id, p.text, p.completions[:n]) for p, n in prompts))
+        return replace(self, prompts=tuple(replace(p, completions=p.completions[:n]) for p, n in prompts))
 
     def only(self, ids: Container[str]) -> PromptData:
         """The prompts with these ids."""
-        return PromptData(self.path, tuple(prompt for prompt in self.prompts if prompt.id in ids))
+        return replace(self, prompts=tuple(prompt for prompt in self.prompts if prompt.id in ids))
 
     def places(self) -> dict[str, tuple[str, ...]]:
         """Prompt id -> (): prompts belong to no article or paragraph."""
         return {prompt.id: () for prompt in self.prompts}
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Name of a group -> the ids of its prompts, by name; empty unless the data have two groups or more."""
+        found: dict[str, list[str]] = {}
+        for prompt in self.prompts:
+            found.setdefault(prompt.group, []).append(prompt.id)
+        return {name: tuple(found[name]) for name in sorted(found)} if len(found) > 1 else {}
 
     def references(self) -> dict[str, list[str]]:
         """Prompt id -> all its completions, without surrounding whitespace."""
