@@ -55,15 +55,19 @@ def test_one_model_at_a_time(folder, monkeypatch):
     assert held[0] == held[1] == held[2]
 
 
-def test_ranks(folder):
+@pytest.fixture(scope="module")
+def ranks(folder):
     assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "2", "--alpha-ratio", "2") == 0
+
+
+def test_ranks(folder, ranks):
     found = json.loads((folder / "ranks/curve.json").read_text())
     assert found["points"][1]["trainable_parameters"] == 4 * found["points"][0]["trainable_parameters"]
     settings = json.loads((folder / "ranks/rank-4/adapter/adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (4, 8)
 
 
-def test_points_of_other_settings_are_refused(folder, capsys):
+def test_points_of_other_settings_are_refused(folder, ranks, capsys):
     assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "3", "--alpha-ratio", "2") == 2
     err = capsys.readouterr().err
     assert "rank-1: max_steps" in err and "rank-4: max_steps" in err
