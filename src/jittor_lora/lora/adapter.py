@@ -14,7 +14,7 @@ from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.layer import Update
 from jittor_lora.system.runtime import jt
 
-Version = Union[Update, EmbeddingUpdate, TrainableCopy]
+Version = Union[Update, EmbeddingUpdate, TrainableCopy]  # or another of `kinds.KINDS`
 
 
 class Adapter:
@@ -40,6 +40,13 @@ class Adapter:
         ".lora_embedding_B" (D, r), and ".weight" of modules that are trained whole, matrices as (out, in)."""
         return {f"{name}.{part}": array for name, version in self.versions.items()
                 for part, array in version.trained.items()}
+
+    def arrays(self) -> dict[str, jt.Var]:
+        """The trained arrays, and those that modules which are trained whole change by themselves, such as running
+        statistics ("<module>.running_mean")."""
+        states = {f"{name}.{part}": array for name, version in self.versions.items()
+                  if isinstance(version, TrainableCopy) for part, array in version.state().items()}
+        return {**self.parameters(), **states}
 
     def initial(self) -> dict[str, np.ndarray]:
         """The initial A and B that were subtracted from the base's weights (PiSSA, OLoRA): "<module>.lora_A",
@@ -70,7 +77,7 @@ class Adapter:
         """Choose the dropout masks of the next passes by these numbers (seed, step, stream); without numbers, switch
         dropout off."""
         for name, update in self._linear_updates():
-            update.dropout_seed = _seed(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
+            update.dropout_seed = mixed_seed(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
 
     def _initial(self) -> dict[str, jt.Var]:
         return {f"{name}.{part}": array for name, update in self._linear_updates()
@@ -110,6 +117,6 @@ def set_arrays(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -
         array.update(value.stop_grad() if array.is_stop_grad() else value)
 
 
-def _seed(*key: int) -> int:
+def mixed_seed(*key: int) -> int:
     """One 31-bit seed from several numbers."""
     return int(np.random.SeedSequence([k & 0xFFFFFFFFFFFFFFFF for k in key]).generate_state(1)[0]) >> 1
