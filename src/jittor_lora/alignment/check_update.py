@@ -6,7 +6,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from jittor_lora.alignment.distance import arrays_apart, largest, origin, relative_number
+from jittor_lora.alignment.distance import arrays_apart, largest, origin
 from jittor_lora.alignment.optimizer import why_updates_differ
 from jittor_lora.alignment.record import Record
 from jittor_lora.alignment.result import Check, made, not_compared
@@ -16,10 +16,8 @@ GRADIENT, UPDATED = "gradient.", "updated."
 _SAME_FACTOR = 1e-3
 
 
-def check_gradients(here: Record, there: Record, dropout: bool) -> Check:
+def check_gradients(here: Record, there: Record) -> Check:
     """Gradients of the first batch before clipping, in the order of the backward pass."""
-    if dropout:
-        return not_compared("gradients", "dropout")
     ours, theirs = here.first_step, there.first_step
     names = _names(GRADIENT, ours, theirs)[::-1]
     if not names:
@@ -52,10 +50,8 @@ def _common_factor(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Optional[f
     return float(factor)
 
 
-def check_first_update(here: Record, there: Record, dropout: bool) -> Check:
+def check_first_update(here: Record, there: Record) -> Check:
     """What the first update adds to each array."""
-    if dropout:
-        return not_compared("first_update", "dropout")
     names = [name[len(UPDATED):] for name in _names(UPDATED, here.first_step, there.first_step)]
     if not names:
         return not_compared("first_update", "no_update")
@@ -66,13 +62,9 @@ def check_first_update(here: Record, there: Record, dropout: bool) -> Check:
     where = next(name for name, value in rows if not value <= TOLERANCES["first_update"].most)
     if any(where not in side for side in updates):
         return made("first_update", rows, where, "only_there" if where not in updates[0] else "only_here")
-    rates = [side.steps[0].learning_rate for side in (here, there)]
-    if relative_number(*rates) > TOLERANCES["learning_rate"].most:
-        return made("first_update", rows, where, "first_rate", here=f"{rates[0]:.6g}", there=f"{rates[1]:.6g}")
     gradients = [{name: side.first_step[GRADIENT + name] for name in names if GRADIENT + name in side.first_step}
                  for side in (here, there)]
-    norms = [side.steps[0].grad_norm for side in (here, there)]
-    reason, values = why_updates_differ(here.initial_adapter, updates, gradients, rates[0], norms[0])
+    reason, values = why_updates_differ(here.initial_adapter, updates, gradients, here.steps[0].grad_norm)
     return made("first_update", rows, where, reason, **values)
 
 

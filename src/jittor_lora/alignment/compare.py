@@ -34,8 +34,8 @@ def compare(here: Record, there: Record, *, dropout: bool = False,
         names: of the sides, for headings.
     """
     checks = (check_data(here, there), check_base(here, there), check_initial_adapter(here, there),
-              check_activations(here, there), check_loss(here, there, dropout), check_gradients(here, there, dropout),
-              check_first_update(here, there, dropout), check_learning_rate(here, there),
+              check_activations(here, there), check_loss(here, there, dropout), check_gradients(here, there),
+              check_first_update(here, there), check_learning_rate(here, there),
               check_losses(here, there, dropout), check_gradient_norms(here, there, dropout),
               check_final_adapter(here, there, dropout), check_held_out(here, there, dropout),
               _check_answers(here, there, dropout))
