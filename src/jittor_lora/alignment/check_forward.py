@@ -7,7 +7,6 @@ from typing import Optional, Sequence
 from jittor_lora.alignment.distance import arrays_apart, largest, origin, relative_number
 from jittor_lora.alignment.record import Record
 from jittor_lora.alignment.result import Check, made, not_compared
-from jittor_lora.alignment.tolerances import TOLERANCES
 
 INPUT, OUTPUT, LOGITS = "input.", "output.", "logits"
 # Last parts of the names of modules → what is computed between the module before and them.
@@ -18,37 +17,37 @@ _NEARLY_ALL = 0.8  # of the tokens of a batch
 _EMBEDDINGS = {"wte": "tokens", "embed_tokens": "tokens", "wpe": "positions"}
 
 
-def check_activations(here: Record, there: Record) -> Check:
+def check_activations(here: Record, there: Record, most: float) -> Check:
     """Inputs and outputs of the base's modules, and logits, for the first example."""
     ours, theirs = here.first_step, there.first_step
     names = [name for name in ours if name.startswith((INPUT, OUTPUT)) and name in theirs]
     if LOGITS in ours or LOGITS in theirs:
         names.append(LOGITS)
     if not names:
-        return not_compared("activations", "no_activations")
+        return not_compared("activations", most, "no_activations")
     # Each against its own norm: inputs and outputs of different modules are of no common size.
     rows = tuple(row for name in names for row in arrays_apart(ours, theirs, [name]))
-    at = origin([value for _, value in rows], TOLERANCES["activations"].most)
+    at = origin([value for _, value in rows], most)
     if at is None:
-        return made("activations", rows, largest(rows)[0])
+        return made("activations", most, rows, largest(rows)[0])
     name = names[at]
     module = name.partition(".")[2]
     if name not in ours or name not in theirs:
-        return made("activations", rows, name, "only_there" if name not in ours else "only_here")
+        return made("activations", most, rows, name, "only_there" if name not in ours else "only_here")
     if ours[name].shape != theirs[name].shape:
-        return made("activations", rows, module or name, "shapes", here=str(ours[name].shape),
+        return made("activations", most, rows, module or name, "shapes", here=str(ours[name].shape),
                     there=str(theirs[name].shape))
     before = _module_before(names[:at])
     if name.startswith(OUTPUT):
-        return made("activations", rows, module, _inside(module))
+        return made("activations", most, rows, module, _inside(module))
     if name == LOGITS:
-        return made("activations", rows, LOGITS, "head", first=before or "")
+        return made("activations", most, rows, LOGITS, "head", first=before or "")
     kind = _EMBEDDINGS.get(module.rpartition(".")[2])
     if kind:
-        return made("activations", rows, module, kind)
+        return made("activations", most, rows, module, kind)
     if before is None or before.rpartition(".")[2] in _EMBEDDINGS:
-        return made("activations", rows, module, "embedding_sum")
-    return made("activations", rows, module, f"between_{_computed_before(module)}", first=before)
+        return made("activations", most, rows, module, "embedding_sum")
+    return made("activations", most, rows, module, f"between_{_computed_before(module)}", first=before)
 
 
 def _module_before(names: Sequence[str]) -> Optional[str]:
@@ -67,7 +66,7 @@ def _computed_before(module: str) -> str:
     return next((what for end, what in _BETWEEN.items() if f".{module}".endswith(f".{end}")), "modules")
 
 
-def check_loss(here: Record, there: Record, dropout: bool) -> Check:
+def check_loss(here: Record, there: Record, most: float, dropout: bool) -> Check:
     """The loss of the first example, and that of the first step, which no update has changed yet; labels counted."""
     first, second = here.steps[0], there.steps[0]
     rows = [("first example", relative_number(here.loss_of_first_example, there.loss_of_first_example))]
@@ -80,11 +79,10 @@ def check_loss(here: Record, there: Record, dropout: bool) -> Check:
         reason = "more_labels" if theirs > ours else "fewer_labels"
         if theirs > _NEARLY_ALL * there.steps[int(step) - 1].tokens:
             reason = "all_labels"
-        return made("loss", rows, step, reason, here=f"{ours:,}", there=f"{theirs:,}")
-    tolerance = TOLERANCES["loss"].most
-    if not rows[0][1] <= tolerance:
-        return made("loss", rows, "", "loss_of_example", here=f"{here.loss_of_first_example:.7g}",
+        return made("loss", most, rows, step, reason, here=f"{ours:,}", there=f"{theirs:,}")
+    if not rows[0][1] <= most:
+        return made("loss", most, rows, "", "loss_of_example", here=f"{here.loss_of_first_example:.7g}",
                     there=f"{there.loss_of_first_example:.7g}")
-    if len(rows) > 1 and not rows[1][1] <= tolerance:
-        return made("loss", rows, "1", "loss_of_step", here=f"{first.loss:.7g}", there=f"{second.loss:.7g}")
-    return made("loss", rows)
+    if len(rows) > 1 and not rows[1][1] <= most:
+        return made("loss", most, rows, "1", "loss_of_step", here=f"{first.loss:.7g}", there=f"{second.loss:.7g}")
+    return made("loss", most, rows)

@@ -10,10 +10,9 @@ import numpy as np
 from jittor_lora.alignment.distance import arrays_apart, largest, relative_number
 from jittor_lora.alignment.record import Record
 from jittor_lora.alignment.result import Check, made
-from jittor_lora.alignment.tolerances import TOLERANCES
 
 
-def check_data(here: Record, there: Record) -> Check:
+def check_data(here: Record, there: Record, most: float) -> Check:
     """Numbers of steps and held-out texts, ids of the questions."""
     steps, texts = (len(here.steps), len(there.steps)), (len(here.held_out), len(there.held_out))
     ids = here.answers.keys() ^ there.answers.keys()
@@ -21,30 +20,30 @@ def check_data(here: Record, there: Record) -> Check:
             ("questions", float(len(ids))))
     for reason, counts in (("steps_count", steps), ("texts_count", texts)):
         if counts[0] != counts[1]:
-            return made("data", rows, reason=reason, here=f"{counts[0]:,}", there=f"{counts[1]:,}")
+            return made("data", most, rows, reason=reason, here=f"{counts[0]:,}", there=f"{counts[1]:,}")
     if ids:
-        return made("data", rows, where=min(ids), reason="ids", count=f"{len(ids):,}")
-    return made("data", rows)
+        return made("data", most, rows, where=min(ids), reason="ids", count=f"{len(ids):,}")
+    return made("data", most, rows)
 
 
-def check_base(here: Record, there: Record) -> Check:
+def check_base(here: Record, there: Record, most: float) -> Check:
     """Shape, sum and norm of every tensor of the base."""
     names = list(dict.fromkeys((*here.base, *there.base)))
     rows = tuple((name, _tensors_apart(here.base.get(name), there.base.get(name))) for name in names)
     name, found = largest(rows)
-    if found <= TOLERANCES["base"].most:
-        return made("base", rows, where=name)
-    name = next(name for name, value in rows if not value <= TOLERANCES["base"].most)
+    if found <= most:
+        return made("base", most, rows, where=name)
+    name = next(name for name, value in rows if not value <= most)
     ours, theirs = here.base.get(name), there.base.get(name)
     if ours is None or theirs is None:
-        return made("base", rows, name, "only_there" if ours is None else "only_here")
+        return made("base", most, rows, name, "only_there" if ours is None else "only_here")
     if ours[0] != theirs[0]:
         reason = "base_transposed" if ours[0] == theirs[0][::-1] else "shapes"
-        return made("base", rows, name, reason, here=str(ours[0]), there=str(theirs[0]))
+        return made("base", most, rows, name, reason, here=str(ours[0]), there=str(theirs[0]))
     zero_here, zero_there = (not side[2] for side in (ours, theirs))
     if zero_here or zero_there:
-        return made("base", rows, name, "zeros_here" if zero_here else "zeros_there")
-    return made("base", rows, name, "base_values", here=f"{ours[2]:.6g}", there=f"{theirs[2]:.6g}")
+        return made("base", most, rows, name, "zeros_here" if zero_here else "zeros_there")
+    return made("base", most, rows, name, "base_values", here=f"{ours[2]:.6g}", there=f"{theirs[2]:.6g}")
 
 
 def _tensors_apart(first, second) -> float:
@@ -58,7 +57,7 @@ def _tensors_apart(first, second) -> float:
     return max(relative_number(norm_1, norm_2), abs(sum_1 - sum_2) / bound if bound else 0.0)
 
 
-def check_initial_adapter(here: Record, there: Record) -> Check:
+def check_initial_adapter(here: Record, there: Record, most: float) -> Check:
     """A, B and what else is trained, before training; and alpha / r."""
     ours, theirs = here.initial_adapter, there.initial_adapter
     names = list(dict.fromkeys((*ours, *theirs)))
@@ -66,15 +65,15 @@ def check_initial_adapter(here: Record, there: Record) -> Check:
                 for module in dict.fromkeys((*here.initial_scaling, *there.initial_scaling))}
     arrays = arrays_apart(ours, theirs, names)
     rows = (*arrays, *((f"{module}: alpha / r", relative_number(*pair)) for module, pair in scalings.items()))
-    wrong = next((name for name, value in arrays if value), None)
+    wrong = next((name for name, value in arrays if not value <= most), None)
     if wrong is not None:
         reason, values = _why_adapters_differ(wrong, ours, theirs)
-        return made("initial_adapter", rows, wrong, reason, **values)
-    module = next((module for module, (a, b) in scalings.items() if a != b), None)
+        return made("initial_adapter", most, rows, wrong, reason, **values)
+    module = next((module for module, (a, b) in scalings.items() if not relative_number(a, b) <= most), None)
     if module is not None:
         first, second = scalings[module]
-        return made("initial_adapter", rows, module, "scaling", here=f"{first:g}", there=f"{second:g}")
-    return made("initial_adapter", rows, largest(rows)[0])
+        return made("initial_adapter", most, rows, module, "scaling", here=f"{first:g}", there=f"{second:g}")
+    return made("initial_adapter", most, rows, largest(rows)[0])
 
 
 def _why_adapters_differ(name: str, ours: Mapping[str, np.ndarray],

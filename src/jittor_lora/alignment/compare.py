@@ -7,6 +7,7 @@ from typing import Mapping, Optional, Sequence
 from jittor_lora.alignment.check_forward import check_activations, check_loss
 from jittor_lora.alignment.check_start import check_base, check_data, check_initial_adapter
 from jittor_lora.alignment.check_training import (
+    check_answers,
     check_final_adapter,
     check_gradient_norms,
     check_held_out,
@@ -15,15 +16,26 @@ from jittor_lora.alignment.check_training import (
 )
 from jittor_lora.alignment.check_update import check_first_update, check_gradients
 from jittor_lora.alignment.record import Record
-from jittor_lora.alignment.result import Alignment, Check, Scores, made, not_compared
+from jittor_lora.alignment.result import Alignment, Scores
+from jittor_lora.alignment.tolerances import TOLERANCES
 from jittor_lora.evaluation.scoring import score
 
 NAMES = ("jittor-lora", "PyTorch")
 
+# In the order of `result.CHECKS`; those of `_TRAINING` are told whether training used dropout.
+_CHECKS = {
+    "data": check_data, "base": check_base, "initial_adapter": check_initial_adapter,
+    "activations": check_activations, "loss": check_loss, "gradients": check_gradients,
+    "first_update": check_first_update, "learning_rate": check_learning_rate, "losses": check_losses,
+    "gradient_norms": check_gradient_norms, "final_adapter": check_final_adapter, "held_out": check_held_out,
+    "answers": check_answers,
+}
+_TRAINING = {"loss", "losses", "gradient_norms", "final_adapter", "held_out", "answers"}
+
 
 def compare(here: Record, there: Record, *, dropout: bool = False,
             references: Optional[Mapping[str, Sequence[str]]] = None, scoring: str = "squad",
-            names: tuple[str, str] = NAMES) -> Alignment:
+            tolerances: Optional[Mapping[str, float]] = None, names: tuple[str, str] = NAMES) -> Alignment:
     """All checks, in the order of computation.
 
     Args:
@@ -31,28 +43,16 @@ def compare(here: Record, there: Record, *, dropout: bool = False,
             compared.
         references: question id → accepted answers, for EM and F1.
         scoring: one of `evaluation.scoring.RULES`.
+        tolerances: check → the largest difference that passes, in place of that of `TOLERANCES`.
         names: of the sides, for headings.
     """
-    checks = (check_data(here, there), check_base(here, there), check_initial_adapter(here, there),
-              check_activations(here, there), check_loss(here, there, dropout), check_gradients(here, there),
-              check_first_update(here, there), check_learning_rate(here, there),
-              check_losses(here, there, dropout), check_gradient_norms(here, there, dropout),
-              check_final_adapter(here, there, dropout), check_held_out(here, there, dropout),
-              _check_answers(here, there, dropout))
+    most = {**{key: tolerance.most for key, tolerance in TOLERANCES.items()}, **(tolerances or {})}
+    made = (check(here, there, most[key], *((dropout,) if key in _TRAINING else ())) for key, check in _CHECKS.items())
     answers = {name: (text, there.answers[name]) for name, text in here.answers.items()
                if there.answers.get(name, text) != text}
     scores = tuple(_scores(side, references, scoring) for side in (here, there))
-    return Alignment(names, (here.facts, there.facts), (here.steps, there.steps), checks, answers, len(here.answers),
-                     scores, dropout)
-
-
-def _check_answers(here: Record, there: Record, dropout: bool) -> Check:
-    if dropout:
-        return not_compared("answers", "dropout")
-    if not here.answers:
-        return not_compared("answers", "no_questions")
-    different = [name for name, text in here.answers.items() if there.answers.get(name, text) != text]
-    return made("answers", (("answers", float(len(different))),), different[0] if different else "")
+    return Alignment(names, (here.facts, there.facts), (here.steps, there.steps), tuple(made), answers,
+                     len(here.answers), scores, dropout)
 
 
 def _scores(side: Record, references: Optional[Mapping[str, Sequence[str]]], scoring: str) -> Optional[Scores]:

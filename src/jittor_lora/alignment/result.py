@@ -8,7 +8,6 @@ from typing import Mapping, Optional, Sequence
 
 from jittor_lora.alignment.distance import largest
 from jittor_lora.alignment.record import Facts, StepRecord
-from jittor_lora.alignment.tolerances import TOLERANCES
 
 # The checks in the order of computation: the first that fails is where the cause lies.
 CHECKS = ("data", "base", "initial_adapter", "activations", "loss", "gradients", "first_update", "learning_rate",
@@ -45,14 +44,15 @@ class Check:
         return self.found <= self.tolerance
 
 
-def made(key: str, rows: Sequence[tuple[str, float]], where: str = "", reason: str = "", **values: str) -> Check:
-    """The check of this key: what was found is the largest difference of the rows, infinite if one is NaN."""
+def made(key: str, most: Optional[float], rows: Sequence[tuple[str, float]], where: str = "", reason: str = "",
+         **values: str) -> Check:
+    """The check of this key and tolerance: what was found is the rows' largest difference, infinite if one is NaN."""
     rows = tuple((name, math.inf if math.isnan(value) else value) for name, value in rows)
-    return Check(key, largest(rows)[1], TOLERANCES[key].most, where, reason, values, rows)
+    return Check(key, largest(rows)[1], most, where, reason, values, rows)
 
 
-def not_compared(key: str, reason: str, **values: str) -> Check:
-    return Check(key, None, TOLERANCES[key].most, "", reason, values)
+def not_compared(key: str, most: Optional[float], reason: str, **values: str) -> Check:
+    return Check(key, None, most, "", reason, values)
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ WORDS = {
                 "side lost",
     "why drift": "beyond the tolerance from step {where} on, little by little: other rounding if it grows slowly, or "
                  "a small difference in the optimiser",
-    "why clipped_here": "{first_name} reports norms of at most {most}: those after clipping",
-    "why clipped_there": "{second_name} reports norms of at most {most}: those after clipping",
+    "why clipped_here": "{first_name} reports norms of at most {cap}: those after clipping",
+    "why clipped_there": "{second_name} reports norms of at most {cap}: those after clipping",
     "why no_adapter": "there is no adapter to compare",
     "why final": "most in {where}",
     "why no_texts": "there are no held-out texts",
