@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import math
+
 from jittor_lora.alignment.result import Alignment, Check
-from jittor_lora.alignment.tolerances import COUNT, NATS, TOLERANCES
+from jittor_lora.alignment.tolerances import COUNT, NATS, RELATIVE, TOLERANCES
 from jittor_lora.alignment.words_en import WORDS as ENGLISH
 from jittor_lora.alignment.words_zh import WORDS as CHINESE
 
@@ -42,26 +44,26 @@ def place(check: Check, language: str) -> str:
     return say(language, f"at {numbered}", number=check.where) if numbered else check.where
 
 
-def amount(value: float | None, unit: str) -> str:
-    """A difference or a tolerance as a number, without its unit."""
+def amount(value: float | None, unit: str = RELATIVE) -> str:
+    """A difference or a tolerance as a number of two digits, without its unit."""
     if value is None:
         return MISSING
-    if unit == COUNT:
-        return "∞" if value == float("inf") else f"{value:,.0f}"
-    return "∞" if value == float("inf") else "0" if value == 0 else f"{value:.2g}" if value >= 1e-3 else f"{value:.1e}"
+    if math.isinf(value):
+        return "∞"
+    if unit == COUNT or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if 1e-3 <= value < 1e6 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
 
 
-def found(check: Check) -> str:
-    return amount(check.found, TOLERANCES[check.key].unit)
+def found(check: Check, language: str) -> str:
+    """The largest difference, in nats if it is not relative."""
+    kind = TOLERANCES[check.key].unit
+    number = amount(check.found, kind)
+    return f"{number} {say(language, 'unit nats')}" if kind == NATS and check.found is not None else number
 
 
 def tolerance(check: Check) -> str:
     return amount(check.tolerance, TOLERANCES[check.key].unit)
-
-
-def unit(check: Check, language: str) -> str:
-    kind = TOLERANCES[check.key].unit
-    return say(language, {COUNT: "unit count", NATS: "unit nats"}.get(kind, "unit relative"))
 
 
 def state(check: Check) -> str:
@@ -71,7 +73,20 @@ def state(check: Check) -> str:
     return "skipped" if check.found is None else "informs"
 
 
+def overlay(alignment: Alignment, language: str) -> str:
+    """What the losses of a log say beside those of the run."""
+    losses = [{one.step: one.loss for one in steps if math.isfinite(one.loss)} for steps in alignment.steps]
+    apart = {step: abs(loss - losses[1][step]) for step, loss in losses[0].items() if step in losses[1]}
+    if not apart:
+        return say(language, "with none")
+    step = max(apart, key=apart.__getitem__)
+    return say(language, "with common", count=f"{len(apart):,}", mean=amount(sum(apart.values()) / len(apart), NATS),
+               most=amount(apart[step], NATS), step=step)
+
+
 def verdict(alignment: Alignment, language: str) -> str:
+    if alignment.facts[1] is None:
+        return say(language, "with title", first=alignment.names[0], second=alignment.names[1])
     made = [check for check in alignment.checks if check.passed is not None]
     failed = [check for check in made if not check.passed]
     first, second = alignment.names

@@ -1,0 +1,197 @@
+"""The report as one HTML page, in English and Chinese: no network, no other files."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from jittor_lora.alignment import words
+from jittor_lora.alignment.cost import cost_rows, same_settings
+from jittor_lora.alignment.result import Alignment, Check
+from jittor_lora.alignment.words import LANGUAGES
+from jittor_lora.evaluation.html_page import Chart, figure, filled
+
+_PAGE = Path(__file__).parent / "page"
+_SHOWN_ANSWERS = 200
+
+
+def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
+         files: Sequence[tuple[str, str, Mapping[str, str]]] = ()) -> str:
+    """The whole page; the same arguments give the same text.
+
+    Args:
+        charts: name → language → chart; "loss", and what else there is.
+        files: (path beside the page, key of its description, values for that) to link to.
+    """
+    of_log = alignment.facts[1] is None
+    checks = {check.key: check for check in alignment.checks}
+    sections = [_overview(alignment, charts)]
+    if not of_log:
+        sections += [_section("differences", "chart difference", _differences(checks, charts)),
+                     _section("cost", "heading cost", _cost(alignment)),
+                     _section("scores", "heading scores", _scores(alignment)),
+                     _section("answers", "heading answers", _answers(alignment)),
+                     _section("layers", "heading layers", _layers(checks.get("final_adapter"), charts)),
+                     _section("activations", "heading activations", _activations(checks.get("activations")))]
+    sections.append(_section("files", "heading files", _files(files)))
+    failure = alignment.first_failure
+    first, second = map(html.escape, alignment.names)
+    return filled(_PAGE, {
+        "TITLE": html.escape(words.verdict(alignment, "en")), "TITLE_ZH": html.escape(words.verdict(alignment, "zh")),
+        "NAMES": f"{first} · {second}", "SWITCH": _both("language"),
+        "STATE": "plain" if of_log else "wrong" if failure else "right",
+        "VERDICT": _each(lambda language: words.verdict(alignment, language)), "LEAD": _lead(alignment),
+        "CONTENT": "\n".join(filter(None, sections)),
+    })
+
+
+def _lead(alignment: Alignment) -> str:
+    failure, parts = alignment.first_failure, []
+    if alignment.facts[1] is None:
+        parts.append(f'<p>{_both("with note", second=alignment.names[1])}</p>'
+                     f"<p>{_each(lambda language: words.overlay(alignment, language))}</p>")
+    if alignment.dropout:
+        parts.append(f"<p>{_both('dropout note')}</p>")
+    text = f'<div class="lead">{"".join(parts)}</div>' if parts else ""
+    if failure is None:
+        return text
+    heading = _each(lambda language: words.say(language, "first failure", check=words.title(failure, language)))
+    cause = _each(lambda language: words.sentence(alignment, failure, language))
+    return text + (f'<div class="first"><p>{heading}</p><p class="cause">{cause}</p>'
+                   f'<p class="note">{_both("cause")}</p></div>')
+
+
+def _overview(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]]) -> str:
+    curves = _section("curves", "heading curves", _charts(charts, "loss"))
+    if not alignment.checks:
+        return curves
+    checks = _section("checks", "heading checks", _checks(alignment))
+    return f'<div class="overview">{curves}{checks}</div>'
+
+
+def _checks(alignment: Alignment) -> str:
+    rows = []
+    for check in alignment.checks:
+        state = words.state(check)
+        told = _each(lambda language, check=check: words.sentence(alignment, check, language)
+                     or words.place(check, language))
+        found = _each(lambda language, check=check: words.found(check, language))
+        labels = [" ".join(f'data-{language}="{html.escape(words.say(language, f"column {name}"))}"'
+                           for language in LANGUAGES) for name in ("found", "tolerance")]
+        rows.append(f'<tr><th scope="row">{_both(f"check {check.key}")}</th>'
+                    f'<td class="result keep"><span class="{state}">{_both(f"state {state}")}</span></td>'
+                    f'<td class="number" {labels[0]}>{found}</td>'
+                    f'<td class="number" {labels[1]}>{words.tolerance(check)}</td>'
+                    f'<td class="where">{told}</td></tr>')
+    heads = "".join(f'<th scope="col"{_NUMBER if name in ("found", "tolerance") else ""}>{_both(f"column {name}")}</th>'
+                    for name in ("check", "result", "found", "tolerance", "where"))
+    return (f'<table class="checks"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+            f'<p class="note">{_both("checks note")}</p>')
+
+
+_NUMBER = ' class="number"'
+
+
+def _differences(checks: Mapping[str, Check], charts: Mapping[str, Mapping[str, Chart]]) -> str:
+    drawn = _charts(charts, "difference")
+    if not drawn:
+        return ""
+    growth = checks["losses"].values
+    told = f'<p class="note">{_both("growth", **growth)}</p>' if "early" in growth else ""
+    return told + drawn
+
+
+def _cost(alignment: Alignment) -> str:
+    rows = []
+    for label, first, second in cost_rows(alignment):
+        mark = ' class="differs"' if first != second else ""
+        rows.append([_each(lambda language, label=label: label[language]), *(
+            f"<span{mark}>{html.escape(text)}</span>" for text in (first, second))])
+    same = {language: same_settings(alignment, language) for language in LANGUAGES}
+    note = _each(lambda language: words.say(language, "cost note", same=same[language]))
+    return f'<p class="note">{note}</p>' + _table(["", *map(html.escape, alignment.names)], rows, "cost")
+
+
+def _scores(alignment: Alignment) -> str:
+    if not all(alignment.scores):
+        return ""
+    rows = [[_both("exact match"), *(f"{one.exact_match:.2f}" for one in alignment.scores)],
+            [_both("f1"), *(f"{one.f1:.2f}" for one in alignment.scores)]]
+    return (f'<p class="note">{_both("of questions", count=f"{alignment.scores[0].count:,}")}</p>'
+            + _table(["", *map(html.escape, alignment.names)], rows, "scores"))
+
+
+def _answers(alignment: Alignment) -> str:
+    if not alignment.answered:
+        return ""
+    told = _both("answers note", different=f"{len(alignment.answers):,}", count=f"{alignment.answered:,}")
+    rows = [[html.escape(name), *map(html.escape, texts)]
+            for name, texts in list(alignment.answers.items())[:_SHOWN_ANSWERS]]
+    heads = [_both("column question"), *map(html.escape, alignment.names)]
+    return f'<p class="note">{told}</p>' + (_table(heads, rows, "answers", "text") if rows else "")
+
+
+def _layers(check: Check | None, charts: Mapping[str, Mapping[str, Chart]]) -> str:
+    if check is None or not check.rows:
+        return ""
+    return (f'<p class="note">{_both("layers note")}</p>{_charts(charts, "layers")}'
+            + _details(check.rows, "column module", "layers"))
+
+
+def _activations(check: Check | None) -> str:
+    if check is None or not check.rows:
+        return ""
+    return f'<p class="note">{_both("activations note")}</p>' + _details(check.rows, "column module", "activations")
+
+
+def _details(rows: Sequence[tuple[str, float]], head: str, name: str) -> str:
+    cells = [[html.escape(row), words.amount(value)] for row, value in rows]
+    table = _table([_both(head), _both("column difference")], cells, name, "number", "tall")
+    return f"<details><summary>{_both('all rows', count=f'{len(rows):,}')}</summary>{table}</details>"
+
+
+def _files(files: Sequence[tuple[str, str, Mapping[str, str]]]) -> str:
+    if not files:
+        return ""
+    items = "".join(f'<li><a href="{html.escape(path)}">{html.escape(path)}</a>: {_both(key, **values)}</li>'
+                    for path, key, values in files)
+    return f'<p class="note">{_both("files note")}</p><ul class="files">{items}</ul>'
+
+
+def _charts(charts: Mapping[str, Mapping[str, Chart]], name: str) -> str:
+    drawn = charts.get(name, {})
+    if len(drawn) == 1:  # for the other language there is no font
+        return figure(*drawn.values())
+    return "".join(f'<div class="{language}">{figure(chart)}</div>' for language, chart in drawn.items())
+
+
+def _section(name: str, title: str, content: str) -> str:
+    if not content:
+        return ""
+    return (f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{_both(title)}</h2>{content}'
+            "</section>")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], section: str, kind: str = "", more: str = "") -> str:
+    """`heads` and `rows` are HTML; the first cell heads its row."""
+    cell = f'<td class="{kind}">' if kind else "<td>"
+    lines = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"{cell}{text}</td>" for text in others)}</tr>'
+                    for first, *others in rows)
+    head = "".join(f'<th scope="col"{_NUMBER if kind == "number" and at else ""}>{text}</th>'
+                   for at, text in enumerate(heads))
+    return (f'<div class="scroll {more}" tabindex="0" role="region" aria-labelledby="{section}-title"><table><thead>'
+            f"<tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>")
+
+
+def _both(key: str, **values: object) -> str:
+    return _each(lambda language: words.say(language, key, **values))
+
+
+def _each(text_in) -> str:
+    """A text in both languages, of which the page shows one."""
+    texts = {language: html.escape(text_in(language)) for language in LANGUAGES}
+    if len(set(texts.values())) == 1:
+        return texts["en"]
+    return "".join(f'<span class="{language}" lang="{"zh-CN" if language == "zh" else "en"}">{text}</span>'
+                   for language, text in texts.items())
