@@ -74,7 +74,8 @@ def lines_for_terminal(alignment: Alignment) -> list[str]:
         return [*lines, words.overlay(alignment, "en")]
     failure = alignment.first_failure
     if failure is not None:
-        lines += [f"first: {words.title(failure, 'en')}: {words.found(failure, 'en')}, tolerance {words.tolerance(failure)}",
+        lines += [f"first: {words.title(failure, 'en')}: {words.found(failure, 'en')}, "
+                  f"tolerance {words.tolerance(failure)}",
                   f"  {words.sentence(alignment, failure, 'en')}"]
         later = [words.title(check, "en") for check in alignment.checks if check.passed is False][1:]
         if later:
