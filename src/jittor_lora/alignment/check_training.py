@@ -86,7 +86,8 @@ def _growth(values: Sequence[float]) -> dict[str, str]:
     tenth = max(1, len(values) // 10)
     if len(values) < 2 or not np.isfinite(values).all():
         return {}
-    return {"early": f"{max(values[:tenth]):.2g}", "late": f"{max(values[-tenth:]):.2g}", "count": str(tenth)}
+    early, late = (f"{max(part):.2g}".replace("e-0", "e-") for part in (values[:tenth], values[-tenth:]))
+    return {"early": early, "late": late, "count": str(tenth)}
 
 
 def check_final_adapter(here: Record, there: Record, most: float, dropout: bool) -> Check:

@@ -28,8 +28,7 @@ def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
     checks = {check.key: check for check in alignment.checks}
     sections = [_overview(alignment, charts)]
     if not of_log:
-        sections += [_section("differences", "chart difference", _differences(checks, charts)),
-                     _section("cost", "heading cost", _cost(alignment)),
+        sections += [_section("cost", "heading cost", _cost(alignment)),
                      _section("scores", "heading scores", _scores(alignment)),
                      _section("answers", "heading answers", _answers(alignment)),
                      _section("layers", "heading layers", _layers(checks.get("final_adapter"), charts)),
@@ -39,7 +38,8 @@ def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
     first, second = map(html.escape, alignment.names)
     return filled(_PAGE, {
         "TITLE": html.escape(words.verdict(alignment, "en")), "TITLE_ZH": html.escape(words.verdict(alignment, "zh")),
-        "NAMES": f"{first} · {second}", "SWITCH": _both("language"),
+        "NAMES": f"{first} · {second} · " + _both("step count", count=f"{len(alignment.steps[0]):,}"),
+        "SWITCH": _both("language"),
         "STATE": "plain" if of_log else "wrong" if failure else "right",
         "VERDICT": _each(lambda language: words.verdict(alignment, language)), "LEAD": _lead(alignment),
         "CONTENT": "\n".join(filter(None, sections)),
@@ -63,7 +63,9 @@ def _lead(alignment: Alignment) -> str:
 
 
 def _overview(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]]) -> str:
-    curves = _section("curves", "heading curves", _charts(charts, "loss"))
+    growth = next((check.values for check in alignment.checks if check.key == "losses"), {})
+    told = f'<p class="note">{_both("growth", **growth)}</p>' if "early" in growth else ""
+    curves = _section("curves", "heading curves", _charts(charts, "loss") + _charts(charts, "difference") + told)
     if not alignment.checks:
         return curves
     checks = _section("checks", "heading checks", _checks(alignment))
@@ -74,8 +76,10 @@ def _checks(alignment: Alignment) -> str:
     rows = []
     for check in alignment.checks:
         state = words.state(check)
-        told = _each(lambda language, check=check: words.sentence(alignment, check, language)
-                     or words.place(check, language))
+        # Of those that fail later the place alone: their reason may be the first one's.
+        speaks = check is alignment.first_failure or state == "skipped"
+        told = _each(lambda language, check=check, speaks=speaks: words.sentence(alignment, check, language) if speaks
+                     else words.place(check, language))
         found = _each(lambda language, check=check: words.found(check, language))
         labels = [" ".join(f'data-{language}="{html.escape(words.say(language, f"column {name}"))}"'
                            for language in LANGUAGES) for name in ("found", "tolerance")]
@@ -91,15 +95,6 @@ def _checks(alignment: Alignment) -> str:
 
 
 _NUMBER = ' class="number"'
-
-
-def _differences(checks: Mapping[str, Check], charts: Mapping[str, Mapping[str, Chart]]) -> str:
-    drawn = _charts(charts, "difference")
-    if not drawn:
-        return ""
-    growth = checks["losses"].values
-    told = f'<p class="note">{_both("growth", **growth)}</p>' if "early" in growth else ""
-    return told + drawn
 
 
 def _cost(alignment: Alignment) -> str:

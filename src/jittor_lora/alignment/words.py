@@ -37,7 +37,7 @@ def sentence(alignment: Alignment, check: Check, language: str) -> str:
 
 def place(check: Check, language: str) -> str:
     """Where the largest, or the first, difference is."""
-    if not check.where:
+    if not check.where or not check.found:
         return ""
     numbered = {"learning_rate": "step", "losses": "step", "gradient_norms": "step", "loss": "step",
                 "held_out": "text"}.get(check.key)
