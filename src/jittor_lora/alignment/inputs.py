@@ -27,6 +27,7 @@ from jittor_lora import __version__
 from jittor_lora.data.groups import Branch, TokenGroup, separate
 from jittor_lora.files.atomic import atomic_write, make_folder, write_json
 from jittor_lora.formats.hugging_face import write_checkpoint
+from jittor_lora.formats.peft import save_adapter
 from jittor_lora.inference.generator import Generator
 from jittor_lora.settings.align import AlignConfig
 from jittor_lora.system.runtime import threads
@@ -103,7 +104,9 @@ def write(folder: Path, inputs: Inputs) -> None:
         {"id": branch.id, "prompt": group.prefix + branch.prompt}
         for group in (inputs.questions.groups if inputs.questions else ()) for branch in group.branches))
     prepared.session.tokenizer.save(into)
-    prepared.session.save_adapter(into / "adapter", convert=False)
+    # Under the name by which the script finds the base.
+    save_adapter(into / "adapter", prepared.session.adapter, inputs.settings["base"],
+                 prepared.session.model.config.family, convert=False)
     if not inputs.is_folder:
         write_checkpoint(into / "base", prepared.session.checkpoint)
     write_json(folder / SETTINGS, inputs.settings)
