@@ -79,7 +79,9 @@ class Record:
         first_step: float32 arrays, in the order of computation: "input.<module>" and "output.<module>" of every leaf
             module of the base for the first example of the first batch, (rows, features), without dropout;
             "logits" of its label rows; "gradient.<module>.lora_A" … of the first batch before clipping, and
-            "updated.<module>.lora_A" … after the first update. Modules are named as in the checkpoint.
+            "updated.<module>.lora_A" … after one update, at the peak learning rate (with warm-up, the first step's is
+            0), which is undone before training. All of it without dropout, even if training uses it. Of a long
+            example only the last `inputs.MOST_ROWS` rows. Modules are named as in the checkpoint.
         loss_of_first_example: mean per label of that example; "loss" in the file.
         initial_adapter, adapter: "<module>.lora_A" (r, in), "<module>.lora_B" (out, r), …
         initial_scaling, scaling: adapted module → alpha / r, or what the settings say in its place.

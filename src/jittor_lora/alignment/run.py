@@ -1,0 +1,105 @@
+"""One alignment from settings to a folder: inputs, both sides, their comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from jittor_lora.alignment import inputs as files
+from jittor_lora.alignment import twin
+from jittor_lora.alignment.compare import compare
+from jittor_lora.alignment.inputs import Inputs
+from jittor_lora.alignment.ours import run_here
+from jittor_lora.alignment.read_record import read_record
+from jittor_lora.alignment.record import JITTOR, PYTORCH
+from jittor_lora.alignment.result import CHECKS, Alignment
+from jittor_lora.errors import UserError
+from jittor_lora.files.atomic import atomic_write, make_writable
+from jittor_lora.formats.hugging_face import read_json
+from jittor_lora.settings.align import AlignConfig
+
+OWN = (files.SETTINGS, files.INPUTS, twin.SCRIPT, JITTOR, PYTORCH)
+
+
+def align(config: AlignConfig, script: Path | None = None, python: str = sys.executable,
+          overwrite: bool = False) -> Alignment:
+    """Train on both sides, as far as that is not done yet, and compare.
+
+    Args:
+        config: with `data` and `output` given.
+        script: in place of the shipped one.
+        python: runs it.
+        overwrite: replace an alignment with other settings.
+
+    Raises:
+        UserError: something that the user can fix; also if the folder holds an alignment with other settings.
+    """
+    text = twin.script_text(script)
+    twin.check_python(python)
+    wrong = [name for name in config.tolerances or () if name not in CHECKS]
+    if wrong:
+        raise UserError(f"--tolerances: no such check: {', '.join(wrong)}. There are {', '.join(CHECKS)}.")
+    folder = Path(config.output)
+    make_writable(folder)
+    inputs = files.collect(config)
+    _provide(folder, inputs, overwrite)
+    if _differs(folder / twin.SCRIPT, text):
+        _remove(folder / PYTORCH)
+        with atomic_write(folder / twin.SCRIPT) as stream:
+            stream.write(text)
+    if not (folder / JITTOR).is_dir():
+        _say("--- jittor-lora")
+        run_here(inputs, folder / JITTOR)
+    if not (folder / PYTORCH).is_dir():
+        _say("--- PyTorch")
+        twin.run_there(folder, python, inputs.settings["threads"])
+    found = compare(read_record(folder / JITTOR), read_record(folder / PYTORCH),
+                    dropout=inputs.prepared.config.lora_dropout > 0,
+                    references=inputs.questions.references if inputs.questions else None,
+                    scoring=inputs.questions.scoring if inputs.questions else "squad")
+    return _tolerating(found, config.tolerances or {})
+
+
+def _provide(folder: Path, inputs: Inputs, overwrite: bool) -> None:
+    """Write the inputs, unless these are there already.
+
+    Raises:
+        UserError: others are there.
+    """
+    present = [name for name in OWN if (folder / name).exists()]
+    before = read_json(folder / files.SETTINGS) if files.SETTINGS in present else None
+    different = [] if before is None else files.first_difference(before, inputs.settings)
+    if before is not None and not different:
+        return
+    if present and not overwrite:
+        if before is None:
+            raise UserError(f"{folder}: has {', '.join(present)} already, but no {files.SETTINGS}. Name another "
+                            "--output, or replace them with --overwrite.")
+        raise UserError("\n  ".join([f"{folder}: holds an alignment with other settings:", *different])
+                        + "\nName another --output, or replace it with --overwrite.")
+    for name in OWN:
+        _remove(folder / name)
+    files.write(folder, inputs)
+
+
+def _differs(path: Path, text: str) -> bool:
+    return not path.is_file() or path.read_bytes() != text.encode()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _tolerating(found: Alignment, chosen: Mapping[str, float]) -> Alignment:
+    return dataclasses.replace(found, checks=tuple(
+        dataclasses.replace(check, tolerance=chosen.get(check.key, check.tolerance)) for check in found.checks))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
