@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from jittor_lora.alignment import inputs as files
@@ -56,11 +54,10 @@ def align(config: AlignConfig, script: Path | None = None, python: str = sys.exe
     if not (folder / PYTORCH).is_dir():
         _say("--- PyTorch")
         twin.run_there(folder, python, inputs.settings["threads"])
-    found = compare(read_record(folder / JITTOR), read_record(folder / PYTORCH),
-                    dropout=inputs.prepared.config.lora_dropout > 0,
-                    references=inputs.questions.references if inputs.questions else None,
-                    scoring=inputs.questions.scoring if inputs.questions else "squad")
-    return _tolerating(found, config.tolerances or {})
+    return compare(read_record(folder / JITTOR), read_record(folder / PYTORCH),
+                   dropout=inputs.prepared.config.lora_dropout > 0,
+                   references=inputs.questions.references if inputs.questions else None,
+                   scoring=inputs.questions.scoring if inputs.questions else "squad", tolerances=config.tolerances)
 
 
 def _provide(folder: Path, inputs: Inputs, overwrite: bool) -> None:
@@ -94,11 +91,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _tolerating(found: Alignment, chosen: Mapping[str, float]) -> Alignment:
-    return dataclasses.replace(found, checks=tuple(
-        dataclasses.replace(check, tolerance=chosen.get(check.key, check.tolerance)) for check in found.checks))
 
 
 def _say(text: str) -> None:
