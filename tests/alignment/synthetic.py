@@ -22,7 +22,8 @@ TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 def weights() -> dict[str, np.ndarray]:
     """By the names of GPT-2's checkpoints."""
     draw = np.random.default_rng(0)
-    made = {"wte.weight": draw.normal(size=(VOCABULARY, WIDTH)) * 0.5, "wpe.weight": draw.normal(size=(32, WIDTH)) * 0.3}
+    made = {"wte.weight": draw.normal(size=(VOCABULARY, WIDTH)) * 0.5,
+            "wpe.weight": draw.normal(size=(32, WIDTH)) * 0.3}
     shapes = {"attn.c_attn": (WIDTH, 3 * WIDTH), "attn.c_proj": (WIDTH, WIDTH), "mlp.c_fc": (WIDTH, INNER),
               "mlp.c_proj": (INNER, WIDTH)}
     for layer in range(LAYERS):
@@ -103,7 +104,8 @@ def adapter(seed: int, b: float = 0.0) -> dict[str, np.ndarray]:
 def adam(theta, g, *, rate=RATE, epsilon=EPSILON, decay=0.0, corrected=True):
     """The first update of AdamW, in float32."""
     first, second = (g, g * g) if corrected else (0.1 * g, 0.001 * g * g)
-    return theta - np.float32(rate) * (first / (np.sqrt(second) + np.float32(epsilon))) - np.float32(rate * decay) * theta
+    step = first / (np.sqrt(second) + np.float32(epsilon))
+    return theta - np.float32(rate) * step - np.float32(rate * decay) * theta
 
 
 def gradients() -> dict[str, np.ndarray]:

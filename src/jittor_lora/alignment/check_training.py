@@ -120,6 +120,8 @@ def _updates_apart(here: Record, there: Record, module: str) -> float:
     first, second = sides
     if first.a.shape != second.a.shape or first.b.shape != second.b.shape or first.a.shape[0] != first.b.shape[1]:
         return math.inf
+    if first.scaling == second.scaling and all(map(np.array_equal, first[:2], second[:2])):
+        return 0.0
     # Over the norm of the first, and of the second; NaN where that norm is zero.
     found = [difference(*pair).relative for pair in ((first, second), (second, first))]
     return min((value for value in found if not math.isnan(value)), default=0.0)

@@ -27,11 +27,11 @@ def check_gradients(here: Record, there: Record, most: float) -> Check:
     if at is None:
         return made("gradients", most, shown, largest(shown)[0])
     name = names[at]
-    factor = _common_factor([(ours[name], theirs[name]) for name in names if name in ours and name in theirs])
-    if factor is not None:
-        return made("gradients", most, shown, shown[at][0], "gradient_factor", factor=f"{factor:.4g}")
     if name not in ours or name not in theirs:
         return made("gradients", most, shown, shown[at][0], "only_there" if name not in ours else "only_here")
+    factor = _common_factor([(ours[name], theirs[name]) for name in names if name in ours and name in theirs])
+    if factor is not None and abs(factor - 1) > most:
+        return made("gradients", most, shown, shown[at][0], "gradient_factor", factor=f"{factor:.4g}")
     return made("gradients", most, shown, shown[at][0], "gradient")
 
 
