@@ -179,19 +179,19 @@ def write_record(folder: Path, record: Record) -> Path:
     lines = [",".join(STEP_COLUMNS), *(",".join(map(repr, dataclasses.astuple(step))) for step in record.steps)]
     (folder / names.STEPS).write_text("\n".join(lines) + "\n")
     (folder / names.ANSWERS).write_text(json.dumps(dict(record.answers)))
-    _write(folder / names.FIRST_STEP, {**record.first_step, "loss": np.array([record.loss_of_first_example])})
-    _write(folder / names.HELD_OUT, {str(number): array for number, array in enumerate(record.held_out)})
+    write_arrays(folder / names.FIRST_STEP, {**record.first_step, "loss": np.array([record.loss_of_first_example])})
+    write_arrays(folder / names.HELD_OUT, {str(number): array for number, array in enumerate(record.held_out)})
     for name, arrays, scaling in ((names.INITIAL_ADAPTER, record.initial_adapter, record.initial_scaling),
                                   (names.ADAPTER, record.adapter, record.scaling)):
         (folder / name).mkdir()
-        _write(folder / name / "adapter_model.safetensors",
-               {f"base_model.model.{key}.weight": array for key, array in arrays.items()})
+        write_arrays(folder / name / "adapter_model.safetensors",
+                     {f"base_model.model.{key}.weight": array for key, array in arrays.items()})
         (folder / name / "adapter_config.json").write_text(json.dumps({
             "peft_type": "LORA", "r": RANK, "lora_alpha": RANK * next(iter(scaling.values())),
             "target_modules": list(TARGETS)}))
     return folder
 
 
-def _write(path: Path, arrays) -> None:
+def write_arrays(path: Path, arrays) -> None:
     with atomic_write(path, "wb") as stream:
         write_safetensors(stream, arrays, {name: array.shape for name, array in arrays.items()}, {}, path)
