@@ -160,9 +160,13 @@ def _finished(figure: Figure, axes: Axes, face: FontProperties, language: str, t
     lines = math.ceil(len(legend.get_texts()) / columns)
     heading = axes.set_title(title, loc="left", pad=12 + 20 * lines)
     sizes = {heading: TITLE, axes.xaxis.label: TEXT, axes.yaxis.label: TEXT}
-    for _ in range(2):  # the layout adds tick labels
-        for text in axes.findobj(Text):
-            text.set_fontproperties(face)
-            text.set(size=sizes.get(text, SMALL), color=INK)
-        figure.draw_without_rendering()
+    _set_fonts(axes, face, sizes)
+    figure.draw_without_rendering()
+    _set_fonts(axes, face, sizes)  # for tick labels added by the layout
     return figure
+
+
+def _set_fonts(axes: Axes, face: FontProperties, sizes: Mapping[Text, float]) -> None:
+    for text in axes.findobj(Text):
+        text.set_fontproperties(face)
+        text.set(size=sizes.get(text, SMALL), color=INK)
