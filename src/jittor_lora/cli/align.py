@@ -40,13 +40,18 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     config = AlignConfig.resolve(args.config, given(args, AlignConfig))
     require(config, "data", "output")
-    from jittor_lora.alignment.run import align
     with locked(config.output):
-        return resumable(lambda: _align(config, args, align))
+        return resumable(lambda: _compared(config, args))
 
 
-def _align(config: AlignConfig, args: argparse.Namespace, align) -> int:
-    found = align(config, args.twin and Path(args.twin), args.python, args.overwrite)
-    for check in found.checks:
-        print(check.key, check.passed, check.found, check.tolerance, check.where, check.reason, check.values)
+def _compared(config: AlignConfig, args: argparse.Namespace) -> int:
+    from jittor_lora.alignment.report_files import PAGE
+    from jittor_lora.alignment.report_text import lines_for_terminal
+    from jittor_lora.alignment.run import align, lay_over
+    if args.log is None:
+        found = align(config, args.twin and Path(args.twin), args.python, args.overwrite)
+    else:
+        found = lay_over(config, Path(args.log), args.overwrite)
+    print("\n".join(lines_for_terminal(found)))
+    print(f"Report: {Path(config.output) / PAGE}")
     return 0 if found.agrees else 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Dict, Optional
+from typing import Any, ClassVar, Dict, Literal, Optional
 
 from pydantic import field_validator
 
-from jittor_lora.settings.base import setting
+from jittor_lora.settings.base import PATH, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.run import LORA, TRAINING, VALIDATION, RunConfig
 
@@ -25,8 +25,11 @@ class AlignConfig(RunConfig):
     tolerances: Optional[Dict[str, float]] = setting(
         None, COMPARISON, "differences to allow in place of the default ones, such as losses=0.01,held_out=0.1; the "
         "report names all of them", expected="checks with numbers from 0 (losses=0.01,held_out=0.1)")
+    language: Literal["en", "zh"] = setting("en", COMPARISON, "language of the PNG charts")
+    font: Optional[str] = setting(None, COMPARISON, "font file for the charts; by default an installed font",
+                                  holds=PATH, min_length=1)
 
-    own: ClassVar[tuple[str, ...]] = ("steps", "held_out", "tolerances")
+    own: ClassVar[tuple[str, ...]] = ("steps", "held_out", "tolerances", "language", "font")
     # Settings of `train` that are no flags here: both sides train an adapter in float32 for `steps` steps, and write
     # nothing on the way.
     unused: ClassVar[tuple[str, ...]] = (
