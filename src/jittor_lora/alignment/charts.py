@@ -27,6 +27,7 @@ from jittor_lora.evaluation.charts import (
     matplotlib_defaults,
 )
 
+CHARTS = ("loss", "difference", "layers")
 _SIZE = (8.0, 4.5)  # 1200 by 675 pixels
 _BLUE, _VERMILION, _GREY, _GRID = "#0072B2", "#D55E00", "#777777", "#E3E3E3"
 _LOWEST = 1e-9  # on the logarithmic axis; equal numbers are drawn there

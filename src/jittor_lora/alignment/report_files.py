@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jittor_lora.alignment.charts import charts
+from jittor_lora.alignment.charts import CHARTS, charts
 from jittor_lora.alignment.report_page import page
 from jittor_lora.alignment.report_text import markdown, summary
 from jittor_lora.alignment.result import Alignment
@@ -49,6 +49,9 @@ def write_reports(folder: str | os.PathLike, alignment: Alignment, *, language: 
         except UserError:
             if one == language:
                 raise
+    for name in CHARTS:
+        if name not in drawn:  # of a report with other checks
+            (folder / f"{name}.png").unlink(missing_ok=True)
     written.append(folder / STEPS)
     _write_steps(folder / STEPS, alignment)
     for one, name in MARKDOWN.items():
