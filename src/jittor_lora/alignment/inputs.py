@@ -92,13 +92,13 @@ def write(folder: Path, inputs: Inputs) -> None:
     weight = prepared.config.prompt_loss_weight
     shutil.rmtree(into, ignore_errors=True)
     make_folder(into)
-    _write_lines(into / "steps.jsonl", ([_example(group, weight) for group in separate(step)]
+    _write_lines(into / "steps.jsonl", ([written(group, weight) for group in separate(step)]
                                         for step in inputs.steps))
-    first = _example(inputs.first, weight)
+    first = written(inputs.first, weight)
     end = len(first["tokens"]) - 1
     _write_lines(into / "first_example.jsonl", [{**first, "recorded": [max(0, end - MOST_ROWS), end],
                                                  "rows": label_rows(inputs.first, weight)}])
-    _write_lines(into / "held_out.jsonl", ({"tokens": _example(group, weight)["tokens"],
+    _write_lines(into / "held_out.jsonl", ({"tokens": written(group, weight)["tokens"],
                                             "rows": label_rows(group, weight)} for group in inputs.held_out))
     _write_lines(into / "questions.jsonl", (
         {"id": branch.id, "prompt": group.prefix + branch.prompt}
@@ -114,11 +114,11 @@ def write(folder: Path, inputs: Inputs) -> None:
 
 def label_rows(group: TokenGroup, prompt_loss_weight: float) -> list[int]:
     """The rows of one example that predict a label, at most the last `MOST_ROWS`."""
-    weights = _example(group, prompt_loss_weight)["weights"]
+    weights = written(group, prompt_loss_weight)["weights"]
     return [place - 1 for place, weight in enumerate(weights) if weight][-MOST_ROWS:]
 
 
-def _example(group: TokenGroup, prompt_loss_weight: float) -> dict[str, Any]:
+def written(group: TokenGroup, prompt_loss_weight: float) -> dict[str, Any]:
     """One example whole. The first token is never a label."""
     branch: Branch = group.branches[0]
     before = len(group.prefix) + len(branch.prompt)

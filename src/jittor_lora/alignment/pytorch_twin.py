@@ -21,6 +21,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
+from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
@@ -44,7 +45,8 @@ def load_model():
         if hasattr(config, name):
             setattr(config, name, 0.0)
     base = transformers.AutoModelForCausalLM.from_pretrained(
-        HERE / SETTINGS["base"], config=config, dtype=torch.float32, attn_implementation=SETTINGS["attention"])
+        HERE / SETTINGS["base"], config=config, dtype=torch.float32,
+        attn_implementation=SETTINGS["attention"])
     write("base.json", {name: {"shape": list(p.shape), "sum": p.double().sum().item(), "norm": p.double().norm().item()}
                         for name, p in base.named_parameters()})
     modules = [name for name, module in base.named_modules()
@@ -90,9 +92,8 @@ def make_optimizer(model):
     choices = {"lr": SETTINGS["learning_rate"], "betas": SETTINGS["betas"], "eps": SETTINGS["epsilon"],
                "weight_decay": SETTINGS["weight_decay"]}
     if SETTINGS["loraplus_lr_ratio"]:
-        return peft.optimizers.create_loraplus_optimizer(
-            model, torch.optim.AdamW, loraplus_lr_ratio=SETTINGS["loraplus_lr_ratio"],
-            loraplus_lr_embedding=SETTINGS["loraplus_lr_embedding"], **choices)
+        return create_loraplus_optimizer(model, torch.optim.AdamW, loraplus_lr_ratio=SETTINGS["loraplus_lr_ratio"],
+                                         loraplus_lr_embedding=SETTINGS["loraplus_lr_embedding"], **choices)
     return torch.optim.AdamW(trained(model).values(), **choices)
 
 
