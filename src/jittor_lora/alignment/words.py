@@ -55,6 +55,12 @@ def amount(value: float | None, unit: str = RELATIVE) -> str:
     return f"{value:.2g}" if 1e-3 <= value < 1e6 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
 
 
+def signed(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return f"{'−' if value < 0 else '+'}{amount(abs(value))}" if value else "0"
+
+
 def found(check: Check, language: str) -> str:
     """The largest difference, in nats if it is not relative."""
     kind = TOLERANCES[check.key].unit
