@@ -75,8 +75,8 @@ WORDS = {
                         "another batch",
     "why no_gradients": "one side left no gradients",
     "why gradient_factor": "all gradients of {second_name} are {factor} times those of {first_name}: the loss is a "
-                           "sum in place of a mean, accumulation is not divided by its steps, or they are clipped "
-                           "already",
+                           "sum in place of a mean, accumulation is not divided by its steps, gradients are clipped "
+                           "already, or alpha / r is another",
     "why gradient": "first in {where}, counted from the last layer, where the backward pass starts",
     "why no_update": "one side left no parameters after the first update",
     "why rate": "the learning rate: the first update of {second_name} is {factor} times that of {first_name}",

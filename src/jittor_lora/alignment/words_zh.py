@@ -71,7 +71,7 @@ WORDS = {
                         "充、掩码、按样本而不是按标签求均值，或批次不同",
     "why no_gradients": "有一边没有留下梯度",
     "why gradient_factor": "{second_name} 的全部梯度都是 {first_name} 的 {factor} 倍：损失用了总和而不是均值、梯度累积"
-                           "未除以步数，或已经裁剪",
+                           "未除以步数，梯度已经裁剪，或 alpha / r 不同",
     "why gradient": "从最后一层（反向传播的起点）数起，最先出现在 {where}",
     "why no_update": "有一边没有留下第一次更新之后的参数",
     "why rate": "学习率：{second_name} 的第一次更新是 {first_name} 的 {factor} 倍",
