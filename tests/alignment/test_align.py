@@ -22,9 +22,9 @@ COPY = "import shutil\nshutil.copytree('jittor', 'pytorch')\n"
 ANOTHER_LOSS = COPY + """
 from pathlib import Path
 steps = Path("pytorch/steps.csv")
-head, first, *rest = steps.read_text().splitlines()
-number, loss, *others = first.split(",")
-steps.write_text("\\n".join([head, ",".join([number, str(float(loss) + 0.5), *others]), *rest]) + "\\n")
+*before, last = steps.read_text().splitlines()
+number, loss, *others = last.split(",")
+steps.write_text("\\n".join([*before, ",".join([number, str(float(loss) + 0.5), *others])]) + "\\n")
 """
 FAILS = "print('one'); print('two'); raise SystemExit('three')"
 SLEEPS = "import time\nprint('here', flush=True)\ntime.sleep(100)"
