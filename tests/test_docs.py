@@ -13,6 +13,7 @@ import pytest
 from jittor_lora.cli.adapter import ACTIONS
 from jittor_lora.cli.flags import from_flags, given
 from jittor_lora.cli.main import VERBS, main
+from jittor_lora.settings.align import AlignConfig
 from jittor_lora.settings.curve import CurveConfig
 from jittor_lora.settings.run import RunConfig
 
@@ -95,6 +96,8 @@ def checked(verb: str, args) -> int:
         RunConfig.resolve(shipped, given(args, RunConfig))
     elif verb == "curve":
         CurveConfig.resolve(None, given(args, CurveConfig))
+    elif verb == "align":
+        AlignConfig.resolve(None, given(args, AlignConfig))
     elif verb in OPTIONS:
         from_flags(args, getattr(importlib.import_module(f"jittor_lora.cli.{verb}"), OPTIONS[verb]))
     return 0

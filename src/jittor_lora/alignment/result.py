@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Mapping, Optional
+import math
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Sequence
 
+from jittor_lora.alignment.distance import largest
 from jittor_lora.alignment.record import Facts, StepRecord
 
 # The checks in the order of computation: the first that fails is where the cause lies.
@@ -20,7 +22,7 @@ class Check:
         key: one of `CHECKS`.
         found: the largest difference, in the unit of `tolerance`; None if it was not compared.
         tolerance: None where a check only informs.
-        where: what differs most, or where a difference first appears: a step, a tensor, "between A and B".
+        where: a step, a module or a tensor: where a difference beyond the tolerance first appears, else the largest.
         reason: the key of a sentence that explains a failure, or why it was not compared, see `words.py`.
         values: for that sentence.
         rows: (name, difference) in the order of computation, for a table.
@@ -31,7 +33,7 @@ class Check:
     tolerance: Optional[float]
     where: str = ""
     reason: str = ""
-    values: Mapping[str, str] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
     rows: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -40,6 +42,17 @@ class Check:
         if self.found is None or self.tolerance is None:
             return None
         return self.found <= self.tolerance
+
+
+def made(key: str, most: Optional[float], rows: Sequence[tuple[str, float]], where: str = "", reason: str = "",
+         **values: str) -> Check:
+    """The check of this key and tolerance: what was found is the rows' largest difference, infinite if one is NaN."""
+    rows = tuple((name, math.inf if math.isnan(value) else value) for name, value in rows)
+    return Check(key, largest(rows)[1], most, where, reason, values, rows)
+
+
+def not_compared(key: str, most: Optional[float], reason: str, **values: str) -> Check:
+    return Check(key, None, most, "", reason, values)
 
 
 @dataclass(frozen=True)

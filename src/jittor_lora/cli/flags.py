@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -17,7 +17,8 @@ METAVARS = {"adapter": "DIR", "api_key_file": "FILE", "base": "B", "data": "FILE
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], required: Iterable[str] = ()) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], required: Iterable[str] = (),
+              without: Container[str] = ()) -> None:
     """Add one flag per field, in the field's group, with description and default as help.
 
     A flag that is not given leaves no attribute, so `given` can tell it from one that is given the default value.
@@ -25,9 +26,12 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], require
 
     Args:
         required: fields marked as required in the help (`require` checks them).
+        without: fields that get no flag.
     """
     groups: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
+        if name in without:
+            continue
         title = field.json_schema_extra["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
@@ -38,7 +42,9 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings], require
         else:
             groups[title].add_argument(flag(name), dest=name, metavar=_metavar(name, kind), default=argparse.SUPPRESS,
                                        help=text)
-    for name in settings.former:
+    for name, (successor, _) in settings.former.items():
+        if successor in without:
+            continue
         parser.add_argument(flag(name), "--no-" + flag(name)[2:], dest=name, action=_Switch, nargs=0,
                             default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

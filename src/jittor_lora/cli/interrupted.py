@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from typing import Optional
 
 from jittor_lora.errors import Stopped
 
@@ -14,11 +15,11 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
 
 
-def resumable(work: Callable[[], None]) -> int:
-    """Run `work`, which resumes where it stopped when the command is repeated. Returns the exit code."""
+def resumable(work: Callable[[], Optional[int]]) -> int:
+    """Run `work`, which resumes where it stopped when the command is repeated. Returns the exit code: that of `work`, 0
+    if it returns None."""
     try:
-        work()
-        return 0
+        return work() or 0
     except KeyboardInterrupt as stop:
         print("\nInterrupted.\nTo continue, run the same command again.", file=sys.stderr)
         return exit_code(stop)

@@ -27,8 +27,8 @@ from jittor_lora.errors import Stopped, UserError
 from jittor_lora.system import job, runtime
 
 # Each is a module of this package, with `add_parser(subparsers)` and `run(args) -> int`.
-VERBS = ("quickstart", "train", "evaluate", "generate", "serve", "plot", "compare", "curve", "merge", "export",
-         "adapter", "inspect", "doctor", "bench", "bundle")
+VERBS = ("quickstart", "train", "evaluate", "generate", "serve", "plot", "compare", "curve", "align", "merge",
+         "export", "adapter", "inspect", "doctor", "bench", "bundle")
 
 IN_RANKS = ("train", "evaluate")  # the verbs that run in several processes under mpirun
 

@@ -8,6 +8,7 @@ where it is viewed.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -236,11 +237,18 @@ def save_chart(figure: Figure, path: str | os.PathLike, formats: Sequence[str] =
     written = []
     for suffix in formats:
         target = Path(f"{path}.{suffix}")
-        metadata = {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
-        with matplotlib_defaults(), atomic_write(target, "wb") as stream:
-            figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
+        with atomic_write(target, "wb") as stream:
+            stream.write(chart_bytes(figure, suffix))
         written.append(target)
     return written
+
+
+def chart_bytes(figure: Figure, suffix: str) -> bytes:
+    """The content of a "png" or "svg" file; the same figure gives the same bytes."""
+    stream, metadata = io.BytesIO(), {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
+    with matplotlib_defaults():
+        figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
+    return stream.getvalue()
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:

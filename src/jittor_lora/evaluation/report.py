@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ from typing import Any
 from jittor_lora.evaluation.bootstrap import Difference
 from jittor_lora.evaluation.breakdown import Group
 from jittor_lora.evaluation.duplicates import Duplicates
+from jittor_lora.evaluation.html_page import Chart, figure, filled, json_in_script
 from jittor_lora.evaluation.items import Item
 from jittor_lora.evaluation.standings import Standing, interval, p_value
 from jittor_lora.evaluation.systems import System
@@ -24,14 +22,6 @@ from jittor_lora.files.atomic import atomic_write
 _PAGE = Path(__file__).parent / "page"
 _SHOWN_DUPLICATES = 20
 _TEXT_CELL = ' class="text"'
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its alternative text."""
-
-    svg: bytes
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -71,33 +61,13 @@ def page(report: Report) -> str:
                 "settings": ("Settings", _settings(report.systems))}
     sections = {name: section for name, section in sections.items() if section[1]}
     links = [(name, title) for name, (title, _) in sections.items()] + [("predictions", "All predictions")]
-    style, script = _part("page.css"), _part("page.js")
-    values = {
+    return filled(_PAGE, {
         "TITLE": html.escape(report.title), "SUMMARY": html.escape(report.summary),
         "SECTIONS": "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in links),
         "CONTENT": "\n".join(f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
                              f"{content}</section>" for name, (title, content) in sections.items()),
-        "STYLE": style, "STYLE_HASH": _hash(style), "SCRIPT": script, "SCRIPT_HASH": _hash(script),
-        "DATA": _json(_data(report)),
-    }
-    # Split before filling in, so that placeholders within values stay as text.
-    pieces = _part("page.html").split("@")
-    return "".join(values[piece] if index % 2 else piece for index, piece in enumerate(pieces))
-
-
-def _part(name: str) -> str:
-    return (_PAGE / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """The hash by which the page's Content-Security-Policy allows an inline part."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(value: Any) -> str:
-    """JSON that, whatever texts it contains, neither ends a script element nor starts a comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+        "DATA": json_in_script(_data(report)),
+    })
 
 
 def _data(report: Report) -> dict[str, Any]:
@@ -194,10 +164,7 @@ def _settings(systems: Sequence[System]) -> str:
 
 
 def _charts(charts: Sequence[Chart]) -> str:
-    """Charts as data: URLs, which keeps their ids apart and never runs scripts in them."""
-    figures = "".join(f'<figure tabindex="0"><img alt="{html.escape(chart.alt)}" width="1200" height="675" '
-                      f'src="data:image/svg+xml;base64,{base64.b64encode(chart.svg).decode()}"></figure>'
-                      for chart in charts)
+    figures = "".join(map(figure, charts))
     return f'<div class="charts">{figures}</div>' if charts else ""
 
 
