@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+from jittor_lora.data.sources import OFFICIAL, default_cache
 from jittor_lora.system import machine, onednn
 
 # Where the fused kernels must work, not whether they do: a kernel that does not compile must fail its tests.
@@ -50,6 +52,14 @@ def _has_browser() -> bool:
     except ImportError:
         return False
     return chromium() is not None
+
+
+def official(name: str) -> Path:
+    """The file that `--data NAME` downloads: in the folder NLG_DATA, in ../shared/data/nlg, or in the cache."""
+    beside = Path(__file__).parents[2] / "shared" / "data" / "nlg"
+    folders = [Path(os.environ["NLG_DATA"])] if "NLG_DATA" in os.environ else [beside, default_cache()]
+    paths = [folder / OFFICIAL[name].file_name for folder in folders]
+    return next(filter(Path.is_file, paths), paths[-1])
 
 
 def has_packages(*names: str) -> bool:
@@ -106,6 +116,8 @@ PARTS = {
     "hosts": Part(lambda: _may("ip", "link", "add", "jl-1", "type", "veth", "peer", "name", "jl-2"),
                   "needs root and iproute2, for network namespaces"),
     "parquet": Part(_has_parquet, "needs pyarrow: pip install -e '.[parquet]'"),
+    "nlg": Part(lambda: all(official(name).is_file() for name in ("webnlg-dev", "dart-dev")),
+                "needs the downloads of --data webnlg-dev and dart-dev, in their cache or in the folder NLG_DATA"),
     "no_network": Part(lambda: _may("true"), "needs root, to run commands without a network"),
     "index": Part(_reaches_index, "needs pip and a package index"),
     "serve": Part(lambda: has_packages("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "httpx"),
@@ -119,7 +131,7 @@ PARTS = {
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_llama_cpp, needs_mlx,
+ needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_llama_cpp, needs_mlx,
  needs_litgpt) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 

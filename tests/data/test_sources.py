@@ -29,6 +29,19 @@ def test_official_files_are_fetched_to_the_cache(tmp_path, monkeypatch):
                           "--data sample-dev."
 
 
+def test_files_of_webnlg_and_dart_are_fetched_where_a_checksum_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "fetch", lambda remote, path, advice: (path, advice))
+    for name, split, file in (("webnlg", "dev", "webnlg-2017-dev.json"),
+                              ("dart", "train", "dart-v1.1.1-full-train.json"),
+                              ("dart-test", "train", "dart-v1.1.1-full-test.json")):
+        target = tmp_path / file
+        assert resolve_data(name, split, cache=tmp_path) == (target, f"Place the file at {target} by hand.")
+    for name, split, file in (("webnlg", "train", "train.json"), ("webnlg-test", "dev", "test.json")):
+        with pytest.raises(UserError, match=f"{name}: not downloaded, as no checksum .* https://.*2017/{file} and"):
+            resolve_data(name, split, cache=tmp_path)
+    assert len({remote.file_name for remote in sources.OFFICIAL.values()}) == len(sources.OFFICIAL)
+
+
 def test_a_file_takes_precedence_over_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").mkdir()

@@ -121,6 +121,7 @@ def data(folder: Path) -> None:
         found = load_data(path, purpose=purpose)
         found.subset(2, 1)
         found.references()
+        describe_data(found)
         if purpose == "training":
             items_of(found)
             training_groups(found, _gpt2(), Template(), 64)
@@ -220,7 +221,8 @@ READERS: dict[str, Callable[[Path], None]] = {
     "adapter": adapter, "load_adapter": load_adapter,
     "old_adapter": load_adapter, "extras": load_adapter, "added_tokens": added_tokens,
     "base_record": base_record, "adapters": adapters, "npz": npz, "loralib": loralib, "squad": data,
-    "jsonl": data, "flat": data, "array": data, "e2e": data, "v2": data, "cmrc": data, "records": records,
+    "jsonl": data, "flat": data, "array": data, "e2e": data, "webnlg": data, "dart": data,
+    "v2": data, "cmrc": data, "records": records,
     **dict.fromkeys(CONVERSATIONS, conversations), "recipe": recipe,
     "curve_recipe": curve_recipe, "predictions": predictions, "metrics": metrics,
     "losses": losses, "run": run, "log": log, "state": state, "summary": summary, "hub": hub_folder, "caches": caches,

@@ -26,6 +26,7 @@ from jittor_lora.formats.reference_npz import write_npz
 from jittor_lora.formats.training_state import TrainingState, write_state
 from jittor_lora.settings.run import RunConfig
 from needs import is_there
+from triple_files import dart_towns, webnlg_towns
 
 TARGET = "transformer.h.{}.attn.c_attn"  # of tiny.GPT2
 NO_EXAMPLES = hashlib.sha256().hexdigest()
@@ -93,6 +94,8 @@ def seeds() -> dict[str, Files]:
             {"id": "x", "prompt": "1 + 1 =", "completion": " two"}))},
         "e2e": {"data.txt": "name : A | food : Thai||A is Thai .\nname : A | food : Thai||Thai A .\n"
                             "name : B||B é\n".encode()},
+        "webnlg": {"data.json": _json(webnlg_towns(3))},
+        "dart": {"data.json": _json(dart_towns(2))},
         "flat": {"data.jsonl": b"".join(_json({"id": str(i), "title": "t", "context": "Rome is old.", "question": "Q?",
                                                "answers": {"text": ["old"], "answer_start": [8]}}) + b"\n"
                                         for i in range(2))},

@@ -152,5 +152,15 @@ def test_shipped_recipes(name):
     assert config.output is None or name == "quickstart"
 
 
+@pytest.mark.parametrize("name, smoothing, dropout, decay", [
+    ("e2e-gpt2", 0.1, 0.1, 0.01), ("webnlg-gpt2", 0.1, 0.1, 0.01), ("dart-gpt2", 0, 0, 0)])
+def test_recipes_of_the_lora_paper(name, smoothing, dropout, decay):
+    """Hu et al. 2021, table 11."""
+    config = RunConfig.resolve(name)
+    assert (config.label_smoothing, config.lora_dropout, config.weight_decay) == (smoothing, dropout, decay)
+    assert (config.batch_size, config.epochs, config.warmup_steps, config.schedule) == (8, 5, 500, "linear")
+    assert (config.learning_rate, config.lora_r, config.lora_alpha, config.qv_only) == (2e-4, 4, 32, True)
+
+
 def test_names_of_shipped_recipes():
-    assert recipe.names() == ["e2e-gpt2", "quickstart", "reference", "squad-gpt2"]
+    assert recipe.names() == ["dart-gpt2", "e2e-gpt2", "quickstart", "reference", "squad-gpt2", "webnlg-gpt2"]

@@ -38,7 +38,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     with_base: bool = setting(False, "Model", "also score the base without the adapter")
 
     data: Optional[str] = setting(None, DATA, "questions with reference answers: a file (JSON, CSV, parquet), "
-                                  "hub:organisation/name, squad-dev, sample-dev or e2e-dev", holds=PATH,
+                                  "hub:organisation/name, squad-dev, sample-dev, e2e-dev, webnlg-dev or "
+                                  "dart-test", holds=PATH,
                                   min_length=1)
     columns: Columns = columns_setting()
     limit: Optional[int] = setting(None, DATA, "use a seeded subset of N questions; by default all", ge=1)

@@ -29,6 +29,9 @@ HTTPS = "https://"
 class RemoteFile:
     """A file on the web with its expected size in bytes and checksum.
 
+    Attributes:
+        name: to be saved as; by default the last part of the URL.
+
     Raises:
         ValueError: the URL is not HTTPS.
     """
@@ -36,10 +39,15 @@ class RemoteFile:
     url: str
     size: int
     sha256: str
+    name: str = ""
 
     def __post_init__(self):
         if not self.url.startswith(HTTPS):
             raise ValueError(f"{self.url}: expected a URL that starts with {HTTPS}")
+
+    @property
+    def file_name(self) -> str:
+        return self.name or self.url.rsplit("/", 1)[1]
 
 
 def fetch(remote: RemoteFile, path: str | os.PathLike, advice: str) -> Path:

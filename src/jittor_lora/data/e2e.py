@@ -42,4 +42,4 @@ def parse_e2e(text: str, path: str | os.PathLike, purpose: str = "training") -> 
     if not merged:
         raise UserError(f"{path}: no lines in it.")
     return PromptData(str(path), tuple(Prompt(rows[0].id, f"{meaning} {BARS}", tuple(rows))
-                                       for meaning, rows in merged.items()))
+                                       for meaning, rows in merged.items()), "E2E NLG")

@@ -10,6 +10,7 @@ from typing import Any
 
 from jittor_lora.data import alpaca, messages, sharegpt
 from jittor_lora.data.columns import ROLE_VALUES, Columns
+from jittor_lora.data.dart import is_dart, parse_dart
 from jittor_lora.data.e2e import is_e2e, parse_e2e
 from jittor_lora.data.examples import Data
 from jittor_lora.data.flat import is_flat, parse_rows
@@ -18,6 +19,7 @@ from jittor_lora.data.records import Source, first_value
 from jittor_lora.data.rows import Rows
 from jittor_lora.data.squad import parse_squad
 from jittor_lora.data.suggestion import unknown_fields
+from jittor_lora.data.webnlg import is_webnlg, parse_webnlg
 from jittor_lora.errors import UserError
 
 _TURNS = ("role", "content", "weight", *ROLE_VALUES)
@@ -71,13 +73,16 @@ def _is_prompts(row: dict[str, Any]) -> bool:
     return "prompt" in row or "completion" in row
 
 
-TEXT_FORMATS = (TextFormat("E2E", is_e2e, parse_e2e), TextFormat("SQuAD", is_squad, parse_squad))
+# The first that recognises a text is taken.
+TEXT_FORMATS = (TextFormat("E2E", is_e2e, parse_e2e), TextFormat("WebNLG", is_webnlg, parse_webnlg),
+                TextFormat("SQuAD", is_squad, parse_squad))
 # The first that recognises a row is taken.
 ROW_FORMATS = (
     RowFormat("messages", ("messages", *_TURNS, "system", "id"), messages.is_messages, messages.parse_messages),
     RowFormat("ShareGPT", (*_TURNS, "system", "id"), sharegpt.is_sharegpt, sharegpt.parse_sharegpt),
     RowFormat("SQuAD's questions", ("context", "question", "answers", "answer", "answer_start", "title", "id"), is_flat,
               parse_rows),
+    RowFormat("DART", (), is_dart, parse_dart),
     RowFormat("messages in two parts", ("prompt", "completion", *_TURNS, "system", "id"), messages.is_split,
               messages.parse_split),
     RowFormat("prompts", ("prompt", "completion", "id"), _is_prompts, parse_jsonl),
@@ -113,7 +118,7 @@ def read_rows(rows: Rows, purpose: str, columns: Columns) -> Any:
     formats = [form for form in ROW_FORMATS if columns.names.keys() <= set(form.names)]
     if not formats:
         raise UserError("\n  ".join([f"--columns {columns}: no format has all of these fields:",
-                                     *(f"{form.name}: {', '.join(form.names)}" for form in ROW_FORMATS)]))
+                                     *(f"{form.name}: {', '.join(form.names)}" for form in ROW_FORMATS if form.names)]))
     found = next((form for row in map(columns.row, head) for form in formats if form.recognises(row)), None)
     if found is None and head:
         raise UserError(unknown_fields(rows.path, head, rows.header))

@@ -53,7 +53,10 @@ def describe_data(data: Data | ConversationData) -> str:
         return text
     if isinstance(data, ConversationData):
         return _conversations(data)
-    return f"{counted(len(data), 'completion')} of {counted(len(data.prompts), 'prompt')}"
+    name = f"{data.format}, " if data.format else ""
+    groups = "".join(f", {len(ids):,} {group}" for group, ids in data.groups().items())
+    left_out = f"; left out: {data.left_out}" if data.left_out else ""
+    return f"{name}{counted(len(data), 'completion')} of {counted(len(data.prompts), 'prompt')}{groups}{left_out}"
 
 
 def _conversations(data: ConversationData) -> str:

@@ -75,7 +75,8 @@ class Rows:
 
 def known_fields(columns: Columns) -> frozenset[str]:
     """The fields of a file's rows that some format reads."""
-    return columns.fields.union(ROW, _NESTED, TOOLS, MEDIA, ("is_impossible", "context_text", "qas"))
+    return columns.fields.union(ROW, _NESTED, TOOLS, MEDIA, ("is_impossible", "context_text", "qas", "tripleset",
+                                                                 "annotations"))
 
 
 def text_reader(text: str, shown: str, columns: Columns) -> Part:

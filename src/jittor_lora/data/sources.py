@@ -1,4 +1,4 @@
-"""Resolves `--data`: a file, the official SQuAD files, a shipped sample, or a data set on the Hub."""
+"""Resolves `--data`: a file, official files of SQuAD, WebNLG and DART, a shipped sample, or a data set on the Hub."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from jittor_lora.data.text_file import read_text
 from jittor_lora.errors import UserError, not_installed
 
 SAMPLE = Path(__file__).parent / "sample"
+# The data of the LoRA paper's GPT-2 tasks, in its repository.
+_LORA = "https://raw.githubusercontent.com/microsoft/LoRA/3732c24dba0559fe4393bfc8f295b83947a2c5e0/examples/NLG/data"
 OFFICIAL = {
     "squad-train": RemoteFile(
         "https://rajpurkar.github.io/SQuAD-explorer/dataset/train-v1.1.json",
@@ -29,14 +31,38 @@ OFFICIAL = {
         4_854_279,
         "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
     ),
+    "webnlg-dev": RemoteFile(
+        f"{_LORA}/webnlg_challenge_2017/dev.json",
+        2_596_106,
+        "50f5a2c24d760bc84ba3e852707cd3b43b0cf2da035b425f87945a2440880488",
+        "webnlg-2017-dev.json",
+    ),
+    # Sizes and checksums as in datasets/dart/dataset_infos.json of huggingface/datasets.
+    "dart-train": RemoteFile(
+        f"{_LORA}/dart/dart-v1.1.1-full-train.json",
+        22_001_131,
+        "0671b56f4b090ccf1c0187364d45c6f1214421d6f1081a21800596860f314e70",
+    ),
+    "dart-dev": RemoteFile(
+        f"{_LORA}/dart/dart-v1.1.1-full-dev.json",
+        2_370_637,
+        "5038f3543b6d59b94ac4e3f69d15a0b01d8578913f862142e7c560200dd6e434",
+    ),
+    "dart-test": RemoteFile(
+        f"{_LORA}/dart/dart-v1.1.1-full-test.json",
+        5_001_020,
+        "c772553b482dd5fc7b8ad90d68889062a2603e28d4449ee1f162006819e0565e",
+    ),
 }
+# No checksum of these is known, so that they are not downloaded: name -> where a user finds them.
+UNVERIFIED = {f"webnlg-{part}": f"{_LORA}/webnlg_challenge_2017/{part}.json" for part in ("train", "test")}
 SHIPPED = {
     "sample-train": SAMPLE / "squad-v1.1-sample-train.json",
     "sample-dev": SAMPLE / "squad-v1.1-sample-dev.json",
     "e2e-train": SAMPLE / "e2e-train-part.txt",
     "e2e-dev": SAMPLE / "e2e-dev-part.txt",
 }
-SETS = ("squad", "sample", "e2e")
+SETS = ("squad", "sample", "e2e", "webnlg", "dart")
 NAMES = (*OFFICIAL, *SHIPPED, *SETS)
 
 
@@ -49,7 +75,7 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
     """The file that a name stands for; an official file is downloaded on first use.
 
     Args:
-        name: a path, which takes precedence, or one of `NAMES`; `split` selects the part of `squad`, `sample`, `e2e`.
+        name: a path, which takes precedence, or one of `NAMES`; `split` selects the part of those in `SETS`.
         split: "train" or "dev".
         cache: folder of the official files; by default `default_cache()`.
 
@@ -65,10 +91,12 @@ def resolve_data(name: str, split: str = "train", cache: Path | None = None) -> 
             raise not_installed(name)
         return SHIPPED[known]
     if known in OFFICIAL:
-        remote, target = OFFICIAL[known], (cache or default_cache()) / OFFICIAL[known].url.rsplit("/", 1)[1]
-        return fetch(
-            remote, target, f"Place the file at {target} by hand, or use the shipped sample: --data sample-{split}."
-        )
+        remote, target = OFFICIAL[known], (cache or default_cache()) / OFFICIAL[known].file_name
+        sample = f", or use the shipped sample: --data sample-{split}" if known.startswith("squad") else ""
+        return fetch(remote, target, f"Place the file at {target} by hand{sample}.")
+    if known in UNVERIFIED:
+        raise UserError(f"{name}: not downloaded, as no checksum is known to verify it with. Get the file from "
+                        f"{UNVERIFIED[known]} and name its path: --data {known}.json")
     if path.is_dir():
         raise UserError(f"{name}: a folder, expected a file. Name the data file itself.")
     raise UserError(f"{name}: no such file or data set{_nearest(path)} Data sets: {', '.join(NAMES)}.")

@@ -27,7 +27,8 @@ _OTHER_NAMES = {
 _COMBINATIONS = (("messages",), ("instruction", "output"), ("context", "question", "answer"), ("prompt", "completion"))
 _FORMATS = """\
 What is read: "messages" or "conversations" with turns; "instruction", "input", "output"; "prompt", "completion"; \
-"context", "question", "answers"; SQuAD's JSON; E2E's lines. --columns OURS=THEIRS,… names the fields otherwise."""
+"context", "question", "answers"; the JSON of SQuAD, WebNLG and DART; E2E's lines. \
+--columns OURS=THEIRS,… names the fields otherwise."""
 
 
 def unknown_fields(path: str, rows: Sequence[dict[str, Any]], header: Iterable[str]) -> str:

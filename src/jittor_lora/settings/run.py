@@ -62,10 +62,10 @@ class RunConfig(Settings):
                         holds=PATH, min_length=1)
 
     data: Optional[str] = setting(None, DATA, "training data: a file of conversations, prompts or questions (JSON, "
-                                  "CSV, parquet), hub:organisation/name, squad-train, sample-train or e2e-train",
-                                  holds=PATH, min_length=1)
-    dev: Optional[str] = setting(None, DATA, "validation data: the same kinds, squad-dev, sample-dev or e2e-dev; by "
-                                 "default none", holds=PATH, min_length=1)
+                                  "CSV, parquet), hub:organisation/name, squad-train, sample-train, e2e-train or "
+                                  "dart-train", holds=PATH, min_length=1)
+    dev: Optional[str] = setting(None, DATA, "validation data: the same kinds, squad-dev, sample-dev, e2e-dev, "
+                                 "webnlg-dev or dart-dev; by default none", holds=PATH, min_length=1)
     columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of N examples; by default all", ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of N examples; by default all", ge=1)
