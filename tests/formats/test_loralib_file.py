@@ -1,4 +1,4 @@
-"""loralib's files to PEFT's layout. Against loralib's own formula: tests/parity/test_loralib.py."""
+"""loralib's files to PEFT's layout and back. Against loralib's own formula: tests/parity/test_loralib.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ import torch_files
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
 from jittor_lora.formats.adapter_files import CONFIG_FILE
+from jittor_lora.formats.adapter_folder import read_adapter_folder
 from jittor_lora.formats.loralib_file import read_loralib
-from jittor_lora.tasks.adapter import loralib_to_folder
+from jittor_lora.formats.loralib_writer import write_loralib
+from jittor_lora.formats.torch_file import TorchFile
+from jittor_lora.lora.combine import Factors
+from jittor_lora.tasks.adapter import folder_to_loralib, loralib_to_folder
 
 WIDTH, RANK, ALPHA = 6, 2, 32.0
 
@@ -115,3 +119,74 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
     assert "queries and values" not in capsys.readouterr().err
     assert main(["adapter", "convert", "model.pt", "no"]) == 2
     assert "does not contain alpha" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("parts", ["qv", "qkv", "k", "kv"])
+def test_back_to_loralib_bit_for_bit(tmp_path, parts):
+    tensors = arrays({"attn.c_attn": fused(len(parts)), "mlp.c_fc": {"lora_A": draw(RANK, WIDTH),
+                                                                     "lora_B": draw(4 * WIDTH, RANK)}}, blocks=12)
+    tensors["transformer.wte.lora_A"], tensors["transformer.wte.lora_B"] = draw(RANK, 20), draw(WIDTH, RANK)
+    loralib_to_folder(written(tmp_path, tensors), tmp_path / "out", "gpt2", 7.5, parts)
+    found = folder_to_loralib(tmp_path / "out", tmp_path / "back.pt", None)
+    assert found == ({"attn.c_attn": [RANK], "mlp.c_fc": [RANK], "transformer.wte": [RANK]}, 7.5, parts)
+    back = TorchFile(tmp_path / "back.pt")
+    assert back.keys() == tensors.keys()
+    assert all(back[name].dtype == np.float32 and back[name].tobytes() == tensors[name].tobytes() for name in back)
+    loralib_to_folder(tmp_path / "back.pt", tmp_path / "again", "gpt2", 7.5, parts)
+    folder_to_loralib(tmp_path / "again", tmp_path / "back2.pt", None)
+    assert (tmp_path / "back.pt").read_bytes() == (tmp_path / "back2.pt").read_bytes()
+
+
+def shared(rank: int = 3, zero: str = "") -> Factors:
+    """An update of c_attn with one A, as PEFT trains it."""
+    b = draw(3 * WIDTH, rank)
+    for part in zero:
+        b["qkv".index(part) * WIDTH :][:WIDTH] = 0
+    return Factors(draw(rank, WIDTH), b, 32 / rank)
+
+
+@given(st.sampled_from(["", "k", "qk", "qkv"]), st.sampled_from([None, "qkv"]), st.integers(1, 6), st.booleans())
+def test_any_update_of_c_attn_can_be_written(tmp_path_factory, zero, enabled, rank, other):
+    """Also with other ranks and scalings beside it: what is read again is the same update."""
+    factors = {"transformer.h.10.attn.c_attn": shared(rank, zero), "transformer.h.9.attn.c_attn": shared(2, zero),
+               "transformer.h.0.mlp.c_fc": Factors(draw(2, WIDTH), draw(9, 2), 0.3 if other else 16.0)}
+    path = tmp_path_factory.mktemp("l") / "lora.pt"
+    found = write_loralib(path, factors, enabled)
+    again = read_loralib(path, found.alpha, found.enabled).factors
+    assert list(again) == ["transformer.h.0.mlp.c_fc", "transformer.h.9.attn.c_attn", "transformer.h.10.attn.c_attn"]
+    for module, pair in factors.items():
+        np.testing.assert_allclose(again[module].delta(), pair.delta(), rtol=1e-5, atol=1e-5)
+    if not zero and enabled is None:
+        assert found.enabled is None  # a plain layer has all three with one A
+        np.testing.assert_array_equal(TorchFile(path)["transformer.h.10.attn.c_attn.lora_A"], shared(rank).a)
+
+
+def test_updates_that_are_not_written(tmp_path):
+    factors = {"transformer.h.0.attn.c_attn": shared(), "transformer.h.1.attn.c_attn": shared(zero="k")}
+    with pytest.raises(UserError) as caught:
+        write_loralib(tmp_path / "x.pt", factors, "qv")
+    assert "h.0.attn.c_attn: also updates k" in str(caught.value) and "h.1" not in str(caught.value)
+    with pytest.raises(UserError, match="no update of c_attn"):
+        write_loralib(tmp_path / "x.pt", {"transformer.h.0.mlp.c_fc": Factors(draw(2, 6), draw(9, 2), 1.0)}, "q")
+    with pytest.raises(UserError, match="c_fc.B: holds numbers that are not finite"):
+        write_loralib(tmp_path / "x.pt", {"transformer.h.0.mlp.c_fc": Factors(draw(2, 6), draw(9, 2) / 0, 1.0)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, arrays({"attn.c_attn": fused()}))
+    assert main(["adapter", "convert", "model.pt", "out", "--alpha", "32"]) == 0
+    capsys.readouterr()
+    assert main(["adapter", "convert", "out", "back.pt"]) == 0
+    assert capsys.readouterr().out == (
+        "back.pt: load it into loralib's layers with lora_alpha=32, r=2 in attn.c_attn; c_attn is a MergedLinear with "
+        "enable_lora=[True, False, True].\n")
+    assert read_adapter_folder(tmp_path / "out").parameters == sum(a.size for a in TorchFile(tmp_path / "back.pt")
+                                                                   .values()) + 2 * 2 * 2 * 2 * WIDTH
+    for arguments, expected in ((["back.pt"], "the file exists"), (["x.pt", "--enable-lora", "q"], "also updates v"),
+                                (["x.npz", "--enable-lora", "q,v"], "as SOURCE or TARGET"),
+                                (["x.pt", "--alpha", "3"], "--alpha needs a file as SOURCE"),
+                                (["x.bin"], "ends in .npz or .pt")):
+        assert main(["adapter", "convert", "out", *arguments]) == 2
+        assert expected in capsys.readouterr().err

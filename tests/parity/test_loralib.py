@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import loralib
 import numpy as np
 import peft
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 import tiny
 from jittor_lora.formats.peft import load_adapter
 from jittor_lora.model.load import build_model
-from jittor_lora.tasks.adapter import loralib_to_folder
+from jittor_lora.tasks.adapter import folder_to_loralib, loralib_to_folder
 from parity import reference
 from parity.test_peft_files import TOKENS, logits
 
@@ -58,3 +59,34 @@ def test_merged_linear(tmp_path, enabled, named, ddp):
     np.testing.assert_allclose(logits(ours), expected, atol=1e-4)
     theirs = peft.PeftModel.from_pretrained(reference.network(tiny.GPT2, tiny.tensors(tiny.GPT2)), tmp_path / "out")
     np.testing.assert_allclose(reference.logits(theirs.eval(), TOKENS), expected, atol=1e-4)
+
+
+def test_loaded_by_loralib(tmp_path):
+    """What is written, in loralib's own layers: an adapter of PEFT's with one A for queries and values."""
+    model = peft.get_peft_model(reference.network(tiny.GPT2, tiny.tensors(tiny.GPT2)), peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=["c_attn", "mlp.c_proj"], init_lora_weights=False, fan_in_fan_out=True))
+    for block in model.base_model.model.transformer.h:
+        b = block.attn.c_attn.lora_B["default"].weight.data
+        b[len(b) // 3 : 2 * len(b) // 3] = 0
+    model.save_pretrained(tmp_path / "peft")
+    found = folder_to_loralib(tmp_path / "peft", tmp_path / "lora.pt", None)
+    assert found == ({"attn.c_attn": [3], "mlp.c_proj": [3]}, 5, "qv")
+    theirs = reference.network(tiny.GPT2, tiny.tensors(tiny.GPT2))
+    for block in theirs.transformer.h:
+        merged = {"enable_lora": [part in found.enabled for part in "qkv"]}
+        for parent, name, kind, more in ((block.attn, "c_attn", loralib.MergedLinear, merged),
+                                         (block.mlp, "c_proj", loralib.Linear, {})):
+            base = getattr(parent, name)
+            layer = kind(*base.weight.shape, r=3, lora_alpha=found.alpha, fan_in_fan_out=True, merge_weights=False,
+                         **more)
+            layer.weight.data, layer.bias.data = base.weight.data, base.bias.data
+            setattr(parent, name, layer)
+    unknown = theirs.load_state_dict(torch.load(tmp_path / "lora.pt", weights_only=True), strict=False).unexpected_keys
+    assert not unknown
+    expected = reference.logits(model.eval(), TOKENS)
+    np.testing.assert_allclose(reference.logits(theirs.eval(), TOKENS), expected, atol=1e-4)
+    torch.save(loralib.lora_state_dict(theirs), tmp_path / "theirs.pt")
+    loralib_to_folder(tmp_path / "theirs.pt", tmp_path / "ours", "gpt2", found.alpha, None)
+    folder_to_loralib(tmp_path / "ours", tmp_path / "back.pt", None)
+    ours, back = (torch.load(tmp_path / name, weights_only=True) for name in ("theirs.pt", "back.pt"))
+    assert ours.keys() == back.keys() and all(torch.equal(ours[name], back[name]) for name in ours)

@@ -85,19 +85,21 @@ def add_parser(subparsers) -> None:
     converting = actions.add_parser(
         "convert", help="convert adapters of other programs to PEFT's layout",
         usage="jittor-lora adapter convert DIR|FILE.gguf DIR [--base B] | convert FILE.npz DIR [--alpha X] [--base B] "
-              "| convert FILE.pt DIR --alpha X [--enable-lora q,v] [--base B] | convert DIR FILE.npz",
+              "| convert FILE.pt DIR --alpha X [--enable-lora q,v] [--base B] | convert DIR FILE.npz | "
+              "convert DIR FILE.pt [--enable-lora q,v]",
         description="Convert an adapter of mlx-lm, litgpt or llama.cpp (GGUF), or LoRA weights saved by loralib (.pt) "
-                    "or by the project GPT2_LoRA_Jittor (.npz), to an adapter folder in PEFT's layout, or an adapter "
-                    "of GPT-2 to the .npz of that project. Separate updates of queries, keys and values become one "
-                    "update of c_attn with the sum of their ranks.")
+                    "or by the project GPT2_LoRA_Jittor (.npz), to an adapter folder in PEFT's layout; or such a "
+                    "folder to a .pt of loralib or, of GPT-2, to the .npz of that project. Separate updates of "
+                    "queries, keys and values are one update of c_attn with the sum of their ranks.")
     converting.add_argument("source", metavar="SOURCE", type=path_argument,
                             help="an adapter folder, a GGUF adapter, an .npz file, or a .pt or .bin file")
-    converting.add_argument("target", metavar="TARGET", type=path_argument, help="a new folder, or a new .npz file")
+    converting.add_argument("target", metavar="TARGET", type=path_argument,
+                            help="a new folder, or a new .npz or .pt file")
     converting.add_argument("--alpha", metavar="X", type=_number, help="alpha of the file, which does not contain it "
                             "(required for loralib; for .npz default: 16, that project's default)")
     converting.add_argument("--enable-lora", metavar="PARTS", type=_parts, help="parts of c_attn that loralib's "
-                            "MergedLinear updated, such as q,v for enable_lora=[True, False, True] (default: by their "
-                            "number)")
+                            "MergedLinear updates, such as q,v for enable_lora=[True, False, True] (default: by their "
+                            "number; to a .pt those with an update)")
     converting.add_argument("--base", metavar="B", type=home_expanded,
                             help="base model to name in the folder (default: the one that SOURCE names, else gpt2); "
                             "adapters of litgpt and llama.cpp need it to be found")
@@ -208,7 +210,7 @@ def _combine(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from jittor_lora.formats.adapter_source import PEFT, open_adapter
     from jittor_lora.formats.reference_npz import DEFAULT_ALPHA
-    from jittor_lora.tasks.adapter import folder_to_npz, loralib_to_folder, npz_to_folder
+    from jittor_lora.tasks.adapter import folder_to_loralib, folder_to_npz, loralib_to_folder, npz_to_folder
     if may_be_adapter(args.source):
         source = open_adapter(args.source)
         if source.title != PEFT:
@@ -235,16 +237,32 @@ def _convert(args: argparse.Namespace) -> int:
         print(f"{output}: rank {adapter.settings['r']}, {adapter.parameters:,} parameters.")
         return 0
     wrong = [f"{name} needs a file as SOURCE" for name, value in
-             (("--alpha", args.alpha), ("--base", args.base), ("--enable-lora", args.enable_lora)) if value is not None]
-    if args.target.suffix.lower() != ".npz":
-        wrong.append(f"TARGET {args.target}: expected a name that ends in .npz")
+             (("--alpha", args.alpha), ("--base", args.base)) if value is not None]
+    suffix = args.target.suffix.lower()
+    if suffix == ".npz" and args.enable_lora is not None:
+        wrong.append("--enable-lora needs a file of loralib as SOURCE or TARGET")
+    if suffix not in (".npz", ".pt"):
+        wrong.append(f"TARGET {args.target}: expected a name that ends in .npz or .pt")
     elif args.target.exists():
         wrong.append(f"TARGET {args.target}: the file exists. Name another path")
     if wrong:
         raise UserError("; ".join(wrong) + ".")
+    if suffix == ".pt":
+        written = folder_to_loralib(find_adapter(str(args.source)), args.target, args.enable_lora)
+        print(f"{args.target}: load it into {_loralib_layers(written)}.")
+        return 0
     rank, alpha = folder_to_npz(find_adapter(str(args.source)), args.target)
     print(f"{args.target}: load it with LoRAConfig(r={rank}, alpha={alpha:g}).")
     return 0
+
+
+def _loralib_layers(written: Any) -> str:
+    """In words: what loralib's layers must be like."""
+    ranks = ", ".join(f"r={'|'.join(map(str, ranks))} in {kind}" for kind, ranks in written.ranks.items())
+    text = f"loralib's layers with lora_alpha={written.alpha:g}, {ranks}"
+    if written.enabled is None:
+        return text
+    return f"{text}; c_attn is a MergedLinear with enable_lora={[part in written.enabled for part in 'qkv']}"
 
 
 def _convert_other(args: argparse.Namespace, source: Any) -> int:

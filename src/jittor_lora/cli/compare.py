@@ -21,6 +21,7 @@ from jittor_lora.settings.shared import (
     OptionalTemplateText,
     Scoring,
     SpecialTokens,
+    TextScores,
     base_precision_setting,
     chat_arguments_setting,
     chat_template_setting,
@@ -28,6 +29,7 @@ from jittor_lora.settings.shared import (
     own_special_tokens_setting,
     own_template_setting,
     scoring_setting,
+    text_scores_setting,
 )
 from jittor_lora.settings.text import list_of, names
 from jittor_lora.system.locks import locked
@@ -53,6 +55,7 @@ class CompareOptions(Settings):
                                      min_length=1)
 
     scoring: Scoring = scoring_setting(DATA)
+    text_scores: TextScores = text_scores_setting(DATA)
     official: bool = setting(False, DATA, "score questions that no system answered as 0, by SQuAD's official rule; by "
                              "default they are left out")
 
@@ -129,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
                 options.against, options.seed, options.title, options.language, options.font, options.official,
-                options.columns, options.scoring)
+                options.columns, options.scoring, options.text_scores)
     return 0
 
 

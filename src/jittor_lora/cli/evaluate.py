@@ -20,12 +20,14 @@ from jittor_lora.settings.shared import (
     OptionalTemplateText,
     Scoring,
     SpecialTokens,
+    TextScores,
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
     own_special_tokens_setting,
     own_template_setting,
     scoring_setting,
+    text_scores_setting,
 )
 from jittor_lora.system.locks import locked
 
@@ -59,6 +61,7 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
                                          "that, in nats, exceed this")
     scoring: Scoring = scoring_setting("Scores")
+    text_scores: TextScores = text_scores_setting("Scores")
     perplexity: bool = setting(False, "Scores", "also compute the perplexity of the reference answers")
 
     output: Optional[str] = setting(None, "Output", "folder for predictions.json, metrics.json and the results per "

@@ -72,8 +72,8 @@ def _ask(process: subprocess.Popen, *parts: str) -> str:
 
 
 def _line(words: Sequence[str]) -> str:
-    """One line without the separator; an empty text becomes a symbol that matches nothing."""
-    return " ".join(words).replace("|||", "") or "\u2205"
+    """One line, without the separator."""
+    return " ".join(words).replace("|||", "")
 
 
 def _program() -> Path:

@@ -29,7 +29,8 @@ class Report:
     """Attributes:
         summary: one line about the data.
         systems: in the order of `standings`; the others are compared with the first.
-        breakdowns, texts: by system name.
+        breakdowns: by system name.
+        texts: by system name, group of prompts and score, see `evaluation.text.scores_by_group`.
         duplicates: None if no training data was given.
         charts: scores.
         curves: losses of the runs that trained the systems.
@@ -41,7 +42,7 @@ class Report:
     systems: Sequence[System]
     standings: Sequence[Standing]
     breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]
-    texts: Mapping[str, Mapping[str, TextScore]] = field(default_factory=dict)
+    texts: Mapping[str, Mapping[str, Mapping[str, TextScore]]] = field(default_factory=dict)
     duplicates: Duplicates | None = None
     charts: Sequence[Chart] = ()
     curves: Sequence[Chart] = ()
@@ -136,13 +137,16 @@ def _kinds(report: Report) -> str:
 def _texts(report: Report) -> str:
     if not report.texts:
         return ""
-    names = list(next(iter(report.texts.values())))
-    rows = []
-    for name in names:
-        found = [report.texts[system.name][name] for system in report.systems]
-        rows.append([_text(name), *(one.shown for one in found), _text(found[0].note)])
-    return _table("BLEU, ROUGE and METEOR in percent; CIDEr from 0 to 10. 95 % intervals are for new prompts.",
-                  ["Score", *(system.name for system in report.systems), "How"], rows, text_columns=(len(rows[0]) - 1,))
+    rows: list[list[str]] = []
+    groups = next(iter(report.texts.values()))
+    for group, names in groups.items():
+        rows += [[_text(group)]] if len(groups) > 1 else []
+        for name in names:
+            found = [report.texts[system.name][group][name] for system in report.systems]
+            rows.append([_text(name), *(one.shown for one in found), _text(found[0].note)])
+    heads = ["Score", *(system.name for system in report.systems), "How"]
+    return _table("BLEU, ROUGE, METEOR and TER in percent; CIDEr from 0 to 10. TER counts edits: lower is better. "
+                  "95 % intervals are for new prompts.", heads, rows, text_columns=(len(heads) - 1,))
 
 
 def _duplicates(found: Duplicates | None) -> str:

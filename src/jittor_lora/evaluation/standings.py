@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.scoring import QuestionScore, same_rule
 from jittor_lora.evaluation.systems import System
+from jittor_lora.evaluation.text import TextScore
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ def standings_table(found: Sequence[Standing]) -> str:
     lines += [f"{one.name}: {one.metrics.missing} of {one.metrics.count} questions without a prediction count as 0"
               for one in found if one.metrics.missing]
     return "\n".join(lines)
+
+
+def text_table(texts: Mapping[str, Mapping[str, Mapping[str, TextScore]]]) -> str:
+    """Scores of texts, by system, group of prompts and name, as a table for the terminal."""
+    rows = [("", *texts)]
+    groups = next(iter(texts.values()))
+    for group, names in groups.items():
+        rows += [(f"{name}, {group}" if len(groups) > 1 else name, *(of[group][name].shown for of in texts.values()))
+                 for name in names]
+    return table(rows)
 
 
 def standings_json(found: Sequence[Standing]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ _NORMALIZED = str.maketrans({"…": " ... ", "–": " -- ", "—": " -- ", "’"
                              "£": " # ", "€": " $ ", "¢": " cents ", "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 "})
 _ABBREVIATIONS = ("adm|aug|ave|blvd|bldg|capt|co|col|comdr|corp|dec|dr|etc|feb|gen|gov|hon|inc|jan|jr|lt|ltd|mr|mrs|ms"
                   "|messrs|mt|no|nov|oct|op|ph|pres|prof|pp|pvt|rd|rep|reps|rev|sen|sept|sep|sgt|sr|st|ste|vol|vs")
-_SPLIT_WORDS = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
+SPLIT_WORDS = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
                 "gimme": ("gim", "me"), "lemme": ("lem", "me")}
 _CLITIC = re.compile(r"(.+?)(n't|'(?:s|re|ve|ll|d|m))")
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
@@ -61,5 +61,5 @@ def ptb_words(text: str) -> list[str]:
         if token in _DROPPED:
             continue
         clitic = _CLITIC.fullmatch(token)
-        words += _SPLIT_WORDS.get(token) or (clitic.groups() if clitic else (_BRACKETS.get(token, token),))
+        words += SPLIT_WORDS.get(token) or (clitic.groups() if clitic else (_BRACKETS.get(token, token),))
     return words

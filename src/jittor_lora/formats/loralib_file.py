@@ -32,7 +32,7 @@ from jittor_lora.lora.config import MAX_RANK
 
 PARTS = "qkv"  # of c_attn, in this order
 _BY_COUNT = {2: "qv", 3: "qkv"}
-_FUSED = "c_attn"
+FUSED = "c_attn"
 _LONGEST_NAME = 256  # characters
 _MOST_TENSORS = 20_000
 _NAME = re.compile(r"(\w+(?:\.\w+)*)\.lora_([AB])", re.ASCII)
@@ -95,13 +95,13 @@ def read_loralib(path: Path, alpha: float, enabled: str | None = None) -> Lorali
                 wrong.append(f"{module}: holds {count} of the updates of q, k and v; name them with --enable-lora, "
                              + (f"found {enabled}" if enabled else "such as --enable-lora q"))
                 continue
-            b = _placed(b, parts)
+            b = placed(b, parts)
             guessed |= enabled is None and count == 2
         factors[module] = Factors(a, b, alpha / rank)
         ranks.append(rank)
     _refuse(path, wrong)
     if guessed:
-        notes.append(f"{path}: the two updates of each {_FUSED} are taken to be those of queries and values, as in "
+        notes.append(f"{path}: the two updates of each {FUSED} are taken to be those of queries and values, as in "
                      "loralib's examples; --enable-lora names others.")
     return LoralibUpdates(factors, max(sorted(set(ranks)), key=ranks.count), notes)
 
@@ -127,17 +127,17 @@ def _problem(module: str, pair: dict[str, np.ndarray]) -> str | None:
     if len(a) == b.shape[1]:
         return None
     count, rest = divmod(len(a), b.shape[1])
-    if last_part(module) == _FUSED and not rest and count in _BY_COUNT and len(b) == count * a.shape[1]:
+    if last_part(module) == FUSED and not rest and count in _BY_COUNT and len(b) == count * a.shape[1]:
         return None
     return f"expected A (r, in) and B (out, r), {shapes}"
 
 
 def _is_fused(module: str, a: np.ndarray, b: np.ndarray) -> bool:
     """Is this a MergedLinear? A plain update of c_attn has all 3 D rows in B, at rank r."""
-    return last_part(module) == _FUSED and (len(a) != b.shape[1] or len(b) == a.shape[1])
+    return last_part(module) == FUSED and (len(a) != b.shape[1] or len(b) == a.shape[1])
 
 
-def _placed(b: np.ndarray, parts: Sequence[str]) -> np.ndarray:
+def placed(b: np.ndarray, parts: Sequence[str]) -> np.ndarray:
     """B (g D, r) of g parts as B (3 D, g r), zero outside the parts' own rows and columns."""
     rows, rank = len(b) // len(parts), b.shape[1]
     whole = np.zeros((len(PARTS) * rows, len(parts) * rank), np.float32)

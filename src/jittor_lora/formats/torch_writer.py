@@ -17,8 +17,8 @@ _ALIGNMENT = 64  # of the data, in bytes: torch maps it
 _FOLDER = "archive"
 
 
-def write_torch(stream: IO[bytes], wrapper: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write {wrapper: {name: tensor}}, in float32."""
+def write_torch(stream: IO[bytes], wrapper: str | None, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write {wrapper: {name: tensor}}, or without a wrapper {name: tensor}, in float32."""
     arrays = {name: np.ascontiguousarray(array, "<f4") for name, array in tensors.items()}
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _add(archive, "data.pkl", _program(wrapper, arrays))
@@ -36,10 +36,11 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def _program(wrapper: str, arrays: Mapping[str, np.ndarray]) -> bytes:
+def _program(wrapper: str | None, arrays: Mapping[str, np.ndarray]) -> bytes:
     items = b"".join(_text(name) + _tensor(str(number), array) for number, (name, array) in enumerate(arrays.items()))
     inner = pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
-    return (pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + _text(wrapper) + inner + pickle.SETITEM + pickle.STOP)
+    whole = inner if wrapper is None else pickle.EMPTY_DICT + _text(wrapper) + inner + pickle.SETITEM
+    return pickle.PROTO + b"\x02" + whole + pickle.STOP
 
 
 def _tensor(key: str, array: np.ndarray) -> bytes:

@@ -73,6 +73,7 @@ TemplateText = Annotated[str, AfterValidator(_checked)]
 OptionalTemplateText = Annotated[Optional[str], AfterValidator(_checked)]
 SpecialTokens = Literal["text", "token"]
 Scoring = Literal["auto", "squad", "squad-v2", "cmrc"]
+TextScores = Literal["auto", "e2e", "webnlg"]
 BasePrecision = Literal["auto", "fp32", "bf16", "q8", "q4"]
 
 
@@ -94,6 +95,11 @@ def columns_setting() -> Any:
 def scoring_setting(group: str) -> Any:
     return setting("auto", group, "rule for exact match and F1: squad (v1.1, English), squad-v2 (with questions that "
                    "have no answer), cmrc (Chinese: CMRC 2018, DRCD); auto chooses by the data")
+
+
+def text_scores_setting(group: str) -> Any:
+    return setting("auto", group, "scores of prompts whose references are texts: e2e (the E2E challenge's), webnlg "
+                   "(those of WebNLG and DART); auto chooses by the data")
 
 
 def base_precision_setting(group: str) -> Any:

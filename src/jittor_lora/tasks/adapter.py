@@ -21,6 +21,7 @@ from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.base_record import read_record
 from jittor_lora.formats.hugging_face import shorten
 from jittor_lora.formats.loralib_file import read_loralib
+from jittor_lora.formats.loralib_writer import Written, write_loralib
 from jittor_lora.formats.low_rank import LowRank, place, plain_settings
 from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.formats.reference_npz import read_reference_npz, write_reference_npz
@@ -234,6 +235,17 @@ def folder_to_npz(source: Path, output: Path) -> tuple[int, float]:
     adapter = read_adapter_folder(source)
     _check_combinable([adapter])
     return write_reference_npz(output, adapter.factors)
+
+
+def folder_to_loralib(source: Path, output: Path, enabled: str | None) -> Written:
+    """Write an adapter as loralib's `lora_state_dict`; see `formats.loralib_writer`.
+
+    Raises:
+        UserError: the adapter has more than low-rank updates, or `enabled` leaves some of them out.
+    """
+    adapter = read_adapter_folder(source)
+    _check_combinable([adapter])
+    return write_loralib(output, adapter.factors, enabled)
 
 
 def _check_combinable(adapters: Sequence[AdapterFolder]) -> None:

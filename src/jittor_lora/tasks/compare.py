@@ -22,9 +22,16 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
-from jittor_lora.evaluation.standings import standings, standings_json, standings_table
+from jittor_lora.evaluation.standings import standings, standings_json, standings_table, text_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
-from jittor_lora.evaluation.text import INTERVAL, text_scores
+from jittor_lora.evaluation.text import (
+    ALL,
+    INTERVAL,
+    TextScore,
+    chosen_evaluation,
+    groups_of,
+    scores_by_group,
+)
 from jittor_lora.files.atomic import make_writable, write_json
 
 BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
@@ -74,7 +81,8 @@ class Evaluation:
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
             title: str | None = None, language: str = "en", font: str | None = None,
-            official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO) -> Path:
+            official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO,
+            text_scores: str = AUTO) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
@@ -84,7 +92,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         train_data: report which of the questions it contains.
         against: name of the system to compare the others with; by default the first.
         language, font: of the plots.
-        scoring: the rule for all systems, "auto" for the one that the data asks for.
+        scoring, text_scores: the rule for all systems, and the scores of texts; "auto" for those that the data ask
+            for.
         official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
         columns: what `data` and `train_data` call our fields.
 
@@ -103,12 +112,12 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     questions = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions = questions.subset(limit, seed)
-    rule = chosen_rule(scoring, questions)
+    rule, evaluated_as = chosen_rule(scoring, questions), chosen_evaluation(text_scores, questions)
     folder = Path(output)
     make_writable(folder)
     read = [read_system(name, path, questions, rule) for name, path in predictions]
     training = items_of(load_data(train_data, columns=columns)) if train_data else None
-    made = evaluated(evaluation, questions, folder / "systems", limit, seed, rule) if evaluation else []
+    made = evaluated(evaluation, questions, folder / "systems", limit, seed, rule, evaluated_as) if evaluation else []
     systems = sorted([*made, *read], key=lambda system: system.name != against)
     asked, left_out = len(questions.references()), ""
     if not official:
@@ -122,7 +131,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     items, found = items_of(questions), standings(systems, seed)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
     texts = {} if isinstance(questions, SquadData) else {
-        system.name: text_scores(references, _predictions(system), seed) for system in systems}
+        system.name: scores_by_group(references, _predictions(system), groups_of(questions), seed, evaluated_as)
+        for system in systems}
     shared = duplicates(training, items) if training is not None else None
     write_json(folder / "comparison.json", {
         "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
@@ -130,8 +140,9 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "systems": standings_json(found),
         "settings": {system.name: dict(system.settings) for system in systems},
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
-        "text_scores": {name: {score: vars(value) for score, value in scores.items()}
-                        for name, scores in texts.items()},
+        "text_scores": {name: _listed(scores[ALL]) for name, scores in texts.items()},
+        "text_scores_by_group": {name: {group: _listed(own) for group, own in scores.items() if group != ALL}
+                                 for name, scores in texts.items()},
         "text_scores_interval": INTERVAL if texts else None,
         "duplicates": vars(shared) if shared else None,
         "extremes": {system.name: _extremes(system) for system in systems}})
@@ -152,6 +163,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
     print(rule_line(scoring, rule))
     print(standings_table(found))
+    if texts:
+        print(f"\n{text_table(texts)}")
     for system in systems:
         print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
     if shared:
@@ -161,11 +174,11 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     return report
 
 
-def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int,
-              rule: str) -> list[System]:
+def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | None, seed: int, rule: str,
+              text_scores: str) -> list[System]:
     """Answer the questions with each system, in a folder per system, and read the answers back."""
     systems = []
-    for name, path, settings in _answered(evaluation, data, folder, seed, rule):
+    for name, path, settings in _answered(evaluation, data, folder, seed, rule, text_scores):
         system = read_system(name, path / PREDICTIONS, data, rule)
         settings = {**settings, **({"questions": f"{limit} drawn with seed {seed}"} if limit else {})}
         run = run_of(settings["adapter"]) if settings["adapter"] else None
@@ -173,8 +186,8 @@ def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | Non
     return systems
 
 
-def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
-              rule: str) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule: str,
+              text_scores: str) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     """(name, folder, settings) of each system, once it has answered."""
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
@@ -193,7 +206,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
             prompting = session.choose_prompting(Choices.of(evaluation))
             chat, template = session.chat_encoder(prompting, data), prompting.template
             questions = Questions.of(data, session.tokenizer, template, limit, evaluation.max_new_tokens, rule,
-                                     chat)
+                                     chat, text_scores)
             for line in special_token_lines(texts_of(data), session.tokenizer.special, prompting.special_tokens):
                 say(f"{name}: {line}")
             for mode in evaluation.modes:
@@ -212,6 +225,10 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
 def _predictions(system: System) -> dict[str, str]:
     return {question.id: question.prediction for question in system.score.per_question
             if question.prediction is not None}
+
+
+def _listed(scores: Mapping[str, TextScore]) -> dict[str, dict[str, Any]]:
+    return {name: vars(score) for name, score in scores.items()}
 
 
 def _extremes(system: System) -> Mapping[str, list[dict[str, Any]]]:

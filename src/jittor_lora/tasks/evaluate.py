@@ -35,7 +35,7 @@ from jittor_lora.evaluation.metrics import summarize, write_metrics
 from jittor_lora.evaluation.no_answer import figures, figures_line, thresholded
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.scoring import AUTO, SquadScore, chosen_rule, rule_line, score
-from jittor_lora.evaluation.text import INTERVAL, text_scores
+from jittor_lora.evaluation.text import ALL, INTERVAL, chosen_evaluation, groups_of, scores_by_group
 from jittor_lora.files.atomic import atomic_write, make_writable, write_json, written_together
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import sampling_lines
@@ -67,6 +67,8 @@ class Questions:
         stop: text that ends a generated answer, besides end of text.
         scoring: the rule, see `evaluation/scoring.py`.
         no_answers: whether some may have no answer.
+        text_scores: the scores of answers that are whole texts, see `evaluation/text.py`.
+        parts: name → ids of those that get these scores by themselves too.
     """
 
     groups: list[TokenGroup]
@@ -78,15 +80,18 @@ class Questions:
     stop: str | None = "\n"
     scoring: str = "squad"
     no_answers: bool = False
+    text_scores: str = "e2e"
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: Data, tokenizer: Tokenizer, template: Template, limit: int,
-           max_new_tokens: int | None = None, scoring: str = AUTO, chat: ChatEncoder | None = None) -> Questions:
+           max_new_tokens: int | None = None, scoring: str = AUTO, chat: ChatEncoder | None = None,
+           text_scores: str = AUTO) -> Questions:
         """
         Args:
             limit: of prompt and answer together, in tokens.
             max_new_tokens: room left for each answer; by default 32, of conversations 256, or half the limit.
-            scoring: the rule, or "auto" for the one that the data asks for.
+            scoring, text_scores: the rule and the scores of texts, or "auto" for those that the data ask for.
             chat: encodes conversations, whose last answers are the references.
 
         Raises:
@@ -103,7 +108,8 @@ class Questions:
         paragraphs = data.paragraphs if isinstance(data, SquadData) else ()
         contexts = {question.id: paragraph.context for paragraph in paragraphs for question in paragraph.questions}
         return cls(groups, data.references(), report, max_new_tokens, contexts, data.places(), None if talks else "\n",
-                   rule, rule == "squad-v2" or isinstance(data, SquadData) and data.no_answers)
+                   rule, rule == "squad-v2" or isinstance(data, SquadData) and data.no_answers,
+                   chosen_evaluation(text_scores, data), groups_of(data))
 
     def score(self, predictions: Mapping[str, str]) -> SquadScore:
         """Scores of answers by question id."""
@@ -277,7 +283,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = Answering(),
              precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
              chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None,
-             scoring: str = AUTO, base_precision: str = "auto") -> dict[str, SquadScore]:
+             scoring: str = AUTO, text_scores: str = AUTO, base_precision: str = "auto") -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
@@ -298,7 +304,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     chat, text = session.chat_encoder(prompting, questions_data), prompting.template
     longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)
     questions = Questions.of(questions_data, session.tokenizer, text, longest,
-                             how.decoding.max_new_tokens if how.decoding else None, scoring, chat)
+                             how.decoding.max_new_tokens if how.decoding else None, scoring, chat, text_scores)
     if how.decoding:
         how = dataclasses.replace(how, decoding=dataclasses.replace(
             how.decoding, stop=questions.stop, max_new_tokens=questions.max_new_tokens))
@@ -342,7 +348,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     Where questions may have no answer, also null_odds.json and raw_predictions.json, the answers before the threshold:
     what the official program of SQuAD v2 takes to find the best threshold.
 
-    Answers to prompts without a context are also scored as texts: BLEU, NIST, METEOR, ROUGE, CIDEr.
+    Answers to prompts without a context are also scored as texts, see `evaluation/text.py`.
 
     Args:
         truths: the questions with reference answers, if `how` asks for their perplexity.
@@ -367,11 +373,14 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         more["no_answer_threshold"] = how.no_answer_threshold if answers.raw else None
         say(f"{name}: {figures_line(more['squad_v2'])}")
     if not questions.contexts:  # texts with several references, not short answers
-        scores = text_scores(questions.references, predictions, seed)
-        more["text_scores"] = {metric: dataclasses.asdict(of_texts) for metric, of_texts in scores.items()}
-        more["text_scores_interval"] = INTERVAL
-        for metric, of_texts in scores.items():
-            say(f"{name}: {metric} {of_texts.shown} ({of_texts.note})")
+        scores = scores_by_group(questions.references, predictions, questions.parts, seed, questions.text_scores)
+        listed = {group: {metric: dataclasses.asdict(score) for metric, score in own.items()}
+                  for group, own in scores.items()}
+        more |= {"text_scores": listed.pop(ALL), "text_scores_by_group": listed, "text_scores_interval": INTERVAL}
+        for group, own in scores.items():
+            for metric, score in own.items():
+                say(f"{name}: {metric} {score.shown} ({score.note})" if group == ALL else
+                    f"{name}, {group}: {metric} {score.shown}")
     with written_together(folder, "metrics.json") as stage:
         if how.extractive:
             write_spans(stage / "spans.jsonl", answers.spans)
