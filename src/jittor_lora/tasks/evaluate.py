@@ -239,7 +239,8 @@ def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> fl
 
 
 def longest_text(group: TokenGroup) -> int:
-    return len(group.prefix) + max(len(branch.prompt) + len(branch.completion) for branch in group.branches)
+    return len(group.prefix) + max(len(one.prompt) + len(one.completion)
+                                   for branch in group.branches for one in branch.all)
 
 
 @contextmanager
