@@ -33,7 +33,7 @@ from jittor_lora.settings.text import list_of, names
 from jittor_lora.system.locks import locked
 
 ANSWERING = "New answers"
-PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
+PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive", "sampled-f1", "extractive-f1")
 
 Precisions = Annotated[str, list_of(PRECISIONS)]
 Modes = Annotated[str, list_of(MODES)]
@@ -60,8 +60,9 @@ class CompareOptions(Settings):
     with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
     precisions: Precisions = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     base_precision: BasePrecision = base_precision_setting(ANSWERING)
-    modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
-                         "greedy,extractive for both")
+    modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), "
+                         "sampled-f1 and extractive-f1 (the highest expected F1 of samples or spans, see evaluate "
+                         "--aim), or several of them (greedy,extractive)")
     template: OptionalTemplateText = own_template_setting(ANSWERING)
     chat_template: Optional[str] = chat_template_setting(ANSWERING, "that of the adapter's training, else the base's")
     chat_arguments: ChatArguments = chat_arguments_setting(ANSWERING)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jittor_lora.data.examples import Data
 from jittor_lora.data.prompting import Choices
@@ -26,9 +26,12 @@ from jittor_lora.evaluation.standings import standings, standings_json, standing
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import INTERVAL, text_scores
 from jittor_lora.files.atomic import make_writable, write_json
+from jittor_lora.settings.shared import CANDIDATES
 
-BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
-MODES = (GREEDY, EXTRACTIVE)
+if TYPE_CHECKING:
+    from jittor_lora.tasks.evaluate import Answering
+
+BASE, GREEDY = "base", "greedy"
 _EXTREMES = 20
 
 
@@ -40,7 +43,7 @@ class Evaluation:
         base: its name.
         adapters: (name, folder with its files) of each.
         with_base: also answer with the base alone.
-        precisions, modes: each system answers once for each combination.
+        precisions, modes: each system answers once for each combination; for modes see `answering`.
         template, max_tokens, max_new_tokens, batch_size, special_tokens, chat_template, chat_arguments,
             base_precision: as in `evaluate`.
     """
@@ -178,7 +181,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
     """(name, folder, settings) of each system, once it has answered."""
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
-    from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
+    from jittor_lora.tasks.evaluate import Questions, say, score_and_write
     for precision in evaluation.precisions:
         session = load(evaluation.base, precision=precision, base_precision=evaluation.base_precision)
         limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
@@ -200,13 +203,19 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int,
                 system = evaluation.name(name, precision, mode)
                 target = folder / system.replace("/", "-")
                 score_and_write(Generator(session.model, session.tokenizer, template, chat), questions, target,
-                                system, seed, evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
+                                system, seed, evaluation.batch_size, answering(mode))
                 yield system, target, {
                     "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,
                     "longest prompt and answer": limit, "longest answer": questions.max_new_tokens, "scoring": rule}
             if path is not None:
                 session.delete_adapter(adapter.name)
+
+
+def answering(mode: str) -> Answering:
+    """How a mode answers."""
+    from jittor_lora.tasks.evaluate import Answering
+    return Answering(extractive=mode.startswith("extractive"), candidates=CANDIDATES if mode.endswith("-f1") else None)
 
 
 def _predictions(system: System) -> dict[str, str]:
