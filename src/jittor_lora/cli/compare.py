@@ -98,7 +98,7 @@ def add_parser(subparsers) -> None:
     systems = parser.add_argument_group("Systems")
     systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*", type=named_path_argument,
                          help="existing predictions: a prediction file, the output folder of evaluate, or a run folder "
-                         "with evaluations")
+                         "with evaluations. A NAME given several times is one system trained with several seeds")
     systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[], type=named_path_argument,
                          help="answer with each of these adapters (folders in PEFT's layout, or run folders)")
     add_flags(parser, CompareOptions, required=("data", "output"))
@@ -111,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("nothing to compare: expected PREDICTIONS, --base B or --adapters DIR …")
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
-    from jittor_lora.evaluation.systems import named_folders
-    predictions = [found for argument in args.predictions for found in named_folders(argument)]
-    adapters = [named_adapter(argument) for argument in args.adapters]
+    from jittor_lora.evaluation.systems import is_named, named_folders, numbered
+    predictions, runs = numbered([(*found, is_named(argument)) for argument in args.predictions
+                                  for found in named_folders(argument)])
+    adapters, trained = numbered([(*named_adapter(argument), is_named(argument)) for argument in args.adapters])
     from jittor_lora.tasks.compare import Evaluation, compare
     evaluation = None
     if adapters or options.base is not None:
@@ -123,13 +124,14 @@ def run(args: argparse.Namespace) -> int:
                                 options.max_tokens, options.max_new_tokens, options.batch_size,
                                 options.special_tokens, options.chat_template, options.chat_arguments,
                                 options.base_precision)
+        runs = {**evaluation.runs(trained), **runs}
         if options.threads:
             from jittor_lora.system.runtime import set_threads
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
                 options.against, options.seed, options.title, options.language, options.font, options.official,
-                options.columns, options.scoring)
+                options.columns, options.scoring, runs)
     return 0
 
 

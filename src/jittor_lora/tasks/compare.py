@@ -22,6 +22,7 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
+from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import INTERVAL, text_scores
@@ -73,11 +74,17 @@ class Evaluation:
         return " ".join([name, *([precision] if len(self.precisions) > 1 else []),
                          *([mode] if len(self.modes) > 1 else [])])
 
+    def runs(self, adapters: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """The systems that are runs of one, by its name, given the adapters that are."""
+        return {self.name(name, precision, mode): [self.name(run, precision, mode) for run in runs]
+                for name, runs in adapters.items() for precision in self.precisions for mode in self.modes}
+
 
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
             title: str | None = None, language: str = "en", font: str | None = None,
-            official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO) -> Path:
+            official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO,
+            runs: Mapping[str, Sequence[str]] | None = None) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
@@ -85,11 +92,12 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     Args:
         predictions: (name, file) of systems that answered earlier.
         train_data: report which of the questions it contains.
-        against: name of the system to compare the others with; by default the first.
+        against: name of the system, or of runs, to compare the others with; by default the first.
         language, font: of the plots.
         scoring: the rule for all systems, "auto" for the one that the data asks for.
         official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
         columns: what `data` and `train_data` call our fields.
+        runs: systems that are runs of one with different seeds, at least two, by its name.
 
     Returns: the report's path.
 
@@ -97,7 +105,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         UserError: something that the user can fix.
     """
     names = [*(evaluation.names() if evaluation else ()), *(name for name, _ in predictions)]
-    if against is not None and against not in names:
+    runs = runs or {}
+    if against is not None and against not in (*names, *runs):
         raise UserError(f"--against {against}: no such system; the systems are {', '.join(names)}.")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -112,7 +121,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     read = [read_system(name, path, questions, rule) for name, path in predictions]
     training = items_of(load_data(train_data, columns=columns)) if train_data else None
     made = evaluated(evaluation, questions, folder / "systems", limit, seed, rule) if evaluation else []
-    systems = sorted([*made, *read], key=lambda system: system.name != against)
+    systems = sorted([*made, *read], key=lambda system: system.name not in (against, *runs.get(against, ())))
+    runs = {name: runs[name] for name in sorted(runs, key=lambda name: against not in (name, *runs[name]))}
     asked, left_out = len(questions.references()), ""
     if not official:
         systems, questions = only_answered(systems, questions)
@@ -123,6 +133,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         print(left_out)
 
     items, found = items_of(questions), standings(systems, seed)
+    over_runs = runs_of(found, runs)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
     texts = {} if isinstance(questions, SquadData) else {
         system.name: text_scores(references, _predictions(system), seed) for system in systems}
@@ -131,6 +142,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
         "scoring": rule,
         "systems": standings_json(found),
+        "runs": runs_json(over_runs),
         "settings": {system.name: dict(system.settings) for system in systems},
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
         "text_scores": {name: {score: vars(value) for score, value in scores.items()}
@@ -152,9 +164,12 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     report = folder / "report.html"
     title = title or f"Comparison: {', '.join(system.name for system in systems)}"
     summary = f"{Path(questions.path).name}: {describe_data(questions)}{'. ' if left_out else ''}{left_out}"
-    write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
+    write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves,
+                                over_runs))
     print(rule_line(scoring, rule))
     print(standings_table(found))
+    if over_runs:
+        print(f"\n{runs_table(over_runs)}")
     for system in systems:
         print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
     if shared:
