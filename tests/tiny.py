@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from jittor_lora.data.groups import Branch, TokenGroup
@@ -74,6 +76,25 @@ def groups(count: int = 4, seed: int = 0, branches: int = 3, vocab_size: int = 6
 
     return [TokenGroup(some(3, 9), [Branch(f"{g}.{b}", some(1, 4), some(1, 3))
                                     for b in range(draw.randint(1, branches + 1))]) for g in range(count)]
+
+
+def several(count: int = 5, seed: int = 0) -> list[TokenGroup]:
+    """`groups` whose questions have one to three answers each, with weights that add up to 1."""
+    draw = np.random.RandomState(seed)
+
+    def more(branch: Branch) -> Branch:
+        weights = (draw.randint(1, 4, draw.randint(1, 4)) / 6).tolist()
+        others = [Branch(branch.id, branch.prompt, [int(t) for t in draw.randint(0, 61, draw.randint(1, 4))],
+                         weight=weight / sum(weights)) for weight in weights]
+        return replace(others[0], completion=branch.completion, others=tuple(others[1:]))
+
+    return [group.with_branches([more(branch) for branch in group.branches]) for group in groups(count, seed)]
+
+
+def one_by_one(made: list[TokenGroup]) -> list[TokenGroup]:
+    """Each answer as an example of its own, with its weight."""
+    return [TokenGroup([], [replace(one, prompt=group.prefix + one.prompt, others=())])
+            for group in made for branch in group.branches for one in branch.all]
 
 
 def seen_rows(lengths: list[tuple[int, list[int]]]) -> np.ndarray:

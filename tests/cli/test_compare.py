@@ -66,6 +66,35 @@ def test_answers_of_before_and_the_one_compared_with(made, tmp_path):
     assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -100, 0)
 
 
+def test_a_name_given_several_times_is_one_system_with_several_seeds(made, tmp_path, capsys):
+    files = {}
+    for number, right in enumerate((4, 3, 1, 2, 1)):
+        files[number] = tmp_path / f"{number}.json"
+        files[number].write_text(json.dumps({f"{i}-river": f"R{i}" if i < right else "x" for i in range(4)}))
+    comparison, report = compare(made, tmp_path / "out", *(f"full={files[i]}" for i in (0, 1)), files[2],
+                                 *(f"lora={files[i]}" for i in (3, 4)), "--against", "lora")
+    assert [one["name"] for one in comparison["systems"]] == ["lora 1", "lora 2", "full 1", "full 2", "2"]
+    lora, full = comparison["runs"]
+    assert (lora["name"], lora["systems"], lora["f1"]["mean"]) == ("lora", ["lora 1", "lora 2"], 37.5)
+    assert (full["f1"]["mean"], full["f1_gain"]["mean"], lora["f1_gain"]) == (87.5, 50, None)
+    out = capsys.readouterr().out
+    assert "for new seeds on the same questions; gain: against lora" in out
+    assert "Means over runs" in report and "Gain: points above lora" in report
+
+    comparison, _ = compare(made, tmp_path / "made", "--adapters", f"a={made / 'run'}", f"a={made / 'run'}", "--modes",
+                            "greedy,extractive", "--max-new-tokens", 4, "--base", made / "base", "--limit", 4)
+    assert [one["name"] for one in comparison["runs"]] == ["a greedy", "a extractive"]
+    assert comparison["runs"][1]["systems"] == ["a 1 extractive", "a 2 extractive"]
+    assert comparison["runs"][0]["f1"]["deviation"] == 0
+    # Names that were not given, such as those of equal folders, are a mistake as before.
+    for folder in ("one", "two"):
+        (tmp_path / folder / "scores").mkdir(parents=True)
+        (tmp_path / folder / "scores" / "predictions.json").write_text(files[0].read_text())
+    assert main(["compare", str(tmp_path / "one" / "scores"), str(tmp_path / "two" / "scores"), "--data",
+                 str(made / "dev.json"), "--output", str(tmp_path / "none")]) == 2
+    assert "several systems are named scores" in capsys.readouterr().err
+
+
 def test_questions_that_no_system_answered_are_left_out_which_is_reported_first(made, tmp_path, capsys):
     for name, numbers in (("two", (0, 1)), ("three", (0, 1, 2))):
         answers = {f"{number}-river": f"R{number}" for number in numbers}
@@ -118,7 +147,8 @@ def test_texts_with_references_have_their_scores(tmp_path):
     ([], "nothing to compare"),
     (["nowhere.json"], "expected a prediction file"),
     (["{dev}"], "1 of 2 predictions cannot be used"),
-    (["a={one}", "a={one}"], "several systems are named a"),
+    (["{one}", "{one}"], "several systems are named one"),
+    (["a={one}", "a={one}", "a 1={one}"], "several systems are named a 1"),
     (["{one}", "--against", "other"], "no such system; the systems are one"),
     (["--adapters", "nowhere"], "--adapters nowhere: expected an adapter folder"),
     (["{one}", "--modes", "greedy,beam"], "expected some of greedy, extractive"),

@@ -67,6 +67,18 @@ def test_ranks(folder, ranks):
     assert (settings["r"], settings["lora_alpha"]) == (4, 8)
 
 
+def test_seeds(folder, capsys):
+    assert curve(folder, "seeds", "--over", "seed", "--points", "7,3", "--max-steps", "2") == 0
+    found = json.loads((folder / "seeds/curve.json").read_text())
+    assert [point["value"] for point in found["points"]] == [3, 7]
+    assert "seed: 3" in (folder / "seeds/seed-3/config.yaml").read_text()
+    scores = [point["metrics"]["f1"] for point in found["points"]]
+    assert found["mean"]["f1"]["mean"] == pytest.approx(sum(scores) / 2) and found["mean"]["f1"]["count"] == 2
+    out = capsys.readouterr().out
+    assert "mean of 2" in out and "for new seeds on the same questions" in out
+    assert "| mean of 2 |" in (folder / "seeds/curve.md").read_text()
+
+
 def test_points_of_other_settings_are_refused(folder, ranks, capsys):
     assert curve(folder, "ranks", "--over", "rank", "--points", "1,4", "--max-steps", "3", "--alpha-ratio", "2") == 2
     err = capsys.readouterr().err
@@ -82,6 +94,8 @@ def test_a_picture_that_cannot_be_drawn_is_said_before_anything_runs(folder, cap
     ({"points": "0,4"}, "whole numbers above 0"), ({"points": "4,4"}, "distinct"),
     ({"over": "rank", "points": "all"}, "a rank is a number"), ({"over": "rank", "method": "full"}, "no rank"),
     ({"alpha_ratio": 2}, "applies to ranks only"),
+    ({"over": "seed", "points": "all"}, "a seed is a number"),
+    ({"over": "seed", "alpha_ratio": 2}, "applies to ranks only"),
 ])
 def test_settings_that_make_no_sense(settings, expected):
     with pytest.raises(UserError, match=expected):
@@ -91,3 +105,4 @@ def test_settings_that_make_no_sense(settings, expected):
 def test_values():
     assert CurveConfig().values(500) == [16, 64, 256, 500]
     assert CurveConfig(over="rank").values(500) == [1, 2, 4, 8, 16, 32, 64]
+    assert CurveConfig(over="seed").values(500) == [1, 2, 3]

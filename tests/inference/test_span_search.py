@@ -57,8 +57,8 @@ def some_spans(seed, words=12, longest=6):
     return spans
 
 
-def check(model, rows, count=1):
-    groups, expected, without = [], [], []
+def check(model, rows, count=1, share=0.0):
+    groups, expected, without, lengths = [], [], [], []
     for number, prompts in enumerate([(1, 4, 2), (3,), (2, 2)]):
         prefix = tiny.tokens(5 * (number % 2), 10 + number).tolist()
         prompts = [tiny.tokens(length, 20 + 7 * number + i).tolist() for i, length in enumerate(prompts)]
@@ -67,20 +67,30 @@ def check(model, rows, count=1):
         expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7)) for prompt in prompts]
         without += [brute_force(model, [*prefix, *prompt], {(): []}, (3, 7))[()] for prompt in prompts]
     ended = []
-    found = best_spans(model, groups, [7, 3], rows, ended.append, count)
+    found = best_spans(model, groups, [7, 3], rows, ended.append, count, share)
     assert sorted(ended) == list(range(6))
     for one, scores, empty in zip(found, expected, without):
         best = sorted(scores, key=scores.get, reverse=True)[:count]
+        best = [span for span in best if scores[span] > scores[best[0]] + np.log(share)] if share else best
+        lengths.append(len(best))
         assert [span for span, _ in one.spans] == best
         assert [score for _, score in one.spans] == pytest.approx([scores[span] for span in best], abs=1e-4)
         assert one.empty == pytest.approx(empty, abs=1e-4)
     assert len({one.spans[0][0] for one in found}) > 2
+    return lengths
 
 
 @pytest.mark.parametrize("rows", [1, 6, 64])
 @pytest.mark.parametrize("count", [1, 5, 1000])
 def test_the_best_of_all_spans(model, rows, count):
     check(model, rows, count)
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.05, 0.9])
+def test_only_spans_about_as_probable_as_the_best(model, share):
+    some, every = check(model, 6, 1000, share), check(model, 6, 1000)
+    assert min(some) >= 1 and sum(some) < sum(every)
+    assert check(model, 6, 3, share) == [min(count, 3) for count in some]
 
 
 def test_the_best_of_all_spans_on_any_device(model):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
+import model_files
 import small_run
+import tiny
 from inference.test_span_search import log_probabilities
 from jittor_lora.cli.main import main
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
-from jittor_lora.inference.extraction import Extractor, ending_tokens
+from jittor_lora.evaluation.squad import f1
+from jittor_lora.inference.extraction import Extract, Extractor, best_expected, ending_tokens
+from jittor_lora.inference.generator import Decoding, Generator
+from jittor_lora.inference.sampling import Sampling
 from jittor_lora.inference.span_tree import spans_of
 from jittor_lora.session import load
 
@@ -21,6 +27,9 @@ from jittor_lora.session import load
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("extract")
     small_run.make_base(made / "base")
+    flatter = {name: array * np.float32(0.25 if "wte" in name else 1.0)  # so that several spans are probable
+               for name, array in tiny.tensors(small_run.GPT2).items()}
+    model_files.make_folder(made / "base", small_run.GPT2, flatter)
     small_run.make_squad(made / "dev.json", 5)
     assert main(["evaluate", "--base", str(made / "base"), "--data", str(made / "dev.json"), "--output",
                  str(made / "found"), "--extractive", "--perplexity", "--max-span-words", "4",
@@ -79,6 +88,96 @@ def test_several_questions_about_one_context(session):
     assert [found[:3] for found in together] == [found[:3] for found in alone]
     empty, = extractor.answer("...", ["Which?"])
     assert empty[:4] == ("", 0, 0, -np.inf)
+
+
+def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
+    """Over the likeliest spans, of all that are more than a hundredth as probable as the likeliest."""
+    for count in (2, 20):
+        target = folder / f"f1-{count}"
+        assert main(["evaluate", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
+                     str(target), "--extractive", "--aim", "f1", "--candidates", str(count), "--max-span-words", "4",
+                     "--precision", "fp32"]) == 0
+        ends = ending_tokens(session.tokenizer, ["\n"], 300)
+        rows = {row["id"]: row for row in map(json.loads, (target / "spans.jsonl").read_text().splitlines())}
+        predictions = json.loads((target / "predictions.json").read_text())
+        expected = []
+        for paragraph in load_data(str(folder / "dev.json")).paragraphs:
+            for question in paragraph.questions:
+                scores = {span: answer_score(session, paragraph.context, question.text, paragraph.context[slice(*span)],
+                                             ends) for span in spans_of(paragraph.context, 4)}
+                best = sorted(scores, key=scores.get, reverse=True)[:count]
+                texts = {paragraph.context[slice(*span)]: np.exp(scores[span]) for span in best
+                         if scores[span] > scores[best[0]] + np.log(0.01)}
+                gains = {text: sum(p * f1(text, [other]) for other, p in texts.items()) / sum(texts.values())
+                         for text in texts}
+                row = rows[question.id]
+                assert gains[row["text"]] == pytest.approx(max(gains.values()), abs=1e-4)
+                assert row["expected_f1"] == pytest.approx(max(gains.values()), abs=1e-4)
+                assert row["candidates_log_probability"] == pytest.approx(np.log(sum(texts.values())), abs=1e-4)
+                assert predictions[question.id] == row["text"] == paragraph.context[row["start"] : row["end"]]
+                expected.append(row["expected_f1"])
+        metrics = json.loads((target / "metrics.json").read_text())
+        assert (metrics["candidates"], metrics["expected_f1"]) == (count, pytest.approx(100 * np.mean(expected)))
+        assert metrics["expected_f1"] < 99
+
+
+def test_a_span_of_which_most_is_right_goes_before_the_likeliest():
+    spans = [Extract(text, 0, len(text), float(np.log(p)), float(np.log(0.4)))
+             for text, p in (("Rome", 0.2), ("old city of Rome", 0.15), ("old city of Rome, 753", 0.15))]
+    found = best_expected(spans, "squad")
+    assert (found.text, found.start, found.end, found.log_probability) == (*spans[1][:3], spans[1].log_probability)
+    assert found.expected_f1 == pytest.approx((0.2 * 2 / 5 + 0.15 + 0.15 * 8 / 9) / 0.5)
+    assert found.candidates_log_probability == pytest.approx(np.log(0.5))
+    assert found.null_odds == pytest.approx(np.log(0.4 / (found.expected_f1 * 0.5)))
+    assert spans[1].null_odds == pytest.approx(np.log(0.4 / 0.15))
+    nothing = Extract("", 0, 0, -np.inf, -1.0)
+    assert best_expected([nothing], "squad") == nothing
+    assert best_expected([spans[0]._replace(text="the")], "squad").null_odds == sys.float_info.max
+
+
+def test_the_highest_expected_f1_of_samples(folder, session, capsys):
+    def answered(name, *more):
+        assert main(["evaluate", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
+                     str(folder / name), "--aim", "f1", "--candidates", "6", "--max-new-tokens", "6", "--precision",
+                     "fp32", *more]) == 0
+        return json.loads((folder / name / "predictions.json").read_text())
+
+    found = answered("sampled", "--batch-size", "5")
+    assert "of 6 samples the one with the highest expected F1" in capsys.readouterr().err
+    assert found == answered("sampled-2") != answered("sampled-3", "--seed", "7")
+    generator, expected = Generator(session.model, session.tokenizer), {}
+    asked = [(p.context, q.text, q.id) for p in load_data(str(folder / "dev.json")).paragraphs for q in p.questions]
+    decoding = Decoding(6, Sampling(temperature=1.0, seed=42), "\n")
+    several = generator.continuations(generator.groups([pair[:2] for pair in asked]), decoding, 6, trim=True)
+    for (_, _, name), texts in zip(asked, several):
+        texts = [text.strip() for text in texts]
+        gains = {text: sum(f1(text, [other]) for other in texts) for text in texts}
+        assert gains[found[name]] == pytest.approx(max(gains.values()))
+        expected[name] = max(gains.values()) / 6
+    metrics = json.loads((folder / "sampled" / "metrics.json").read_text())
+    assert metrics["expected_f1"] == pytest.approx(100 * np.mean(list(expected.values())))
+
+
+def test_comparing_what_answers_aim_at(folder, capsys):
+    assert main(["compare", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--modes",
+                 "extractive,extractive-f1,sampled-f1", "--precisions", "fp32", "--max-new-tokens", "6", "--output",
+                 str(folder / "compared")]) == 0
+    assert "base sampled-f1" in capsys.readouterr().out
+    systems = [json.loads((folder / "compared" / "systems" / f"base {mode}" / "metrics.json").read_text())
+               for mode in ("extractive", "extractive-f1", "sampled-f1")]
+    assert [system.get("candidates") for system in systems] == [None, 20, 20]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--candidates", "5"], "has no effect unless aim is f1"),
+    (["--aim", "f1", "--beams", "3"], "the candidates are samples"),
+    (["--aim", "f1", "--candidates", "1"], "candidates"),
+    (["--aim", "em"], "aim"),
+])
+def test_settings_of_the_aim_that_contradict(folder, flags, message, capsys):
+    assert main(["evaluate", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
+                 str(folder / "none"), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_what_cannot_be_extracted(folder, tmp_path, capsys):

@@ -34,10 +34,10 @@ def examples(unscored):
 
 
 def of_json(groups):
-    """The fingerprint before there were conversations."""
+    """The fingerprint before there were conversations, and several answers to a question."""
     contents = [asdict(group) for group in groups]
     for branch in (branch for content in contents for branch in content["branches"]):
-        assert not branch.pop("unscored")
+        assert (branch.pop("unscored"), branch.pop("weight"), branch.pop("others")) == ((), 1.0, ())
     return hashlib.sha256(b"".join(json.dumps(content).encode() for content in contents)).hexdigest()
 
 

@@ -131,6 +131,25 @@ def test_spans_are_weighed_against_no_answer(folder):
         "predictions.json"].values()
 
 
+@pytest.mark.parametrize("flags", [["--extractive"], []])
+def test_the_highest_expected_f1_is_weighed_against_no_answer(folder, flags):
+    """No answer is right with probability p, so p is its expected F1; the answer's is (1 - p) times that of the rest,
+    or of spans, the sum over the spans."""
+    name = f"aim{len(flags)}"
+    files = evaluated(folder, name, "--aim", "f1", "--candidates", "5", *flags)
+    odds, raw, predictions = (files[f"{name}.json"] for name in ("null_odds", "raw_predictions", "predictions"))
+    assert predictions == thresholded(raw, odds, 0.0) and all(raw.values())
+    if flags:
+        for row in map(json.loads, (folder / name / "spans.jsonl").read_text().splitlines()):
+            gain = row["expected_f1"] * np.exp(row["candidates_log_probability"])
+            assert odds[row["id"]] == pytest.approx(row["empty_log_probability"] - np.log(gain))
+    else:
+        plain = evaluated(folder, "generated")["null_odds.json"]
+        gains = [np.exp(plain[question] - odds[question]) for question in odds]
+        assert all(0 < gain <= 1 + 1e-6 for gain in gains)
+        assert files["metrics.json"]["expected_f1"] == pytest.approx(100 * np.mean(gains), rel=1e-4)
+
+
 def test_v1_is_answered_as_before(folder):
     files = evaluated(folder, "v1", data="v1.json")
     assert files.keys() == {"predictions.json", "metrics.json"}

@@ -28,7 +28,9 @@ LARGER = {**model_files.GPT2, "n_positions": 256, "n_embd": 384, "n_layer": 6, "
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return small_run.make_files(tmp_path_factory.mktemp("plan"), 12, 3)
+    folder = small_run.make_files(tmp_path_factory.mktemp("plan"), 12, 3)
+    small_run.add_answers(folder / "train.json")
+    return folder
 
 
 def settings(folder, **changes):
@@ -43,6 +45,7 @@ def files(folder):
 @pytest.mark.parametrize("changes", [
     {}, {"batch_size": 5, "max_steps": 3}, {"share_prefixes": False}, {"gradient_accumulation": 2},
     {"max_tokens_per_stream": 96}, {"whole_paragraphs": False, "max_train": 7}, {"lora_dropout": 0.5, "batch_size": 24},
+    {"references": "all"}, {"references": "sampled", "share_prefixes": False}, {"references": "all", "batch_size": 24},
 ])
 def test_steps_and_tokens_are_those_of_the_run(made, tmp_path, changes):
     found = plan(settings(made, **changes))

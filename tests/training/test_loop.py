@@ -165,6 +165,7 @@ def test_loss_and_gradients_are_those_of_peft(tmp_path, family):
 
 
 GROUPS = tiny.groups(5)  # 10 questions
+SEVERAL = tiny.several(5)  # the same, with several answers
 COUNT = sum(len(group.branches) for group in GROUPS)
 
 
@@ -190,6 +191,16 @@ def test_shared_prefixes_are_the_same_as_separate_examples(tmp_path, family, wei
     common = {"groups": GROUPS, "family": family, "batch_size": COUNT, "prompt_loss_weight": weight, **ORDINARY}
     shared, apart = recorded(tmp_path / "a", **common), recorded(tmp_path / "b", share_prefixes=False, **common)
     assert_same_step(shared, apart)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("changes", [{}, {"max_tokens_per_stream": 24}, {"share_prefixes": False}])
+def test_several_answers_are_the_same_as_separate_weighted_examples(tmp_path, weight, changes):
+    common = {"batch_size": 100, "prompt_loss_weight": weight, **ORDINARY}
+    together = recorded(tmp_path / "a", SEVERAL, references="all", **changes, **common)
+    assert_same_step(together, recorded(tmp_path / "b", tiny.one_by_one(SEVERAL), **common))
+    frequent = recorded(tmp_path / "c", GROUPS, **common)
+    assert max(relative(gradient, frequent[1][name]) for name, gradient in together[1].items()) > 0.01
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
@@ -409,12 +420,25 @@ def test_due():
     assert not due(5, 0) and not due(5, None)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
+def test_each_epoch_draws_its_answers():
+    config = settings(max_steps=9, batch_size=5, references="sampled")
+    steps = list(steps_from(0, 9, SEVERAL, config))
+    assert [(step, ids(batch)) for step, batch in steps] == order(settings(max_steps=9, batch_size=5))
+    learnt = [{b.id: b.completion for _, batch in steps[i : i + 2] for group in batch for b in group.branches}
+              for i in range(0, 8, 2)]
+    assert all(found.keys() == learnt[0].keys() for found in learnt)
+    assert len({str(sorted(found.items())) for found in learnt}) > 2
+    for start in range(9):
+        assert list(steps_from(start, 9, SEVERAL, config)) == steps[start:]
+
+
+@pytest.mark.parametrize("stop, references", [(1, "most-frequent"), (4, "most-frequent"), (6, "most-frequent"),
+                                              (3, "all"), (5, "sampled")])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop, references):
     """Dropout on, several streams per step, epochs turning over, validation on the way."""
     config = settings(max_steps=8, batch_size=5, max_tokens_per_stream=16, lora_dropout=0.3, schedule="cosine",
-                      warmup_steps=2, max_grad_norm=1.0, eval_every=3, save_every=1)
-    dev = tiny.groups(2, seed=9)
+                      warmup_steps=2, max_grad_norm=1.0, eval_every=3, save_every=1, references=references)
+    dev, groups = tiny.groups(2, seed=9), GROUPS if references == "most-frequent" else SEVERAL
 
     def run(folder, config, model, adapter, optimizer, progress):
         def save(progress):
@@ -425,7 +449,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
             write_state(folder / "checkpoints", progress.step,
                         TrainingState({**arrays, **optimizer.state()}, {**values, "steps": optimizer.steps}), keep=99)
 
-        return Run(folder, config, GROUPS, dev, model, adapter, optimizer, progress, save)
+        return Run(folder, config, groups, dev, model, adapter, optimizer, progress, save)
 
     def fresh():
         model, adapter = adapted(config, values=False)
@@ -500,8 +524,8 @@ def part_of_step(model, adapter, config, groups, rank, ranks, weight):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 @pytest.mark.parametrize("ranks, budget, share", [(2, 1024, True), (3, 60, True), (2, 1024, False), (12, 60, True)])
-def test_the_parts_of_all_ranks_add_up(family, weight, ranks, budget, share):
-    groups = tiny.groups(9)
+@pytest.mark.parametrize("groups", [tiny.groups(9), tiny.several(9)], ids=["one answer", "several"])
+def test_the_parts_of_all_ranks_add_up(family, weight, ranks, budget, share, groups):
     config = settings(lora_dropout=0.4, max_tokens_per_stream=budget, prompt_loss_weight=weight, share_prefixes=share)
     model, adapter = adapted(config, family, **ORDINARY)
     total = sum(stream.total_weight for stream in streams_of(groups, config))

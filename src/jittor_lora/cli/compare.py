@@ -35,7 +35,7 @@ from jittor_lora.settings.text import list_of, names
 from jittor_lora.system.locks import locked
 
 ANSWERING = "New answers"
-PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive")
+PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive", "sampled-f1", "extractive-f1")
 
 Precisions = Annotated[str, list_of(PRECISIONS)]
 Modes = Annotated[str, list_of(MODES)]
@@ -64,8 +64,9 @@ class CompareOptions(Settings):
     with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
     precisions: Precisions = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
     base_precision: BasePrecision = base_precision_setting(ANSWERING)
-    modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), or "
-                         "greedy,extractive for both")
+    modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), "
+                         "sampled-f1 and extractive-f1 (the highest expected F1 of samples or spans, see evaluate "
+                         "--aim), or several of them (greedy,extractive)")
     template: OptionalTemplateText = own_template_setting(ANSWERING)
     chat_template: Optional[str] = chat_template_setting(ANSWERING, "that of the adapter's training, else the base's")
     chat_arguments: ChatArguments = chat_arguments_setting(ANSWERING)
@@ -101,7 +102,7 @@ def add_parser(subparsers) -> None:
     systems = parser.add_argument_group("Systems")
     systems.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="*", type=named_path_argument,
                          help="existing predictions: a prediction file, the output folder of evaluate, or a run folder "
-                         "with evaluations")
+                         "with evaluations. A NAME given several times is one system trained with several seeds")
     systems.add_argument("--adapters", metavar="[NAME=]DIR", nargs="+", default=[], type=named_path_argument,
                          help="answer with each of these adapters (folders in PEFT's layout, or run folders)")
     add_flags(parser, CompareOptions, required=("data", "output"))
@@ -114,9 +115,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("nothing to compare: expected PREDICTIONS, --base B or --adapters DIR …")
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
-    from jittor_lora.evaluation.systems import named_folders
-    predictions = [found for argument in args.predictions for found in named_folders(argument)]
-    adapters = [named_adapter(argument) for argument in args.adapters]
+    from jittor_lora.evaluation.systems import is_named, named_folders, numbered
+    predictions, runs = numbered([(*found, is_named(argument)) for argument in args.predictions
+                                  for found in named_folders(argument)])
+    adapters, trained = numbered([(*named_adapter(argument), is_named(argument)) for argument in args.adapters])
     from jittor_lora.tasks.compare import Evaluation, compare
     evaluation = None
     if adapters or options.base is not None:
@@ -126,13 +128,14 @@ def run(args: argparse.Namespace) -> int:
                                 options.max_tokens, options.max_new_tokens, options.batch_size,
                                 options.special_tokens, options.chat_template, options.chat_arguments,
                                 options.base_precision)
+        runs = {**evaluation.runs(trained), **runs}
         if options.threads:
             from jittor_lora.system.runtime import set_threads
             set_threads(options.threads)
     with locked(options.output):
         compare(options.data, options.output, predictions, evaluation, options.train_data, options.limit,
                 options.against, options.seed, options.title, options.language, options.font, options.official,
-                options.columns, options.scoring, options.text_scores)
+                options.columns, options.scoring, options.text_scores, runs)
     return 0
 
 

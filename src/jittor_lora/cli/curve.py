@@ -1,4 +1,4 @@
-"""`jittor-lora curve`: scores against the number of training examples, or the rank."""
+"""`jittor-lora curve`: scores against the number of training examples, the rank, or the seed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from jittor_lora.system.locks import locked
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
-        "curve", help="plot scores against the number of training examples, or the rank",
-        usage="jittor-lora curve --data FILE --dev FILE --output DIR [--over examples|rank] [--points N,N,…] "
-              "[--config R.yaml] [any setting below]",
-        description="Train one run per number of examples, or per rank, score all on the same questions, and plot the "
-                    "scores. Finished runs are kept: the same command resumes where it stopped.")
+        "curve", help="plot scores against the number of training examples, the rank, or the seed",
+        usage="jittor-lora curve --data FILE --dev FILE --output DIR [--over examples|rank|seed] "
+              "[--points N,N,…] [--config R.yaml] [any setting below]",
+        description="Train one run per number of examples, rank or seed, score all on the same questions, and plot the "
+                    "scores; over seeds, also their mean and standard deviation. Finished runs are kept: the same "
+                    "command resumes where it stopped.")
     parser.add_argument("--config", metavar="R.yaml", type=home_expanded,
                         help="recipe: a YAML file of settings, or the name of a shipped one "
                         f"({', '.join(recipe.names())})")

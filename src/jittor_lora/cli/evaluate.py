@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions
@@ -13,6 +13,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings.base import PATH, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.shared import (
+    CANDIDATES,
     DATA,
     LARGEST_SEED,
     ChatArguments,
@@ -49,13 +50,18 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     special_tokens: Optional[SpecialTokens] = own_special_tokens_setting(DATA)
     max_tokens: Optional[int] = setting(None, DATA, "maximum length of prompt and answer in tokens; by default the "
                                         "model's. Longer contexts are cut at the end", ge=8)
-    seed: int = setting(42, DATA, "seed for the subset and the intervals", ge=0, le=LARGEST_SEED)
+    seed: int = setting(42, DATA, "seed for the subset, the intervals and samples", ge=0, le=LARGEST_SEED)
 
     batch_size: int = setting(64, DECODING, "questions per batch", ge=1)
     max_new_tokens: Optional[int] = setting(None, DECODING, "maximum length of an answer in tokens; by default 32, in "
                                             "conversations 256", ge=1)
     extractive: bool = setting(False, DECODING, "answer with the likeliest span of the context instead of generating "
                                "text")
+    aim: Literal["likeliest", "f1"] = setting(
+        "likeliest", DECODING, "the likeliest answer, or the one with the highest expected F1 (f1) of several: the "
+        "likeliest spans with --extractive, otherwise samples")
+    candidates: Optional[int] = setting(None, DECODING, "with --aim f1: number of spans, or of samples; by default "
+                                        f"{CANDIDATES}", ge=2, le=1000)
     max_span_words: Optional[int] = setting(None, DECODING, "with --extractive: maximum length of a span in words, or "
                                             "characters of Chinese; by default 16, in Chinese contexts 40", ge=1)
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
@@ -75,6 +81,10 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                     yield Problem((name, "extractive"), "has no effect on spans; leave one of the two out")
         elif self.max_span_words is not None:
             yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
+        if self.aim == "f1" and self.beams > 1 and not self.extractive:
+            yield Problem(("aim", "beams"), "the candidates are samples; leave one of the two out")
+        if self.aim != "f1" and self.candidates is not None:
+            yield Problem(("candidates", "aim"), "has no effect unless aim is f1")
         if self.no_answer_threshold and self.beams > 1:
             yield Problem(("no_answer_threshold", "beams"), "beam search gives no odds of no answer")
         if self.with_base and self.adapter is None:
@@ -102,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.tasks.evaluate import Answering, evaluate
     options.set_threads()
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity",
-              "no_answer_threshold"}
+              "no_answer_threshold", "aim", "candidates"}
     how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
-                    options.perplexity, options.no_answer_threshold)
+                    options.perplexity, options.no_answer_threshold,
+                    (options.candidates or CANDIDATES) if options.aim == "f1" else None)
     with locked(options.output):
         evaluate(base=base, adapter=adapter, how=how,
                  **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))

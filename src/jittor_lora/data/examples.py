@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Union
 
 from jittor_lora.data.chat_encoding import ChatEncoder
@@ -22,7 +24,8 @@ Data = Union[SquadData, PromptData, ConversationData]
 
 
 def training_groups(data: Data, tokenizer: TokenizerLike, template: Template, limit: int,
-                    chat: ChatEncoder | None = None) -> tuple[list[TokenGroup], LengthReport]:
+                    chat: ChatEncoder | None = None, all_references: bool = False
+                    ) -> tuple[list[TokenGroup], LengthReport]:
     """Examples to learn from: every completion is complete and closed by end of text.
 
     A SQuAD question that is too long keeps the part of its context around the answer that fits; a plain prompt keeps
@@ -31,11 +34,16 @@ def training_groups(data: Data, tokenizer: TokenizerLike, template: Template, li
     Args:
         limit: the most tokens of an example: the smaller of the model's positions and the user's setting.
         chat: encodes conversations; needed for these alone.
+        all_references: a question with several distinct reference answers has them all, each weighted by its share,
+            instead of the most frequent one. Where a context is cut, those that are not in the rest are left out.
 
     Raises:
-        UserError: no example is left.
+        UserError: no example is left, or the data have no reference answers.
     """
-    return _groups(data, tokenizer, template, LengthReport(limit), chat, learning=True)
+    if all_references and not isinstance(data, SquadData):
+        raise UserError(f"{data.path}: references: expected most-frequent, as these are not questions with reference "
+                        "answers; every completion here is an example of its own.")
+    return _groups(data, tokenizer, template, LengthReport(limit), chat, True, all_references)
 
 
 def prompt_groups(data: Data, tokenizer: TokenizerLike, template: Template, limit: int,
@@ -52,16 +60,16 @@ def prompt_groups(data: Data, tokenizer: TokenizerLike, template: Template, limi
     Raises:
         UserError: no prompt is left.
     """
-    return _groups(data, tokenizer, template, LengthReport(limit), chat, learning=False)
+    return _groups(data, tokenizer, template, LengthReport(limit), chat, False)
 
 
 def _groups(data: Data, tokenizer: TokenizerLike, template: Template, report: LengthReport, chat: ChatEncoder | None,
-            learning: bool) -> tuple[list[TokenGroup], LengthReport]:
+            learning: bool, all_references: bool = False) -> tuple[list[TokenGroup], LengthReport]:
     if isinstance(data, ConversationData):
         chats = ChatFitting(chat, report)
         found = map(chats.learnt if learning else chats.asked, data.conversations)
     else:
-        fitting = _Fitting(Encoder(tokenizer, template), report, learning)
+        fitting = _Fitting(Encoder(tokenizer, template), report, learning, all_references)
         found = map(fitting.paragraph, data.paragraphs) if isinstance(data, SquadData) else \
             map(fitting.prompt, data.prompts)
     groups = list(itertools.chain.from_iterable(found))
@@ -80,31 +88,37 @@ class _Fitting:
 
     Args:
         learning: with completions, and windows around answers; otherwise prompts alone, and contexts cut at the end.
+        all_references: see `training_groups`.
     """
 
-    def __init__(self, encoder: Encoder, report: LengthReport, learning: bool):
-        self.encoder, self.report, self.learning = encoder, report, learning
+    def __init__(self, encoder: Encoder, report: LengthReport, learning: bool, all_references: bool = False):
+        self.encoder, self.report, self.learning, self.all_references = encoder, report, learning, all_references
 
     def paragraph(self, paragraph: Paragraph) -> list[TokenGroup]:
         """One group, plus one per shortened context."""
-        found: dict[str, list[tuple[str, Example]]] = {}
+        found: dict[str, list[tuple[str, list[tuple[Example, float]]]]] = {}
         words = None
         for question in paragraph.questions:
-            answer = question.training_answer() if self.learning else None
+            answers = question.distinct_answers() if self.learning else [(None, 1.0)]
+            (answer, share), *others = answers if self.all_references else answers[:1]
             context, example = paragraph.context, self._example(paragraph.context, question, answer)
             if self._too_long(question.id, example.tokens):
                 words = words or Words(paragraph.context, self.encoder.tokenizer)
-                cut = self._cut(words, question, answer)
+                longest = max((len(self._example(context, question, other).completion) for other, _ in others),
+                              default=0)
+                cut = self._cut(words, question, answer, max(longest - len(example.completion), 0))
                 if cut is None:
                     continue
                 context, example = cut
             if self.learning and not example.completion:
                 self.report.dropped[question.id] = "there is no answer, and no end of text to learn that by"
                 continue
-            self.report.within_token += example.within_token
+            examples = [(example, share), *self._others(context, question, others)]
+            self.report.several += len(examples) > 1
+            self.report.within_token += any(one.within_token for one, _ in examples)
             # Without a common text, each question is a group; otherwise their tokens show what they share.
             key = self.encoder.template.prompt_pieces(context, "")[0] or question.id
-            found.setdefault(key, []).append((question.id, example))
+            found.setdefault(key, []).append((question.id, examples))
         return [_group(examples) for examples in found.values()]
 
     def prompt(self, prompt: Prompt) -> list[TokenGroup]:
@@ -144,10 +158,21 @@ class _Fitting:
     def _example(self, context: str, question: Question, answer: Answer | None) -> Example:
         return self.encoder.example(context, question.text, answer.text if answer else None)
 
-    def _cut(self, words: Words, question: Question, answer: Answer | None) -> tuple[str, Example] | None:
+    def _others(self, context: str, question: Question, answers: Sequence[tuple[Answer, float]]
+                ) -> list[tuple[Example, float]]:
+        """The examples with these answers that are in the context and fit, with their shares."""
+        examples = [(self._example(context, question, answer), share) for answer, share in answers
+                    if answer.text in context or answer.start < 0]
+        return [(example, share) for example, share in examples if example.tokens <= self.report.limit]
+
+    def _cut(self, words: Words, question: Question, answer: Answer | None,
+             room: int) -> tuple[str, Example] | None:
         """As much of the context as fits, and the example; None if that is too little.
 
         Words are counted one by one, so the first guess may be some tokens too long; it is then shortened.
+
+        Args:
+            room: tokens to leave for longer answers, if the context can be cut that far.
         """
 
         def span(budget: int) -> tuple[int, int]:
@@ -160,8 +185,8 @@ class _Fitting:
             kept = span(budget)
             context = words.context[slice(*kept)]
             example = self._example(context, question, answer)
-            excess = example.tokens - self.report.limit
-            if excess <= 0:
+            excess = example.tokens + room - self.report.limit
+            if excess <= 0 or kept == least and excess <= room:
                 (self.report.windowed if answer and answer.text else self.report.cut).append(question.id)
                 return context, example
             if kept == least:
@@ -171,7 +196,16 @@ class _Fitting:
             budget -= excess
 
 
-def _group(examples: list[tuple[str, Example]]) -> TokenGroup:
-    prefix, prompts = shared([(example.prefix, example.prompt) for _, example in examples])
-    return TokenGroup(prefix, [Branch(name, prompt, example.completion)
-                               for (name, example), prompt in zip(examples, prompts)])
+def _group(questions: list[tuple[str, list[tuple[Example, float]]]]) -> TokenGroup:
+    """
+    Args:
+        questions: their ids, and their examples with the shares of these, which become weights with the sum 1.
+    """
+    prefix, prompts = shared([(example.prefix, example.prompt) for _, examples in questions for example, _ in examples])
+    rest, branches = iter(prompts), []
+    for name, examples in questions:
+        total = sum(share for _, share in examples)
+        first, *others = [Branch(name, next(rest), example.completion, weight=share / total)
+                          for example, share in examples]
+        branches.append(replace(first, others=tuple(others)))
+    return TokenGroup(prefix, branches)

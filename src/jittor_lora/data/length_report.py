@@ -22,6 +22,7 @@ class LengthReport:
         dropped: id -> reason.
         within_token: the number of examples whose completion starts within a token of the prompt.
         faults: of conversations in their template.
+        several: the number of questions with several reference answers to learn.
     """
 
     limit: int
@@ -33,6 +34,7 @@ class LengthReport:
     within_token: int = 0
     shortened: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    several: int = 0
 
     @property
     def kept(self) -> int:
@@ -54,6 +56,8 @@ class LengthReport:
             lines.append(f"{self.within_token:,} completions start within a token of their prompt; that token is "
                          "learnt with them, but a prompt on its own has other tokens. Move the space at the end of the "
                          "prompt to the start of the completion")
+        if self.several:
+            lines.append(f"{self.several:,} questions have several reference answers to learn")
         reasons = list(self.dropped.values())
         lines += [f"{reasons.count(reason):,} dropped: {reason}" for reason in dict.fromkeys(reasons)]
         return lines

@@ -41,15 +41,24 @@ class Question:
     answers: tuple[Answer, ...]
 
     def training_answer(self) -> Answer:
-        """The reference used for training: the most frequent text that is in the context, the first of equals.
+        """The most frequent reference text that is in the context, the first of equals; an empty text if there is no
+        answer."""
+        return self.distinct_answers()[0][0]
+
+    def distinct_answers(self) -> list[tuple[Answer, float]]:
+        """The distinct reference texts that are in the context, each with its share of them, most frequent first.
 
         The official training file has one answer per question; the development file has several, from different
         annotators. An empty text, if there is no answer.
         """
         if not self.answers:
-            return NO_ANSWER
+            return [(NO_ANSWER, 1.0)]
         counts = Counter(answer.text for answer in self.answers)
-        return max([a for a in self.answers if a.start >= 0] or self.answers, key=lambda answer: counts[answer.text])
+        distinct: dict[str, Answer] = {}
+        for answer in [answer for answer in self.answers if answer.start >= 0] or self.answers:
+            distinct.setdefault(answer.text, answer)
+        total = sum(counts[text] for text in distinct)
+        return sorted(((answer, counts[text] / total) for text, answer in distinct.items()), key=lambda pair: -pair[1])
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
                  number: int = 0) -> Stream:
     """The stream of these examples with their labels.
 
-    Completion tokens weigh 1. Prompt and prefix tokens, and those of a completion that are `unscored`, weigh
-    `prompt_loss_weight` per example: as a prefix with k
-    branches stands for k copies, its tokens weigh k times that. The first token of an example is never a label.
+    Completion tokens have the weight of their branch, 1 by default. Prompt tokens, and those of a completion that are
+    `unscored`, have `prompt_loss_weight` times that, and prefix tokens as much for each branch, since a prefix with k
+    branches stands for k copies. The first token of an example is never a label.
 
     Args:
         groups: examples, each with a completion.
@@ -83,14 +83,16 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
     predictors, labels, weights = [], [], []  # of each label: its row, itself, its weight
     for group in groups if share_prefixes else separate(groups):
         start, prefix = len(tokens), group.prefix
+        branches = [one for branch in group.branches for one in branch.all]
         tokens += prefix
         positions += range(len(prefix))
         if prompt_loss_weight and len(prefix) > 1:
             predictors += range(start, start + len(prefix) - 1)
             labels += prefix[1:]
-            weights += [len(group.branches) * prompt_loss_weight] * (len(prefix) - 1)
+            copies = sum(branch.weight for branch in branches)
+            weights += [copies * prompt_loss_weight] * (len(prefix) - 1)
         branch_lengths = []
-        for branch in group.branches:
+        for branch in branches:
             if not branch.completion:
                 raise ValueError(f"example {branch.id} has no completion to learn")
             text = branch.prompt + branch.completion
@@ -108,10 +110,10 @@ def build_stream(groups: Sequence[TokenGroup], prompt_loss_weight: float = 0.0, 
             scored = [i for i, weight in enumerate(weighing) if weight and (i or prefix)]
             predictors += [predicting[i] for i in scored]
             labels += [text[i] for i in scored]
-            weights += [weighing[i] for i in scored]
+            weights += [branch.weight * weighing[i] for i in scored]
             if count:
                 branch_lengths.append(count)
-            ids.append(branch.id)
+        ids += [branch.id for branch in group.branches]
         lengths.append((len(prefix), branch_lengths))
     label_rows, label_index = np.unique(np.array(predictors, np.int32), return_inverse=True)
     return Stream(
@@ -226,7 +228,7 @@ def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _branch_rows(branch: Branch) -> int:
-    return len(branch.prompt) + max(len(branch.completion) - 1, 0)
+    return sum(len(one.prompt) + max(len(one.completion) - 1, 0) for one in branch.all)
 
 
 def _pieces(batch: Sequence[TokenGroup], max_tokens: int) -> Iterator[TokenGroup]:

@@ -135,7 +135,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def student_quantile(probability: float, freedom: int) -> float:
+def student_quantile(probability: float, freedom: float) -> float:
     """Quantile of Student's t. With t = √freedom · tan θ, the density of θ is proportional to (cos θ)^(freedom − 1)."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
     density = np.cos(angles).clip(0) ** (freedom - 1)

@@ -19,6 +19,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
+from jittor_lora.evaluation.squad import f1_of
 from jittor_lora.evaluation.treebank import words
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
@@ -70,4 +73,33 @@ def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
         for at, candidate in enumerate(other):
             row.append(before[at] + 1 if element == candidate else 0)
         longest, before = max(longest, *row), row
+    return longest
+
+
+def pairwise_f1(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """(P, R): `f1` of each prediction against each reference alone; an empty one stands for no answer."""
+    index: dict[str, int] = {}
+    found = [[[index.setdefault(segment, len(index)) for segment in segments(text)] for text in texts]
+             for texts in (predictions, references)]
+    lengths = [np.array(list(map(len, texts)), np.int32) for texts in found]
+    common = _common_runs(*(_padded(texts, -1 - i) for i, texts in enumerate(found)))
+    empty, without = ([not text.strip() for text in predictions], [not text for text in references])
+    return np.where(np.outer(empty, without), 1.0, f1_of(common, *lengths))
+
+
+def _padded(texts: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """(N, L): the numbers of each text, then the filler."""
+    padded = np.full((len(texts), max(map(len, texts), default=0)), filler, np.int32)
+    for row, text in zip(padded, texts):
+        row[: len(text)] = text
+    return padded
+
+
+def _common_runs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(P, R): `longest_common_run` of each row of `one` (P, L) and each of `other` (R, M)."""
+    longest = np.zeros((len(one), len(other)), np.int32)
+    ending = np.zeros((*longest.shape, other.shape[1] + 1), np.int32)  # runs that end at each element of `other`
+    for at in range(one.shape[1]):
+        ending[..., 1:] = np.where(one[:, at, None, None] == other, ending[..., :-1] + 1, 0)
+        np.maximum(longest, ending.max(-1), out=longest)
     return longest

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jittor_lora.evaluation.bootstrap import Difference
+from jittor_lora.evaluation.bootstrap import Difference, Estimate
 from jittor_lora.evaluation.breakdown import Group
 from jittor_lora.evaluation.duplicates import Duplicates
 from jittor_lora.evaluation.html_page import Chart, figure, filled, json_in_script
 from jittor_lora.evaluation.items import Item
+from jittor_lora.evaluation.seeds import CLAIM, Runs
 from jittor_lora.evaluation.standings import Standing, interval, p_value
 from jittor_lora.evaluation.systems import System
 from jittor_lora.evaluation.text import TextScore
@@ -34,6 +35,7 @@ class Report:
         duplicates: None if no training data was given.
         charts: scores.
         curves: losses of the runs that trained the systems.
+        runs: means over the systems that are runs of one.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Report:
     duplicates: Duplicates | None = None
     charts: Sequence[Chart] = ()
     curves: Sequence[Chart] = ()
+    runs: Sequence[Runs] = ()
 
 
 def write_report(path: str | os.PathLike, report: Report) -> None:
@@ -113,7 +116,19 @@ def _scores(report: Report) -> str:
                     f"{first.name} is not; lost: the reverse.")
     missing = [f"<p>{_text(one.name)}: questions without a prediction, which count as 0: {one.metrics.missing:,}.</p>"
                for one in report.standings if one.metrics.missing]
-    return _table(caption, heads, rows) + "".join(missing) + _charts(report.charts)
+    return _table(caption, heads, rows) + "".join(missing) + _runs(report.runs) + _charts(report.charts)
+
+
+def _runs(found: Sequence[Runs]) -> str:
+    if not found:
+        return ""
+    heads = ["System", "Runs", "Exact match", "±", "F1", "±", "EM gain", "F1 gain"][: 8 if len(found) > 1 else 6]
+    rows = [[_text(one.name), f"{one.f1.count}",
+             *(cell for score in (one.exact_match, one.f1)
+               for cell in (_range(score.mean, (score.low, score.high)), f"{score.deviation:.2f}")),
+             *(_gain(gain) for gain in (one.exact_match_gain, one.f1_gain))][: len(heads)] for one in found]
+    gain = f" Gain: points above {found[0].name}." if len(found) > 1 else ""
+    return _table(f"Means over runs, in percent; ±: standard deviation of a run; {CLAIM}.{gain}", heads, rows)
 
 
 def _kinds(report: Report) -> str:
@@ -194,11 +209,15 @@ def _range(value: float, ends: tuple[float, float]) -> str:
     return f'{value:.2f} <span class="range">{interval(*ends)}</span>'
 
 
+def _gain(gain: Estimate | Difference | None) -> str:
+    return "" if gain is None else \
+        f'{gain.mean:+.2f} <span class="range">{interval(gain.low, gain.high, "+")}</span>'
+
+
 def _difference(difference: Difference | None) -> tuple[str, str]:
     if difference is None:
         return "", ""
-    ends = interval(difference.low, difference.high, "+")
-    return f'{difference.mean:+.2f} <span class="range">{ends}</span>', _text(p_value(difference.p_value))
+    return _gain(difference), _text(p_value(difference.p_value))
 
 
 def _text(value: object) -> str:

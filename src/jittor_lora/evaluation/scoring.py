@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from jittor_lora.data.examples import Data
 from jittor_lora.data.squad import SquadData
 from jittor_lora.data.words import is_chinese
@@ -22,19 +24,22 @@ class Rule:
 
     Attributes:
         title: what it is, in words.
+        pairwise_f1: (P, R), the `f1` of each of some predictions against each of some references alone.
         no_answers: whether questions may have no answer.
     """
 
     title: str
     exact_match: Comparison
     f1: Comparison
+    pairwise_f1: Callable[[Sequence[str], Sequence[str]], np.ndarray]
     no_answers: bool = True
 
 
 RULES: dict[str, Rule] = {
-    "squad": Rule("SQuAD v1.1, English words", squad.exact_match, squad.f1, no_answers=False),
-    "squad-v2": Rule("SQuAD v2, English words, with questions that have no answer", squad_v2.exact_match, squad_v2.f1),
-    "cmrc": Rule("CMRC 2018 and DRCD, Chinese characters and words", cmrc.exact_match, cmrc.f1),
+    "squad": Rule("SQuAD v1.1, English words", squad.exact_match, squad.f1, squad.pairwise_f1, no_answers=False),
+    "squad-v2": Rule("SQuAD v2, English words, with questions that have no answer", squad_v2.exact_match, squad_v2.f1,
+                     squad_v2.pairwise_f1),
+    "cmrc": Rule("CMRC 2018 and DRCD, Chinese characters and words", cmrc.exact_match, cmrc.f1, cmrc.pairwise_f1),
 }
 
 

@@ -16,6 +16,8 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -52,3 +54,27 @@ def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
         return 0.0
     precision, recall = common / len(prediction), common / len(reference)
     return 2 * precision * recall / (precision + recall)
+
+
+def pairwise_f1(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """(P, R): `f1` of each prediction against each reference alone."""
+    return bag_f1(*([normalize_answer(text).split() for text in texts] for texts in (predictions, references)))
+
+
+def bag_f1(one: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> np.ndarray:
+    """(P, R): `token_f1` of each bag of `one` and each of `other`."""
+    index: dict[str, int] = {}
+    for bag in (*one, *other):
+        for word in bag:
+            index.setdefault(word, len(index))
+    counts = [np.zeros((len(bags), len(index)), np.int32) for bags in (one, other)]
+    for matrix, bags in zip(counts, (one, other)):
+        for row, bag in zip(matrix, bags):
+            np.add.at(row, [index[word] for word in bag], 1)
+    common = np.array([np.minimum(row, counts[1]).sum(1) for row in counts[0]]).reshape(len(one), len(other))
+    return f1_of(common, counts[0].sum(1), counts[1].sum(1))
+
+
+def f1_of(common: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(P, R): F1 where texts of `one` (P,) and `other` (R,) words have `common` (P, R) of them in common."""
+    return 2 * common / np.maximum(one[:, None] + other, 1)

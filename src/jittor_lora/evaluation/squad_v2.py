@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jittor_lora.evaluation.squad import normalize_answer, token_f1
+from jittor_lora.evaluation.squad import pairwise_f1 as pairwise_word_f1
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -23,6 +26,13 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     words = normalize_answer(prediction).split()
     return max(token_f1(words, reference.split()) if words and reference else float(not words and not reference)
                for reference in _normalized(references))
+
+
+def pairwise_f1(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """(P, R): `f1` of each prediction against each reference alone; an empty one stands for no answer."""
+    empty, without = (np.array([not normalize_answer(text) for text in texts], bool)
+                      for texts in (predictions, references))
+    return np.where(np.outer(empty, without), 1.0, pairwise_word_f1(predictions, references))
 
 
 def _normalized(references: Sequence[str]) -> list[str]:

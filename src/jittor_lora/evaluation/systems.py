@@ -56,6 +56,32 @@ def named_folders(argument: str) -> list[tuple[str, Path]]:
     return [(f"{name or path.resolve().name} {folder.name}", folder / PREDICTIONS) for folder in found]
 
 
+def is_named(argument: str) -> bool:
+    """Does `[NAME=]PATH` have a name?"""
+    return bool(_named(argument)[0])
+
+
+def numbered(given: Sequence[tuple[str, Path, bool]]) -> tuple[list[tuple[str, Path]], dict[str, list[str]]]:
+    """Systems with different names, and the groups of those that were given the same name, which are several runs of
+    one system.
+
+    Args:
+        given: (name, path, was the name given?) of each; equal names that were not given stay equal.
+
+    Returns: (name, path) of each, with numbers from 1 where a name was given several times: "r8 1", "r8 2"; and for
+        each of these names what it became.
+    """
+    names = [name for name, _, was_given in given if was_given]
+    groups: dict[str, list[str]] = {name: [] for name in names if names.count(name) > 1}
+    found = []
+    for name, path, was_given in given:
+        if was_given and name in groups:
+            groups[name].append(f"{name} {len(groups[name]) + 1}")
+            name = groups[name][-1]
+        found.append((name, path))
+    return found, groups
+
+
 def read_system(name: str, path: Path, data: Data, scoring: str = "squad") -> System:
     """The system whose predictions are in the file `path`, scored by a rule whatever the rule was when it answered.
 

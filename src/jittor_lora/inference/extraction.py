@@ -1,19 +1,36 @@
-"""Extractive answers: the span of the context that the model finds likeliest."""
+"""Extractive answers: the span of the context that the model finds likeliest, or of which it expects the highest F1."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
+
+import numpy as np
 
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
+from jittor_lora.evaluation.minimum_risk import highest_expected_f1
 from jittor_lora.inference.span_tree import span_tree
 from jittor_lora.inference.token_tree import Node
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]], str]
+LEAST_SHARE = 0.01  # candidates for the highest expected F1 are at least this share as probable as the likeliest span
+
+
+class Candidates(NamedTuple):
+    """The spans of which the one with the highest expected F1 is chosen: the `count` likeliest, of those whose
+    probability is more than `least_share` of the likeliest one's.
+
+    Args:
+        scoring: the rule of F1, see `scoring.RULES`.
+    """
+
+    count: int
+    scoring: str
+    least_share: float = LEAST_SHARE
 
 
 class Extract(NamedTuple):
@@ -21,6 +38,10 @@ class Extract(NamedTuple):
     empty answer, which ends at once.
 
     A context without spans gives "" at (0, 0) with -inf.
+
+    Attributes:
+        expected_f1: of a span chosen by it, given that one of the candidates is the answer; 0 to 1.
+        candidates_log_probability: that one of the candidates is.
     """
 
     text: str
@@ -28,11 +49,17 @@ class Extract(NamedTuple):
     end: int
     log_probability: float
     empty_log_probability: float
+    expected_f1: Optional[float] = None
+    candidates_log_probability: Optional[float] = None
 
     @property
     def null_odds(self) -> float:
-        """By how much the empty answer is likelier than the span, in nats; finite."""
-        return max(min(self.empty_log_probability - self.log_probability, sys.float_info.max), -sys.float_info.max)
+        """By how much the empty answer is likelier than the span, in nats; finite. Of a span chosen by its expected F1,
+        by how much the empty answer's own is higher: the logarithm of their ratio."""
+        span = self.log_probability
+        if self.expected_f1 is not None:
+            span = self.candidates_log_probability + (math.log(self.expected_f1) if self.expected_f1 else -math.inf)
+        return finite(self.empty_log_probability - span)
 
 
 class Extractor:
@@ -63,8 +90,9 @@ class Extractor:
         return self.extract([(prefix, [branch], context) for prefix, branch in prompts], max_tokens, max_words)
 
     def extract(self, groups: Iterable[Group], max_tokens: int = 32, max_words: int | None = None,
-                batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None) -> list[Extract]:
-        """The likeliest span for each prompt.
+                batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None,
+                candidates: Candidates | None = None) -> list[Extract]:
+        """The likeliest span for each prompt, or of some candidates the one with the highest expected F1.
 
         Args:
             groups: (prefix, prompts, context): the prompts' common prefix and the rest of each, as token ids, and the
@@ -76,13 +104,15 @@ class Extractor:
         Raises:
             UserError: a prompt is empty or too long for the model.
         """
-        return [several[0] for several in self.extract_several(groups, 1, max_tokens, max_words, batch_size, on_end)]
+        count, share = (1, 0.0) if candidates is None else (candidates.count, candidates.least_share)
+        found = self.extract_several(groups, count, max_tokens, max_words, batch_size, on_end, share)
+        return [several[0] if candidates is None else best_expected(several, candidates.scoring) for several in found]
 
     def extract_several(self, groups: Iterable[Group], count: int, max_tokens: int = 32, max_words: int | None = None,
-                        batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None
-                        ) -> list[list[Extract]]:
+                        batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None,
+                        least_share: float = 0.0) -> list[list[Extract]]:
         """The `count` likeliest spans for each prompt, likeliest first, as for `extract`; fewer where the context has
-        fewer, but at least one."""
+        fewer, or fewer above `least_share` (see `best_spans`), but at least one."""
         from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans  # imports Jittor
         contexts: list[str] = []
 
@@ -91,7 +121,7 @@ class Extractor:
                 contexts.extend([context] * len(prompts))
                 yield SpanGroup(prefix, prompts, self.tree(context, max_tokens, max_words))
 
-        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count)
+        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count, least_share)
         return [extracts(context, one.spans, one.empty) for context, one in zip(contexts, found)]
 
     def tree(self, context: str, max_tokens: int = 32, max_words: int | None = None) -> Node:
@@ -115,6 +145,20 @@ def extracts(context: str, spans: Sequence[tuple[tuple[int, int], float]], empty
     """
     return [Extract(context[start:end], start, end, score, empty)
             for (start, end), score in spans or [((0, 0), -math.inf)]]
+
+
+def finite(odds: float) -> float:
+    """The nearest number that is not infinite."""
+    return max(min(odds, sys.float_info.max), -sys.float_info.max)
+
+
+def best_expected(spans: Sequence[Extract], scoring: str) -> Extract:
+    """Of the spans of a context, likeliest first, the one with the highest expected F1 against all of them."""
+    logs = np.array([span.log_probability for span in spans])
+    if not np.isfinite(logs[0]):
+        return spans[0]
+    chosen, expected = highest_expected_f1([span.text for span in spans], np.exp(logs - logs[0]), scoring)
+    return spans[chosen]._replace(expected_f1=expected, candidates_log_probability=float(np.logaddexp.reduce(logs)))
 
 
 def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]:

@@ -3,7 +3,7 @@
 An answer scores the log-probability of its tokens and of the end after them. Log-probabilities are never positive, so
 the sum over the first tokens of an answer is an upper bound for all answers that start with them. Nodes of the token
 tree are read best-first (A* with a zero heuristic, Hart et al. 1968) until no bound exceeds the best complete score,
-which is then the maximum; or the lowest of as many as are wanted.
+which is then the maximum; or the lowest of as many as are wanted, or the lowest score that is wanted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import itertools
+import math
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ class Found(NamedTuple):
 
     Args:
         spans: the best ones as ((start, end) in the context, score in nats), best first; fewer than wanted where there
-            are no more.
+            are no more, or none as probable as wanted.
         empty: the score of the empty answer: the log-probability of ending at once.
     """
 
@@ -54,7 +55,8 @@ class SpanGroup(NamedTuple):
 
 
 def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], batch_size: int = BATCH_SIZE,
-               on_end: Callable[[int], None] = lambda index: None, count: int = 1) -> list[Found]:
+               on_end: Callable[[int], None] = lambda index: None, count: int = 1,
+               least_share: float = 0.0) -> list[Found]:
     """The spans with the highest scores for each prompt.
 
     Args:
@@ -63,6 +65,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
         batch_size: most nodes read together.
         on_end: called with the number of a prompt, counted across all groups, when its spans are found.
         count: spans per prompt.
+        least_share: only spans whose probability is more than this share of the best one's, 0 to less than 1.
 
     Raises:
         UserError: a prompt that leaves no room for its spans within the model's positions, a token outside the
@@ -75,7 +78,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
     active: list[SpanSearch] = []
     while True:
         for index, group, unread, prompt, tree in queue.take(most - len(active)):
-            search = SpanSearch(reader, index, prompt, tree, ends, count)
+            search = SpanSearch(reader, index, prompt, tree, ends, count, least_share)
             search.open(group, len(prompt) - 1 - len(unread))
             active.append(search)
         if not active:
@@ -96,15 +99,17 @@ class SpanSearch:
         tree: the root.
         ends: end tokens.
         count: spans wanted.
+        least_share: see `best_spans`.
     """
 
     advancing = NODES_PER_PROMPT
     reads_all = False
 
     def __init__(self, reader: Reader, index: int, prompt: Sequence[int], tree: Node, ends: Sequence[int],
-                 count: int = 1):
+                 count: int = 1, least_share: float = 0.0):
         self.reader, self.index, self.prefix, self._last = reader, index, prompt[:-1], prompt[-1]
         self._ends, self._count, self._tree = np.asarray(sorted(ends), np.int64), count, tree
+        self._least = math.log(least_share) if least_share else -math.inf
         self.group, self.read = None, 0
         self._slots: list[list[int]] = [[] for _ in range(SLOTS)]  # the tokens that each has read
         self._heap: list[tuple[float, int, Node]] = []  # unread nodes as (-bound, counter, node)
@@ -162,7 +167,10 @@ class SpanSearch:
     @property
     def _bar(self) -> float:
         """What a span must exceed to be among the best."""
-        return -self._best[-1][0] if len(self._best) == self._count else -np.inf
+        if not self._best:
+            return -np.inf
+        last = -self._best[-1][0] if len(self._best) == self._count else -np.inf
+        return max(last, self._least - self._best[0][0])
 
     def _expand(self, bound: float, node: Node, logits: np.ndarray) -> None:
         """Score the span that ends at a node and push the node's children, given the logits (V,) after it."""
@@ -175,6 +183,8 @@ class SpanSearch:
             elif whole > self._bar:
                 bisect.insort(self._best, (-whole, next(self._counter), node.span))
                 del self._best[self._count :]
+                while -self._best[-1][0] <= self._least - self._best[0][0]:  # the best one is new
+                    del self._best[-1]
         if node.children:
             tokens = np.fromiter(node.children, np.int64, len(node.children))
             bounds = bound + logits[tokens] - total

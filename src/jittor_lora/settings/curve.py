@@ -15,15 +15,17 @@ from jittor_lora.settings.run import RunConfig
 from jittor_lora.settings.text import flag
 
 CURVE = "Curve"
-POINTS = {"examples": ("16", "64", "256", "1024", "all"), "rank": ("1", "2", "4", "8", "16", "32", "64")}
+POINTS = {"examples": ("16", "64", "256", "1024", "all"), "rank": ("1", "2", "4", "8", "16", "32", "64"),
+          "seed": ("1", "2", "3")}
 
 
 class CurveConfig(RunConfig):
-    """Runs that differ in one setting: the number of training examples, or the rank."""
+    """Runs that differ in one setting: the number of training examples, the rank, or the seed."""
 
-    over: Literal["examples", "rank"] = setting("examples", CURVE, "the setting to vary")
+    over: Literal["examples", "rank", "seed"] = setting("examples", CURVE, "the setting to vary")
     points: Optional[list[str]] = setting(
-        None, CURVE, "values of it; by default 16,64,256,1024,all examples, or ranks 1,2,4,8,16,32,64",
+        None, CURVE, "values of it; by default 16,64,256,1024,all examples, ranks 1,2,4,8,16,32,64, or seeds "
+        "1,2,3",
         expected="whole numbers above 0, or all for all examples (16,64,all)")
     min_steps: int = setting(100, CURVE, "minimum number of optimiser steps per run; with few examples, more passes "
                              "than --epochs", ge=1)
@@ -51,13 +53,13 @@ class CurveConfig(RunConfig):
 
     def conflicts(self) -> Iterator[Problem]:
         yield from super().conflicts()
-        if self.over == "rank" and "all" in (self.points or ()):
-            yield Problem(("points", "over"), "a rank is a number; all stands for all examples")
+        if self.over != "examples" and "all" in (self.points or ()):
+            yield Problem(("points", "over"), f"a {self.over} is a number; all stands for all examples")
         if self.over == "rank" and any(point != "all" and int(point) > MAX_RANK for point in self.points or ()):
             yield Problem(("points", "over"), f"ranks are at most {MAX_RANK}")
         if self.over == "rank" and self.method == "full":
             yield Problem(("method", "over"), "full fine-tuning has no rank")
-        if self.over == "examples" and self.alpha_ratio is not None:
+        if self.over != "rank" and self.alpha_ratio is not None:
             yield Problem(("alpha_ratio", "over"), "applies to ranks only")
         if self.dev is None and self.origin("over") == flag("over"):
             yield Problem(("dev",), "give the questions to score every point on")
@@ -69,7 +71,7 @@ class CurveConfig(RunConfig):
             examples: the number of training examples, to which larger points are clipped.
         """
         chosen = self.points or POINTS[self.over]
-        if self.over == "rank":
+        if self.over != "examples":
             return sorted({int(point) for point in chosen})
         return sorted({examples if point == "all" else min(int(point), examples) for point in chosen})
 
@@ -79,6 +81,8 @@ class CurveConfig(RunConfig):
         settings["output"] = output
         if self.over == "examples":
             settings["max_train"] = value
+        elif self.over == "seed":
+            settings["seed"] = value
         else:
             settings["lora_r"] = value
             settings["lora_alpha"] = self.lora_alpha if self.alpha_ratio is None else self.alpha_ratio * value

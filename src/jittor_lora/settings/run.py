@@ -73,6 +73,9 @@ class RunConfig(Settings):
     chat_template: Optional[str] = chat_template_setting(DATA, "the base's own")
     chat_arguments: ChatArguments = chat_arguments_setting(DATA)
     special_tokens: SpecialTokens = special_tokens_setting(DATA)
+    references: Literal["most-frequent", "all", "sampled"] = setting(
+        "most-frequent", DATA, "of a question's several reference answers, learn the most frequent one, all of them "
+        "weighted by their shares, or one drawn by these shares in each epoch")
     prompt_loss_weight: float = setting(0.0, DATA, "weight of prompt tokens in the loss; answer tokens have 1", ge=0,
                                         le=1)
     share_prefixes: bool = setting(True, DATA, "compute a paragraph once for all its questions in a batch")

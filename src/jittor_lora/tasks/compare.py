@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jittor_lora.data.examples import Data
 from jittor_lora.data.prompting import Choices
@@ -22,6 +22,7 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
+from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table, text_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import (
@@ -33,9 +34,12 @@ from jittor_lora.evaluation.text import (
     scores_by_group,
 )
 from jittor_lora.files.atomic import make_writable, write_json
+from jittor_lora.settings.shared import CANDIDATES
 
-BASE, GREEDY, EXTRACTIVE = "base", "greedy", "extractive"
-MODES = (GREEDY, EXTRACTIVE)
+if TYPE_CHECKING:
+    from jittor_lora.tasks.evaluate import Answering
+
+BASE, GREEDY = "base", "greedy"
 _EXTREMES = 20
 
 
@@ -47,7 +51,7 @@ class Evaluation:
         base: its name.
         adapters: (name, folder with its files) of each.
         with_base: also answer with the base alone.
-        precisions, modes: each system answers once for each combination.
+        precisions, modes: each system answers once for each combination; for modes see `answering`.
         template, max_tokens, max_new_tokens, batch_size, special_tokens, chat_template, chat_arguments,
             base_precision: as in `evaluate`.
     """
@@ -77,12 +81,17 @@ class Evaluation:
         return " ".join([name, *([precision] if len(self.precisions) > 1 else []),
                          *([mode] if len(self.modes) > 1 else [])])
 
+    def runs(self, adapters: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """The systems that are runs of one, by its name, given the adapters that are."""
+        return {self.name(name, precision, mode): [self.name(run, precision, mode) for run in runs]
+                for name, runs in adapters.items() for precision in self.precisions for mode in self.modes}
+
 
 def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = (), evaluation: Evaluation | None = None,
             train_data: str | None = None, limit: int | None = None, against: str | None = None, seed: int = 42,
             title: str | None = None, language: str = "en", font: str | None = None,
             official: bool = False, columns: Mapping[str, str] | None = None, scoring: str = AUTO,
-            text_scores: str = AUTO) -> Path:
+            text_scores: str = AUTO, runs: Mapping[str, Sequence[str]] | None = None) -> Path:
     """Compare systems on the questions of a data set.
 
     Leaves report.html, comparison.json and plots/ in `output`, and the answers given now in systems/.
@@ -90,12 +99,13 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     Args:
         predictions: (name, file) of systems that answered earlier.
         train_data: report which of the questions it contains.
-        against: name of the system to compare the others with; by default the first.
+        against: name of the system, or of runs, to compare the others with; by default the first.
         language, font: of the plots.
         scoring, text_scores: the rule for all systems, and the scores of texts; "auto" for those that the data ask
             for.
         official: count questions that no system answered as 0, by SQuAD's official rule, instead of leaving them out.
         columns: what `data` and `train_data` call our fields.
+        runs: systems that are runs of one with different seeds, at least two, by its name.
 
     Returns: the report's path.
 
@@ -103,7 +113,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         UserError: something that the user can fix.
     """
     names = [*(evaluation.names() if evaluation else ()), *(name for name, _ in predictions)]
-    if against is not None and against not in names:
+    runs = runs or {}
+    if against is not None and against not in (*names, *runs):
         raise UserError(f"--against {against}: no such system; the systems are {', '.join(names)}.")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -118,7 +129,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     read = [read_system(name, path, questions, rule) for name, path in predictions]
     training = items_of(load_data(train_data, columns=columns)) if train_data else None
     made = evaluated(evaluation, questions, folder / "systems", limit, seed, rule, evaluated_as) if evaluation else []
-    systems = sorted([*made, *read], key=lambda system: system.name != against)
+    systems = sorted([*made, *read], key=lambda system: system.name not in (against, *runs.get(against, ())))
+    runs = {name: runs[name] for name in sorted(runs, key=lambda name: against not in (name, *runs[name]))}
     asked, left_out = len(questions.references()), ""
     if not official:
         systems, questions = only_answered(systems, questions)
@@ -129,6 +141,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         print(left_out)
 
     items, found = items_of(questions), standings(systems, seed)
+    over_runs = runs_of(found, runs)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
     texts = {} if isinstance(questions, SquadData) else {
         system.name: scores_by_group(references, _predictions(system), groups_of(questions), seed, evaluated_as)
@@ -138,6 +151,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
         "scoring": rule,
         "systems": standings_json(found),
+        "runs": runs_json(over_runs),
         "settings": {system.name: dict(system.settings) for system in systems},
         "breakdowns": {name: breakdown_json(groups) for name, groups in kinds.items()},
         "text_scores": {name: _listed(scores[ALL]) for name, scores in texts.items()},
@@ -160,11 +174,14 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     report = folder / "report.html"
     title = title or f"Comparison: {', '.join(system.name for system in systems)}"
     summary = f"{Path(questions.path).name}: {describe_data(questions)}{'. ' if left_out else ''}{left_out}"
-    write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves))
+    write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves,
+                                over_runs))
     print(rule_line(scoring, rule))
     print(standings_table(found))
     if texts:
         print(f"\n{text_table(texts)}")
+    if over_runs:
+        print(f"\n{runs_table(over_runs)}")
     for system in systems:
         print(f"\n{system.name}\n{breakdown_table(kinds[system.name])}")
     if shared:
@@ -191,7 +208,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule:
     """(name, folder, settings) of each system, once it has answered."""
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
-    from jittor_lora.tasks.evaluate import Answering, Questions, say, score_and_write
+    from jittor_lora.tasks.evaluate import Questions, say, score_and_write
     for precision in evaluation.precisions:
         session = load(evaluation.base, precision=precision, base_precision=evaluation.base_precision)
         limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
@@ -213,13 +230,19 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule:
                 system = evaluation.name(name, precision, mode)
                 target = folder / system.replace("/", "-")
                 score_and_write(Generator(session.model, session.tokenizer, template, chat), questions, target,
-                                system, seed, evaluation.batch_size, Answering(extractive=mode == EXTRACTIVE))
+                                system, seed, evaluation.batch_size, answering(mode))
                 yield system, target, {
                     "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,
                     "longest prompt and answer": limit, "longest answer": questions.max_new_tokens, "scoring": rule}
             if path is not None:
                 session.delete_adapter(adapter.name)
+
+
+def answering(mode: str) -> Answering:
+    """How a mode answers."""
+    from jittor_lora.tasks.evaluate import Answering
+    return Answering(extractive=mode.startswith("extractive"), candidates=CANDIDATES if mode.endswith("-f1") else None)
 
 
 def _predictions(system: System) -> dict[str, str]:

@@ -16,6 +16,7 @@ from jittor_lora.evaluation.curve_chart import curve_chart, label_font
 from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.scoring import chosen_rule, rule_line
+from jittor_lora.evaluation.seeds import CLAIM, Spread, spread
 from jittor_lora.files.atomic import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.inference.generator import Generator
@@ -126,11 +127,18 @@ def trained(run: RunConfig) -> Session:
     return session
 
 
+def means(points: list[dict[str, Any]]) -> dict[str, Spread]:
+    """Mean and deviation of each score over the points, which are runs with different seeds."""
+    return {name: spread([getattr(point["metrics"], name) for point in points]) for name in ("exact_match", "f1")}
+
+
 def write_curve(folder: Path, config: CurveConfig, base: Metrics, points: list[dict[str, Any]]) -> None:
     rows = [{**point, "metrics": dataclasses.asdict(point["metrics"])} for point in points]
+    overall = {"mean": {name: dataclasses.asdict(found) for name, found in means(points).items()}} \
+        if over_seeds(config.over, points) else {}
     write_json(folder / "curve.json", {"over": config.over,
                                        "answers": "extractive" if config.extractive else "generated",
-                                       "base": dataclasses.asdict(base), "points": rows})
+                                       "base": dataclasses.asdict(base), "points": rows, **overall})
     with atomic_write(folder / "curve.md") as stream:
         stream.write(markdown(config.over, base, points))
     chart = curve_chart(config.over, [(point["value"], point["metrics"]) for point in points], base,
@@ -147,17 +155,33 @@ def rows_of(over: str, base: Metrics, points: list[dict[str, Any]]) -> list[tupl
         rows.append((f"{point['value']:,}", f"{point['steps']:,}", f"{point['trainable_parameters']:,}",
                      f"{found.exact_match:.2f}", brackets(found.exact_match_interval), f"{found.f1:.2f}",
                      brackets(found.f1_interval), f"{point['seconds']:.0f}"))
+    if over_seeds(over, points):
+        cells = [(f"{one.mean:.2f} ± {one.deviation:.2f}", brackets((one.low, one.high)))
+                 for one in means(points).values()]
+        rows.append((f"mean of {len(points)}", "", "", *cells[0], *cells[1], ""))
     return rows
 
 
+def over_seeds(over: str, points: list[dict[str, Any]]) -> bool:
+    """Do the points have a mean with an interval?"""
+    return over == "seed" and len(points) > 1
+
+
+def claim(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
+    """What the numbers of the table are, in words."""
+    of_mean = f"; the mean is given ± the standard deviation of a run, and its {CLAIM}" \
+        if over_seeds(over, points) else ""
+    return f"{base.sample}, scores in percent; {base.claim}{of_mean}"
+
+
 def curve_table(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
-    return f"{table(rows_of(over, base, points))}\n{base.sample}, scores in percent; {base.claim}"
+    return f"{table(rows_of(over, base, points))}\n{claim(over, base, points)}"
 
 
 def markdown(over: str, base: Metrics, points: list[dict[str, Any]]) -> str:
     head, *rows = rows_of(over, base, points)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + f"\n\n{base.sample}, scores in percent; {base.claim}.\n"
+    return "\n".join(lines) + f"\n\n{claim(over, base, points)}.\n"
 
 
 def _at_least(run: RunConfig, min_steps: int, examples: int) -> RunConfig:

@@ -7,10 +7,12 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tqdm import tqdm
@@ -32,6 +34,7 @@ from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.metrics import summarize, write_metrics
+from jittor_lora.evaluation.minimum_risk import highest_expected_f1
 from jittor_lora.evaluation.no_answer import figures, figures_line, thresholded
 from jittor_lora.evaluation.predictions import write_predictions, write_question_scores
 from jittor_lora.evaluation.scoring import AUTO, SquadScore, chosen_rule, rule_line, score
@@ -40,7 +43,7 @@ from jittor_lora.files.atomic import atomic_write, make_writable, write_json, wr
 from jittor_lora.formats.adapter_source import AdapterSource
 from jittor_lora.formats.hugging_face import sampling_lines
 from jittor_lora.formats.tokenizer import Tokenizer
-from jittor_lora.inference.extraction import Extract, Extractor
+from jittor_lora.inference.extraction import Candidates, Extract, Extractor, finite
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.session import load
 from jittor_lora.system.pace import Pace
@@ -131,6 +134,8 @@ class Answering:
     Args:
         decoding: of generated answers; by default greedy to the end of the line.
         extractive: answers are spans of the context instead, see `inference/extraction.py`.
+        candidates: the answer is the one with the highest expected F1 of this many: the likeliest spans, or else
+            samples; None for the likeliest span, or the text as decoded.
         max_span_words: of such a span, see `spans_of`.
         perplexity: also measure the likelihood of the reference answers.
         no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
@@ -141,6 +146,13 @@ class Answering:
     max_span_words: int | None = None
     perplexity: bool = False
     no_answer_threshold: float = 0.0
+    candidates: int | None = None
+
+    @property
+    def samples(self) -> bool:
+        """Are answers drawn at random?"""
+        return self.candidates is not None and not self.extractive or bool(
+            self.decoding and self.decoding.sampling.temperature > 0)
 
 
 @dataclass(frozen=True)
@@ -151,19 +163,22 @@ class Answers:
         texts: empty for no answer.
         raw: where questions may have no answer, the answers regardless of that; else empty.
         null_odds: of those, how much likelier no answer is, in nats: for generated answers the log-odds that the text
-            ends at once, for spans the difference in log-probability between the empty answer and the span.
+            ends at once, for spans the difference in log-probability between the empty answer and the span; with the
+            highest expected F1, the logarithm of the ratio of the two answers' expected F1.
         spans: of extractive answers.
+        expected_f1: of answers chosen by it, given that there is an answer.
     """
 
     texts: dict[str, str]
     raw: Mapping[str, str] = field(default_factory=dict)
     null_odds: Mapping[str, float] = field(default_factory=dict)
     spans: Mapping[str, Extract] = field(default_factory=dict)
+    expected_f1: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def above(cls, raw: dict[str, str], null_odds: Mapping[str, float], threshold: float,
-              spans: Mapping[str, Extract] | None = None) -> Answers:
-        return cls(thresholded(raw, null_odds, threshold), raw, null_odds, spans or {})
+              spans: Mapping[str, Extract] | None = None, expected_f1: Mapping[str, float] | None = None) -> Answers:
+        return cls(thresholded(raw, null_odds, threshold), raw, null_odds, spans or {}, expected_f1 or {})
 
 
 def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_SIZE,
@@ -196,6 +211,46 @@ def answer(generator: Generator, questions: Questions, batch_size: int = BATCH_S
     return Answers.above(texts, {name: value for name, (_, value) in found.items()}, threshold)
 
 
+def answer_from_samples(generator: Generator, questions: Questions, count: int, batch_size: int = BATCH_SIZE,
+                        progress: str | None = None, decoding: Decoding | None = None, threshold: float = 0.0,
+                        seed: int = 0) -> Answers:
+    """Of `count` samples per question, at temperature 1, the one with the highest expected F1 over all of them; further
+    arguments as in `answer`.
+
+    Where questions may have no answer, samples are of texts that do not end at once, whose probability is known.
+
+    Args:
+        decoding: of the samples, without beams.
+        seed: of the samples.
+    """
+    decoding = decoding or Decoding(questions.max_new_tokens, stop=questions.stop)
+    sampling = dataclasses.replace(decoding.sampling, temperature=1.0, seed=seed)
+    decoding = dataclasses.replace(decoding, sampling=sampling)
+    names, odds, left = questions.ids, {}, [count] * len(questions.ids)
+
+    def measured(index: int, value: float) -> None:
+        odds[names[index // count]] = value
+
+    def ended(index: int) -> None:
+        left[index // count] -= 1
+        if not left[index // count]:
+            answered()
+
+    groups = [(prefix, [prompt for prompt in prompts for _ in range(count)]) for prefix, prompts in questions.prompts()]
+    with counting(len(names), progress, max(1, batch_size // count)) as answered:
+        texts = generator.continue_groups(groups, decoding, trim=True, on_end=ended, batch_size=batch_size,
+                                          on_null_odds=measured if questions.no_answers else None)
+    chosen, expected = {}, {}
+    for at, name in enumerate(names):
+        samples = Counter(text.strip() for text in texts[at * count : (at + 1) * count])
+        found = highest_expected_f1(list(samples), list(samples.values()), questions.scoring)
+        chosen[name], expected[name] = list(samples)[found.index], found.expected_f1
+    if not questions.no_answers:
+        return Answers(chosen, expected_f1=expected)
+    odds = {name: finite(odds[name] - (math.log(value) if value else -math.inf)) for name, value in expected.items()}
+    return Answers.above(chosen, odds, threshold, expected_f1=expected)
+
+
 def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The union of mappings, in the order of `names`."""
     whole = {name: value for part in parts for name, value in part.items()}
@@ -203,8 +258,12 @@ def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def extract(generator: Generator, questions: Questions, max_words: int | None = None, batch_size: int = BATCH_SIZE,
-            progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0) -> Answers:
-    """Answers that are the likeliest span of the context; arguments as in `answer`.
+            progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0,
+            candidates: int | None = None) -> Answers:
+    """Answers that are spans of the context; arguments as in `answer`.
+
+    Args:
+        candidates: see `Answering`.
 
     Raises:
         UserError: the data has no contexts.
@@ -218,13 +277,15 @@ def extract(generator: Generator, questions: Questions, max_words: int | None = 
               for group in questions.groups]
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
     with counting(len(questions.ids), progress, batch_size) as answered:
-        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered())
+        found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(),
+                                  candidates and Candidates(candidates, questions.scoring))
     found = ranks.all_gather(dict(zip(questions.ids, found)))
     spans = in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
     texts = {name: span.text for name, span in spans.items()}
+    expected = {name: span.expected_f1 for name, span in spans.items() if span.expected_f1 is not None}
     if not questions.no_answers:
-        return Answers(texts, spans=spans)
-    return Answers.above(texts, {name: span.null_odds for name, span in spans.items()}, threshold, spans)
+        return Answers(texts, spans=spans, expected_f1=expected)
+    return Answers.above(texts, {name: span.null_odds for name, span in spans.items()}, threshold, spans, expected)
 
 
 def too_short_line(references: Mapping[str, Sequence[str]], generator: Generator, most: int) -> str | None:
@@ -245,7 +306,8 @@ def answer_loss(model, groups: Sequence[TokenGroup], ranks: Ranks = ALONE) -> fl
 
 
 def longest_text(group: TokenGroup) -> int:
-    return len(group.prefix) + max(len(branch.prompt) + len(branch.completion) for branch in group.branches)
+    return len(group.prefix) + max(len(one.prompt) + len(one.completion)
+                                   for branch in group.branches for one in branch.all)
 
 
 @contextmanager
@@ -293,9 +355,9 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     Returns: the scores of "adapter" and "base", as requested.
     """
     ranks = join()
-    if ranks.size > 1 and how.decoding and how.decoding.sampling.temperature > 0:
-        raise UserError("temperature: expected 0 under mpirun, since samples depend on which questions a process "
-                        f"answers; found {how.decoding.sampling.temperature:g}.")
+    if ranks.size > 1 and how.samples:
+        raise UserError("Samples, drawn with a temperature above 0 or for the highest expected F1, depend on which "
+                        "questions a process answers; without mpirun, or as spans, these questions can be answered.")
     questions_data = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
@@ -356,7 +418,11 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     """
     more: dict[str, Any] = {}
     if how.extractive:
-        answers = extract(generator, questions, how.max_span_words, batch_size, name, ranks, how.no_answer_threshold)
+        answers = extract(generator, questions, how.max_span_words, batch_size, name, ranks, how.no_answer_threshold,
+                          how.candidates)
+    elif how.candidates:
+        answers = answer_from_samples(generator, questions, how.candidates, batch_size, name, how.decoding,
+                                      how.no_answer_threshold, seed)
     else:
         answers = answer(generator, questions, batch_size, name, how.decoding, ranks, how.no_answer_threshold)
     predictions = answers.texts
@@ -367,6 +433,10 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     if loss is not None:
         more = {"answer_loss": loss, "answer_perplexity": math.exp(loss)}
         say(f"{name}: perplexity of the reference answers {math.exp(loss):.3f} ({loss:.4f} nats per token)")
+    if how.candidates:
+        more["candidates"], more["expected_f1"] = how.candidates, 100 * mean(answers.expected_f1.values() or [0.0])
+        say(f"{name}: of {how.candidates} {'spans' if how.extractive else 'samples'} the one with the highest expected "
+            f"F1; on average {more['expected_f1']:.2f}")
     if questions.no_answers:
         raw = questions.score(answers.raw) if answers.raw else None
         more["squad_v2"] = figures(found, raw, answers.null_odds)
@@ -395,12 +465,14 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
 
 def write_spans(path: Path, spans: Mapping[str, Extract]) -> None:
     """One span per line: id, text, start, end in characters of the context; log_probability, null without a span;
-    empty_log_probability."""
+    empty_log_probability; if it was chosen by its expected_f1, this and candidates_log_probability."""
     with atomic_write(path) as stream:
         for question, span in spans.items():
             values = span._asdict()
             if not span.text:
                 values["log_probability"] = None
+            if span.expected_f1 is None:
+                del values["expected_f1"], values["candidates_log_probability"]
             stream.write(json.dumps({"id": question, **values}, ensure_ascii=False) + "\n")
 
 

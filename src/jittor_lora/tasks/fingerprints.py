@@ -43,12 +43,17 @@ def identity_of_data(groups: Sequence[TokenGroup]) -> str:
     """A fingerprint of tokenised examples: SHA-256 of their ids and tokens, and of where each part ends
     and what is scored."""
     parts = [part for group in groups
-             for part in (group.prefix, *(tokens for b in group.branches for tokens in (b.prompt, b.completion)))]
+             for part in (group.prefix, *(tokens for branch in group.branches for b in branch.all
+                                          for tokens in (b.prompt, b.completion)))]
     names = [branch.id.encode() for group in groups for branch in group.branches]
     sizes = [[len(group.branches) for group in groups], list(map(len, parts)), list(map(len, names))]
     unscored = [branch.unscored for group in groups for branch in group.branches]
     if any(unscored):  # others have the fingerprint of versions that had no conversations
         sizes += [list(map(len, unscored)), [bound for ranges in unscored for both in ranges for bound in both]]
+    several = [branch.all for group in groups for branch in group.branches]
+    if any(len(branches) > 1 for branches in several):  # likewise
+        weights = np.array([one.weight for branches in several for one in branches])
+        sizes += [list(map(len, several)), weights.view("<i8").tolist()]
     digest = hashlib.sha256()
     for numbers in (list(map(len, sizes)), *sizes, list(itertools.chain.from_iterable(parts))):
         digest.update(np.asarray(numbers, "<i8"))
@@ -64,8 +69,9 @@ def is_identity_of_data(identity: str, groups: Sequence[TokenGroup]) -> bool:
     for group in groups:
         content = asdict(group)
         for branch in content["branches"]:
-            if not branch["unscored"]:
-                del branch["unscored"]
+            for name, usual in (("unscored", ()), ("weight", 1.0), ("others", ())):
+                if branch[name] == usual:
+                    del branch[name]
         digest.update(json.dumps(content).encode())
     return identity == digest.hexdigest()
 

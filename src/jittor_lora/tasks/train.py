@@ -131,7 +131,8 @@ def prepare(config: RunConfig, session: Session | None = None, base: Callable[[]
     sets = [data for data in (train_data, dev_data) if data is not None]
     chat = next((encoder for encoder in (session.chat_encoder(prompting, data) for data in sets) if encoder), None)
     limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)
-    groups, report = training_groups(train_data, session.tokenizer, prompting.template, limit, chat)
+    groups, report = training_groups(train_data, session.tokenizer, prompting.template, limit, chat,
+                                     config.references != "most-frequent")
     dev_groups, dev_report = training_groups(dev_data, session.tokenizer, prompting.template, limit, chat) \
         if dev_data else ([], None)
     if not resume:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Iterator, Sequence
 
-from jittor_lora.data.groups import TokenGroup, separate
+from jittor_lora.data.groups import TokenGroup, drawn, separate
 from jittor_lora.data.parts import deal
-from jittor_lora.data.stream import Stream, batches, micro_batches
+from jittor_lora.data.stream import Stream, batches, micro_batches, rows
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.ranks import ALONE, Ranks
 
@@ -21,9 +21,14 @@ def steps_from(start: int, total: int, groups: Sequence[TokenGroup],
     for step in range(start, total):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            order = batches(groups, config.batch_size, config.seed, epoch)
+            order = batches(of_epoch(groups, config, epoch), config.batch_size, config.seed, epoch)
         first = step % per_epoch * accumulated
         yield step, [group for batch in order[first : first + accumulated] for group in batch]
+
+
+def of_epoch(groups: Sequence[TokenGroup], config: RunConfig, epoch: int) -> Sequence[TokenGroup]:
+    """The examples as an epoch learns them, with one reference answer or with all."""
+    return drawn(groups, config.seed, epoch) if config.references == "sampled" else groups
 
 
 def streams_of(groups: Sequence[TokenGroup], config: RunConfig, ranks: Ranks = ALONE) -> list[Stream]:
@@ -46,10 +51,8 @@ def steps_per_epoch(groups: Sequence[TokenGroup], config: RunConfig) -> int:
 
 def tokens_per_step(groups: Sequence[TokenGroup], config: RunConfig) -> float:
     """Average rows per step, not counting twice what is computed twice where a paragraph is cut."""
-    groups = groups if config.share_prefixes else separate(groups)
-    tokens = sum(len(group.prefix) + sum(len(b.prompt) + len(b.completion) - 1 for b in group.branches)
-                 for group in groups)
-    return tokens / steps_per_epoch(groups, config)
+    groups = of_epoch(groups if config.share_prefixes else separate(groups), config, 0)
+    return sum(rows(group.prefix, group.branches) for group in groups) / steps_per_epoch(groups, config)
 
 
 def due(step: int, every: int | None) -> bool:
