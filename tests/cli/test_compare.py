@@ -143,6 +143,25 @@ def test_texts_with_references_have_their_scores(tmp_path):
     assert "Text scores" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_texts_of_webnlg_are_scored_by_group(tmp_path, capsys):
+    def entry(number, category, text):
+        triple = {"subject": f"S{number}", "property": "p", "object": "o"}
+        return {str(number): {"category": category, "modifiedtripleset": [triple],
+                              "lexicalisations": [{"comment": "good", "lex": text}]}}
+    entries = [entry(1, "Airport", "a b c d"), entry(2, "Politician", "e f g h")]
+    (tmp_path / "dev.json").write_text(json.dumps({"entries": entries}))
+    (tmp_path / "one.json").write_text('{"1": "A b c d", "2": "e f g x"}')
+    assert main(["compare", str(tmp_path / "one.json"), "--data", str(tmp_path / "dev.json"), "--output",
+                 str(tmp_path / "out")]) == 0
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    found = {"all": comparison["text_scores"]["one"], **comparison["text_scores_by_group"]["one"]}
+    assert {group: scores["TER (WebNLG)"]["value"] for group, scores in found.items()} == {
+        "all": 12.5, "seen": 0, "unseen": 25}
+    assert "CIDEr" not in found["all"]
+    shown, report = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert "TER (WebNLG), unseen" in shown and '<th colspan="3" scope="rowgroup">unseen</th>' in report
+
+
 @pytest.mark.parametrize("arguments, message", [
     ([], "nothing to compare"),
     (["nowhere.json"], "expected a prediction file"),

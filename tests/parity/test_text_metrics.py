@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from e2e_texts import e2e_texts
 from jittor_lora.data.sources import load_data
@@ -13,8 +15,11 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.meteor import meteor
 from jittor_lora.evaluation.nist import nist
 from jittor_lora.evaluation.rouge_l import rouge_l
+from jittor_lora.evaluation.ter import ter
 from jittor_lora.evaluation.text import text_scores
 from jittor_lora.evaluation.tokens import mteval_words, ptb_words
+from jittor_lora.evaluation.webnlg import treebank_words
+from webnlg_texts import ODD, webnlg_texts
 
 REFERENCES, PREDICTIONS = e2e_texts(150)
 WORDS = [ptb_words(text) for text in PREDICTIONS.values()]
@@ -91,3 +96,32 @@ def test_nist_with_one_reference_is_that_of_nltk():
     words = [mteval_words(text) for text in PREDICTIONS.values()]
     references = [[mteval_words(texts[0])] for texts in REFERENCES.values()]
     assert nist(words, references) == pytest.approx(corpus_nist(references, words), rel=1e-12)
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=9), st.lists(st.sampled_from("abcde"), min_size=1, max_size=9))
+def test_ter_of_short_texts(words, reference):
+    import pyter
+    assert ter(words, [reference]) == pyter.ter(words, reference)
+
+
+def test_ter_text_by_text():
+    import pyter
+    references, predictions = webnlg_texts(40)
+    for name, texts in references.items():
+        words, accepted = treebank_words(predictions[name]), [treebank_words(text) for text in texts[:3]]
+        assert ter(words, accepted) == min(pyter.ter(words, text) if text else 1 for text in accepted), name
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(
+    ["cannot", "gonna", "x_cannot", '"', "'", "'s", "n't", ".", "...", ",", "``", "''", "--", "Mr.", "1,000.5", "(",
+     " ", "«", "”", "|||", "d'ye", "'tis", "wanna", "gimme", "lemme", "gotta", "é", "\n"]), max_size=12).map(" ".join),
+    st.sampled_from(ODD)), st.integers(0, 30))
+def test_words_of_nltk(text, cut):
+    """On texts as gpt2_decode.py writes them; where Punkt's model would cut sentences, between words, is no matter."""
+    import re
+
+    from nltk import word_tokenize
+    spaced = " ".join(" ".join(re.split(r"(\W)", text.lower())).split()).split(" ")
+    parts = " ".join(spaced[:cut]), " ".join(spaced[cut:])
+    assert treebank_words(text) == word_tokenize(" ".join(spaced), preserve_line=True)
+    assert treebank_words(text) == [word for part in parts for word in word_tokenize(part, preserve_line=True)]
