@@ -91,7 +91,7 @@ WORDS = {
     "why schedule": "学习率调度不同：从第 {where} 步起，{first_name} 为 {here}，{second_name} 为 {there}",
     "why second_update": "第 {where} 步突然出现，而第一次更新一致：Adam 的 beta、梯度裁剪、梯度未清零，或样本不同",
     "why first_step": "第 {where} 步突然出现，而以最大学习率作的更新一致：第一步实际的学习率与报告的不同，或样本不同",
-    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同，或有一边丢失了状态",
+    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同、梯度裁剪，或有一边丢失了状态",
     "why drift": "从第 {where} 步起逐渐超出容差：增长缓慢则是舍入不同，否则是优化器有小差异",
     "why clipped_here": "{first_name} 报告的范数不超过 {cap}：是裁剪之后的值",
     "why clipped_there": "{second_name} 报告的范数不超过 {cap}：是裁剪之后的值",
