@@ -172,9 +172,9 @@ WORDS = {
     "series loss difference": "loss, in nats",
     "series norm difference": "gradient norm, relative",
     "series tolerance": "tolerance: {value}",
-    "with title": "Losses of {first} over those of {second}",
-    "with note": "{second} comes from a log, so only its losses are shown. Whether data, start and settings are the "
-                 "same the log does not say, and nothing else is claimed.",
+    "with title": "Losses of {first} and of {second}",
+    "with note": "{second} is a log, so only its losses are shown. Whether data, start and settings are the same the "
+                 "log does not say, and nothing else is claimed.",
     "with common": "At the {count} steps that both report, losses differ by {mean} nats in the mean, by {most} at "
                    "most (step {step}).",
     "with none": "The log and the run have no step in common.",

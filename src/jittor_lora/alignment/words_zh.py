@@ -161,8 +161,8 @@ WORDS = {
     "series norm difference": "梯度范数（相对）",
     "series tolerance": "容差：{value}",
     "with title": "{first} 与 {second} 的损失",
-    "with note": "{second} 来自一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结"
-                 "论。",
+    "with note": "{second} 是一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结论"
+                 "。",
     "with common": "在两边都有的 {count} 步上，损失平均相差 {mean} 奈特，最多相差 {most} 奈特（第 {step} 步）。",
     "with none": "日志与本次训练没有共同的步。",
     "only losses": "日志中的损失",
