@@ -141,7 +141,9 @@ def _activations(check: Check | None) -> str:
 def _steps(alignment: Alignment) -> str:
     """Loss, gradient norm and learning rate of both sides, with differences."""
     sides = [{step.step: step for step in steps} for steps in alignment.steps]
-    columns = (("loss", "{:.6f}"), ("grad_norm", "{:#.5g}"), ("learning_rate", "{:.4g}"))[:1 if alignment.of_log else None]
+    columns = [("loss", "{:.6f}")]
+    if not alignment.of_log:
+        columns += [("grad_norm", "{:#.5g}"), ("learning_rate", "{:.4g}")]
     heads, rows = [both("column step")], []
     for column, _ in columns:
         heads += [f"{both(f'column {column}')}, {html.escape(name)}" for name in alignment.names]
