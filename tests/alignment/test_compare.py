@@ -209,6 +209,16 @@ def test_sgd_and_what_no_setting_explains():
     assert first_failure(replaced(THERE, "first_step", **still)).reason == "update"
 
 
+def test_signs_of_updates_without_gradient_are_left_to_rounding():
+    g = GRADIENTS[B]
+    tiny = np.abs(g) < 1e-4 * np.sqrt(np.mean(g**2))
+    assert 0 < tiny.sum() < tiny.size / 2
+    turned = adam(START[B], np.where(tiny, -g, g))
+    assert compare(HERE, replaced(THERE, "first_step", **{f"updated.{B}": turned})).agrees
+    turned = adam(START[B], np.where(tiny, g, -g))
+    assert first_failure(replaced(THERE, "first_step", **{f"updated.{B}": turned})).where == B
+
+
 def test_learning_rates():
     rates = [step.learning_rate for step in THERE.steps]
     check = first_failure(with_steps(lambda step: {"learning_rate": RATE}))

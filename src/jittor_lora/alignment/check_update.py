@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from jittor_lora.alignment.distance import arrays_apart, largest, origin
+from jittor_lora.alignment.distance import SMALL_SHARE, arrays_apart, largest, origin
 from jittor_lora.alignment.optimizer import why_updates_differ
 from jittor_lora.alignment.record import Record
 from jittor_lora.alignment.result import Check, made, not_compared
@@ -49,31 +49,49 @@ def _common_factor(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Optional[f
     return float(factor)
 
 
+class Values(NamedTuple):
+    """Of one array, those that are compared, (n,): where it starts, and gradients and first updates of both sides."""
+
+    start: np.ndarray
+    gradients: tuple[np.ndarray, np.ndarray]
+    updates: tuple[np.ndarray, np.ndarray]
+
+
 def check_first_update(here: Record, there: Record, most: float) -> Check:
-    """What the first update adds to each array."""
+    """What the first update adds to each array, but for values whose gradient is as good as zero: Adam's update is as
+    large for them as for others, and rounding decides its sign."""
     names = [name[len(UPDATED):] for name in _names(UPDATED, here.first_step, there.first_step)]
     if not names:
         return not_compared("first_update", most, "no_update")
-    updates = [_updates(side, names) for side in (here, there)]
+    values = {name: found for name in names for found in [_values(here, there, name)] if found is not None}
+    updates, gradients = ([{name: getattr(one, kind)[side] for name, one in values.items()} for side in (0, 1)]
+                          for kind in ("updates", "gradients"))
     rows = arrays_apart(*updates, names)
     if largest(rows)[1] <= most:
         return made("first_update", most, rows, largest(rows)[0])
     where = next(name for name, value in rows if not value <= most)
-    if any(where not in side for side in updates):
-        return made("first_update", most, rows, where, "only_there" if where not in updates[0] else "only_here")
-    gradients = [{name: side.first_step[GRADIENT + name] for name in names if GRADIENT + name in side.first_step}
-                 for side in (here, there)]
-    reason, values = why_updates_differ(here.initial_adapter, updates, gradients, here.steps[0].grad_norm)
-    return made("first_update", most, rows, where, reason, **values)
+    for side, reason in ((here, "only_there"), (there, "only_here")):
+        if where not in side.initial_adapter or UPDATED + where not in side.first_step:
+            return made("first_update", most, rows, where, reason)
+    start = {name: one.start for name, one in values.items()}
+    reason, told = why_updates_differ(start, updates, gradients, here.steps[0].grad_norm)
+    return made("first_update", most, rows, where, reason, **told)
 
 
-def _updates(side: Record, names: Sequence[str]) -> dict[str, np.ndarray]:
-    found = {}
-    for name in names:
-        after, before = side.first_step.get(UPDATED + name), side.initial_adapter.get(name)
-        if after is not None and before is not None and after.shape == before.shape:
-            found[name] = np.asarray(after, np.float64) - before
-    return found
+def _values(here: Record, there: Record, name: str) -> Optional[Values]:
+    """None if a side lacks the array, or has it in another shape."""
+    starts = [side.initial_adapter.get(name) for side in (here, there)]
+    ends = [side.first_step.get(UPDATED + name) for side in (here, there)]
+    if any(array is None for array in (*starts, *ends)) or len({array.shape for array in (*starts, *ends)}) > 1:
+        return None
+    slopes = [side.first_step.get(GRADIENT + name, np.zeros_like(starts[0])) for side in (here, there)]
+    if any(g.shape != starts[0].shape for g in slopes):
+        return None
+    updates = [np.asarray(end, np.float64) - start for start, end in zip(starts, ends)]
+    least = SMALL_SHARE * np.sqrt(np.mean(np.square(slopes, dtype=np.float64)))
+    near_zero = (np.minimum(*np.abs(slopes)) < least) & np.isfinite(updates[0]) & np.isfinite(updates[1])
+    first, second = ((g[~near_zero], update[~near_zero]) for g, update in zip(slopes, updates))
+    return Values(starts[0][~near_zero], (first[0], second[0]), (first[1], second[1]))
 
 
 def _names(kind: str, ours, theirs) -> list[str]:

@@ -57,6 +57,8 @@ def why_updates_differ(start: Mapping[str, np.ndarray], updates: Sequence[Mappin
         return "rate", {"factor": f"{factor:.4g}"}
     values = {"here": f"{here.epsilon:.2g}", "there": f"{there.epsilon:.2g}"}
     small, large = sorted((here.epsilon, there.epsilon))
+    if large - small <= _EXPLAINED * large:
+        return "update", {}
     # Clipped to 1, the usual threshold, on one side only.
     clipped = small > 0 and grad_norm > 1 and abs(large / small / grad_norm - 1) < _EXPLAINED
     return ("clipping" if clipped else "epsilon"), values

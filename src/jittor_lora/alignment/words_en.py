@@ -71,8 +71,8 @@ WORDS = {
                            "labels: labels shifted by one, weights or smoothing of labels, or a sum in place of the "
                            "mean",
     "why loss_of_step": "the loss of the first batch: {here} in {first_name}, {there} in {second_name}, though that "
-                        "of one example agrees: padding, the mask, the mean over labels rather than examples, or "
-                        "another batch",
+                        "of one example agrees: padding, the mask, a dropout that is on, the mean over examples in "
+                        "place of labels, or another batch",
     "why no_gradients": "one side left no gradients",
     "why gradient_factor": "all gradients of {second_name} are {factor} times those of {first_name}: the loss is a "
                            "sum in place of a mean, accumulation is not divided by its steps, gradients are clipped "
@@ -83,7 +83,8 @@ WORDS = {
     "why bias_correction": "the optimiser: the first update of {second_name} is {factor} times that of {first_name}, "
                            "as from Adam without the correction of its bias on one side",
     "why weight_decay": "the optimiser: a weight decay of {here} in {first_name}, of {there} in {second_name}",
-    "why epsilon": "the optimiser: Adam's epsilon is {here} in {first_name}, {there} in {second_name}",
+    "why epsilon": "the optimiser: Adam's epsilon, or clipping: measured on gradients before clipping, epsilon is "
+                   "{here} in {first_name}, {there} in {second_name}",
     "why clipping": "the optimiser: gradients are clipped on one side only (as if Adam's epsilon were {here} in "
                     "{first_name}, {there} in {second_name})",
     "why sgd_here": "the optimiser: the first update of {first_name} is a multiple of the gradient, that of no Adam",
@@ -95,10 +96,12 @@ WORDS = {
                      "{first_name}",
     "why rate_factor": "the learning rates of {second_name} are {factor} times those of {first_name}",
     "why schedule": "another schedule: from step {where} on {here} in {first_name}, {there} in {second_name}",
-    "why second_update": "at step {where}, at once, though the first update agrees: Adam's betas, clipping, or other "
-                         "examples",
-    "why jump": "at step {where}, at once, after close agreement: other examples or another order, or state that one "
-                "side lost",
+    "why second_update": "at step {where}, at once, though the first update agrees: Adam's betas, clipping, gradients "
+                         "that are not cleared, or other examples",
+    "why first_step": "at step {where}, at once, though an update at the highest learning rate agrees: the first step "
+                      "took another learning rate than it reports, or learnt from other examples",
+    "why jump": "at step {where}, at once, after close agreement: other examples or another order, clipping, or state "
+                "that one side lost",
     "why drift": "beyond the tolerance from step {where} on, little by little: other rounding if it grows slowly, or "
                  "a small difference in the optimiser",
     "why clipped_here": "{first_name} reports norms of at most {cap}: those after clipping",
@@ -169,9 +172,9 @@ WORDS = {
     "series loss difference": "loss, in nats",
     "series norm difference": "gradient norm, relative",
     "series tolerance": "tolerance: {value}",
-    "with title": "Losses of {first} over those of {second}",
-    "with note": "{second} comes from a log, so only its losses are shown. Whether data, start and settings are the "
-                 "same the log does not say, and nothing else is claimed.",
+    "with title": "Losses of {first} and of {second}",
+    "with note": "{second} is a log, so only its losses are shown. Whether data, start and settings are the same the "
+                 "log does not say, and nothing else is claimed.",
     "with common": "At the {count} steps that both report, losses differ by {mean} nats in the mean, by {most} at "
                    "most (step {step}).",
     "with none": "The log and the run have no step in common.",

@@ -68,7 +68,7 @@ WORDS = {
     "why loss_of_example": "单个样本的损失：{first_name} 为 {here}，{second_name} 为 {there}，标签数相同：标签错开一位"
                            "、标签的权重或平滑不同，或以总和代替了均值",
     "why loss_of_step": "第一个批次的损失：{first_name} 为 {here}，{second_name} 为 {there}，而单个样本的损失一致：填"
-                        "充、掩码、按样本而不是按标签求均值，或批次不同",
+                        "充、掩码、未关闭的 dropout、按样本而不是按标签求均值，或批次不同",
     "why no_gradients": "有一边没有留下梯度",
     "why gradient_factor": "{second_name} 的全部梯度都是 {first_name} 的 {factor} 倍：损失用了总和而不是均值、梯度累积"
                            "未除以步数，梯度已经裁剪，或 alpha / r 不同",
@@ -78,7 +78,8 @@ WORDS = {
     "why bias_correction": "优化器：{second_name} 的第一次更新是 {first_name} 的 {factor} 倍，与有一边的 Adam 未作偏差"
                            "修正相符",
     "why weight_decay": "优化器：权重衰减在 {first_name} 中为 {here}，在 {second_name} 中为 {there}",
-    "why epsilon": "优化器：Adam 的 epsilon 在 {first_name} 中为 {here}，在 {second_name} 中为 {there}",
+    "why epsilon": "优化器：Adam 的 epsilon 或梯度裁剪：按裁剪前的梯度计，epsilon 在 {first_name} 中为 {here}，在 "
+                   "{second_name} 中为 {there}",
     "why clipping": "优化器：只有一边裁剪了梯度（相当于 Adam 的 epsilon 在 {first_name} 中为 {here}，在 {second_name} "
                     "中为 {there}）",
     "why sgd_here": "优化器：{first_name} 的第一次更新与梯度成正比，不是 Adam 的更新",
@@ -88,8 +89,9 @@ WORDS = {
     "why rate_late": "{second_name} 的学习率晚了一步：第 {where} 步为 {there}，{first_name} 为 {here}",
     "why rate_factor": "{second_name} 的学习率是 {first_name} 的 {factor} 倍",
     "why schedule": "学习率调度不同：从第 {where} 步起，{first_name} 为 {here}，{second_name} 为 {there}",
-    "why second_update": "第 {where} 步突然出现，而第一次更新一致：Adam 的 beta、梯度裁剪，或样本不同",
-    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同，或有一边丢失了状态",
+    "why second_update": "第 {where} 步突然出现，而第一次更新一致：Adam 的 beta、梯度裁剪、梯度未清零，或样本不同",
+    "why first_step": "第 {where} 步突然出现，而以最大学习率作的更新一致：第一步实际的学习率与报告的不同，或样本不同",
+    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同、梯度裁剪，或有一边丢失了状态",
     "why drift": "从第 {where} 步起逐渐超出容差：增长缓慢则是舍入不同，否则是优化器有小差异",
     "why clipped_here": "{first_name} 报告的范数不超过 {cap}：是裁剪之后的值",
     "why clipped_there": "{second_name} 报告的范数不超过 {cap}：是裁剪之后的值",
@@ -159,8 +161,8 @@ WORDS = {
     "series norm difference": "梯度范数（相对）",
     "series tolerance": "容差：{value}",
     "with title": "{first} 与 {second} 的损失",
-    "with note": "{second} 来自一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结"
-                 "论。",
+    "with note": "{second} 是一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结论"
+                 "。",
     "with common": "在两边都有的 {count} 步上，损失平均相差 {mean} 奈特，最多相差 {most} 奈特（第 {step} 步）。",
     "with none": "日志与本次训练没有共同的步。",
     "only losses": "日志中的损失",
