@@ -10,6 +10,7 @@ from pydantic import field_validator
 from jittor_lora.settings.base import PATH, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.run import LORA, TRAINING, VALIDATION, RunConfig
+from jittor_lora.settings.text import flag
 
 COMPARISON = "Comparison"
 
@@ -57,6 +58,8 @@ class AlignConfig(RunConfig):
             yield Problem(("method",), "align trains an adapter; leave this out")
         if self.qv_only:
             yield Problem(("qv_only",), "PEFT has no such setting, so there is nothing to compare with")
+        if self.dev is None and self.held_out and self.origin("held_out") == flag("held_out"):
+            yield Problem(("held_out", "dev"), "needs validation data; give dev, or leave this out")
         if self.min_learning_rate_ratio > 0:
             yield Problem(("min_learning_rate_ratio",), "transformers' schedules end at 0; leave this out")
 
