@@ -24,8 +24,8 @@ class AlignConfig(RunConfig):
     eval_questions: int = setting(20, VALIDATION, "validation questions that both sides answer after training", ge=0)
     held_out: int = setting(8, VALIDATION, "validation examples on which logits are compared after training", ge=0)
     tolerances: Optional[Dict[str, float]] = setting(
-        None, COMPARISON, "differences to allow in place of the default ones, such as losses=0.01,held_out=0.1; the "
-        "report names all of them", expected="checks with numbers from 0 (losses=0.01,held_out=0.1)")
+        None, COMPARISON, "differences to allow in place of the default ones, such as losses=0.05,held_out=0.1; the "
+        "report names all of them", expected="checks with numbers from 0 (losses=0.05,held_out=0.1)")
     language: Literal["en", "zh"] = setting("en", COMPARISON, "language of the PNG charts")
     font: Optional[str] = setting(None, COMPARISON, "font file for the charts; by default an installed font",
                                   holds=PATH, min_length=1)
