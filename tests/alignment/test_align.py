@@ -54,6 +54,11 @@ def align(files, output, *more, script="copy"):
     return main(arguments(files, output, *more, script=script))
 
 
+def without(command, flag):
+    at = command.index(flag)
+    del command[at : at + 2]
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -198,8 +203,13 @@ def test_a_log_without_losses_is_refused_before_training(files, tmp_path, capsys
 
 def test_without_validation_data(files, tmp_path, capsys):
     command = arguments(files, tmp_path / "out")
-    at = command.index("--dev")
-    assert main(command[:at] + command[at + 2:]) == 0
+    without(command, "--dev")
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "eval_questions" in message and "held_out" in message and "needs validation data" in message
+    for flag in ("--eval-questions", "--held-out"):
+        without(command, flag)
+    assert main(command) == 0
     assert (tmp_path / "out/inputs/questions.jsonl").read_text() == ""
     checks = {check["check"]: check for check in json.loads((tmp_path / "out/summary.json").read_text())["checks"]}
     assert checks["held_out"]["passed"] is checks["answers"]["passed"] is None and checks["losses"]["passed"]
@@ -230,7 +240,7 @@ def test_a_gguf_base_is_written_as_a_folder(files, tmp_path):
     (["--min-learning-rate-ratio", "0.1"], "transformers' schedules end at 0"),
     (["--tolerances", "losses=-1"], "expected numbers from 0, found losses=-1"),
     (["--tolerances", "losses"], "expected checks with numbers from 0"),
-    (["--tolerances", "loses=1"], "no such check: loses, did you mean"),
+    (["--tolerances", "loses=1"], "no such check: loses; did you mean losses?"),
     (["--steps", "0"], "steps"),
 ])
 def test_settings_that_make_no_sense(files, tmp_path, capsys, flags, expected):

@@ -236,7 +236,7 @@ def test_learning_rates():
 def test_losses():
     check = first_failure(with_steps(lambda step: {"loss": step.loss + 0.1 * (step.step >= 20)}))
     assert (check.key, check.where, check.reason) == ("losses", "20", "jump")
-    check = first_failure(with_steps(lambda step: {"loss": step.loss + 0.01 * (step.step >= 3)}))
+    check = first_failure(with_steps(lambda step: {"loss": step.loss + 0.05 * (step.step >= 3)}))
     assert (check.where, check.reason) == ("3", "second_update")
     check = first_failure(with_steps(lambda step: {"loss": step.loss + 1e-6 * (1.2 ** step.step - 1.2)}))
     assert check.reason == "drift" and float(check.values["late"]) > 100 * float(check.values["early"])

@@ -14,7 +14,7 @@ from jittor_lora.lora.combine import Factors
 from jittor_lora.lora.spectrum import difference
 
 _JUMP = 30  # times everything before
-_EARLY = {2: "first_step", 3: "second_update"}  # the losses after these updates
+_EARLY = 10  # steps
 
 
 def check_learning_rate(here: Record, there: Record, most: float) -> Check:
@@ -76,7 +76,7 @@ def _check_series(key: str, most: float, pairs: Sequence[tuple[StepRecord, StepR
         side = "not_finite_here" if not math.isfinite(a.loss + a.grad_norm) else "not_finite_there"
         return made(key, most, rows, rows[at][0], side)
     if values[at] > _JUMP * max([most / 1000, *values[:at]]):
-        reason = _EARLY.get(at + 1, "jump")
+        reason = "first_step" if at == 1 else "second_update" if at < _EARLY else "jump"
         return made(key, most, rows, rows[at][0], reason, exceeds=exceeds)
     return made(key, most, rows, exceeds, "drift", **_growth(values))
 

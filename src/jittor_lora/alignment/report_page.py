@@ -25,10 +25,9 @@ def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
         charts: name → language → chart; "loss", and what else there is.
         files: (path beside the page, key of its description, values for that) to link to.
     """
-    of_log = alignment.facts[1] is None
     checks = {check.key: check for check in alignment.checks}
     sections = [_overview(alignment, charts)]
-    if not of_log:
+    if not alignment.of_log:
         sections += [section("cost", "heading cost", _cost(alignment)),
                      section("scores", "heading scores", _scores(alignment)),
                      section("answers", "heading answers", _answers(alignment)),
@@ -42,7 +41,7 @@ def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
         "TITLE": html.escape(words.verdict(alignment, "en")), "TITLE_ZH": html.escape(words.verdict(alignment, "zh")),
         "NAMES": f"{first} · {second} · " + both("step count", count=f"{len(alignment.steps[0]):,}"),
         "SWITCH": both("language"),
-        "STATE": "plain" if of_log else "wrong" if failure else "right",
+        "STATE": "plain" if alignment.of_log else "wrong" if failure else "right",
         "VERDICT": each(lambda language: words.verdict(alignment, language)), "LEAD": _lead(alignment),
         "CONTENT": "\n".join(filter(None, sections)),
     })
@@ -50,7 +49,7 @@ def page(alignment: Alignment, charts: Mapping[str, Mapping[str, Chart]],
 
 def _lead(alignment: Alignment) -> str:
     failure, parts = alignment.first_failure, []
-    if alignment.facts[1] is None:
+    if alignment.of_log:
         parts.append(f'<p>{both("with note", second=alignment.names[1])}</p>'
                      f"<p>{each(lambda language: words.overlay(alignment, language))}</p>")
     if alignment.dropout:
@@ -142,8 +141,9 @@ def _activations(check: Check | None) -> str:
 def _steps(alignment: Alignment) -> str:
     """Loss, gradient norm and learning rate of both sides, with differences."""
     sides = [{step.step: step for step in steps} for steps in alignment.steps]
-    of_log = alignment.facts[1] is None
-    columns = (("loss", "{:.6f}"), ("grad_norm", "{:#.5g}"), ("learning_rate", "{:.4g}"))[:1 if of_log else None]
+    columns = [("loss", "{:.6f}")]
+    if not alignment.of_log:
+        columns += [("grad_norm", "{:#.5g}"), ("learning_rate", "{:.4g}")]
     heads, rows = [both("column step")], []
     for column, _ in columns:
         heads += [f"{both(f'column {column}')}, {html.escape(name)}" for name in alignment.names]

@@ -21,7 +21,7 @@ def markdown(alignment: Alignment, language: str, images: tuple[str, ...] = ("lo
         images: names of the charts beside it.
     """
     lines = [f"### {_plain(say(language, 'title', first=alignment.names[0], second=alignment.names[1]))}", ""]
-    if alignment.facts[1] is None:
+    if alignment.of_log:
         lines += [_plain(say(language, "with note", second=alignment.names[1])), "",
                   words.overlay(alignment, language), ""]
     else:
@@ -37,7 +37,7 @@ def markdown(alignment: Alignment, language: str, images: tuple[str, ...] = ("lo
                           _check_rows(alignment, language)), "", say(language, "checks note"), ""]
     for name in images:
         lines += [f"![{say(language, f'chart {name}')}]({name}.png)", ""]
-    if None not in alignment.facts:
+    if not alignment.of_log:
         rows = [[label[language], first, second] for label, first, second in cost_rows(alignment)]
         if all(alignment.scores):
             rows += [[say(language, key), *(f"{getattr(one, name):.2f}" for one in alignment.scores)]
@@ -70,7 +70,7 @@ def _plain(text: str) -> str:
 def lines_for_terminal(alignment: Alignment) -> list[str]:
     """The verdict, the first difference, the figures that a reader asks for first."""
     lines = [words.verdict(alignment, "en")]
-    if alignment.facts[1] is None:
+    if alignment.of_log:
         return [*lines, words.overlay(alignment, "en")]
     failure = alignment.first_failure
     if failure is not None:
@@ -87,7 +87,7 @@ def lines_for_terminal(alignment: Alignment) -> list[str]:
     if alignment.answered:
         lines.append(say("en", "answers note", different=f"{len(alignment.answers):,}",
                          count=f"{alignment.answered:,}"))
-    if None not in alignment.facts:
+    if not alignment.of_log:
         lines += [f"{name}: {facts.training_seconds:,.1f} s of training, {facts.peak_bytes / 2**20:,.0f} MiB"
                   for name, facts in zip(alignment.names, alignment.facts)]
     if alignment.dropout:

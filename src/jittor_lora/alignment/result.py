@@ -85,6 +85,11 @@ class Alignment:
     dropout: bool
 
     @property
+    def of_log(self) -> bool:
+        """Whether the second side is a log, of which only losses are known."""
+        return self.facts[1] is None
+
+    @property
     def first_failure(self) -> Optional[Check]:
         return next((check for check in self.checks if check.passed is False), None)
 

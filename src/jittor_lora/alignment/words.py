@@ -91,7 +91,7 @@ def overlay(alignment: Alignment, language: str) -> str:
 
 
 def verdict(alignment: Alignment, language: str) -> str:
-    if alignment.facts[1] is None:
+    if alignment.of_log:
         return say(language, "with title", first=alignment.names[0], second=alignment.names[1])
     made = [check for check in alignment.checks if check.passed is not None]
     failed = [check for check in made if not check.passed]

@@ -100,8 +100,8 @@ WORDS = {
                          "that are not cleared, or other examples",
     "why first_step": "at step {where}, at once, though an update at the highest learning rate agrees: the first step "
                       "took another learning rate than it reports, or learnt from other examples",
-    "why jump": "at step {where}, at once, after close agreement: other examples or another order, or state that one "
-                "side lost",
+    "why jump": "at step {where}, at once, after close agreement: other examples or another order, clipping, or state "
+                "that one side lost",
     "why drift": "beyond the tolerance from step {where} on, little by little: other rounding if it grows slowly, or "
                  "a small difference in the optimiser",
     "why clipped_here": "{first_name} reports norms of at most {cap}: those after clipping",
@@ -172,9 +172,9 @@ WORDS = {
     "series loss difference": "loss, in nats",
     "series norm difference": "gradient norm, relative",
     "series tolerance": "tolerance: {value}",
-    "with title": "Losses of {first} over those of {second}",
-    "with note": "{second} comes from a log, so only its losses are shown. Whether data, start and settings are the "
-                 "same the log does not say, and nothing else is claimed.",
+    "with title": "Losses of {first} and of {second}",
+    "with note": "{second} is a log, so only its losses are shown. Whether data, start and settings are the same the "
+                 "log does not say, and nothing else is claimed.",
     "with common": "At the {count} steps that both report, losses differ by {mean} nats in the mean, by {most} at "
                    "most (step {step}).",
     "with none": "The log and the run have no step in common.",

@@ -91,7 +91,7 @@ WORDS = {
     "why schedule": "学习率调度不同：从第 {where} 步起，{first_name} 为 {here}，{second_name} 为 {there}",
     "why second_update": "第 {where} 步突然出现，而第一次更新一致：Adam 的 beta、梯度裁剪、梯度未清零，或样本不同",
     "why first_step": "第 {where} 步突然出现，而以最大学习率作的更新一致：第一步实际的学习率与报告的不同，或样本不同",
-    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同，或有一边丢失了状态",
+    "why jump": "第 {where} 步突然出现，此前十分接近：样本或顺序不同、梯度裁剪，或有一边丢失了状态",
     "why drift": "从第 {where} 步起逐渐超出容差：增长缓慢则是舍入不同，否则是优化器有小差异",
     "why clipped_here": "{first_name} 报告的范数不超过 {cap}：是裁剪之后的值",
     "why clipped_there": "{second_name} 报告的范数不超过 {cap}：是裁剪之后的值",
@@ -161,8 +161,8 @@ WORDS = {
     "series norm difference": "梯度范数（相对）",
     "series tolerance": "容差：{value}",
     "with title": "{first} 与 {second} 的损失",
-    "with note": "{second} 来自一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结"
-                 "论。",
+    "with note": "{second} 是一份日志，因此只显示它的损失。数据、起点和设置是否相同，日志中看不出来；此外不作任何结论"
+                 "。",
     "with common": "在两边都有的 {count} 步上，损失平均相差 {mean} 奈特，最多相差 {most} 奈特（第 {step} 步）。",
     "with none": "日志与本次训练没有共同的步。",
     "only losses": "日志中的损失",

@@ -10,6 +10,7 @@ from pydantic import field_validator
 from jittor_lora.settings.base import PATH, setting
 from jittor_lora.settings.problems import Problem
 from jittor_lora.settings.run import LORA, TRAINING, VALIDATION, RunConfig
+from jittor_lora.settings.text import flag
 
 COMPARISON = "Comparison"
 
@@ -23,8 +24,8 @@ class AlignConfig(RunConfig):
     eval_questions: int = setting(20, VALIDATION, "validation questions that both sides answer after training", ge=0)
     held_out: int = setting(8, VALIDATION, "validation examples on which logits are compared after training", ge=0)
     tolerances: Optional[Dict[str, float]] = setting(
-        None, COMPARISON, "differences to allow in place of the default ones, such as losses=0.01,held_out=0.1; the "
-        "report names all of them", expected="checks with numbers from 0 (losses=0.01,held_out=0.1)")
+        None, COMPARISON, "differences to allow in place of the default ones, such as losses=0.05,held_out=0.1; the "
+        "report names all of them", expected="checks with numbers from 0 (losses=0.05,held_out=0.1)")
     language: Literal["en", "zh"] = setting("en", COMPARISON, "language of the PNG charts")
     font: Optional[str] = setting(None, COMPARISON, "font file for the charts; by default an installed font",
                                   holds=PATH, min_length=1)
@@ -57,6 +58,8 @@ class AlignConfig(RunConfig):
             yield Problem(("method",), "align trains an adapter; leave this out")
         if self.qv_only:
             yield Problem(("qv_only",), "PEFT has no such setting, so there is nothing to compare with")
+        if self.dev is None and self.held_out and self.origin("held_out") == flag("held_out"):
+            yield Problem(("held_out", "dev"), "needs validation data; give dev, or leave this out")
         if self.min_learning_rate_ratio > 0:
             yield Problem(("min_learning_rate_ratio",), "transformers' schedules end at 0; leave this out")
 
