@@ -67,8 +67,8 @@ class Adapters(Mapping[str, Adapter]):
             UserError: the name is taken; the settings do not fit the network (see `select`); or an array is missing,
                 unexpected or misshapen.
         """
-        if not name or "." in name:
-            raise UserError(f"adapter name {name!r}: expected a name without dots.")
+        if not name or "." in name or name == "base":
+            raise UserError(f"adapter name {name!r}: expected a name without dots, other than base.")
         if name in self._adapters:
             raise UserError(f"adapter {name}: the name is taken; delete that adapter first, or choose another name.")
         shapes = trained_shapes(self._model, config)
