@@ -51,8 +51,8 @@ def select(network: jt.Module, config: LoraConfig) -> Selection:
     targets = match_targets(adaptable if isinstance(network, CausalLM) else list(bases), config, linear)
     wrong = [f"{name}: a {type(bases[name]).__name__} cannot be adapted; {SUPPORTED} can. Leave it out with "
              "exclude_modules, or train it whole with modules_to_save." for name in targets if kinds[name] is None]
-    wrong += [f"modules_to_save: {name}, a {type(bases[name]).__name__}, has arrays of its own and modules below it; it "
-              "cannot be trained whole. Name the modules below it, or adapt it." for name in saved
+    wrong += [f"modules_to_save: {name}, a {type(bases[name]).__name__}, has arrays of its own and modules below it, "
+              "and cannot be trained whole. Name the modules below it, or adapt it." for name in saved
               if has_modules(bases[name])]
     if config.bias != "none":
         wrong += [f"bias: {config.bias} is not supported for {name}.{part}" for name, module in bases.items()
