@@ -29,15 +29,18 @@ def aligned(tmp_path_factory):
 
     @functools.lru_cache(maxsize=None)
     def of(family):
-        folder = tmp_path_factory.mktemp(family)
-        small_run.make_base(folder / "base", SOURCES[family])
-        small_run.make_squad(folder / "train.json", 20)
-        small_run.make_squad(folder / "dev.json", 4, first=20)
-        config = AlignConfig(base=str(folder / "base"), data=str(folder / "train.json"), dev=str(folder / "dev.json"),
-                             output=str(folder / "out"), **SETTINGS)
+        config = settings(tmp_path_factory.mktemp(family), family)
         return config, align(config)
 
     return of
+
+
+def settings(folder, family, **others):
+    small_run.make_base(folder / "base", SOURCES[family])
+    small_run.make_squad(folder / "train.json", 20)
+    small_run.make_squad(folder / "dev.json", 4, first=20)
+    return AlignConfig(base=str(folder / "base"), data=str(folder / "train.json"), dev=str(folder / "dev.json"),
+                       output=str(folder / "out"), **{**SETTINGS, **others})
 
 
 @pytest.mark.parametrize("family", SOURCES)
@@ -53,6 +56,32 @@ def test_fifty_steps_agree(aligned, family):
     assert [here.labels for here in found.steps[0]] == [there.labels for there in found.steps[1]]
     assert found.answered == 4 and found.scores[0].count == 4
     assert (Path(config.output) / "report.html").is_file()
+
+
+# Other settings that both sides must understand alike, several at a time.
+OPTIONS = {
+    "loss": ("gpt2", {"prompt_loss_weight": 0.3, "label_smoothing": 0.1, "gradient_accumulation": 2,
+                      "schedule": "cosine", "max_grad_norm": 0.0, "share_prefixes": False}),
+    "DoRA": ("llama", {"lora_use_dora": True, "loraplus_lr_ratio": 4.0, "schedule": "constant",
+                       "target_modules": "all-linear"}),
+    "rsLoRA": ("llama", {"lora_use_rslora": True, "lora_init": "kaiming", "lora_rank_pattern": {"q_proj": 6},
+                         "lora_alpha_pattern": {"v_proj": 3.0}, "adam_beta2": 0.99, "activation_checkpointing": True}),
+    # Not in the attention: the keys' biases move no logit, and AdamW makes steps of what rounding leaves.
+    "biases": ("gpt2", {"target_modules": ["mlp.c_proj"], "lora_bias": "lora_only", "lora_b_bias": True,
+                        "modules_to_save": ["ln_f", "h.1.mlp.c_fc"]}),
+    "embedding": ("gpt2", {"target_modules": ["c_attn", "wte"]}),
+    # PEFT rounds what is left of W to float32.
+    "PiSSA": ("llama", {"lora_init": "pissa", "tolerances": {"activations": 1e-3, "gradients": 1e-3}}),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_other_settings_agree(tmp_path, option):
+    family, others = OPTIONS[option]
+    found = align(settings(tmp_path, family, steps=10, eval_questions=0, held_out=1, **others))
+    print(*((check.key, check.passed, check.found, check.where, check.reason) for check in found.checks), sep="\n")
+    assert found.agrees
+    assert [here.labels for here in found.steps[0]] == [there.labels for there in found.steps[1]]
 
 
 def after(place, line):

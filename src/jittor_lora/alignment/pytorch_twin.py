@@ -93,7 +93,8 @@ def make_optimizer(model):
                "weight_decay": SETTINGS["weight_decay"]}
     if SETTINGS["loraplus_lr_ratio"]:
         return create_loraplus_optimizer(model, torch.optim.AdamW, loraplus_lr_ratio=SETTINGS["loraplus_lr_ratio"],
-                                         loraplus_lr_embedding=SETTINGS["loraplus_lr_embedding"], **choices)
+                                         loraplus_lr_embedding=SETTINGS["loraplus_lr_embedding"],
+                                         loraplus_weight_decay=SETTINGS["weight_decay"], **choices)
     return torch.optim.AdamW(trained(model).values(), **choices)
 
 
