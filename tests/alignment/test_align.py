@@ -110,6 +110,13 @@ def test_the_same_command_resumes(files, tmp_path, capsys, monkeypatch):
     assert align(files, out, "--tolerances", "losses=0.6", script="another") == 0
 
 
+def test_relative_paths(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(files)
+    out = os.path.relpath(tmp_path / "out")
+    assert main(["align", "--base", "./base", "--data", "train.json", "--output", out, "--steps", "1", "--lora-r", "2",
+                 "--twin", "copy.py", "--python", "./python"]) == 0
+
+
 def test_other_settings_are_refused_unless_told_to_replace(files, tmp_path, capsys):
     out = tmp_path / "out"
     assert align(files, out) == 0

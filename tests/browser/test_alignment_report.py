@@ -47,7 +47,8 @@ def seen(chrome, address):
         if page.evaluate("'shifts' in window"):  # not without scripts
             page.wait_for_timeout(100)
             assert page.evaluate("refused") == []
-            assert sum(value for value, *_ in page.evaluate("shifts")) < 0.01
+            moved = page.evaluate("shifts")
+            assert sum(value for value, *_ in moved) < 0.01, moved
         assert page.complaints == []
         context.close()
 

@@ -24,7 +24,7 @@ MODULES = {verb: importlib.import_module(f"jittor_lora.cli.{verb}") for verb in 
 # Settings whose text is neither a path nor free: names, lists of names, and titles.
 NAMES = {"host", "lora_init", "precisions", "modes", "parts", "formats", "tools", "against", "title",
          "platform"}
-PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS")
+PATHS = re.compile(r"FILE|DIR|FOLDER|R\.yaml|SOURCE|TARGET|PREDICTIONS|SCRIPT|TRAIN_LOG|PYTHON")
 
 
 def parse(settings, *arguments: str):
@@ -161,6 +161,8 @@ def test_a_path_may_begin_with_the_home_folder(model, name, monkeypatch, tmp_pat
 # The paths among the arguments that are no settings: a command line, and where the parsed path ends up.
 PATH_ARGUMENTS = [
     ("train --config PATH", "config"), ("curve --config PATH", "config"),
+    ("align --config PATH", "config"), ("align --twin PATH", "twin"), ("align --with PATH", "log"),
+    ("align --python PATH", "python"),
     ("plot PATH", "run_folder"), ("plot --train-loss PATH", "train_loss"), ("plot --val-loss PATH", "val_loss"),
     ("plot --metrics PATH", "metrics"), ("plot --font PATH", "font"), ("plot --output PATH", "output"),
     ("compare PATH", "predictions"), ("compare --adapters PATH", "adapters"),

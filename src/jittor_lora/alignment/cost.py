@@ -13,8 +13,7 @@ def cost_rows(alignment: Alignment) -> list[tuple[Mapping[str, str], str, str]]:
     facts, rows = alignment.facts, []
     labels = [sum(step.labels for step in steps) for steps in alignment.steps]
     rows += [(_named("seconds"), *(f"{one.training_seconds:,.1f}" for one in facts)),
-             (_named("labels per second"), *(f"{count / one.training_seconds:,.0f}" if one.training_seconds else MISSING
-                                             for count, one in zip(labels, facts))),
+             (_named("labels per second"), *(_rate(count, one.training_seconds) for count, one in zip(labels, facts))),
              (_named("peak"), *(f"{one.peak_bytes / 2**20:,.0f} MiB" for one in facts)),
              (_named("steps"), *(f"{len(steps):,}" for steps in alignment.steps)),
              (_named("framework"), *(one.framework for one in facts))]
@@ -26,18 +25,21 @@ def cost_rows(alignment: Alignment) -> list[tuple[Mapping[str, str], str, str]]:
 
 
 def same_settings(alignment: Alignment, language: str) -> str:
-    """A sentence on the settings that explain time: the same on both sides, or not."""
+    """The settings that explain time: those that both sides state alike, and whether others differ."""
     first, second = (one.settings for one in alignment.facts)
-    shared = first.keys() & second.keys()
-    different = [name for name in shared if first[name] != second[name]]
-    if different or not shared:
-        return say(language, "other settings")
-    listed = ", ".join(f"{name} {_shown(first[name])}" for name in first if name in shared)
-    return say(language, "same settings", settings=listed)
+    listed = [f"{name} {_shown(value)}" for name, value in first.items() if second.get(name) == value]
+    told = [say(language, "same settings", settings=", ".join(listed))] if listed else []
+    return " ".join(told + ([say(language, "other settings")] if first != second else []))
 
 
 def _named(key: str) -> Mapping[str, str]:
     return {language: say(language, key) for language in LANGUAGES}
+
+
+def _rate(count: int, seconds: float) -> str:
+    if not seconds:
+        return MISSING
+    return f"{count / seconds:,.0f}" if count / seconds >= 100 else f"{count / seconds:.3g}"
 
 
 def _shown(value: Any) -> str:

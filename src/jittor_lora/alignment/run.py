@@ -43,7 +43,7 @@ def align(config: AlignConfig, script: Path | None = None, python: str = sys.exe
     """
     _check_names(config)
     text = twin.script_text(script)
-    twin.check_python(python)
+    python = twin.checked_python(python)
     folder = Path(config.output)
     inputs = _our_side(config, folder, overwrite)
     if _differs(folder / twin.SCRIPT, text):

@@ -37,8 +37,8 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType({
     "first_update": Tolerance(1e-3, RELATIVE),
     "learning_rate": Tolerance(1e-6, RELATIVE),
     "losses": Tolerance(1e-2, NATS),
-    "gradient_norms": Tolerance(5e-2, RELATIVE),
-    "final_adapter": Tolerance(5e-2, RELATIVE),
-    "held_out": Tolerance(2e-2, RELATIVE),
+    "gradient_norms": Tolerance(2e-2, RELATIVE),
+    "final_adapter": Tolerance(1e-2, RELATIVE),
+    "held_out": Tolerance(1e-2, RELATIVE),
     "answers": Tolerance(None, COUNT),
 })

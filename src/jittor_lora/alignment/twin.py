@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import deque
@@ -36,11 +37,14 @@ def script_text(path: Path | None) -> str:
                         f"0x{error.object[error.start]:02x} at position {error.start}.") from error
 
 
-def check_python(python: str) -> None:
-    """
+def checked_python(python: str) -> str:
+    """`python`, as it can be run from any folder.
+
     Raises:
-        UserError: `python` does not run, or lacks a package that the script needs.
+        UserError: it does not run, or lacks a package that the script needs.
     """
+    if os.sep in python:
+        python = os.path.abspath(python)
     try:
         done = subprocess.run([python, "-c", _FIND, *PACKAGES], stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, env=_variables(1))
@@ -52,6 +56,7 @@ def check_python(python: str) -> None:
         raise UserError(f"{python}: the PyTorch side needs {', '.join(missing)}, which it lacks. Install with `pip "
                         'install "jittor-lora[align]"`, or name another Python with --python. For --with TRAIN_LOG, '
                         "which lays the log of a run of your own over ours, nothing is needed.")
+    return python
 
 
 def run_there(folder: Path, python: str, threads: int) -> None:

@@ -143,7 +143,7 @@ WORDS = {
     "cost note": "Time is that of all steps, without loading, validation and answers; memory is the process' largest "
                  "resident size. {same}",
     "same settings": "Both: {settings}.",
-    "other settings": "Settings that differ are listed: compare times with care.",
+    "other settings": "Others differ: see the table.",
     "framework": "framework",
     "setting": "setting",
     "exact match": "exact match (%)",

@@ -131,7 +131,7 @@ WORDS = {
     "labels per second": "每秒标签数",
     "cost note": "时间为全部训练步的总和，不含加载、验证和回答；内存为进程的最大常驻内存。{same}",
     "same settings": "两边相同：{settings}。",
-    "other settings": "不同的设置列在表中；比较时间时请留意。",
+    "other settings": "其余设置不同，见下表。",
     "framework": "框架",
     "setting": "设置",
     "exact match": "完全匹配（%）",

@@ -10,13 +10,12 @@
     root.lang = language === "zh" ? "zh-CN" : "en";
     document.title = document.querySelector("title").dataset[language];
   }
+  root.classList.add("scripted"); // shows the button, which does nothing without this script
   const known = remembered();
   const preferred = (navigator.languages || [navigator.language]).find((tag) => /^(en|zh)\b/i.test(tag)) || "en";
   show(known === "en" || known === "zh" ? known : preferred.slice(0, 2).toLowerCase());
   document.addEventListener("DOMContentLoaded", () => {
-    const button = document.getElementById("language");
-    button.hidden = false;
-    button.addEventListener("click", () => {
+    document.getElementById("language").addEventListener("click", () => {
       const next = root.lang === "en" ? "zh" : "en";
       show(next);
       try { localStorage.setItem(KEY, next); } catch { /* forgotten at the next visit */ }
