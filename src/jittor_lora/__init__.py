@@ -11,10 +11,14 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "jittor_lora.errors": ("UserError",),
+    "jittor_lora.formats.module_adapter": (
+        "adapter_state_dict", "load_adapter", "load_adapter_state_dict", "save_adapter"),
     "jittor_lora.inference.generator": ("Decoding", "Generator"),
     "jittor_lora.inference.sampling": ("Sampling",),
     "jittor_lora.lora.config": ("LoraConfig",),
     "jittor_lora.lora.adapter": ("Adapter",),
+    "jittor_lora.lora.inject": ("Adapters", "adapters_of"),
+    "jittor_lora.lora.modules": ("adapt", "trainable"),
     "jittor_lora.session": ("Session", "load"),
     "jittor_lora.settings.run": ("RunConfig",),
     "jittor_lora.tasks.evaluate": ("evaluate",),

@@ -32,6 +32,7 @@ MOST_PATTERNS = 2_000
 MOST_SAVED = 1_000  # modules
 MOST_TOKENS = 1 << 20
 LARGEST_TOKEN = 1 << 24
+MOST_DIMENSIONS = 5  # of a three-dimensional convolution's kernel
 MOST_LISTS = 16  # of blocks in a model
 SHOWN = 20  # offenders in a message
 
@@ -132,8 +133,8 @@ def _wrong_entries(file: TensorFile) -> Iterator[str]:
             yield f"{name}: expected a name that starts with {PREFIX}"
         elif entry.dtype not in FLOAT_TYPES:
             yield f"{name}: expected one of {', '.join(FLOAT_TYPES)}, found {entry.dtype}"
-        elif 0 in entry.shape or not 1 <= len(entry.shape) <= 2:
-            yield f"{name}: expected a non-empty vector or matrix, found shape {entry.shape}"
+        elif 0 in entry.shape or not 1 <= len(entry.shape) <= MOST_DIMENSIONS:
+            yield f"{name}: expected a non-empty array of 1 to {MOST_DIMENSIONS} dimensions, found shape {entry.shape}"
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Container, Mapping, Sequence
+from typing import Any, Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,9 +35,10 @@ from jittor_lora.lora.token_rows import TokenRows
 from jittor_lora.model.causal_lm import CausalLM
 
 # Parts of a module that a file may hold, and how many dimensions they have.
-DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
-              "lora_magnitude_vector": (1,), "lora_B_bias": (1,), TOKEN_ROWS: (2,),
-              "weight": (1, 2), "bias": (1,)}
+_KERNELS = (3, 4, 5)  # of convolutions
+DIMENSIONS = {"lora_A": (2, *_KERNELS), "lora_B": (2, *_KERNELS), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
+              "lora_magnitude_vector": (1, *_KERNELS), "lora_B_bias": (1,), TOKEN_ROWS: (2,),
+              "weight": (1, 2, *_KERNELS), "bias": (1,)}
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
@@ -62,16 +63,16 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
         UserError: PEFT could not compute this initialisation again, or an array is not finite; the files are then
             unchanged.
     """
-    config, arrays = adapter.config, _arrays(adapter)
-    if config.changes_base:
-        if convert:
-            config, arrays = _converted(config, arrays, adapter.initial())
-        elif config.init != "pissa" and (config.init != "olora" or family == "gpt2"):
+    if adapter.config.changes_base and not convert:
+        config, arrays = adapter.config, trained(adapter)
+        if config.init != "pissa" and (config.init != "olora" or family == "gpt2"):
             drawn = FAST_PISSA.fullmatch(config.init)
             why = "is random" if drawn else "transposes GPT-2's weights"
             raise UserError(f"{folder}: PEFT's {config.init} {why}, so it cannot be computed again from the base. "
                             "Save the adapter converted.")
-    keyed = {_peft_key(name, adapter.updates): array for name, array in arrays.items()}
+    else:
+        config, arrays = as_plain(adapter)
+    keyed = {key: arrays[name] for name, key in keys(arrays, adapter).items()}
     rows = {name: version for name, version in adapter.versions.items()
             if isinstance(version, TokenRows) and not version.follows}
     keyed.update({f"{PREFIX}{name}.token_adapter.{TOKEN_ROWS}": version.rows for name, version in rows.items()})
@@ -79,15 +80,20 @@ def save_adapter(folder: Path, adapter: Adapter, base: str | BaseRecord, family:
     if rows:
         settings[INDICES] = {name: version.tokens.tolist() for name, version in rows.items()}
     with written_together(folder, CONFIG_FILE) as stage:
-        with atomic_write(stage / WEIGHTS_FILE, "wb") as stream:
-            shapes = {key: keyed[key].shape for key in sorted(keyed)}
-            write_safetensors(stream, keyed, shapes, {"format": "pt"}, stage / WEIGHTS_FILE)
+        write_weights(stage, keyed)
         if isinstance(base, BaseRecord):
             base.write(stage)
         else:
             (folder / RECORD_FILE).unlink(missing_ok=True)  # of an adapter saved here before
         write_prompting(stage, prompting, beside=folder)
         write_json(stage / CONFIG_FILE, settings)
+
+
+def write_weights(folder: Path, keyed: Mapping[str, np.ndarray]) -> None:
+    """Write PEFT's file of arrays by its names."""
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
+        shapes = {key: keyed[key].shape for key in sorted(keyed)}
+        write_safetensors(stream, keyed, shapes, {"format": "pt"}, folder / WEIGHTS_FILE)
 
 
 def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFAULT) -> Adapter:
@@ -106,13 +112,13 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     bases = base_modules(model)
     modules = sorted({name.rpartition(".")[0] for name in arrays} | bases.keys())
     check_effort(path, settings, modules)
-    _check_ranks(folder, config, arrays)
+    check_ranks(folder, config, arrays)
     config = _by_tensors(config, arrays, modules)
     try:
         _refuse_olora_of_gpt2(config, model)
         found = resolve(config, settings, _transposed(arrays, bases), bases, model.config.tied_head)
         as_written = found.config.target_modules == config.target_modules
-        config = _fitted(found.config, found.arrays, bases)
+        config = fitted(found.config, found.arrays, bases)
         adapter = inject(model, config, name=name, arrays=found.arrays, token_rows=found.token_rows)
         if isinstance(written.target_modules, str) and as_written:
             adapter.config = replace(adapter.config, target_modules=written.target_modules,
@@ -161,6 +167,12 @@ def peft_name(name: str) -> str:
     return f"{PREFIX}{name}.weight"
 
 
+def keys(names: Iterable[str], adapter: Adapter) -> dict[str, str]:
+    """PEFT's keys for arrays of `Adapter.parameters`, by these names."""
+    updated = adapter.updates
+    return {name: _peft_key(name, updated) for name in names}
+
+
 def _peft_key(name: str, updated: Container[str]) -> str:
     """PEFT's key for an array of `Adapter.parameters`; updated: the modules with a low-rank update."""
     module, _, part = name.rpartition(".")
@@ -171,9 +183,9 @@ def _peft_key(name: str, updated: Container[str]) -> str:
     return f"{PREFIX}{module}.base_layer.bias" if part == "bias" and module in updated else PREFIX + name
 
 
-def _arrays(adapter: Adapter) -> dict[str, np.ndarray]:
-    """The trained arrays as files hold them."""
-    arrays = {name: p.numpy() for name, p in adapter.parameters().items()}
+def trained(adapter: Adapter) -> dict[str, np.ndarray]:
+    """The trained arrays as files hold them, by the names of `Adapter.parameters`; copies."""
+    arrays = {name: p.numpy().copy() for name, p in adapter.parameters().items()}
     if adapter.config.qv_only:
         # PEFT has no such setting; zeros in the rows that get no update say the same.
         arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()
@@ -188,11 +200,13 @@ def _transposed(arrays: Mapping[str, np.ndarray], modules: Mapping[str, Any]) ->
     return {name: np.ascontiguousarray(a.T) if name in names else a for name, a in arrays.items()}
 
 
-def _converted(config: LoraConfig, arrays: dict[str, np.ndarray],
-               initial: Mapping[str, np.ndarray]) -> tuple[LoraConfig, dict[str, np.ndarray]]:
-    """An equivalent plain adapter of twice the rank, see `save_adapter`."""
-    arrays = dict(arrays)
-    for name, array in initial.items():
+def as_plain(adapter: Adapter) -> tuple[LoraConfig, dict[str, np.ndarray]]:
+    """Settings and arrays as files hold them; of an adapter initialised by PiSSA or OLoRA those of an equivalent plain
+    one of twice the rank, see `save_adapter`."""
+    config, arrays = adapter.config, trained(adapter)
+    if not config.changes_base:
+        return config, arrays
+    for name, array in adapter.initial().items():
         a = name.endswith("lora_A")
         arrays[name] = np.concatenate([arrays[name], array if a else -array], 0 if a else 1)
     factor = math.sqrt(2.0) if config.use_rslora else 2.0  # for alpha, so that the scaling stays the same
@@ -201,7 +215,11 @@ def _converted(config: LoraConfig, arrays: dict[str, np.ndarray],
                    alpha_pattern={key: factor * alpha for key, alpha in config.alpha_pattern.items()}), arrays
 
 
-def _check_ranks(folder: Path, config: LoraConfig, arrays: Mapping[str, np.ndarray]) -> None:
+def check_ranks(folder: Path, config: LoraConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """
+    Raises:
+        UserError: ranks that differ from those of the settings; all are listed.
+    """
     found = {name.rpartition(".")[0]: array.shape[0] for name, array in arrays.items()
              if name.endswith(("lora_A", "lora_embedding_A"))}
     wrong = {module: rank for module, rank in found.items() if rank != config.rank_of(module)}
@@ -232,7 +250,7 @@ def _adapted(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return list({name.rpartition(".")[0]: None for name in arrays if ".lora_" in name})
 
 
-def _fitted(config: LoraConfig, arrays: Mapping[str, np.ndarray], bases: Mapping[str, Any]) -> LoraConfig:
+def fitted(config: LoraConfig, arrays: Mapping[str, np.ndarray], bases: Mapping[str, Any]) -> LoraConfig:
     """The settings without names that match nothing: PEFT requires only one of them to match, and keeps the others."""
     adapted = _adapted(arrays)
     if not isinstance(config.target_modules, str):

@@ -19,15 +19,35 @@ class ActiveAdapters:
     Attributes:
         names: the active adapters; their updates are applied in this order.
         of_rows: in a mixed batch, the adapters that some row uses, in place of `names`; else None.
+        frozen: of a module that is not one of our networks, the arrays to keep frozen.
+        may_be_unfrozen: whether Jittor's `train` may have unfrozen them since `freeze`.
     """
 
     def __init__(self):
         self.names: tuple[str, ...] = ()
         self.of_rows: tuple[str, ...] | None = None
+        self.frozen: list[jt.Var] = []
+        self.may_be_unfrozen = False
 
     def in_use(self) -> tuple[str, ...]:
         """The adapters that some row uses."""
         return self.names if self.of_rows is None else self.of_rows
+
+    def hold(self, network: jt.Module, trained: Sequence[jt.Var]) -> None:
+        """Freeze all arrays of a network but those that are trained, and keep them frozen."""
+        own = {id(array) for array in trained}
+        self.frozen = [array for array in network.parameters() if id(array) not in own]
+        self.may_be_unfrozen = True
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Freeze again what Jittor's `train` has unfrozen, which restores what was trained when `eval` was first
+        called."""
+        if self.may_be_unfrozen:
+            for array in self.frozen:
+                if not array.is_stop_grad():
+                    array.stop_grad()
+            self.may_be_unfrozen = False
 
     @contextmanager
     def only(self, *names: str) -> Iterator[None]:
@@ -45,24 +65,27 @@ class TrainableCopy(jt.Module):
 
     Args:
         whole: all parameters are trained, else the bias alone.
-        values: the trained arrays, by the names in `trained`; by default the base's.
+        values: the trained arrays, by the names in `trained`, and buffers such as running statistics; by default the
+            base's.
 
     Attributes:
         module: the copy; parameters that are not trained are the base's own arrays.
-        trained: "weight" and "bias", those that are trained, float32.
+        trained: those of its parameters that are trained, float32.
     """
 
     def __init__(self, base: jt.Module, whole: bool, values: Mapping[str, np.ndarray] | None = None):
         super().__init__()
         self.module = copy.copy(base)
+        parts = parameters_of(base) if whole else ["bias"]
         if values is None:
-            parts = [part for part in ("weight", "bias")
-                     if getattr(base, part, None) is not None and (whole or part == "bias")]
-            values = {part: getattr(base, part).numpy().copy() for part in parts}
-        self.trained = trained_arrays(values, ("weight", "bias"))
+            values = {part: getattr(base, part).numpy().copy() for part in parts if part in parameters_of(base)}
+        self.trained = trained_arrays(values, parts)
         for part, array in self.trained.items():
             own = getattr(base, part)
             setattr(self.module, part, TrainedMatrix(array, own.precision) if isinstance(own, Matrix) else array)
+        for part in buffers_of(base) if whole else ():
+            value = values.get(part)
+            setattr(self.module, part, (getattr(base, part).clone() if value is None else jt.array(value)).stop_grad())
 
 
 class AdaptedModule(jt.Module):
@@ -136,6 +159,57 @@ class AdaptedModule(jt.Module):
                 parents.pop()
         if callback_leave:
             callback_leave(parents, key, self, len(children))
+
+
+class MergeableModule(AdaptedModule):
+    """An adapted module whose updates can be merged into its weight."""
+
+    def __init__(self, base: jt.Module, active: ActiveAdapters, name: str):
+        super().__init__(base, active, name)
+        self._merged: tuple[tuple[str, ...], Matrix] | None = None
+
+    def merge(self) -> None:
+        """Merge the active updates into a weight that replaces the frozen one while these adapters are active."""
+        self._merged = self.active.names, self.as_matrix(self.effective_weight())
+
+    def unmerge(self) -> None:
+        """Use the frozen weight, which was not changed, and the updates beside it again."""
+        self._merged = None
+
+    def merge_problem(self) -> str | None:
+        """Why the active updates cannot be merged, or None."""
+        return None
+
+    def merged(self, names: Sequence[str]):
+        """The weight with the updates of these adapters, if they are merged, else None."""
+        return self._merged[1] if self._merged is not None and self._merged[0] == tuple(names) else None
+
+    def matrix(self, weight):
+        """A module's weight as the operators take it."""
+        return weight
+
+    def as_matrix(self, array: np.ndarray):
+        """The same of an array, frozen."""
+        return Matrix.of(array, self.base.weight.precision)
+
+
+def parameters_of(module: jt.Module) -> list[str]:
+    """The attributes that are a module's own parameters."""
+    return [name for name, value in vars(module).items()
+            if isinstance(value, (Matrix, TrainedMatrix)) or (_is_array(name, value) and not _is_buffer(name, value))]
+
+
+def buffers_of(module: jt.Module) -> list[str]:
+    """The attributes that are state without being trained: running statistics, and what was registered as a buffer."""
+    return [name for name, value in vars(module).items() if _is_array(name, value) and _is_buffer(name, value)]
+
+
+def _is_array(name: str, value) -> bool:
+    return isinstance(value, jt.Var) and not name.startswith("_")
+
+
+def _is_buffer(name: str, value: jt.Var) -> bool:
+    return name.startswith("running_") or hasattr(value, "persistent") or not value.dtype.is_float()
 
 
 def trained_arrays(values: Mapping[str, np.ndarray], parts: Sequence[str]) -> dict[str, jt.Var]:

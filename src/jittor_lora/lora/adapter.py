@@ -70,7 +70,7 @@ class Adapter:
         """Choose the dropout masks of the next passes by these numbers (seed, step, stream); without numbers, switch
         dropout off."""
         for name, update in self._linear_updates():
-            update.dropout_seed = _seed(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
+            update.dropout_seed = mixed_seed(*key, zlib.crc32(f"{self.name} {name}".encode())) if key else None
 
     def _initial(self) -> dict[str, jt.Var]:
         return {f"{name}.{part}": array for name, update in self._linear_updates()
@@ -110,6 +110,6 @@ def set_arrays(arrays: Mapping[str, jt.Var], values: Mapping[str, np.ndarray]) -
         array.update(value.stop_grad() if array.is_stop_grad() else value)
 
 
-def _seed(*key: int) -> int:
+def mixed_seed(*key: int) -> int:
     """One 31-bit seed from several numbers."""
     return int(np.random.SeedSequence([k & 0xFFFFFFFFFFFFFFFF for k in key]).generate_state(1)[0]) >> 1

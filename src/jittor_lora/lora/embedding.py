@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, trained_arrays
+from jittor_lora.lora.adapted import MergeableModule, trained_arrays
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.init import initial_embedding_pair
 from jittor_lora.model.modules import Embedding
@@ -23,6 +23,7 @@ class EmbeddingUpdate(jt.Module):
         base: the frozen embedding.
         config: rank, scaling, DoRA.
         name: of the module; together with `seed` it determines the random initialisation.
+        with_bias: has no effect, as an embedding has none.
         values: the trained arrays, by the names in `trained`; by default they are initialised.
 
     Attributes:
@@ -31,7 +32,7 @@ class EmbeddingUpdate(jt.Module):
         magnitude: (D,), trained, with DoRA; else None.
     """
 
-    def __init__(self, base: Embedding, config: LoraConfig, name: str, seed: int = 0,
+    def __init__(self, base: Embedding, config: LoraConfig, name: str, seed: int = 0, with_bias: bool = False,
                  values: Mapping[str, np.ndarray] | None = None):
         super().__init__()
         self.scaling = config.scaling_of(name)
@@ -44,11 +45,32 @@ class EmbeddingUpdate(jt.Module):
         self.lora_A, self.lora_B = self.trained["lora_embedding_A"], self.trained["lora_embedding_B"]
         self.magnitude = self.trained.get("lora_magnitude_vector")
 
+    @staticmethod
+    def shapes(base: Embedding, config: LoraConfig, name: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained arrays, by their names in `trained`."""
+        (rows, width), rank = base.weight.shape, config.rank_of(name)
+        shapes = {"lora_embedding_A": (rank, rows), "lora_embedding_B": (width, rank)}
+        if config.use_dora:
+            shapes["lora_magnitude_vector"] = (width,)
+        return shapes
+
+    @staticmethod
+    def refusals(base: Embedding, config: LoraConfig, name: str) -> Iterator[str]:
+        """What the settings ask for that an embedding cannot do."""
+        if config.changes_base:
+            yield f"init: {config.init} is for linear layers, and {name} is an embedding."
+        if config.lora_bias:
+            yield f"lora_bias: not supported for {name}."
+
     def apply_to_output(self, y, ids: np.ndarray, weight: Matrix):
         """y (N, D), the rows `ids` of the table, with this update applied."""
-        rows = self.lora_A.transpose()[jt.array(ids)]  # (N, r)
+        rows = self._rows(ids)  # (N, r)
         y = y + self.scaling * jt.nn.matmul_transpose(rows, self.lora_B)
         return y if self.magnitude is None else y * self._scale(weight)
+
+    def _rows(self, ids: np.ndarray):
+        """(Aᵀ)_i of the ids, (N, r)."""
+        return self.lora_A.transpose()[jt.array(ids)]
 
     def change(self, weight: Matrix) -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
         """The update as it is now, as a function in numpy: rows (N, D) of the table `weight` and their N ids → the
@@ -85,21 +107,18 @@ class EmbeddingUpdate(jt.Module):
         return self.magnitude / jt.sqrt(squares).detach()
 
 
-class LoraEmbedding(AdaptedModule):
+class LoraEmbedding(MergeableModule):
     """An embedding with the updates of the active adapters. A tied output head keeps the frozen table, as in PEFT."""
 
-    def __init__(self, base: Embedding, active: ActiveAdapters, name: str):
-        super().__init__(base, active, name)
-        self._merged: tuple[tuple[str, ...], Matrix] | None = None
-
     def run(self, x, names: Sequence[str], mask_start: int = 0):
-        if self._merged is not None and self._merged[0] == tuple(names):
-            return self._merged[1].rows(x)
+        merged = self.merged(names)
+        if merged is not None:
+            return merged.rows(x)
         module = self.module(names)
         y = module(x)
         for update in self.versions_of(names):
             if isinstance(update, EmbeddingUpdate):
-                y = update.apply_to_output(y, x, module.weight)
+                y = update.apply_to_output(y, x, self.matrix(module.weight))
         return y
 
     def for_inference(self) -> Callable[[Sequence[int]], np.ndarray]:
@@ -123,11 +142,3 @@ class LoraEmbedding(AdaptedModule):
             if isinstance(update, EmbeddingUpdate):
                 table = update.merged(table, base)
         return table
-
-    def merge(self) -> None:
-        """Merge the active updates into a table that replaces the frozen one while these adapters are active."""
-        self._merged = self.active.names, Matrix.of(self.effective_weight(), self.base.weight.precision)
-
-    def unmerge(self) -> None:
-        """Use the frozen table, which was not changed, and the updates beside it again."""
-        self._merged = None

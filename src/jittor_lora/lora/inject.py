@@ -8,17 +8,18 @@ from typing import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, TrainableCopy
+from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, MergeableModule, TrainableCopy
 from jittor_lora.lora.adapter import Adapter, Version, check_fit
 from jittor_lora.lora.config import LoraConfig
-from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
-from jittor_lora.lora.layer import LoraLinear, Update
+from jittor_lora.lora.kinds import kind_of, stand_in
+from jittor_lora.lora.places import Place, places
 from jittor_lora.lora.selection import Selection, base_modules, select, trained_shapes
 from jittor_lora.lora.token_rows import TokenRows
 from jittor_lora.model.causal_lm import CausalLM
-from jittor_lora.model.modules import Embedding, LeafModule, Linear, leaf_modules
+from jittor_lora.system.runtime import jt
 
 DEFAULT = "default"
+_ATTRIBUTE = "_jittor_lora_adapters"
 
 
 class Adapters(Mapping[str, Adapter]):
@@ -27,7 +28,7 @@ class Adapters(Mapping[str, Adapter]):
     The base's own arrays are never changed: with no adapter active the network computes the same bits as the base.
     """
 
-    def __init__(self, model: CausalLM):
+    def __init__(self, model: jt.Module):
         self._model, self._adapters, self._active = model, {}, ActiveAdapters()
 
     def __getitem__(self, name: str) -> Adapter:
@@ -38,6 +39,14 @@ class Adapters(Mapping[str, Adapter]):
 
     def __len__(self) -> int:
         return len(self._adapters)
+
+    def named(self, name: str) -> Adapter:
+        """
+        Raises:
+            UserError: no such adapter.
+        """
+        self._check([name])
+        return self._adapters[name]
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -66,7 +75,7 @@ class Adapters(Mapping[str, Adapter]):
         if arrays is not None:
             check_fit(shapes, arrays)
         bases = base_modules(self._model)
-        selection = select(bases, config)
+        selection = select(self._model, config)
         trained, token_rows = _by_module(arrays or {}), token_rows or {}
         _refuse_two_kinds(selection, token_rows)
         versions: dict[str, Version] = {}
@@ -76,16 +85,17 @@ class Adapters(Mapping[str, Adapter]):
                 tied = next((version for name, version in versions.items() if isinstance(version, TokenRows)
                              and bases[name].weight is base.weight and token_rows[name] is token_rows[module]), None)
                 versions[module] = TokenRows(base, *token_rows[module], tied)
-            elif module in selection.targets and isinstance(base, Embedding):
-                versions[module] = EmbeddingUpdate(base, config, module, seed, values)
             elif module in selection.targets:
-                versions[module] = Update(base, config, module, seed, module in selection.biased, values)
+                biased = module in selection.biased
+                versions[module] = kind_of(base).update(base, config, module, seed, biased, values)
             elif module in selection.saved or module in selection.biased:
                 versions[module] = TrainableCopy(base, module in selection.saved, values)
-        for leaf in list(leaf_modules(self._model)):
-            if leaf.name in versions:
-                self._adapted(leaf).versions[name] = versions[leaf.name]
+        for place in places(self._model):
+            if place.name in versions:
+                self._adapted(place).versions[name] = versions[place.name]
         self._adapters[name] = Adapter(name, config, versions)
+        if not isinstance(self._model, CausalLM):  # whose arrays are frozen
+            self._active.hold(self._model, self._trained())
         if len(self._adapters) == 1:
             self._active.names = (name,)
         return self._adapters[name]
@@ -98,13 +108,13 @@ class Adapters(Mapping[str, Adapter]):
         """
         self._check(names)
         wrong = []
-        for leaf in leaf_modules(self._model):
-            versions = {n: leaf.module.versions[n] for n in names
-                        if isinstance(leaf.module, AdaptedModule) and n in leaf.module.versions}
-            whole = [n for n, v in versions.items() if "weight" in v.trained or isinstance(v, TokenRows)]
+        for place in places(self._model):
+            versions = {n: place.module.versions[n] for n in names
+                        if isinstance(place.module, AdaptedModule) and n in place.module.versions}
+            whole = [n for n, v in versions.items() if isinstance(v, TrainableCopy) and v.trained.keys() != {"bias"}]
             biases = [n for n, v in versions.items() if "bias" in v.trained]
             if len(biases) > 1 or (whole and len(versions) > 1):
-                wrong.append(f"{leaf.name}: only one adapter can replace its weight or bias, found "
+                wrong.append(f"{place.name}: only one adapter can replace its weight or bias, found "
                              f"{', '.join(versions)}")
         if wrong:
             raise UserError("These adapters cannot be active together:\n  " + "\n  ".join(some_of_each(wrong)))
@@ -124,12 +134,8 @@ class Adapters(Mapping[str, Adapter]):
             UserError: no such adapter.
         """
         self._check(names)
-        before, self._model.row_adapters = self._model.row_adapters, None
-        try:
-            with self._active.only(*names):
-                yield
-        finally:
-            self._model.row_adapters = before
+        with self._rows_alike(), self._active.only(*names):
+            yield
 
     @contextmanager
     def by_row(self, names: Sequence[str | None]) -> Iterator[None]:
@@ -162,14 +168,21 @@ class Adapters(Mapping[str, Adapter]):
         adapter = self._adapters.pop(name)
         self.unmerge()
         self._active.names = tuple(n for n in self._active.names if n != name)
-        for leaf in list(leaf_modules(self._model)):
-            if leaf.name in adapter.versions:
-                del leaf.module.versions[name]
-                if not leaf.module.versions:
-                    setattr(leaf.parent, leaf.attribute, leaf.module.base)
+        for place in places(self._model):
+            if place.name in adapter.versions:
+                del place.module.versions[name]
+                if not place.module.versions:
+                    place.put(place.module.base)
 
     def merge(self) -> None:
-        """Merge the updates of the active adapters into weights, which they use until `unmerge`."""
+        """Merge the updates of the active adapters into weights, which they use until `unmerge`.
+
+        Raises:
+            UserError: an update cannot be merged; all are listed, and none is merged.
+        """
+        problems = [problem for problem in (layer.merge_problem() for layer in self._mergeable()) if problem]
+        if problems:
+            raise UserError("These updates cannot be merged:\n  " + "\n  ".join(some_of_each(problems)))
         for layer in self._mergeable():
             layer.merge()
 
@@ -178,18 +191,31 @@ class Adapters(Mapping[str, Adapter]):
         for layer in self._mergeable():
             layer.unmerge()
 
-    def _mergeable(self) -> list[LoraLinear | LoraEmbedding]:
-        return [leaf.module for leaf in leaf_modules(self._model)
-                if isinstance(leaf.module, (LoraLinear, LoraEmbedding))]
+    def _mergeable(self) -> list[MergeableModule]:
+        return [place.module for place in places(self._model) if isinstance(place.module, MergeableModule)]
 
-    def _adapted(self, leaf: LeafModule) -> AdaptedModule:
+    def _adapted(self, place: Place) -> AdaptedModule:
         """The adapted module in this place, put there if it is still the base's."""
-        if isinstance(leaf.module, AdaptedModule):
-            return leaf.module
-        kind = next((adapted for base, adapted in _KINDS.items() if isinstance(leaf.module, base)), AdaptedModule)
-        adapted = kind(leaf.module, self._active, leaf.name)
-        setattr(leaf.parent, leaf.attribute, adapted)
+        if isinstance(place.module, AdaptedModule):
+            return place.module
+        adapted = stand_in(place.module)(place.module, self._active, place.name)
+        place.put(adapted)
         return adapted
+
+    @contextmanager
+    def _rows_alike(self) -> Iterator[None]:
+        """Within the block there is no mixed batch."""
+        if not isinstance(self._model, CausalLM):  # only our networks know of any
+            yield
+            return
+        before, self._model.row_adapters = self._model.row_adapters, None
+        try:
+            yield
+        finally:
+            self._model.row_adapters = before
+
+    def _trained(self) -> list[jt.Var]:
+        return [array for adapter in self.values() for array in adapter.parameters().values()]
 
     def _check(self, names: Sequence[str]) -> None:
         unknown = [str(name) for name in names if name not in self._adapters]
@@ -197,21 +223,18 @@ class Adapters(Mapping[str, Adapter]):
             raise no_such_adapter(unknown, self._adapters)
 
 
-_KINDS = {Linear: LoraLinear, Embedding: LoraEmbedding}
-
-
 def no_such_adapter(unknown: Sequence[str], known: Iterable[str]) -> UserError:
     return UserError(f"adapter {', '.join(unknown)}: not found; there is {', '.join(known) or 'none'}.")
 
 
-def adapters_of(model: CausalLM) -> Adapters:
-    """The adapters of this network; empty at first."""
-    if not hasattr(model, "adapters"):
-        model.adapters = Adapters(model)
-    return model.adapters
+def adapters_of(module: jt.Module) -> Adapters:
+    """The adapters of a network or of any Jittor module; empty at first."""
+    if _ATTRIBUTE not in vars(module):
+        setattr(module, _ATTRIBUTE, Adapters(module))
+    return getattr(module, _ATTRIBUTE)
 
 
-def inject(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT,
+def inject(model: jt.Module, config: LoraConfig, seed: int = 0, name: str = DEFAULT,
            arrays: Mapping[str, np.ndarray] | None = None,
            token_rows: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None) -> Adapter:
     """`Adapters.add` for this network."""

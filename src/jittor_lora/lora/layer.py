@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jittor_lora import ops
 from jittor_lora.errors import UserError
-from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, trained_arrays
+from jittor_lora.lora.adapted import MergeableModule, trained_arrays
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.init import initial_pair
+from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.modules import Linear
 from jittor_lora.ops import Matrix, TrainedMatrix, frozen
 from jittor_lora.system.runtime import jt
@@ -47,27 +48,52 @@ class Update(jt.Module):
     def __init__(self, base: Linear, config: LoraConfig, name: str, seed: int = 0, with_bias: bool = False,
                  values: Mapping[str, np.ndarray] | None = None):
         super().__init__()
-        self.scaling, self.dropout = config.scaling_of(name), config.dropout
+        self.scaling, self.dropout, self.seed = config.scaling_of(name), config.dropout, seed
         self.dropout_seed: int | None = None
-        b_rows = trained_rows(base.out_features) if config.qv_only and is_fused_qkv(name) else None
+        out_features = base.weight.shape[0]
+        b_rows = trained_rows(out_features) if config.qv_only and is_fused_qkv(name) else None
         self._b_rows = None if b_rows is None else frozen(b_rows)
         self.initial = None
         if values is None or config.changes_base:
-            a, b = initial_pair(config, name, seed, base.weight.shape, lambda: base.weight.numpy())
+            a, b = self._initial_pair(base, config, name, seed)
             if config.changes_base:
                 self.initial = frozen(a), frozen(b if b_rows is None else b * b_rows)
         if values is None:
             values = {"lora_A": a, "lora_B": b}
             if config.use_dora:
-                values["lora_magnitude_vector"] = np.linalg.norm(base.weight.numpy(), axis=1)
+                values["lora_magnitude_vector"] = self._row_norms(base.weight.numpy())
             if config.lora_bias:
-                values["lora_B_bias"] = np.zeros(base.out_features, np.float32)
+                values["lora_B_bias"] = np.zeros(out_features, np.float32)
             if with_bias and base.bias is not None:
                 values["bias"] = base.bias.numpy().copy()
         self.trained = trained_arrays(values, ("lora_A", "lora_B", "lora_magnitude_vector", "lora_B_bias", "bias"))
         self.lora_A, self.lora_B = self.trained["lora_A"], self.trained["lora_B"]
         self.magnitude, self.bias = self.trained.get("lora_magnitude_vector"), self.trained.get("bias")
         self.b_bias = self.trained.get("lora_B_bias")
+
+    @staticmethod
+    def shapes(base: Linear, config: LoraConfig, name: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained arrays but the bias, by their names in `trained`."""
+        (rows, columns), rank = base.weight.shape, config.rank_of(name)
+        shapes = {"lora_A": (rank, columns), "lora_B": (rows, rank)}
+        if config.use_dora:
+            shapes["lora_magnitude_vector"] = (rows,)
+        if config.lora_bias:
+            shapes["lora_B_bias"] = (rows,)
+        return shapes
+
+    @staticmethod
+    def refusals(base: Linear, config: LoraConfig, name: str) -> Iterator[str]:
+        """What the settings ask for that this layer cannot do."""
+        if name == OUTPUT_HEAD and isinstance(base, Linear) and config.lora_bias:
+            yield f"lora_bias: not supported for {name}."
+
+    def _initial_pair(self, base: Linear, config: LoraConfig, name: str, seed: int):
+        return initial_pair(config, name, seed, tuple(base.weight.shape), base.weight.numpy)
+
+    @staticmethod
+    def _row_norms(weight: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(weight, axis=1)
 
     # --- in the network: x is (N, in), weight the frozen W; mask_start is the row of the dropout mask for x's first ---
 
@@ -88,7 +114,7 @@ class Update(jt.Module):
         seen = self._dropped(x, mask_start)
         if self.initial is not None:  # B₀ A₀ is subtracted for all of x, and `_low_rank` does so for what is seen
             y = y - ops.low_rank(x - seen, *self.initial, self.scaling)
-        return y + ops.linear(seen, weight) * (scale - 1.0) + self._low_rank(seen, None) * scale
+        return y + self._through(seen, weight) * (scale - 1.0) + self._low_rank(seen, None) * scale
 
     def apply_to_weight(self, w, weight):
         """w (out, in) with this update applied, as part of the graph of gradients.
@@ -120,6 +146,9 @@ class Update(jt.Module):
         if self.initial is not None:
             y = y - ops.low_rank(x - seen, *self.initial, self.scaling)
         return y + ops.lora_linear(seen, weight, None, *self._both(), self.scaling) * scale
+
+    def _through(self, x, weight):
+        return ops.linear(x, weight)
 
     def _low_rank(self, x, mask_start: int | None):
         """Δ x, and x (-B₀ A₀)ᵀ; with None for `mask_start` x is dropped out already."""
@@ -168,23 +197,51 @@ class Update(jt.Module):
 
     def merged(self, weight: np.ndarray, base: np.ndarray) -> np.ndarray:
         """`weight` (out, in) with this update merged in. base: the frozen weight, whose row norms DoRA uses."""
+        return self._merged_rows(weight, base, None if self.magnitude is None else self.magnitude.numpy())
+
+    def _merged_rows(self, weight: np.ndarray, base: np.ndarray, magnitude: np.ndarray | None) -> np.ndarray:
         a, b = self.factors()
         update = b @ a
-        if self.magnitude is None:
+        if magnitude is None:
             return weight + update
         norms = np.linalg.norm(base + update, axis=1)
-        return (weight + update) * (self.magnitude.numpy() / norms)[:, None]
+        return (weight + update) * (magnitude / norms)[:, None]
 
 
-class LoraLinear(AdaptedModule):
+class LoraLayer(MergeableModule):
+    """A layer with a weight and a bias, and the updates of the active adapters, see `Update`."""
+
+    def _parts(self, names: Sequence[str]):
+        """The weight, the bias, and the updates that are not merged into the weight."""
+        module = self.module(names)
+        updates = [version for version in self.versions_of(names) if isinstance(version, Update)]
+        bias = next((update.bias for update in updates if update.bias is not None), module.bias)
+        for update in updates:
+            if update.b_bias is not None:
+                own = update.scaling * update.b_bias
+                bias = own if bias is None else bias + own
+        merged = self.merged(names)
+        if merged is not None:
+            return merged, bias, []
+        return self.matrix(module.weight), bias, updates
+
+    def effective_weight(self) -> np.ndarray:
+        base = weight = self.module().weight.numpy()
+        for update in self.versions_of():
+            if isinstance(update, Update):
+                weight = update.merged(weight, base)
+        return weight
+
+    def effective_bias(self) -> np.ndarray | None:
+        bias = self._parts(self.active.names)[1]
+        return None if bias is None else bias.numpy()
+
+
+class LoraLinear(LoraLayer):
     """A linear layer with the updates of the active adapters, see `Update`.
 
     Several are applied in order, as in PEFT: a plain one adds to the output so far, one with DoRA also scales it.
     """
-
-    def __init__(self, base: Linear, active: ActiveAdapters, name: str):
-        super().__init__(base, active, name)
-        self._merged: tuple[tuple[str, ...], Matrix] | None = None
 
     def run(self, x, names: Sequence[str], mask_start: int = 0):
         weight, bias, updates = self._parts(names)
@@ -227,38 +284,6 @@ class LoraLinear(AdaptedModule):
         for update in updates:
             w = update.apply_to_weight(w, weight)
         return TrainedMatrix(w, weight.precision)
-
-    def _parts(self, names: Sequence[str]):
-        """The weight, the bias, and the updates that are not merged into the weight."""
-        module = self.module(names)
-        updates = [version for version in self.versions_of(names) if isinstance(version, Update)]
-        bias = next((update.bias for update in updates if update.bias is not None), module.bias)
-        for update in updates:
-            if update.b_bias is not None:
-                own = update.scaling * update.b_bias
-                bias = own if bias is None else bias + own
-        if self._merged is not None and self._merged[0] == tuple(names):
-            return self._merged[1], bias, []
-        return module.weight, bias, updates
-
-    def effective_weight(self) -> np.ndarray:
-        base = weight = self.module().weight.numpy()
-        for update in self.versions_of():
-            if isinstance(update, Update):
-                weight = update.merged(weight, base)
-        return weight
-
-    def effective_bias(self) -> np.ndarray | None:
-        bias = self._parts(self.active.names)[1]
-        return None if bias is None else bias.numpy()
-
-    def merge(self) -> None:
-        """Merge the active updates into a weight that replaces the frozen one while these adapters are active."""
-        self._merged = self.active.names, Matrix.of(self.effective_weight(), self.base.weight.precision)
-
-    def unmerge(self) -> None:
-        """Use the frozen weight, which was not changed, and the updates beside it again."""
-        self._merged = None
 
 
 def is_fused_qkv(name: str) -> bool:

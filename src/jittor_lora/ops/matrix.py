@@ -119,6 +119,10 @@ class TrainedMatrix(jt.Module):
         """See `Matrix.lookup`; of the rows as they are now."""
         return Blocks.of(self.numpy()).rows
 
+    def squares(self, axis: int):
+        """See `Matrix.squares`; of the matrix as it is now, without a gradient."""
+        return (self.var * self.var).sum(axis).detach()
+
     def form(self, key: Hashable, pack: Pack):
         """See `Matrix.form`; packed again at each call, as the array changes."""
         return pack(self.numpy())
