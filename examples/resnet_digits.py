@@ -94,7 +94,7 @@ def experiment(plan: Plan, images: int, rank: int, rate: float, seed: int) -> li
     """Train on upright digits once, then learn sideways ones in each way with each seed."""
     jt.set_global_seed(seed)
     upright, sideways, labels = digits(seed)
-    old, new, test = slice(0, 800), slice(800, 997), slice(997, None)
+    old, test = slice(0, 800), slice(997, None)  # between them those of which the methods get a few
     base = resnet18(num_classes=10)
     seconds = train(base, base.parameters(), upright[old], labels[old], plan.before, 1e-3, seed)
     weights = {name: value.numpy() for name, value in base.state_dict().items()}

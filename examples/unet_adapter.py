@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small U-Net that removes noise learns, by one adapter each, to fill gaps and to sharpen; its weights stay as they are.
+"""A small U-Net that removes noise learns to fill gaps and to sharpen, by one adapter each.
 
     python examples/unet_adapter.py
     python examples/unet_adapter.py --rank 4 --output runs/unet
@@ -23,7 +23,7 @@ from jittor_lora import LoraConfig, adapt, load_adapter, save_adapter, trainable
 from jittor_lora.system.runtime import jt
 
 BATCH = 64
-FULL, QUICK = (800, 400), (3, 3)  # steps of the base, and of each adapter
+FULL, QUICK = (600, 300), (3, 3)  # steps of the base, and of each adapter
 
 
 def conv(inside: int, outside: int, stride: int = 1) -> jt.Module:
@@ -31,7 +31,7 @@ def conv(inside: int, outside: int, stride: int = 1) -> jt.Module:
 
 
 class UNet(jt.Module):
-    """Damaged pictures (N, 1, 8, 8) → repaired ones: two levels down, two up, each with what came by on the way down."""
+    """Damaged pictures (N, 1, 8, 8) → repaired ones: two levels down, two up, and a shortcut across at each level."""
 
     def __init__(self, width: int = 32):
         super().__init__()
