@@ -14,7 +14,8 @@ from jittor_lora.formats import peft
 from jittor_lora.formats.adapter_check import check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.peft_config import config_of, peft_settings
-from jittor_lora.lora.adapter import Adapter
+from jittor_lora.lora.adapted import buffers_of, parameters_of
+from jittor_lora.lora.adapter import Adapter, set_arrays
 from jittor_lora.lora.inject import DEFAULT, adapters_of
 from jittor_lora.lora.selection import base_modules
 from jittor_lora.system.runtime import jt
@@ -48,10 +49,12 @@ def load_adapter(module: jt.Module, folder: Folder, name: str = DEFAULT) -> Adap
     path = Path(folder) / CONFIG_FILE
     settings = read_config(path)
     config = config_of(path, settings)
-    arrays = peft.adapter_arrays(open_weights(Path(folder) / WEIGHTS_FILE))
     bases = base_modules(module)
+    own = {f"{base}.{part}" for base, layer in bases.items() for part in (*parameters_of(layer), *buffers_of(layer))}
+    arrays = peft.adapter_arrays(open_weights(Path(folder) / WEIGHTS_FILE), own)
     check_effort(path, settings, sorted({name.rpartition(".")[0] for name in arrays} | bases.keys()))
-    peft.check_ranks(Path(folder), config, arrays)
+    peft.check_ranks(Path(folder), config, {name: array for name, array in arrays.items()
+                                            if name.rpartition(".")[0] in bases})
     try:
         return adapters_of(module).add(peft.fitted(config, arrays, bases), name, arrays=arrays)
     except UserError as error:
@@ -75,11 +78,11 @@ def load_adapter_state_dict(module: jt.Module, state: Mapping[str, np.ndarray], 
         UserError: no such adapter; or an array is missing, unexpected or misshapen; all are listed, and nothing is set.
     """
     adapter = _adapter(module, name)
-    named = {key: own for own, key in peft.keys(adapter.parameters(), adapter).items()}
+    named = {key: own for own, key in peft.keys(adapter.arrays(), adapter).items()}
     unknown = [f"{key}: no such array in this adapter" for key in state if key not in named]
     if unknown:
         raise UserError("The adapter does not fit the module:\n  " + "\n  ".join(some_of_each(unknown)))
-    adapter.load({named[key]: np.asarray(array) for key, array in state.items()})
+    set_arrays(adapter.arrays(), {named[key]: np.asarray(array) for key, array in state.items()})
 
 
 def _keyed(arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, np.ndarray]:

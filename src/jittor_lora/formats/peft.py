@@ -26,6 +26,7 @@ from jittor_lora.formats.safetensors_file import write_safetensors
 from jittor_lora.formats.tensor_file import TensorFile
 from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import Adapter
+from jittor_lora.lora.attention import OUT, AttentionUpdate
 from jittor_lora.lora.config import FAST_PISSA, LoraConfig
 from jittor_lora.lora.inject import DEFAULT, inject
 from jittor_lora.lora.layer import Update
@@ -43,7 +44,7 @@ DIMENSIONS = {"lora_A": (2, *_KERNELS), "lora_B": (2, *_KERNELS), "lora_embeddin
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
 # Parts of names that PEFT leaves in those of embeddings which it saves whole
-_WRAPPED = re.compile(r"\.token_adapter(?=\.)|\.modules_to_save(?=\.(?:weight|bias)$)")
+_WRAPPED = re.compile(r"\.token_adapter(?=\.)|\.modules_to_save(?:\.default)?(?=\.)|\.base_layer(?=\.out_proj\.)")
 _B_BIAS = ".lora_B.bias"  # PEFT's key for ".lora_B_bias"
 
 
@@ -131,8 +132,11 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     return adapter
 
 
-def adapter_arrays(file: TensorFile) -> dict[str, np.ndarray]:
+def adapter_arrays(file: TensorFile, own: Container[str] = ()) -> dict[str, np.ndarray]:
     """Arrays by the names of `Adapter.parameters` ("<module>.lora_A"), float32, as an adapter's file has them.
+
+    Args:
+        own: names of the base's own arrays, which may be saved whole, beside weights and biases.
 
     Raises:
         UserError: the file has keys that no LoRA adapter has; all are listed.
@@ -149,7 +153,8 @@ def adapter_arrays(file: TensorFile) -> dict[str, np.ndarray]:
         if of_b:
             name = f"{name[: -len(_B_BIAS)]}.lora_B_bias"
         shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
-        if len(shape) not in DIMENSIONS.get(part, ()) or (".lora_" in name and not match and not of_b):
+        fits = name in own or len(shape) in DIMENSIONS.get(part, ())
+        if not fits or (".lora_" in name and not match and not of_b):
             wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
         elif ".original_module." in key:  # the base's own, which PEFT keeps beside the copy that is trained
             continue
@@ -170,7 +175,12 @@ def peft_name(name: str) -> str:
 def keys(names: Iterable[str], adapter: Adapter) -> dict[str, str]:
     """PEFT's keys for arrays of `Adapter.parameters`, by these names."""
     updated = adapter.updates
-    return {name: _peft_key(name, updated) for name in names}
+    found = {name: _peft_key(name, updated) for name in names}
+    for module, update in updated.items():
+        if isinstance(update, AttentionUpdate):  # within which PEFT wraps the output's projection
+            own, wrapped = f"{module}.{OUT}", f"{module}.base_layer.{OUT}"
+            found.update({name: key.replace(own, wrapped) for name, key in found.items() if name.startswith(f"{own}.")})
+    return found
 
 
 def _peft_key(name: str, updated: Container[str]) -> str:
@@ -185,7 +195,7 @@ def _peft_key(name: str, updated: Container[str]) -> str:
 
 def trained(adapter: Adapter) -> dict[str, np.ndarray]:
     """The trained arrays as files hold them, by the names of `Adapter.parameters`; copies."""
-    arrays = {name: p.numpy().copy() for name, p in adapter.parameters().items()}
+    arrays = {name: p.numpy().copy() for name, p in adapter.arrays().items()}
     if adapter.config.qv_only:
         # PEFT has no such setting; zeros in the rows that get no update say the same.
         arrays.update({f"{name}.lora_B": update.effective_b() for name, update in adapter.updates.items()

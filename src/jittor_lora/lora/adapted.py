@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 from typing import Iterator, Mapping, Sequence
 
@@ -75,7 +74,7 @@ class TrainableCopy(jt.Module):
 
     def __init__(self, base: jt.Module, whole: bool, values: Mapping[str, np.ndarray] | None = None):
         super().__init__()
-        self.module = copy.copy(base)
+        self.module = shallow_copy(base)
         parts = parameters_of(base) if whole else ["bias"]
         if values is None:
             values = {part: getattr(base, part).numpy().copy() for part in parts if part in parameters_of(base)}
@@ -83,9 +82,14 @@ class TrainableCopy(jt.Module):
         for part, array in self.trained.items():
             own = getattr(base, part)
             setattr(self.module, part, TrainedMatrix(array, own.precision) if isinstance(own, Matrix) else array)
-        for part in buffers_of(base) if whole else ():
-            value = values.get(part)
-            setattr(self.module, part, (getattr(base, part).clone() if value is None else jt.array(value)).stop_grad())
+        self._state = buffers_of(base) if whole else []
+        for part in self._state:
+            value = values.get(part, getattr(base, part).numpy())
+            setattr(self.module, part, jt.array(np.array(value)).stop_grad())
+
+    def state(self) -> dict[str, jt.Var]:
+        """What the copy changes by itself: running statistics."""
+        return {part: getattr(self.module, part) for part in self._state}
 
 
 class AdaptedModule(jt.Module):
@@ -191,6 +195,13 @@ class MergeableModule(AdaptedModule):
     def as_matrix(self, array: np.ndarray):
         """The same of an array, frozen."""
         return Matrix.of(array, self.base.weight.precision)
+
+
+def shallow_copy(module: jt.Module) -> jt.Module:
+    """A module with the same attributes. (`copy.copy` fails for Jittor's `MultiheadAttention`.)"""
+    copied = type(module).__new__(type(module))
+    vars(copied).update(vars(module))
+    return copied
 
 
 def parameters_of(module: jt.Module) -> list[str]:

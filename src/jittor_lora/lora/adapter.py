@@ -14,7 +14,7 @@ from jittor_lora.lora.embedding import EmbeddingUpdate
 from jittor_lora.lora.layer import Update
 from jittor_lora.system.runtime import jt
 
-Version = Union[Update, EmbeddingUpdate, TrainableCopy]
+Version = Union[Update, EmbeddingUpdate, TrainableCopy]  # or another of `kinds.KINDS`
 
 
 class Adapter:
@@ -40,6 +40,13 @@ class Adapter:
         ".lora_embedding_B" (D, r), and ".weight" of modules that are trained whole, matrices as (out, in)."""
         return {f"{name}.{part}": array for name, version in self.versions.items()
                 for part, array in version.trained.items()}
+
+    def arrays(self) -> dict[str, jt.Var]:
+        """The trained arrays, and those that modules which are trained whole change by themselves, such as running
+        statistics ("<module>.running_mean")."""
+        states = {f"{name}.{part}": array for name, version in self.versions.items()
+                  if isinstance(version, TrainableCopy) for part, array in version.state().items()}
+        return {**self.parameters(), **states}
 
     def initial(self) -> dict[str, np.ndarray]:
         """The initial A and B that were subtracted from the base's weights (PiSSA, OLoRA): "<module>.lora_A",

@@ -77,7 +77,7 @@ class ConvolutionUpdate(Update):
     def _initial_pair(self, base: jt.Module, config: LoraConfig, name: str, seed: int):
         shapes = self.shapes(base, config, name)
         rank, *inputs = shapes["lora_A"]
-        a, _ = initial_pair(config, name, seed, (base.out_channels, math.prod(inputs)), base.weight.numpy)
+        a, _ = initial_pair(config, name, seed, (base.out_channels, math.prod(inputs)), lambda: base.weight.numpy())
         return a.reshape(shapes["lora_A"]), np.zeros(shapes["lora_B"], np.float32)
 
     @staticmethod

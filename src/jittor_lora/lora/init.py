@@ -31,16 +31,21 @@ def initial_pair(config: LoraConfig, name: str, seed: int, shape: tuple[int, int
         UserError: the rank exceeds that of the decomposition.
     """
     rank = config.rank_of(name)
-    draw = _generator(name, seed)
     if config.changes_base:
         if rank > min(shape):
             raise UserError(f"init: {config.init} of {name} has at most rank {min(shape)}, found r = {rank}. "
                             "Give this module a lower one with rank_pattern.")
         if config.init == "olora":
             return olora(weight(), rank)
-        return pissa(weight(), rank, config.scaling_of(name), config.init, draw)
+        return pissa(weight(), rank, config.scaling_of(name), config.init, _generator(name, seed))
+    return random_pair(config.init, rank, name, seed, shape)
+
+
+def random_pair(init: str, rank: int, name: str, seed: int, shape: tuple[int, int]) -> Pair:
+    """A (r, in), random by "gaussian" or "kaiming", and B (out, r), zero; see `initial_pair`."""
+    draw = _generator(name, seed)
     b = np.zeros((shape[0], rank), np.float32)
-    if config.init == "gaussian":
+    if init == "gaussian":
         return (draw.standard_normal((rank, shape[1])) / rank).astype(np.float32), b
     # kaiming_uniform with a = √5, as in PEFT: the bound is √(6 / ((1 + 5) · in)).
     bound = shape[1] ** -0.5

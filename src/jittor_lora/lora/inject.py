@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Container, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, MergeableModule, TrainableCopy
+from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, MergeableModule, TrainableCopy, buffers_of
 from jittor_lora.lora.adapter import Adapter, Version, check_fit
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.kinds import kind_of, stand_in
@@ -72,11 +72,13 @@ class Adapters(Mapping[str, Adapter]):
         if name in self._adapters:
             raise UserError(f"adapter {name}: the name is taken; delete that adapter first, or choose another name.")
         shapes = trained_shapes(self._model, config)
-        if arrays is not None:
-            check_fit(shapes, arrays)
         bases = base_modules(self._model)
         selection = select(self._model, config)
-        trained, token_rows = _by_module(arrays or {}), token_rows or {}
+        if arrays is not None:
+            states = {f"{module}.{part}": getattr(bases[module], part).shape
+                      for module in selection.saved for part in buffers_of(bases[module])}
+            check_fit({**shapes, **{state: shape for state, shape in states.items() if state in arrays}}, arrays)
+        trained, token_rows = _by_module(arrays or {}, bases), token_rows or {}
         _refuse_two_kinds(selection, token_rows)
         versions: dict[str, Version] = {}
         for module, base in bases.items():
@@ -248,10 +250,13 @@ def _refuse_two_kinds(selection: Selection, token_rows: Mapping[str, object]) ->
                         "whole; found two of these.")
 
 
-def _by_module(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Name of a module → its arrays by the last part of their names."""
+def _by_module(arrays: Mapping[str, np.ndarray], modules: Container[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Name of a module → its arrays by the rest of their names."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         module, _, part = name.rpartition(".")
+        while module not in modules:  # of an attention there is "out_proj.lora_A"
+            module, _, above = module.rpartition(".")
+            part = f"{above}.{part}"
         found.setdefault(module, {})[part] = array
     return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from jittor_lora.lora.adapted import AdaptedModule
+from jittor_lora.lora.attention import Attention, AttentionUpdate
+from jittor_lora.lora.convolution import Convolution, ConvolutionUpdate
 from jittor_lora.lora.embedding import EmbeddingUpdate, LoraEmbedding
 from jittor_lora.lora.layer import LoraLinear, Update
 from jittor_lora.lora.layers import AnyEmbedding, AnyLinear, IndexedUpdate, Saved
-from jittor_lora.lora.convolution import Convolution, ConvolutionUpdate
 from jittor_lora.model.modules import Embedding, Linear
 from jittor_lora.system.runtime import jt
 
@@ -39,8 +40,9 @@ KINDS = (
     Kind(jt.nn.Conv1d, Convolution, ConvolutionUpdate),
     Kind(jt.nn.Conv2d, Convolution, ConvolutionUpdate),
     Kind(jt.nn.Conv3d, Convolution, ConvolutionUpdate),
+    Kind(jt.attention.MultiheadAttention, Attention, AttentionUpdate),
 )
-SUPPORTED = "Linear, Conv1d, Conv2d, Conv3d, Embedding"
+SUPPORTED = "Linear, Conv1d, Conv2d, Conv3d, Embedding, MultiheadAttention"
 
 
 def kind_of(module: jt.Module) -> Optional[Kind]:

@@ -89,7 +89,7 @@ class Update(jt.Module):
             yield f"lora_bias: not supported for {name}."
 
     def _initial_pair(self, base: Linear, config: LoraConfig, name: str, seed: int):
-        return initial_pair(config, name, seed, tuple(base.weight.shape), base.weight.numpy)
+        return initial_pair(config, name, seed, tuple(base.weight.shape), lambda: base.weight.numpy())
 
     @staticmethod
     def _row_norms(weight: np.ndarray) -> np.ndarray:

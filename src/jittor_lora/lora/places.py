@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, NamedTuple
 
+from jittor_lora.lora.adapted import AdaptedModule
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.modules import leaf_modules
 from jittor_lora.system.runtime import jt
@@ -32,11 +33,11 @@ class Place(NamedTuple):
 
 
 def places(network: jt.Module) -> list[Place]:
-    """The modules that an adapter may be about, in the network's order; adapted ones are not entered, except for
-    attention.
+    """The modules that an adapter may be about, in the network's order; adapted ones are not entered.
 
     Of our own networks, those that hold a weight. Of any other Jittor module all below it: in attributes, in
-    `jt.nn.Sequential` (which `ModuleList` is too), in lists and in dicts.
+    `jt.nn.Sequential` (which `ModuleList` is too), in lists and in dicts; but not below a `MultiheadAttention`, which
+    is adapted as one.
     """
     if isinstance(network, CausalLM):
         return [Place(leaf.name, leaf.module, ((leaf.parent, leaf.attribute),)) for leaf in leaf_modules(network)]
@@ -58,9 +59,8 @@ def _below(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any,
         if id(child) in seen:
             continue
         seen.add(id(child))
-        inner = getattr(child, "entered", child)
-        if inner is not None:
-            yield from _below(inner, f"{name}.", seen)
+        if not isinstance(child, (AdaptedModule, jt.attention.MultiheadAttention)):
+            yield from _below(child, f"{name}.", seen)
 
 
 def _children(parent: Any) -> Iterator[tuple[Any, Any, Any]]:

@@ -29,6 +29,7 @@ class TokenRows(TrainableCopy):
     def __init__(self, base: jt.Module, tokens: np.ndarray, rows: np.ndarray, tied: TokenRows | None = None):
         jt.Module.__init__(self)
         self.tokens, self.rows, self.follows, self.trained = tokens, rows, tied is not None, {}
+        self._state = []
         self.module = copy.copy(base)
         if tied is not None:
             self.module.weight = tied.module.weight
