@@ -47,7 +47,7 @@ class Texts(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A method: the parameters it trains, its CPU seconds, and which test questions it gets right, (seeds, questions)."""
+    """A method: the parameters it trains, its CPU seconds, and what it gets right of the test, (seeds, questions)."""
 
     method: str
     trained: int

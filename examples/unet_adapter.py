@@ -145,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
         started, computed = time.perf_counter(), time.process_time()
         states = experiment(QUICK if options.quick else FULL, options.rank, options.seed,
                             options.output or Path(temporary))
-    print(f"{time.perf_counter() - started:.0f} s, {time.process_time() - computed:.0f} of them computing\n{'dB, ± 95 %':13}", *(f"{name:>14}" for name in DAMAGES))
+    print(f"{time.perf_counter() - started:.0f} s, {time.process_time() - computed:.0f} CPU s")
+    print(f"{'dB, ± 95 %':13}", *(f"{name:>14}" for name in DAMAGES))
     for state, found in states.items():
         print(f"{state:13}", *(f"{values.mean():7.2f} ± {1.96 * values.std(ddof=1) / len(values) ** 0.5:4.2f}"
                                for values in found.values()))
