@@ -6,9 +6,21 @@ import numpy as np
 import peft
 import pytest
 import torch
+from peft.tuners.lora.layer import MultiheadAttention as PeftAttention
 from safetensors.numpy import load_file
 
-from jittor_lora import LoraConfig, adapt, adapter_state_dict, adapters_of, load_adapter, save_adapter, trainable
+from jittor_lora import (
+    LoraConfig,
+    adapt,
+    adapter_state_dict,
+    adapters_of,
+    load_adapter,
+    load_adapter_state_dict,
+    save_adapter,
+    trainable,
+)
+from jittor_lora.formats.adapter_check import COUNTER
+from jittor_lora.formats.peft import keys
 from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.system.runtime import jt
 from parity.module_pairs import inputs, pair
@@ -46,7 +58,17 @@ def theirs_of(config: LoraConfig, module: torch.nn.Module, **more) -> peft.PeftM
     values = {**peft_settings(config, "", ""), "peft_type": "LORA", "task_type": None, "base_model_name_or_path": None,
               "inference_mode": False, **more}
     values.pop("peft_type")
-    return peft.get_peft_model(module, peft.LoraConfig(**values))
+    return corrected(peft.get_peft_model(module, peft.LoraConfig(**values)))
+
+
+def corrected(model: peft.PeftModel) -> peft.PeftModel:
+    """PEFT up to 0.21 adds the update of an attention's out_proj twice to its weight, and takes it off twice
+    (huggingface/peft pull request 3774): once in `MultiheadAttention.merge`, and once more in that of the layer
+    within, which is left out here."""
+    for module in model.modules():
+        if isinstance(module, PeftAttention):
+            module.base_layer.out_proj.merge = module.base_layer.out_proj.unmerge = lambda *args, **kwargs: None
+    return model
 
 
 def both(option: str, tmp_path):
@@ -85,8 +107,6 @@ def their_arrays(theirs) -> dict[str, torch.nn.Parameter]:
 
 
 def our_arrays(ours) -> dict[str, jt.Var]:
-    from jittor_lora.formats.peft import keys
-
     adapter = adapters_of(ours)["default"]
     parameters = adapter.parameters()
     return {key: parameters[name] for name, key in keys(parameters, adapter).items()}
@@ -97,9 +117,6 @@ def test_outputs_gradients_and_files_agree(option, tmp_path):
     kind, ours, theirs = both(option, tmp_path)
     ours.train()
     theirs.train()
-    if "norm" in dict(ours.named_modules()):
-        ours.norm.is_train = False
-        theirs.base_model.model.norm.eval()
     y, their_y = results(kind, ours, theirs)
     np.testing.assert_allclose(y.numpy(), their_y.detach().numpy(), rtol=2e-4, atol=2e-5)
 
@@ -109,7 +126,7 @@ def test_outputs_gradients_and_files_agree(option, tmp_path):
     gradients = jt.grad((y * y).sum(), list(arrays.values()))
     for (name, _), gradient in zip(arrays.items(), gradients):
         expected = their[name].grad.numpy()
-        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max() + 1e-6,
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max() + 1e-5,
                                    err_msg=name)
 
 
@@ -118,18 +135,22 @@ def test_files_go_both_ways_unchanged(option, tmp_path):
     kind, ours, theirs = both(option, tmp_path)
     save_adapter(ours, tmp_path / "ours")
     written, expected = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs"))
-    copies = {name for name in expected if name.endswith("num_batches_tracked") or ".original_module." in name
+    copies = {name for name in expected if name.endswith(COUNTER) or ".original_module." in name
               or ".modules_to_save." in name}
-    assert written.keys() == expected.keys() - copies
+    assert written.keys() == (expected.keys() - copies) | {name for name in copies if name.endswith(COUNTER)}
     for name, array in written.items():
+        if name.endswith(COUNTER):
+            continue
         assert array.dtype == expected[name].dtype and array.tobytes() == expected[name].tobytes(), name
     state = adapter_state_dict(ours)
-    assert state.keys() == written.keys() and all(np.array_equal(state[name], written[name]) for name in state)
+    assert state.keys() == expected.keys() - copies
+    assert all(np.array_equal(state[name], written[name]) for name in state)
 
     _, base = pair(kind)
-    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    loaded = corrected(peft.PeftModel.from_pretrained(base, tmp_path / "ours")).eval()
     _, y = results(kind, ours, loaded)
-    np.testing.assert_array_equal(y.detach().numpy(), results(kind, ours, theirs)[1].detach().numpy())
+    expected = results(kind, ours, theirs)[1].detach().numpy()
+    np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
@@ -177,3 +198,14 @@ def test_two_adapters_at_once_agree(tmp_path):
         theirs.base_model.set_adapter(list(names))
         y, their_y = results(kind, ours, theirs)
         np.testing.assert_allclose(y.numpy(), their_y.detach().numpy(), rtol=2e-4, atol=2e-5)
+
+
+def test_peft_adds_the_update_of_out_proj_twice(tmp_path):
+    """Once it no longer does, `corrected` and the note in docs/any-module.md can go."""
+    kind, ours, _ = both("text", tmp_path)
+    theirs = peft.PeftModel.from_pretrained(pair(kind)[1], tmp_path / "theirs").eval()
+    state = adapter_state_dict(ours)
+    state["base_model.model.attention.base_layer.out_proj.lora_B.weight"] *= 2
+    load_adapter_state_dict(ours, state)
+    y, their_y = results(kind, ours, theirs)
+    np.testing.assert_allclose(y.numpy(), their_y.detach().numpy(), rtol=2e-4, atol=2e-5)

@@ -38,7 +38,7 @@ SHOWN = 20  # offenders in a message
 
 PREFIX = "base_model.model."
 _MATCHED = ("rank_pattern", "alpha_pattern")  # at the ends of modules' names
-_COUNTER = ".num_batches_tracked"  # which PyTorch's BatchNorm saves and Jittor's does not have
+COUNTER = ".num_batches_tracked"  # which PyTorch's BatchNorm saves and Jittor's does not have
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -71,7 +71,7 @@ def open_weights(path: Path, numbers: bool = True) -> TensorFile:
     """
     file = _opened(path)
     path = file.path
-    file.entries = {name: entry for name, entry in file.entries.items() if not name.endswith(_COUNTER)}
+    file.entries = {name: entry for name, entry in file.entries.items() if not name.endswith(COUNTER)}
     _unwrap(file)
     wrong = list(_wrong_entries(file))
     if numbers and not wrong:

@@ -151,6 +151,9 @@ def _halves(file: TensorFile) -> tuple[dict[str, dict[str, str]], dict[str, tupl
         if match is None:
             others[name] = entry.shape
             continue
+        if len(entry.shape) != 2:
+            raise UserError(f"{file.path}: {name}: expected a matrix, found shape {tuple(entry.shape)}. Adapters of "
+                            "convolutions are read by jittor_lora.load_adapter alone.")
         module, part = match.group(1), match.group(2).replace(".weight", "")[-1]
         if part in halves.setdefault(module, {}):
             raise UserError(f"{file.path}: {show(module)}: adapted both as a linear layer and as an embedding.")

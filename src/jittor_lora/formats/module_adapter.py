@@ -11,10 +11,10 @@ import numpy as np
 from jittor_lora.errors import UserError, some_of_each
 from jittor_lora.files.atomic import write_json, written_together
 from jittor_lora.formats import peft
-from jittor_lora.formats.adapter_check import check_effort, open_weights, read_config
+from jittor_lora.formats.adapter_check import COUNTER, PREFIX, check_effort, open_weights, read_config
 from jittor_lora.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from jittor_lora.formats.peft_config import config_of, peft_settings
-from jittor_lora.lora.adapted import buffers_of, parameters_of
+from jittor_lora.lora.adapted import TrainableCopy, buffers_of, parameters_of
 from jittor_lora.lora.adapter import Adapter, set_arrays
 from jittor_lora.lora.inject import DEFAULT, adapters_of
 from jittor_lora.lora.selection import base_modules
@@ -35,7 +35,7 @@ def save_adapter(module: jt.Module, folder: Folder, name: str = DEFAULT) -> None
     config, arrays = peft.as_plain(adapter)
     settings = {**peft_settings(config, "", ""), "base_model_name_or_path": None, "task_type": None}
     with written_together(folder, CONFIG_FILE) as stage:
-        peft.write_weights(stage, _keyed(arrays, adapter))
+        peft.write_weights(stage, {**_keyed(arrays, adapter), **_counters(adapter)})
         write_json(stage / CONFIG_FILE, settings)
 
 
@@ -88,6 +88,12 @@ def load_adapter_state_dict(module: jt.Module, state: Mapping[str, np.ndarray], 
 def _keyed(arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, np.ndarray]:
     """The arrays by PEFT's names."""
     return {key: arrays[name] for name, key in peft.keys(arrays, adapter).items()}
+
+
+def _counters(adapter: Adapter) -> dict[str, np.ndarray]:
+    """The counters of steps that PyTorch's BatchNorm has, and PEFT asks for; Jittor's has none."""
+    return {f"{PREFIX}{name}{COUNTER}": np.zeros((), np.float32) for name, version in adapter.versions.items()
+            if isinstance(version, TrainableCopy) and "running_mean" in version.state()}
 
 
 def _adapter(module: jt.Module, name: str) -> Adapter:

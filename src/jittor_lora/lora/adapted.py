@@ -18,13 +18,15 @@ class ActiveAdapters:
     Attributes:
         names: the active adapters; their updates are applied in this order.
         of_rows: in a mixed batch, the adapters that some row uses, in place of `names`; else None.
-        frozen: of a module that is not one of our networks, the arrays to keep frozen.
+        network: of a module that is not one of our networks, the module.
+        frozen: its arrays to keep frozen.
         may_be_unfrozen: whether Jittor's `train` may have unfrozen them since `freeze`.
     """
 
     def __init__(self):
         self.names: tuple[str, ...] = ()
         self.of_rows: tuple[str, ...] | None = None
+        self.network: jt.Module | None = None
         self.frozen: list[jt.Var] = []
         self.may_be_unfrozen = False
 
@@ -32,11 +34,9 @@ class ActiveAdapters:
         """The adapters that some row uses."""
         return self.names if self.of_rows is None else self.of_rows
 
-    def hold(self, network: jt.Module, trained: Sequence[jt.Var]) -> None:
-        """Freeze all arrays of a network but those that are trained, and keep them frozen."""
-        own = {id(array) for array in trained}
-        self.frozen = [array for array in network.parameters() if id(array) not in own]
-        self.may_be_unfrozen = True
+    def hold(self, network: jt.Module, arrays: Sequence[jt.Var]) -> None:
+        """Freeze these arrays of a network, and keep them frozen."""
+        self.network, self.frozen, self.may_be_unfrozen = network, list(arrays), True
         self.freeze()
 
     def freeze(self) -> None:

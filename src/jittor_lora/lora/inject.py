@@ -8,7 +8,14 @@ from typing import Container, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jittor_lora.errors import UserError, some_of_each
-from jittor_lora.lora.adapted import ActiveAdapters, AdaptedModule, MergeableModule, TrainableCopy, buffers_of
+from jittor_lora.lora.adapted import (
+    ActiveAdapters,
+    AdaptedModule,
+    MergeableModule,
+    TrainableCopy,
+    buffers_of,
+    parameters_of,
+)
 from jittor_lora.lora.adapter import Adapter, Version, check_fit
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.kinds import kind_of, stand_in
@@ -67,8 +74,8 @@ class Adapters(Mapping[str, Adapter]):
             UserError: the name is taken; the settings do not fit the network (see `select`); or an array is missing,
                 unexpected or misshapen.
         """
-        if not name or "." in name:
-            raise UserError(f"adapter name {name!r}: expected a name without dots.")
+        if not name or "." in name or name == "base":
+            raise UserError(f"adapter name {name!r}: expected a name without dots, other than base.")
         if name in self._adapters:
             raise UserError(f"adapter {name}: the name is taken; delete that adapter first, or choose another name.")
         shapes = trained_shapes(self._model, config)
@@ -97,7 +104,7 @@ class Adapters(Mapping[str, Adapter]):
                 self._adapted(place).versions[name] = versions[place.name]
         self._adapters[name] = Adapter(name, config, versions)
         if not isinstance(self._model, CausalLM):  # whose arrays are frozen
-            self._active.hold(self._model, self._trained())
+            self._active.hold(self._model, self._untrained())
         if len(self._adapters) == 1:
             self._active.names = (name,)
         return self._adapters[name]
@@ -216,8 +223,12 @@ class Adapters(Mapping[str, Adapter]):
         finally:
             self._model.row_adapters = before
 
-    def _trained(self) -> list[jt.Var]:
-        return [array for adapter in self.values() for array in adapter.parameters().values()]
+    def _untrained(self) -> list[jt.Var]:
+        """The network's arrays but those that adapters train; also of layers in lists, which Jittor does not count."""
+        trained = {id(array) for adapter in self.values() for array in adapter.parameters().values()}
+        own = [getattr(base, part) for base in base_modules(self._model).values() for part in parameters_of(base)]
+        return [array for array in {id(array): array for array in (*self._model.parameters(), *own)}.values()
+                if id(array) not in trained]
 
     def _check(self, names: Sequence[str]) -> None:
         unknown = [str(name) for name in names if name not in self._adapters]

@@ -33,7 +33,8 @@ class AdaptedLayer(AdaptedModule):
     def begin_pass(self) -> None:
         """Freeze again what Jittor may have unfrozen, and choose the dropout masks."""
         self.active.freeze()
-        training = self.is_training()
+        mode = getattr(self, "is_train", None)  # which Jittor does not set in lists
+        training = self.active.network.is_training() if mode is None else mode
         self.passes += training
         for name in self.active.names:
             version = self.versions.get(name)

@@ -50,6 +50,11 @@ def places(network: jt.Module) -> list[Place]:
     return [Place(name, module, tuple(holders)) for name, module, holders in found.values()]
 
 
+def has_modules(module: jt.Module) -> bool:
+    """Are there modules below this one?"""
+    return next(_below(module, "", set()), None) is not None
+
+
 def _below(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any, Any, jt.Module]]:
     """Name, holder, key and module of all modules below; a module that was seen is not entered again."""
     for holder, key, child in _children(parent):

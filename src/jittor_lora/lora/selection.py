@@ -9,7 +9,7 @@ from jittor_lora.lora.adapted import AdaptedModule, parameters_of
 from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.kinds import SUPPORTED, kind_of
 from jittor_lora.lora.layer import is_fused_qkv
-from jittor_lora.lora.places import places
+from jittor_lora.lora.places import has_modules, places
 from jittor_lora.lora.targets import match_saved, match_targets, short_names
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.system.runtime import jt
@@ -51,6 +51,13 @@ def select(network: jt.Module, config: LoraConfig) -> Selection:
     targets = match_targets(adaptable if isinstance(network, CausalLM) else list(bases), config, linear)
     wrong = [f"{name}: a {type(bases[name]).__name__} cannot be adapted; {SUPPORTED} can. Leave it out with "
              "exclude_modules, or train it whole with modules_to_save." for name in targets if kinds[name] is None]
+    wrong += [f"modules_to_save: {name}, a {type(bases[name]).__name__}, has arrays of its own and modules below it, "
+              "and cannot be trained whole. Name the modules below it, or adapt it." for name in saved
+              if has_modules(bases[name])]
+    if config.bias != "none":
+        wrong += [f"bias: {config.bias} is not supported for {name}.{part}" for name, module in bases.items()
+                  for part in parameters_of(module) if "bias" in part and part != "bias"
+                  and (config.bias == "all" or name in targets)]
     if config.qv_only and not any(is_fused_qkv(name) for name in targets):
         wrong.append(f"qv_only: expected the fused projection c_attn (GPT-2) among the target modules, found "
                      f"{', '.join(short_names(targets))}. Name q_proj and v_proj as target modules instead.")
