@@ -59,14 +59,14 @@ def digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return large[0], large[1], found.target[order].astype(np.int32)
 
 
-def use_known_statistics(net: jt.Module) -> None:
+def keep_statistics(net: jt.Module) -> None:
     """Batch norm computes with the statistics it has and leaves them alone: they belong to the base.
 
     `net.eval()` would do so too, but in Jittor it also stops all gradients.
     """
     for module in net.modules():
         if isinstance(module, jt.nn.BatchNorm):
-            module.is_train = False
+            module.eval()
 
 
 def train(net: jt.Module, parameters: list, images: np.ndarray, labels: np.ndarray, steps: int, rate: float,
@@ -110,7 +110,7 @@ def experiment(plan: Plan, images: int, rank: int, rate: float, seed: int) -> li
             net = resnet18(num_classes=10)
             net.load_parameters(weights)
             if method != "all weights":
-                use_known_statistics(net)
+                keep_statistics(net)
             if method == "LoRA":
                 adapt(net, LoraConfig(r=rank, alpha=2.0 * rank, target_modules=r".*(conv\d|downsample\.0|fc)"),
                       seed=number)
