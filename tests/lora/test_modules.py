@@ -174,6 +174,39 @@ def test_every_kind_merged_and_beside_is_the_same(data):
         assert bits(module(x)) == before.tobytes()
 
 
+def test_a_dilated_convolution_is_merged_exactly():
+    flat = nn.Conv2d(3, 4, 3, dilation=2, padding=2, stride=2)
+    module = nn.Sequential(flat, nn.ReLU(), nn.Conv3d(1, 2, 2, bias=False))
+    x = jt.array(np.random.Generator(np.random.Philox(3)).standard_normal((2, 3, 7, 7)).astype(np.float32))
+    y = jt.array(np.ones((1, 1, 3, 4, 3), np.float32))
+    adapters = adapt(module, config(target_modules=("0", "2")))
+    randomised(adapters)
+    beside = [module[0](x).numpy(), module[2](y).numpy()]
+    adapters.merge()
+    for merged, expected in zip((module[0](x), module[2](y)), beside):
+        np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_attention_with_keys_and_values_of_other_widths():
+    module = nn.Sequential(jt.attention.MultiheadAttention(6, 2, kdim=4, vdim=5))
+    for name, p in module.named_parameters():
+        p.assign(jt.array(np.random.Generator(np.random.Philox(len(name))).standard_normal(p.shape).astype(np.float32)))
+    q, k, v = (jt.array(np.random.Generator(np.random.Philox(n)).standard_normal((3, 2, n)).astype(np.float32))
+               for n in (6, 4, 5))
+    before = module[0](q, k, v)[0].numpy()
+    adapters = adapt(module, config(target_modules=("0",)))
+    found = {name.split(".")[1] for name in adapters["default"].parameters()}
+    assert found == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    randomised(adapters)
+    beside = module[0](q, k, v)[0]
+    assert all(np.abs(g.numpy()).max() > 0 for g in jt.grad((beside * beside).sum(), trainable(module)))
+    assert np.abs(beside.numpy() - before).max() > 1e-2
+    adapters.merge()
+    np.testing.assert_allclose(module[0](q, k, v)[0].numpy(), beside.numpy(), rtol=1e-4, atol=1e-5)
+    with adapters.off():
+        assert bits(module[0](q, k, v)[0]) == before.tobytes()
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -289,11 +322,12 @@ def test_an_adapter_survives_its_files_and_its_state(tmp_path):
 
 
 def test_jittors_own_save_and_load(tmp_path):
+    targets = config(exclude_modules=("layers.0",))  # in a list, which `save` leaves out
     module = net()
-    randomised(adapt(module, config()))
+    randomised(adapt(module, targets))
     module.save(str(tmp_path / "net.pkl"))
     other = net()
-    adapt(other, config(), seed=1)
+    adapt(other, targets, seed=1)
     other.load(str(tmp_path / "net.pkl"))
     jt.sync_all()
     assert bits(other(IDS)) == bits(module(IDS))

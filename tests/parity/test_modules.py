@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis
 import numpy as np
 import peft
 import pytest
 import torch
+from hypothesis import strategies as st
 from peft.tuners.lora.layer import MultiheadAttention as PeftAttention
 from safetensors.numpy import load_file
 
@@ -23,7 +25,7 @@ from jittor_lora.formats.adapter_check import COUNTER
 from jittor_lora.formats.peft import keys
 from jittor_lora.formats.peft_config import peft_settings
 from jittor_lora.system.runtime import jt
-from parity.module_pairs import inputs, pair
+from parity.module_pairs import copied, inputs, pair
 
 pytestmark = pytest.mark.parity
 
@@ -209,3 +211,80 @@ def test_peft_adds_the_update_of_out_proj_twice(tmp_path):
     load_adapter_state_dict(ours, state)
     y, their_y = results(kind, ours, theirs)
     np.testing.assert_allclose(y.numpy(), their_y.detach().numpy(), rtol=2e-4, atol=2e-5)
+
+
+LAYERS = {
+    "Linear": lambda library, draw: library.Linear(6, 4, bias=draw(st.booleans())),
+    "Embedding": lambda library, draw: library.Embedding(7, 4),
+    "Conv1d": lambda library, draw: convolution(library.Conv1d, draw),
+    "Conv2d": lambda library, draw: convolution(library.Conv2d, draw),
+    "Conv3d": lambda library, draw: convolution(library.Conv3d, draw),
+}
+
+
+def convolution(kind, draw):
+    size, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 2))
+    return kind(4, 6, size, stride, padding, groups=draw(st.sampled_from([1, 2])), bias=draw(st.booleans()))
+
+
+class Replay:
+    """Draws the same values a second time."""
+
+    def __init__(self, draw):
+        self._draw, self._values = draw, []
+
+    def first(self, strategy):
+        self._values.append(self._draw(strategy))
+        return self._values[-1]
+
+    def again(self, strategy):
+        return self._values.pop(0)
+
+
+@hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(st.data())
+def test_layers_of_all_kinds_agree(tmp_path_factory, data):
+    """Over kinds, ranks, groups, strides, padding, and one or two adapters, with DoRA or rsLoRA."""
+    kind = data.draw(st.sampled_from(sorted(LAYERS)))
+    replay = Replay(data.draw)
+    ours = jt.nn.Sequential(LAYERS[kind](jt.nn, replay.first))
+    theirs = torch.nn.Sequential(LAYERS[kind](torch.nn, replay.again))
+    copied(ours, theirs)
+    groups = getattr(theirs[0], "groups", 1)
+    folder = tmp_path_factory.mktemp("adapters")
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    model, names = None, ["default", "second"][: data.draw(st.integers(1, 2))]
+    for name in names:
+        config = settings(r=2 * data.draw(st.integers(1, 3)), use_rslora=data.draw(st.booleans()),
+                          use_dora=groups == 1 and data.draw(st.booleans()))
+        of_peft = peft.LoraConfig(r=config.r, lora_alpha=8, target_modules=["0"], use_rslora=config.use_rslora,
+                                  use_dora=config.use_dora)
+        if model is None:
+            model = peft.get_peft_model(theirs, of_peft)
+        else:
+            model.add_adapter(name, of_peft)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=draw) * 0.3 + ("magnitude" in name)
+    model.save_pretrained(folder)
+    for name in names:
+        load_adapter(ours, folder / ("" if name == "default" else name), name)
+    model.base_model.set_adapter(names)
+    adapters_of(ours).activate(*names)
+    shape = {"Linear": (3, 2, 6), "Embedding": (3, 2), "Conv1d": (2, 4, 5), "Conv2d": (2, 4, 5, 4),
+             "Conv3d": (1, 4, 3, 4, 3)}[kind]
+    x = np.random.Generator(np.random.Philox(1)).standard_normal(shape).astype(np.float32)
+    if kind == "Embedding":
+        x = (np.abs(x) * 3).astype(np.int32) % 7
+    y, their_y = ours(jt.array(x)), model.eval()(torch.from_numpy(x))
+    np.testing.assert_allclose(y.numpy(), their_y.detach().numpy(), rtol=2e-4, atol=2e-5)
+    (their_y**2).sum().backward()
+    their = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    arrays = {f"{name} {key}": p for name in names for key, p in adapters_of(ours)[name].parameters().items()}
+    assert len(their) == len(arrays)
+    for (name, _), gradient in zip(arrays.items(), jt.grad((y * y).sum(), list(arrays.values()))):
+        adapter, key = name.split()
+        part = key.rsplit(".", 1)[-1]
+        expected = next(value for full, value in their.items() if f".{part}.{adapter}" in full)
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max() + 1e-5,
+                                   err_msg=name)

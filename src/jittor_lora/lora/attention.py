@@ -63,7 +63,8 @@ class AttentionUpdate(jt.Module):
     @staticmethod
     def refusals(base: jt.Module, config: LoraConfig, name: str) -> Iterator[str]:
         """What the settings ask for that an attention cannot do."""
-        asked = {"use_dora": config.use_dora, "lora_bias": config.lora_bias, f"init: {config.init}": config.changes_base}
+        asked = {"use_dora": config.use_dora, "lora_bias": config.lora_bias,
+                 f"init: {config.init}": config.changes_base}
         for setting, used in asked.items():
             if used:
                 yield f"{setting}: not supported for {name}, a MultiheadAttention."
