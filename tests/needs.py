@@ -124,6 +124,9 @@ PARTS = {
                   "needs the server's packages: pip install -e '.[serve]' httpx"),
     "openai": Part(lambda: has_packages("openai"), "needs openai: pip install -e '.[clients]'"),
     "schemathesis": Part(lambda: has_packages("schemathesis"), "needs schemathesis: pip install -e '.[clients]'"),
+    "sklearn": Part(lambda: has_packages("sklearn"), "needs scikit-learn: pip install -e '.[examples]'"),
+    "notebooks": Part(lambda: has_packages("nbclient", "nbformat", "ipykernel"),
+                      "needs nbclient and ipykernel: pip install -e '.[examples]'"),
     "llama_cpp": Part(lambda: bool(peer_python("llama_cpp")),
                       "needs llama-cpp-python, here or in the Python named by LLAMA_CPP_PYTHON"),
     "mlx": Part(lambda: bool(peer_python("mlx_lm")), "needs mlx-lm, here or in the Python named by MLX_LM_PYTHON"),
@@ -131,8 +134,8 @@ PARTS = {
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_llama_cpp, needs_mlx,
- needs_litgpt) = map(pytest.mark.needs, PARTS)
+ needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_sklearn, needs_notebooks,
+ needs_llama_cpp, needs_mlx, needs_litgpt) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 
