@@ -232,7 +232,7 @@ def test_ranks_with_different_data_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--extractive", "--perplexity")])
+@pytest.mark.parametrize("more", [(), ("--extractive", "--perplexity"), ("--extractive", "--aim", "f1")])
 def test_evaluation_on_three_ranks_equals_that_on_one(more, files, two, tmp_path):
     arguments = ["evaluate", "--base", files / "base", "--adapter", two / "adapter", "--data", files / "dev.json",
                  *more]

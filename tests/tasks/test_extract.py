@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from inference.test_span_search import log_probabilities
 from jittor_lora.cli.main import main
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
+from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import f1
-from jittor_lora.inference.extraction import Extract, Extractor, best_expected, ending_tokens
+from jittor_lora.inference.extraction import Candidates, Extract, Extractor, best_expected, ending_tokens
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.inference.sampling import Sampling
 from jittor_lora.inference.span_tree import spans_of
 from jittor_lora.session import load
+from jittor_lora.tasks import evaluate as task
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +95,11 @@ def test_several_questions_about_one_context(session):
 
 def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
     """Over the likeliest spans, of all that are more than a hundredth as probable as the likeliest."""
-    for count in (2, 20):
+    for count, temperature in ((2, 1.0), (20, 2.0)):
         target = folder / f"f1-{count}"
         assert main(["evaluate", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
                      str(target), "--extractive", "--aim", "f1", "--candidates", str(count), "--max-span-words", "4",
-                     "--precision", "fp32"]) == 0
+                     "--precision", "fp32", *(["--span-temperature", "1"] if temperature == 1.0 else [])]) == 0
         ends = ending_tokens(session.tokenizer, ["\n"], 300)
         rows = {row["id"]: row for row in map(json.loads, (target / "spans.jsonl").read_text().splitlines())}
         predictions = json.loads((target / "predictions.json").read_text())
@@ -108,7 +111,8 @@ def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
                 best = sorted(scores, key=scores.get, reverse=True)[:count]
                 texts = {paragraph.context[slice(*span)]: np.exp(scores[span]) for span in best
                          if scores[span] > scores[best[0]] + np.log(0.01)}
-                gains = {text: sum(p * f1(text, [other]) for other, p in texts.items()) / sum(texts.values())
+                weights = {text: p ** (1 / temperature) for text, p in texts.items()}
+                gains = {text: sum(w * f1(text, [other]) for other, w in weights.items()) / sum(weights.values())
                          for text in texts}
                 row = rows[question.id]
                 assert gains[row["text"]] == pytest.approx(max(gains.values()), abs=1e-4)
@@ -117,22 +121,25 @@ def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
                 assert predictions[question.id] == row["text"] == paragraph.context[row["start"] : row["end"]]
                 expected.append(row["expected_f1"])
         metrics = json.loads((target / "metrics.json").read_text())
-        assert (metrics["candidates"], metrics["expected_f1"]) == (count, pytest.approx(100 * np.mean(expected)))
+        assert (metrics["candidates"], metrics["span_temperature"]) == (count, temperature)
+        assert metrics["expected_f1"] == pytest.approx(100 * np.mean(expected))
         assert metrics["expected_f1"] < 99
 
 
 def test_a_span_of_which_most_is_right_goes_before_the_likeliest():
     spans = [Extract(text, 0, len(text), float(np.log(p)), float(np.log(0.4)))
              for text, p in (("Rome", 0.2), ("old city of Rome", 0.15), ("old city of Rome, 753", 0.15))]
-    found = best_expected(spans, "squad")
+    found = best_expected(spans, Candidates(3, "squad", 1.0))
     assert (found.text, found.start, found.end, found.log_probability) == (*spans[1][:3], spans[1].log_probability)
     assert found.expected_f1 == pytest.approx((0.2 * 2 / 5 + 0.15 + 0.15 * 8 / 9) / 0.5)
     assert found.candidates_log_probability == pytest.approx(np.log(0.5))
     assert found.null_odds == pytest.approx(np.log(0.4 / (found.expected_f1 * 0.5)))
     assert spans[1].null_odds == pytest.approx(np.log(0.4 / 0.15))
     nothing = Extract("", 0, 0, -np.inf, -1.0)
-    assert best_expected([nothing], "squad") == nothing
-    assert best_expected([spans[0]._replace(text="the")], "squad").null_odds == sys.float_info.max
+    assert best_expected([nothing], Candidates(3, "squad", 1.0)) == nothing
+    assert best_expected([spans[0]._replace(text="the")], Candidates(3, "squad", 1.0)).null_odds == sys.float_info.max
+    sure = [spans[0]._replace(log_probability=float(np.log(0.5))), *spans[1:]]
+    assert [best_expected(sure, Candidates(3, "squad", t)).text for t in (1.0, 2.0)] == ["Rome", "old city of Rome"]
 
 
 def test_the_highest_expected_f1_of_samples(folder, session, capsys):
@@ -168,8 +175,18 @@ def test_comparing_what_answers_aim_at(folder, capsys):
     assert [system.get("candidates") for system in systems] == [None, 20, 20]
 
 
+def test_ranks_do_not_sample(folder, monkeypatch):
+    monkeypatch.setattr(task, "join", lambda: SimpleNamespace(size=2))
+    for how, found in ((task.Answering(candidates=5), "aim f1 without extractive"),
+                       (task.Answering(Decoding(5, Sampling(temperature=0.5))), "a temperature")):
+        with pytest.raises(UserError, match=f"Under mpirun: .* found {found}"):
+            task.evaluate(str(folder / "base"), str(folder / "dev.json"), str(folder / "ranks"), how=how)
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--candidates", "5"], "has no effect unless aim is f1"),
+    (["--aim", "f1", "--span-temperature", "1"], "has no effect without extractive and aim f1"),
+    (["--extractive", "--aim", "f1", "--span-temperature", "0"], "span_temperature"),
     (["--aim", "f1", "--beams", "3"], "the candidates are samples"),
     (["--aim", "f1", "--candidates", "1"], "candidates"),
     (["--aim", "em"], "aim"),

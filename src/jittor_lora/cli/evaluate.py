@@ -16,6 +16,7 @@ from jittor_lora.settings.shared import (
     CANDIDATES,
     DATA,
     LARGEST_SEED,
+    SPAN_TEMPERATURE,
     ChatArguments,
     Columns,
     OptionalTemplateText,
@@ -62,6 +63,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
         "likeliest spans with --extractive, otherwise samples")
     candidates: Optional[int] = setting(None, DECODING, "with --aim f1: number of spans, or of samples; by default "
                                         f"{CANDIDATES}", ge=2, le=1000)
+    span_temperature: Optional[float] = setting(None, DECODING, "with --extractive --aim f1: take spans' probabilities "
+                                                f"to the power of 1 / this; by default {SPAN_TEMPERATURE:g}", gt=0)
     max_span_words: Optional[int] = setting(None, DECODING, "with --extractive: maximum length of a span in words, or "
                                             "characters of Chinese; by default 16, in Chinese contexts 40", ge=1)
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
@@ -85,6 +88,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
             yield Problem(("aim", "beams"), "the candidates are samples; leave one of the two out")
         if self.aim != "f1" and self.candidates is not None:
             yield Problem(("candidates", "aim"), "has no effect unless aim is f1")
+        if not (self.aim == "f1" and self.extractive) and self.span_temperature is not None:
+            yield Problem(("span_temperature", "aim"), "has no effect without extractive and aim f1")
         if self.no_answer_threshold and self.beams > 1:
             yield Problem(("no_answer_threshold", "beams"), "beam search gives no odds of no answer")
         if self.with_base and self.adapter is None:
@@ -112,10 +117,11 @@ def run(args: argparse.Namespace) -> int:
     from jittor_lora.tasks.evaluate import Answering, evaluate
     options.set_threads()
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity",
-              "no_answer_threshold", "aim", "candidates"}
+              "no_answer_threshold", "aim", "candidates", "span_temperature"}
     how = Answering(options.decoding(options.max_new_tokens, "\n"), options.extractive, options.max_span_words,
                     options.perplexity, options.no_answer_threshold,
-                    (options.candidates or CANDIDATES) if options.aim == "f1" else None)
+                    (options.candidates or CANDIDATES) if options.aim == "f1" else None,
+                    options.span_temperature or SPAN_TEMPERATURE)
     with locked(options.output):
         evaluate(base=base, adapter=adapter, how=how,
                  **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))

@@ -26,10 +26,13 @@ class Candidates(NamedTuple):
 
     Args:
         scoring: the rule of F1, see `scoring.RULES`.
+        temperature: probabilities count to the power of 1 / temperature (Guo et al. 2017, "On Calibration of Modern
+            Neural Networks", section 4.2), since fine-tuned models are too sure of the likeliest span.
     """
 
     count: int
     scoring: str
+    temperature: float
     least_share: float = LEAST_SHARE
 
 
@@ -40,7 +43,8 @@ class Extract(NamedTuple):
     A context without spans gives "" at (0, 0) with -inf.
 
     Attributes:
-        expected_f1: of a span chosen by it, given that one of the candidates is the answer; 0 to 1.
+        expected_f1: of a span chosen by it, given that one of the candidates is the answer, at their temperature; 0 to
+            1.
         candidates_log_probability: that one of the candidates is.
     """
 
@@ -106,7 +110,7 @@ class Extractor:
         """
         count, share = (1, 0.0) if candidates is None else (candidates.count, candidates.least_share)
         found = self.extract_several(groups, count, max_tokens, max_words, batch_size, on_end, share)
-        return [several[0] if candidates is None else best_expected(several, candidates.scoring) for several in found]
+        return [several[0] if candidates is None else best_expected(several, candidates) for several in found]
 
     def extract_several(self, groups: Iterable[Group], count: int, max_tokens: int = 32, max_words: int | None = None,
                         batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None,
@@ -152,12 +156,13 @@ def finite(odds: float) -> float:
     return max(min(odds, sys.float_info.max), -sys.float_info.max)
 
 
-def best_expected(spans: Sequence[Extract], scoring: str) -> Extract:
-    """Of the spans of a context, likeliest first, the one with the highest expected F1 against all of them."""
+def best_expected(spans: Sequence[Extract], how: Candidates) -> Extract:
+    """Of the candidates among the spans of a context, likeliest first, the one with the highest expected F1."""
     logs = np.array([span.log_probability for span in spans])
     if not np.isfinite(logs[0]):
         return spans[0]
-    chosen, expected = highest_expected_f1([span.text for span in spans], np.exp(logs - logs[0]), scoring)
+    weights = np.exp((logs - logs[0]) / how.temperature)
+    chosen, expected = highest_expected_f1([span.text for span in spans], weights, how.scoring)
     return spans[chosen]._replace(expected_f1=expected, candidates_log_probability=float(np.logaddexp.reduce(logs)))
 
 

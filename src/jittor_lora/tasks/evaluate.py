@@ -46,6 +46,7 @@ from jittor_lora.formats.tokenizer import Tokenizer
 from jittor_lora.inference.extraction import Candidates, Extract, Extractor, finite
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.session import load
+from jittor_lora.settings.shared import SPAN_TEMPERATURE
 from jittor_lora.system.pace import Pace
 from jittor_lora.system.ranks import ALONE, Ranks, join
 from jittor_lora.system.waiting import silence_explained
@@ -136,6 +137,7 @@ class Answering:
         extractive: answers are spans of the context instead, see `inference/extraction.py`.
         candidates: the answer is the one with the highest expected F1 of this many: the likeliest spans, or else
             samples; None for the likeliest span, or the text as decoded.
+        span_temperature: of these spans' probabilities, see `Candidates`.
         max_span_words: of such a span, see `spans_of`.
         perplexity: also measure the likelihood of the reference answers.
         no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
@@ -147,6 +149,7 @@ class Answering:
     perplexity: bool = False
     no_answer_threshold: float = 0.0
     candidates: int | None = None
+    span_temperature: float = SPAN_TEMPERATURE
 
     @property
     def samples(self) -> bool:
@@ -259,11 +262,9 @@ def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[s
 
 def extract(generator: Generator, questions: Questions, max_words: int | None = None, batch_size: int = BATCH_SIZE,
             progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0,
-            candidates: int | None = None) -> Answers:
-    """Answers that are spans of the context; arguments as in `answer`.
-
-    Args:
-        candidates: see `Answering`.
+            candidates: Candidates | None = None) -> Answers:
+    """Answers that are spans of the context, the likeliest or of candidates the one with the highest expected F1;
+    further arguments as in `answer`.
 
     Raises:
         UserError: the data has no contexts.
@@ -278,7 +279,7 @@ def extract(generator: Generator, questions: Questions, max_words: int | None = 
     extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(),
-                                  candidates and Candidates(candidates, questions.scoring))
+                                  candidates)
     found = ranks.all_gather(dict(zip(questions.ids, found)))
     spans = in_order(every, [{name: Extract(*span) for name, span in part.items()} for part in found])
     texts = {name: span.text for name, span in spans.items()}
@@ -356,8 +357,9 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     """
     ranks = join()
     if ranks.size > 1 and how.samples:
-        raise UserError("Samples, drawn with a temperature above 0 or for the highest expected F1, depend on which "
-                        "questions a process answers; without mpirun, or as spans, these questions can be answered.")
+        raise UserError("Under mpirun: expected answers that are not sampled, as samples depend on which questions a "
+                        f"process answers; found {'aim f1 without extractive' if how.candidates else 'a temperature'}. "
+                        "Change that, or evaluate without mpirun.")
     questions_data = load_data(data, "dev", "evaluation", columns=columns)
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
@@ -418,8 +420,9 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     """
     more: dict[str, Any] = {}
     if how.extractive:
+        spans = how.candidates and Candidates(how.candidates, questions.scoring, how.span_temperature)
         answers = extract(generator, questions, how.max_span_words, batch_size, name, ranks, how.no_answer_threshold,
-                          how.candidates)
+                          spans)
     elif how.candidates:
         answers = answer_from_samples(generator, questions, how.candidates, batch_size, name, how.decoding,
                                       how.no_answer_threshold, seed)
@@ -437,6 +440,8 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
         more["candidates"], more["expected_f1"] = how.candidates, 100 * mean(answers.expected_f1.values() or [0.0])
         say(f"{name}: of {how.candidates} {'spans' if how.extractive else 'samples'} the one with the highest expected "
             f"F1; on average {more['expected_f1']:.2f}")
+        if how.extractive:
+            more["span_temperature"] = how.span_temperature
     if questions.no_answers:
         raw = questions.score(answers.raw) if answers.raw else None
         more["squad_v2"] = figures(found, raw, answers.null_odds)
