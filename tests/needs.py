@@ -134,8 +134,8 @@ PARTS = {
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
- needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_sklearn, needs_notebooks,
- needs_llama_cpp, needs_mlx, needs_litgpt) = map(pytest.mark.needs, PARTS)
+ needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_sklearn,
+ needs_notebooks, needs_llama_cpp, needs_mlx, needs_litgpt) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 
