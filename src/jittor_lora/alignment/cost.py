@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from jittor_lora.alignment.result import Alignment
-from jittor_lora.alignment.words import LANGUAGES, MISSING, say
+from jittor_lora.alignment.words import LANGUAGES, MISSING, WORDS, say
 
 
 def cost_rows(alignment: Alignment) -> list[tuple[Mapping[str, str], str, str]]:
@@ -19,7 +19,7 @@ def cost_rows(alignment: Alignment) -> list[tuple[Mapping[str, str], str, str]]:
              (_named("framework"), *(one.framework for one in facts))]
     for of in ("settings", "versions", "machine"):
         first, second = (getattr(one, of) for one in facts)
-        rows += [(dict.fromkeys(LANGUAGES, name), _shown(first.get(name)), _shown(second.get(name)))
+        rows += [(_fact(name), _shown(first.get(name)), _shown(second.get(name)))
                  for name in dict.fromkeys((*first, *second))]
     return rows
 
@@ -34,6 +34,11 @@ def same_settings(alignment: Alignment, language: str) -> str:
 
 def _named(key: str) -> Mapping[str, str]:
     return {language: say(language, key) for language in LANGUAGES}
+
+
+def _fact(name: str) -> Mapping[str, str]:
+    """The label of what a side states; versions, and what a script of one's own states, by their own names."""
+    return {language: WORDS[language].get(f"fact {name}", name) for language in LANGUAGES}
 
 
 def _rate(count: int, seconds: float) -> str:
