@@ -241,6 +241,7 @@ class Replay:
         return self._values.pop(0)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
 def test_layers_of_all_kinds_agree(tmp_path_factory, data):

@@ -36,10 +36,11 @@ from jittor_lora.lora.token_rows import TokenRows
 from jittor_lora.model.causal_lm import CausalLM
 
 # Parts of a module that a file may hold, and how many dimensions they have.
-_KERNELS = (3, 4, 5)  # of convolutions
-DIMENSIONS = {"lora_A": (2, *_KERNELS), "lora_B": (2, *_KERNELS), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
-              "lora_magnitude_vector": (1, *_KERNELS), "lora_B_bias": (1,), TOKEN_ROWS: (2,),
-              "weight": (1, 2, *_KERNELS), "bias": (1,)}
+DIMENSIONS = {"lora_A": (2,), "lora_B": (2,), "lora_embedding_A": (2,), "lora_embedding_B": (2,),
+              "lora_magnitude_vector": (1,), "lora_B_bias": (1,), TOKEN_ROWS: (2,),
+              "weight": (1, 2), "bias": (1,)}
+# And how many in a convolution
+KERNEL_DIMENSIONS = dict.fromkeys(("lora_A", "lora_B", "lora_magnitude_vector", "weight"), (3, 4, 5))
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 _OTHER_LORA = re.compile(r"(.+\.(?:lora_embedding_[AB]|lora_magnitude_vector))(?:\.weight)?")
@@ -132,11 +133,12 @@ def load_adapter(source: Path | AdapterSource, model: CausalLM, name: str = DEFA
     return adapter
 
 
-def adapter_arrays(file: TensorFile, own: Container[str] = ()) -> dict[str, np.ndarray]:
+def adapter_arrays(file: TensorFile, own: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Arrays by the names of `Adapter.parameters` ("<module>.lora_A"), float32, as an adapter's file has them.
 
     Args:
-        own: names of the base's own arrays, which may be saved whole, beside weights and biases.
+        own: of a base that is not one of our networks, names of its arrays, which may be saved whole. It may have
+            convolutions.
 
     Raises:
         UserError: the file has keys that no LoRA adapter has; all are listed.
@@ -153,7 +155,8 @@ def adapter_arrays(file: TensorFile, own: Container[str] = ()) -> dict[str, np.n
         if of_b:
             name = f"{name[: -len(_B_BIAS)]}.lora_B_bias"
         shape, part = file.entries[key].shape, name.rsplit(".", 1)[-1]
-        fits = name in own or len(shape) in DIMENSIONS.get(part, ())
+        fits = len(shape) in DIMENSIONS.get(part, ()) or own is not None and (
+            name in own or len(shape) in KERNEL_DIMENSIONS.get(part, ()))
         if not fits or (".lora_" in name and not match and not of_b):
             wrong.append(f"{key}: expected a LoRA matrix, a magnitude, or a weight or bias, found shape {shape}")
         elif ".original_module." in key:  # the base's own, which PEFT keeps beside the copy that is trained

@@ -27,9 +27,6 @@ class AdaptedLayer(AdaptedModule):
         self.begin_pass()
         return self.run(*args, names=self.active.names, **kwargs)
 
-    def run(self, x, names: Sequence[str], mask_start: int = 0):
-        raise NotImplementedError
-
     def begin_pass(self) -> None:
         """Freeze again what Jittor may have unfrozen, and choose the dropout masks."""
         self.active.freeze()
