@@ -258,6 +258,39 @@ def test_gradients_accumulate_and_are_clipped_by_jittors_optimiser():
     assert moved == pytest.approx(0.5, rel=1e-3)
 
 
+def test_jittors_data_sets_schedulers_and_flags_drive_the_training():
+    from jittor.dataset import Dataset
+    from jittor.lr_scheduler import MultiStepLR
+
+    class Numbers(Dataset):
+        """Three ids, and whether their sum is even."""
+
+        def __init__(self):
+            super().__init__(batch_size=8, shuffle=False)
+            self.ids = np.random.Generator(np.random.Philox(3)).integers(0, 9, (32, 3)).astype(np.int32)
+            self.set_attrs(total_len=len(self.ids))
+
+        def __getitem__(self, index):
+            return self.ids[index], int(self.ids[index].sum() % 2)
+
+    module = net()
+    adapt(module, config(modules_to_save=("norm",)))
+    before = {name: array.numpy().copy() for name, array in module.state_dict().items() if ".default." not in name}
+    optimizer = jt.optim.AdamW(trainable(module), lr=0.02)
+    scheduler, losses, rates = MultiStepLR(optimizer, milestones=[6], gamma=0.1), [], []
+    module.train()
+    for _ in range(8):
+        with jt.flag_scope(lazy_execution=1):
+            epoch = [jt.nn.cross_entropy_loss(module(ids)[:, 0], labels) for ids, labels in Numbers()]
+            optimizer.step(sum(epoch) / len(epoch))
+        losses.append(float(sum(loss.item() for loss in epoch)))
+        rates.append(optimizer.lr)
+        scheduler.step()
+    assert losses[-1] < losses[0] and rates[0] == 0.02 and rates[-1] == pytest.approx(0.002)
+    after = module.state_dict()
+    assert all(np.array_equal(array, after[name].numpy()) for name, array in before.items())
+
+
 def test_a_batch_norm_follows_the_mode():
     module = net()
     adapt(module, config())
