@@ -9,7 +9,8 @@ from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.session import load
-from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.tasks.answering import answer
+from jittor_lora.tasks.questions import Questions
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from jittor_lora.inference.sampling import Sampling
 from jittor_lora.inference.span_tree import spans_of
 from jittor_lora.session import load
 from jittor_lora.tasks import evaluate as task
+from jittor_lora.tasks.answering import Answering
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +178,8 @@ def test_comparing_what_answers_aim_at(folder, capsys):
 
 def test_ranks_do_not_sample(folder, monkeypatch):
     monkeypatch.setattr(task, "join", lambda: SimpleNamespace(size=2))
-    for how, found in ((task.Answering(candidates=5), "aim f1 without extractive"),
-                       (task.Answering(Decoding(5, Sampling(temperature=0.5))), "a temperature")):
+    for how, found in ((Answering(candidates=5), "aim f1 without extractive"),
+                       (Answering(Decoding(5, Sampling(temperature=0.5))), "a temperature")):
         with pytest.raises(UserError, match=f"Under mpirun: .* found {found}"):
             task.evaluate(str(folder / "base"), str(folder / "dev.json"), str(folder / "ranks"), how=how)
 

@@ -31,8 +31,8 @@ from jittor_lora.formats.peft import save_adapter
 from jittor_lora.inference.generator import Generator
 from jittor_lora.settings.align import AlignConfig
 from jittor_lora.system.runtime import threads
-from jittor_lora.tasks.evaluate import Questions
 from jittor_lora.tasks.fingerprints import identity_of_data
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.train import Prepared, prepare, subset
 from jittor_lora.training.batches import steps_from
 

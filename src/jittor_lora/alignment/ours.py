@@ -29,7 +29,7 @@ from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.ops.backend import OPERATIONS, has_kernel
 from jittor_lora.system.runtime import jt, system_info, threads
-from jittor_lora.tasks.evaluate import answer
+from jittor_lora.tasks.answering import answer
 from jittor_lora.tasks.train import Prepared
 from jittor_lora.training.gradients import stream_loss
 from jittor_lora.training.log import NoLog

@@ -24,7 +24,8 @@ from jittor_lora.ops.backend import OPERATIONS
 from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import jt, set_threads
-from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.tasks.answering import answer
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.training.batches import steps_from, steps_per_epoch, streams_of
 from jittor_lora.training.gradients import batch_gradients, mean_loss
 from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm

@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_and_adapter()
-    from jittor_lora.tasks.evaluate import Answering, evaluate
+    from jittor_lora.tasks.answering import Answering
+    from jittor_lora.tasks.evaluate import evaluate
     options.set_threads()
     others = {"base", "adapter", "threads", "max_new_tokens", "extractive", "max_span_words", "perplexity",
               "no_answer_threshold", "aim", "candidates", "span_temperature"}

@@ -37,7 +37,7 @@ from jittor_lora.files.atomic import make_writable, write_json
 from jittor_lora.settings.shared import CANDIDATES
 
 if TYPE_CHECKING:
-    from jittor_lora.tasks.evaluate import Answering
+    from jittor_lora.tasks.answering import Answering
 
 BASE, GREEDY = "base", "greedy"
 _EXTREMES = 20
@@ -208,7 +208,9 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule:
     """(name, folder, settings) of each system, once it has answered."""
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
-    from jittor_lora.tasks.evaluate import Questions, say, score_and_write
+    from jittor_lora.tasks.answering import say
+    from jittor_lora.tasks.evaluate import score_and_write
+    from jittor_lora.tasks.questions import Questions
     for precision in evaluation.precisions:
         session = load(evaluation.base, precision=precision, base_precision=evaluation.base_precision)
         limit = min(session.model.config.max_positions, evaluation.max_tokens or sys.maxsize)
@@ -241,7 +243,7 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule:
 
 def answering(mode: str) -> Answering:
     """How a mode answers."""
-    from jittor_lora.tasks.evaluate import Answering
+    from jittor_lora.tasks.answering import Answering
     return Answering(extractive=mode.startswith("extractive"), candidates=CANDIDATES if mode.endswith("-f1") else None)
 
 

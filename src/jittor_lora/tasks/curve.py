@@ -24,7 +24,9 @@ from jittor_lora.session import Session, load
 from jittor_lora.settings.curve import CurveConfig
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.runtime import free_memory, set_threads
-from jittor_lora.tasks.evaluate import Answering, Questions, brackets, say, score_and_write
+from jittor_lora.tasks.answering import Answering, say
+from jittor_lora.tasks.evaluate import brackets, score_and_write
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.run_folder import PRODUCTS, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 

@@ -20,9 +20,10 @@ from jittor_lora.formats.quantised_file import FORMATS
 from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system import memory
 from jittor_lora.system.runtime import threads
-from jittor_lora.tasks.evaluate import BATCH_SIZE, Questions
+from jittor_lora.tasks.answering import BATCH_SIZE
 from jittor_lora.tasks.plan_trial import Trial
 from jittor_lora.tasks.plan_work import Work, work_of
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.train import Prepared, prepare, subset
 from jittor_lora.training.batches import due
 

@@ -13,8 +13,9 @@ from jittor_lora.formats.training_state import Copies, TrainingState, write_stat
 from jittor_lora.inference.generator import Generator
 from jittor_lora.system import memory
 from jittor_lora.system.runtime import free_memory
-from jittor_lora.tasks.evaluate import Questions, answer
+from jittor_lora.tasks.answering import answer
 from jittor_lora.tasks.plan_work import Piece, Step, Work
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.train import Prepared
 from jittor_lora.training.batches import streams_of
 from jittor_lora.training.gradients import mean_loss

@@ -22,7 +22,9 @@ from jittor_lora.session import Session, load
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.system.locks import LOCK_FILE, locked
 from jittor_lora.system.runtime import set_threads
-from jittor_lora.tasks.evaluate import Questions, say, score_and_write
+from jittor_lora.tasks.answering import say
+from jittor_lora.tasks.evaluate import score_and_write
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.run_folder import EVALUATION, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 

@@ -33,11 +33,12 @@ from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system.locks import locked
 from jittor_lora.system.ranks import Ranks, join
 from jittor_lora.system.runtime import set_threads, system_info, threads
+from jittor_lora.tasks.answering import answer
 from jittor_lora.tasks.data_parallel import check_alike, ranks_line, start_alike
-from jittor_lora.tasks.evaluate import Questions, answer
 from jittor_lora.tasks.fingerprints import Sources, identity_of_base
 from jittor_lora.tasks.lora_settings import described, lora_config
 from jittor_lora.tasks.methods import Full, Lora, Method
+from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.resume import restore
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_report import conclusion, introduction, summarize
