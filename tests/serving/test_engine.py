@@ -140,6 +140,9 @@ def check_all(session, generator, count, seed, **limits):
             time.sleep(draw.choice([0, 0, 0.002, 0.02]))
         for client in clients.values():
             client.wait()
+        end = time.monotonic() + 60
+        while engine.statistics().running and time.monotonic() < end:  # jobs whose clients have not hung up yet
+            time.sleep(0.01)
         return clients, engine.statistics()
 
     clients, statistics = serve(session, work, **limits)
