@@ -26,6 +26,7 @@ steps = Path("pytorch/steps.csv")
 number, loss, *others = last.split(",")
 steps.write_text("\\n".join([*before, ",".join([number, str(float(loss) + 0.5), *others])]) + "\\n")
 """
+IDLE = "print('no record')"
 FAILS = "print('one'); print('two'); raise SystemExit('three')"
 SLEEPS = "import time\nprint('here', flush=True)\ntime.sleep(100)"
 
@@ -34,7 +35,7 @@ SLEEPS = "import time\nprint('here', flush=True)\ntime.sleep(100)"
 def files(tmp_path_factory):
     """Base and data, scripts, and a Python that has all packages, as it claims."""
     folder = small_run.make_files(tmp_path_factory.mktemp("align"), 8, 3)
-    for name, text in {"copy": COPY, "another": ANOTHER_LOSS, "fails": FAILS, "sleeps": SLEEPS}.items():
+    for name, text in {"copy": COPY, "another": ANOTHER_LOSS, "idle": IDLE, "fails": FAILS, "sleeps": SLEEPS}.items():
         (folder / f"{name}.py").write_text(text)
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo "[]"; else exec {sys.executable} "$@"; fi\n')
@@ -98,6 +99,8 @@ def test_the_same_command_resumes(files, tmp_path, capsys, monkeypatch):
     assert (out / "jittor/facts.json").is_file() and not (out / "pytorch").exists()
 
     monkeypatch.setattr(module, "run_here", None)
+    assert align(files, out, script="idle") == 2
+    assert "expected it to leave the folder pytorch/" in capsys.readouterr().err
     assert align(files, out) == 0
     monkeypatch.setattr(twin, "run_there", None)
     assert align(files, out) == 0

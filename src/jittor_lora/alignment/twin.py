@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from jittor_lora.alignment.record import PYTORCH
 from jittor_lora.errors import UserError
 from jittor_lora.system.runtime import environment
 
@@ -63,7 +64,7 @@ def run_there(folder: Path, python: str, threads: int) -> None:
     """Run the script of `folder`; what it prints appears on standard error.
 
     Raises:
-        UserError: it failed.
+        UserError: it failed, or left no record.
     """
     last: deque[str] = deque(maxlen=_SHOWN_LINES)
     # In a session of its own, so that Ctrl-C reaches this process alone, which ends the script.
@@ -79,6 +80,9 @@ def run_there(folder: Path, python: str, threads: int) -> None:
         _end(process)
     if code:
         raise UserError("\n  ".join([f"{folder / SCRIPT} ended with code {code}. Its last lines:", *last]))
+    if not (folder / PYTORCH).is_dir():
+        raise UserError(f"{folder / SCRIPT}: expected it to leave the folder {PYTORCH}/ beside it; found none. Change a "
+                        "copy of the shipped script, which writes it last, and give it with --twin.")
 
 
 def _end(process: subprocess.Popen) -> None:
