@@ -81,8 +81,8 @@ def run_there(folder: Path, python: str, threads: int) -> None:
     if code:
         raise UserError("\n  ".join([f"{folder / SCRIPT} ended with code {code}. Its last lines:", *last]))
     if not (folder / PYTORCH).is_dir():
-        raise UserError(f"{folder / SCRIPT}: expected it to leave the folder {PYTORCH}/ beside it; found none. Change a "
-                        "copy of the shipped script, which writes it last, and give it with --twin.")
+        raise UserError(f"{folder / SCRIPT}: expected it to leave the folder {PYTORCH}/ beside it; found none. Change "
+                        "a copy of the shipped script, which writes it last, and give it with --twin.")
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -1,4 +1,4 @@
-"""DART 1.1.1 (Nan et al. 2021): triples of tables, WebNLG and E2E, and texts that say them."""
+"""DART 1.1.1 (Nan et al. 2021): triples of tables, WebNLG and E2E, and texts that express them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of triples and the texts that say them, as in WebNLG and DART, linearised as by the LoRA paper."""
+"""Sets of triples and the texts that express them, as in WebNLG and DART, linearised as by the LoRA paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON files of the WebNLG challenge 2017 (Gardent et al. 2017): DBpedia's triples and texts that say them."""
+"""The JSON files of the WebNLG challenge 2017 (Gardent et al. 2017): DBpedia's triples and texts that express them."""
 
 from __future__ import annotations
 
