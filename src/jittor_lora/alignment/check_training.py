@@ -86,7 +86,7 @@ def _growth(values: Sequence[float]) -> dict[str, str]:
     tenth = max(1, len(values) // 10)
     if len(values) < 2 or not np.isfinite(values).all():
         return {}
-    early, late = (f"{max(part):.2g}".replace("e-0", "e-") for part in (values[:tenth], values[-tenth:]))
+    early, late = (f"{max(part):.1e}".replace("e-0", "e-") for part in (values[:tenth], values[-tenth:]))
     return {"early": early, "late": late, "count": str(tenth)}
 
 
