@@ -10,48 +10,12 @@ from hypothesis import strategies as st
 from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
 from jittor_lora.system.runtime import jt, set_threads, threads
+from kernel_comparison import BF16, GRADIENT, VALUE, both, close, compare, kernels, normal
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
 
-VALUE, GRADIENT = 1e-5, 1e-4
-BF16 = 2e-2
 few = settings(max_examples=20, deadline=None)
-
-
-def kernels():
-    from jittor_lora.ops.cpu import functions
-    return functions
-
-
-def normal(*shape, seed=0, scale=1.0):
-    return (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
-
-
-def close(found, expected, tolerance, least=0.01):
-    """Within `tolerance` of the largest size in `expected`, or of `least` where that is smaller: sums that cancel."""
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), least)
-
-
-def both(name, arrays, arguments=(), differentiate=None, value=VALUE, gradient=GRADIENT, least=0.01):
-    """Compare operation `name` of the kernels with the portable one on these arrays."""
-    compare(lambda *v: getattr(kernels(), name)(*v, *arguments), lambda *v: getattr(portable, name)(*v, *arguments),
-            arrays, differentiate, value, gradient, least)
-
-
-def compare(kernel, definition, arrays, differentiate=None, value=VALUE, gradient=GRADIENT, least=0.01):
-    results = []
-    wanted = range(len(arrays)) if differentiate is None else differentiate
-    for operation in (kernel, definition):
-        variables = [jt.array(a) if i in wanted else jt.array(a).stop_grad() for i, a in enumerate(arrays)]
-        y = operation(*variables)
-        probe = jt.array(normal(*y.shape, seed=99))
-        results.append([y.numpy(), *(g.numpy() for g in jt.grad((y * probe).sum(), [variables[i] for i in wanted]))])
-    found, expected = results
-    close(found[0], expected[0], value, least)
-    for f, e in zip(found[1:], expected[1:]):
-        close(f, e, gradient, least)
 
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 90))

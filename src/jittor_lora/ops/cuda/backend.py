@@ -1,0 +1,18 @@
+"""The backend for NVIDIA GPUs: the operations as fused kernels, compiled by nvcc at their first use."""
+
+from __future__ import annotations
+
+from jittor_lora.ops import fused
+from jittor_lora.ops.backend import Kernels
+from jittor_lora.ops.cuda import packing
+from jittor_lora.ops.operator.kernel_op import Caller
+
+OPERATIONS = {
+    "layer_norm": fused.layer_norm,
+    "rms_norm": fused.rms_norm,
+}
+
+
+def kernels_of(call: Caller) -> Kernels:
+    """The kernels of a library, as `fused` calls them."""
+    return Kernels(call, packing.product, packing.storage, packing.head_forms, 1)
