@@ -29,9 +29,8 @@ def library() -> ctypes.CDLL:
     tools = kernel_tools()
     folder = tools.cache / "jittor_lora_cuda_emulator"
     folder.mkdir(exist_ok=True)
-    own = sorted(HERE.glob("*.cpp"))
-    sources = [*(path for path in sorted(kernels_folder().glob("*.cu")) if path.stem not in {each.stem for each in own}),
-               *own]
+    own = {path.stem: path for path in HERE.glob("*.cpp")}
+    sources = sorted({**{path.stem: path for path in kernels_folder().glob("*.cu")}, **own}.values())
     headers = [*sorted(kernels_folder().glob("*.cuh")), HERE / "cuda_emulator.h", OPERATOR / "call.h"]
     common = hashlib.sha256(b"".join(path.read_bytes() for path in headers) + " ".join(FLAGS).encode())
 
