@@ -340,12 +340,15 @@ def test_a_loss_is_divided_and_so_is_its_gradient():
 @given(st.lists(sizes, min_size=1, max_size=3), st.sampled_from([1.0, 0.37]))
 @example([(400, 90)], 0.5)
 def test_a_step_of_adamw(shapes, factor):
-    for shape in shapes:
-        arrays = [normal(*shape), normal(*shape, seed=1), normal(*shape, seed=2), normal(*shape, seed=3) ** 2]
-        arguments = (0.9, 0.999), 0.999, 1e-2, 0.7, 1e-8, factor
-        found = kernels().adamw(*map(jt.array, arrays), *arguments)
-        expected = portable.adamw(*map(jt.array, arrays), *arguments)
-        for f, e in zip(found, expected):
+    draws = [[normal(*shape, seed=4 * i + j) for i, shape in enumerate(shapes)] for j in range(4)]
+    draws[3] = [second**2 for second in draws[3]]
+    rates = [1e-2 * 10**i for i in range(len(shapes))]
+    arguments = (0.9, 0.999), [1.0 - 0.1 * rate for rate in rates], rates, 0.7, 1e-8, factor
+    found, expected = (operation(*([jt.array(x) for x in arrays] for arrays in draws), *arguments)
+                       for operation in (kernels().adamw, portable.adamw))
+    for ours, theirs in zip(found, expected):
+        assert len(ours) == len(theirs) == len(shapes)
+        for f, e in zip(ours, theirs):
             np.testing.assert_allclose(f.numpy(), e.numpy(), rtol=2e-6, atol=1e-6)
 
 
@@ -366,7 +369,7 @@ def test_arrays_and_steps_have_the_same_bits_on_any_number_of_threads(operation)
             set_threads(count)
             a, b = jt.array(x), jt.array(y)
             if operation == "adamw":
-                made = kernels().adamw(a, b, b, b * b, (0.9, 0.999), 0.9, 0.1, 0.5, 1e-8, 0.5)[0]
+                made = kernels().adamw([a], [b], [b], [b * b], (0.9, 0.999), [0.9], [0.1], 0.5, 1e-8, 0.5)[0][0]
             else:
                 index = as_var(np.arange(600, dtype=np.int32))
                 made = kernels().add(a, b) if operation == "add" else kernels().rows(a, index)

@@ -293,9 +293,10 @@ def squared_norms(arrays: Sequence[jt.Var]):
     return call("squared_norms", [(len(arrays),)], arrays)[0]
 
 
-def adamw(parameter, gradient, first, second, betas, decay: float, rate: float, correction: float, epsilon: float,
-          factor: float = 1.0):
+def adamw(parameters, gradients, firsts, seconds, betas, decays: Sequence[float], rates: Sequence[float],
+          correction: float, epsilon: float, factor: float = 1.0):
     beta1, beta2 = betas
-    shape = parameter.shape
-    return call("adamw", [shape] * 3, [parameter, gradient, first, second], beta1, 1.0 - beta1, beta2, 1.0 - beta2,
-                decay, rate, correction, epsilon, factor)
+    after = [call("adamw", [arrays[0].shape] * 3, arrays, beta1, 1.0 - beta1, beta2, 1.0 - beta2, decay, rate,
+                  correction, epsilon, factor)
+             for *arrays, decay, rate in zip(parameters, gradients, firsts, seconds, decays, rates)]
+    return tuple(map(list, zip(*after)))

@@ -11,6 +11,7 @@ asked for, such as a frozen weight's, is never computed: Jittor runs only what i
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import numpy as np
 
@@ -432,19 +433,27 @@ def squared_norms(arrays):
     return jt.stack([(array * array).sum() for array in arrays])
 
 
-def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
-          epsilon: float, factor: float = 1.0):
+def adamw(parameters, gradients, firsts, seconds, betas: tuple[float, float], decays: Sequence[float],
+          rates: Sequence[float], correction: float, epsilon: float, factor: float = 1.0):
     """A step of Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2, lines 6 to 12).
 
     Args:
-        parameter, gradient, first, second: of one shape; the last two are the moments.
-        decay: factor of the parameter, 1 - learning rate · weight decay.
-        rate: the learning rate with the first moment's bias correction, divided by 1 - beta1^t.
+        parameters, gradients, firsts, seconds: lists of arrays, at least one in each; those of one parameter are of
+            one shape. The last two are the moments.
+        decays: for each parameter its factor, 1 - learning rate · weight decay.
+        rates: for each parameter the learning rate with the first moment's bias correction, divided by 1 - beta1^t.
         correction: √(1 - beta2^t), the second moment's bias correction.
-        factor: of the gradient, for clipping.
+        factor: of the gradients, for clipping.
 
-    Returns: the new parameter, first and second moment.
+    Returns: the new parameters, first and second moments: three lists.
     """
+    after = [_adamw(*one, betas, correction, epsilon, factor)
+             for one in zip(parameters, gradients, firsts, seconds, decays, rates)]
+    return tuple(map(list, zip(*after)))
+
+
+def _adamw(parameter, gradient, first, second, decay: float, rate: float, betas: tuple[float, float],
+           correction: float, epsilon: float, factor: float):
     g = gradient if factor == 1.0 else gradient * factor
     first = first * betas[0] + g * (1.0 - betas[0])
     second = second * betas[1] + g * g * (1.0 - betas[1])
