@@ -23,7 +23,7 @@ from jittor_lora.system.runtime import jt
 if TYPE_CHECKING:
     from jittor_lora.ops.matrix import Matrix
 
-BACKENDS = {"cpu": "jittor_lora.ops.cpu.backend"}  # device → the backend's module
+BACKENDS = {device: f"jittor_lora.ops.{device}.backend" for device in ("cpu", "cuda")}  # device → module
 
 # Operations by group; `portable_operations` switches groups.
 OPERATIONS = {

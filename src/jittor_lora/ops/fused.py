@@ -8,7 +8,7 @@ gradients of weights: with weights that take one, an operation is the portable o
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from jittor_lora.ops.backend import kernels
 from jittor_lora.ops.matrix import PRECISIONS, Matrix
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.system.runtime import jt
+
+UPDATED_AT_A_TIME = 1 << 22  # numbers of parameters
 
 
 def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
@@ -295,8 +297,26 @@ def squared_norms(arrays: Sequence[jt.Var]):
 
 def adamw(parameters, gradients, firsts, seconds, betas, decays: Sequence[float], rates: Sequence[float],
           correction: float, epsilon: float, factor: float = 1.0):
-    beta1, beta2 = betas
-    after = [call("adamw", [arrays[0].shape] * 3, arrays, beta1, 1.0 - beta1, beta2, 1.0 - beta2, decay, rate,
-                  correction, epsilon, factor)
-             for *arrays, decay, rate in zip(parameters, gradients, firsts, seconds, decays, rates)]
-    return tuple(map(list, zip(*after)))
+    after: list = [[], [], []]
+    for part in _pieces(parameters):
+        arrays = [array for kind in (parameters, gradients, firsts, seconds) for array in kind[part]]
+        steps = [number for pair in zip(decays[part], rates[part]) for number in pair]
+        shapes = [array.shape for array in parameters[part]] * 3
+        made = call("adamw", shapes, arrays, betas[0], 1.0 - betas[0], betas[1], 1.0 - betas[1], correction, epsilon,
+                    factor, *steps)
+        count = len(made) // 3
+        for number, found in enumerate(after):
+            found += made[number * count : (number + 1) * count]
+    return tuple(after)
+
+
+def _pieces(parameters: Sequence[jt.Var]) -> Iterator[slice]:
+    """Runs of parameters that are updated in one call: the new arrays of a call are held together with the old ones."""
+    first, size = 0, 0
+    for end, parameter in enumerate(parameters):
+        if size and size + parameter.numel() > UPDATED_AT_A_TIME:
+            yield slice(first, end)
+            first, size = end, 0
+        size += parameter.numel()
+    if size:
+        yield slice(first, len(parameters))

@@ -16,3 +16,11 @@ OPERATIONS = {
 def kernels_of(call: Caller) -> Kernels:
     """The kernels of a library, as `fused` calls them."""
     return Kernels(call, packing.product, packing.storage, packing.head_forms, 1)
+
+
+def works() -> bool:
+    return False
+
+
+def precisions() -> tuple[str, ...]:
+    return "fp32", "bf16"
