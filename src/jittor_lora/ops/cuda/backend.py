@@ -7,7 +7,11 @@ from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import packing
 from jittor_lora.ops.operator.kernel_op import Caller
 
+RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple
+
 OPERATIONS = {
+    "linear": fused.linear,
+    "lora_linear": fused.lora_linear,
     "layer_norm": fused.layer_norm,
     "rms_norm": fused.rms_norm,
 }
@@ -15,7 +19,7 @@ OPERATIONS = {
 
 def kernels_of(call: Caller) -> Kernels:
     """The kernels of a library, as `fused` calls them."""
-    return Kernels(call, packing.product, packing.storage, packing.head_forms, 1)
+    return Kernels(call, packing.product, packing.storage, packing.head_forms, RANKS_AT_A_TIME)
 
 
 def works() -> bool:
