@@ -10,6 +10,16 @@ from jittor_lora.ops.operator.kernel_op import Caller
 OPERATIONS = {
     "layer_norm": fused.layer_norm,
     "rms_norm": fused.rms_norm,
+    "gelu_tanh": fused.gelu_tanh,
+    "swiglu": fused.swiglu,
+    "rotary": fused.rotary,
+    "token_cross_entropy": fused.token_cross_entropy,
+    "add": fused.add,
+    "shared": fused.shared,
+    "rows": fused.rows,
+    "loss_per": fused.loss_per,
+    "squared_norms": fused.squared_norms,
+    "adamw": fused.adamw,
 }
 
 
