@@ -5,11 +5,13 @@ from __future__ import annotations
 from jittor_lora.ops import fused
 from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import packing
+from jittor_lora.ops.cuda.decoder import Decoder
 from jittor_lora.ops.operator.kernel_op import Caller
 
 OPERATIONS = {
     "layer_norm": fused.layer_norm,
     "rms_norm": fused.rms_norm,
+    "decoder": Decoder,
 }
 
 
