@@ -25,6 +25,11 @@ TINY = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
                     "intermediate_size": 48, "max_position_embeddings": 1024}}
 
 
+def title(name: str, tiny: bool) -> str:
+    """What tables call a base."""
+    return f"tiny {name}" if tiny else NAMES[name]
+
+
 def write(folder: Path, tiny: bool) -> None:
     """`gpt2` and `smollm2` in this folder, in Hugging Face's layout, unless they are there."""
     for name, source in BASES.items():

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from gpu_bases import title
 from gpu_results import Results
 from gpu_speed import BEST, PRECISIONS, STEP
 
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
     longest = sorted(kernels, key=lambda name: -sum(kernels[name]))
     launches = sum(len(times) for name, times in kernels.items() if not name.startswith(("Memcpy", "Memset")))
     Results(given.output / "results.jsonl").add(
-        "profile", side=given.side, base=given.base, precision=given.precision, rows=given.rows,
+        "profile", side=given.side, model=title(given.base, given.tiny), precision=given.precision, rows=given.rows,
         launches=launches / STEPS, copies=sum(map(len, kernels.values())) / STEPS - launches / STEPS, busy_ms=busy,
         step_ms=1e3 * seconds / STEPS,
         kernels=[{"name": name, "times": len(kernels[name]) / STEPS, "ms": sum(kernels[name]) / STEPS}

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpu_bases import title
 from gpu_results import Results
 
 from jittor_lora.benchmark import flops, workloads
@@ -28,24 +29,26 @@ from jittor_lora.benchmark.workloads import Workload
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.system.machine import available_cores
 
-STEP = (8, 256)  # sequences, tokens in each
+STEP, CPU_STEP = (8, 256), (2, 256)  # sequences, tokens in each
 PROMPT, NEW, TEXTS = 64, 128, (1, 8)  # tokens; texts at a time
 QUESTIONS, ANSWERED, LONGEST_ANSWER = 512, 200, 32
 BATCH = 64  # questions that a peer answers at a time
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 STOCK = "jittor-lora, Jittor's operators"
 BEST = {"order": "length", "logits": "labels"}  # of a peer: batches by length, logits of scored rows
-KINDS = ("training", "steps", "decoding", "stock", "compiled", "compiled-decoding")
+KINDS = ("training", "steps", "decoding", "stock", "compiled", "compiled-decoding", "cpu")
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def jobs(kind: str, model: ModelConfig, tiny: bool) -> list[Workload]:
-    sequences, length = (2, 16) if tiny else STEP
+    sequences, length = (2, 16) if tiny else CPU_STEP if kind == "cpu" else STEP
     steps = [Workload(f"{sequences} × {length} tokens, {rows} rows scored", "step",
                       {"shape": (sequences, length), "rows": rows}, "token", sequences * length)
              for rows in ("all", "answer")]
     new, questions, answered = (4, 32, 2) if tiny else (NEW, QUESTIONS, ANSWERED)
     longest = min(LONGEST_ANSWER, new)
+    if kind == "cpu":
+        return steps[:1]
     if kind in ("steps", "stock", "compiled"):
         return steps
     if kind == "training":
@@ -87,16 +90,15 @@ def measure(kind: str, base: str, precision: str, given: argparse.Namespace) -> 
     if not given.peers:
         entered = [contender for contender in entered if contender.module == "ours"]
     warmups, repeats = (1, 1) if given.tiny else (given.warmups, given.repeats)
+    options = {"base": str(folder), "threads": given.threads, "precision": precision}
     used = meter(os.environ) if given.device == "cuda" else None
-    with Race(entered, {"base": str(folder), "threads": given.threads, "precision": precision},
-              given.output / "workers.log", say, used) as race:
+    with Race(entered, options, given.output / "workers.log", say, used) as race:
         for job in jobs(kind, checkpoint.config, given.tiny):
             say(f"{base}, {precision}: {job.name}")
-            rounds = repeats if job.job == "step" else min(repeats, 3)
-            results.add("speed", kind=kind, base=base, precision=precision, workload=job.name, job=job.job,
-                        unit=job.unit, units=job.units, gflop=gflop(checkpoint.config, job),
-                        contenders=race.run(job.job, job.spec, min(warmups, 2 if job.job == "squad" else warmups),
-                                            rounds))
+            records = race.run(job.job, job.spec, warmups, repeats if job.job == "step" else min(repeats, 3))
+            results.add("speed", kind=kind, model=title(base, given.tiny), precision=precision, workload=job.name,
+                        job=job.job, device=given.device, threads=given.threads, unit=job.unit, units=job.units,
+                        gflop=gflop(checkpoint.config, job), contenders=records)
 
 
 def gflop(model: ModelConfig, job: Workload) -> float | None:
