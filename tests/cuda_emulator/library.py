@@ -31,7 +31,7 @@ def library() -> ctypes.CDLL:
     folder.mkdir(exist_ok=True)
     own = {path.stem: path for path in HERE.glob("*.cpp")}
     sources = sorted({**{path.stem: path for path in kernels_folder().glob("*.cu")}, **own}.values())
-    headers = [*sorted(kernels_folder().glob("*.cuh")), HERE / "cuda_emulator.h", OPERATOR / "call.h"]
+    headers = [*sorted(kernels_folder().glob("*.cuh")), *sorted(HERE.glob("*.h")), OPERATOR / "call.h"]
     common = hashlib.sha256(b"".join(path.read_bytes() for path in headers) + " ".join(FLAGS).encode())
 
     def compiled(source: Path) -> Path:
