@@ -254,6 +254,7 @@ inline unsigned __ballot_sync(unsigned mask, int value) {
     return bits;
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __any_sync(unsigned mask, int value) { return __ballot_sync(mask, value) != 0; }
 
 template <class T>
@@ -265,6 +266,10 @@ T atomicAdd(T* at, T value) {
 
 template <class T>
 T __ldg(const T* at) { return *at; }
+template <class T>
+T __ldcg(const T* at) { return *at; }
+
+inline void __threadfence() {}  // blocks run one after the other
 
 using std::max;
 using std::min;
@@ -280,6 +285,7 @@ struct alignas(16) int4 { int x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // --- memory: that of the CPU; new memory holds NaN ---

@@ -7,18 +7,32 @@ from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import attention, packing
 from jittor_lora.ops.operator.kernel_op import Caller
 
+RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple
+
 OPERATIONS = {
+    "linear": fused.linear,
+    "lora_linear": fused.lora_linear,
     "layer_norm": fused.layer_norm,
     "rms_norm": fused.rms_norm,
     "attention": attention.attention,
     "fused_attention": attention.fused_attention,
+    "gelu_tanh": fused.gelu_tanh,
+    "swiglu": fused.swiglu,
+    "rotary": fused.rotary,
+    "token_cross_entropy": fused.token_cross_entropy,
+    "add": fused.add,
+    "shared": fused.shared,
+    "rows": fused.rows,
+    "loss_per": fused.loss_per,
+    "squared_norms": fused.squared_norms,
+    "adamw": fused.adamw,
 }
 
 
 def kernels_of(call: Caller) -> Kernels:
     """The kernels of a library, as `fused` calls them."""
     return Kernels(call, packing.product, packing.storage, packing.head_forms,
-                   lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, 1)
+                   lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, RANKS_AT_A_TIME)
 
 
 def works() -> bool:

@@ -190,9 +190,8 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) forward(A
             highest[i] = top;
             float added = 0.f;
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                added += s[i][j] = s[i][j] == -INFINITY ? 0.f : exp2f((s[i][j] - base) * factor);
-            sum[i] = sum[i] * fade + sum_across(added);
+            for (int j = 0; j < 4; j++) added += s[i][j] = exp2f((s[i][j] - base) * factor);
+            sum[i] = sum[i] * fade + added;
 #pragma unroll
             for (int part = 0; part < S::PARTS; part++)
 #pragma unroll
@@ -204,10 +203,11 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) forward(A
 #pragma unroll
     for (int i = 0; i < S::ROWS; i++) {
         const int row = tile.x + y + S::HEIGHT * i;
-        if (row >= a.rows) break;
+        const float total = sum_across(sum[i]);
+        if (row >= a.rows) continue;
         const int64_t at = int64_t(row) * a.heads + head;
-        write<D>(o, i, 1.f / sum[i], a.out + at * a.d, a);
-        if (x == 0) a.lse[at] = highest[i] * a.scale + logf(sum[i]);
+        write<D>(o, i, 1.f / total, a.out + at * a.d, a);
+        if (x == 0) a.lse[at] = highest[i] * a.scale + logf(total);
     }
 }
 
