@@ -12,10 +12,12 @@ from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, fused, portable
 from jittor_lora.ops.cuda import attention
 from jittor_lora.system.runtime import jt
-from kernel_comparison import both, normal
+from kernel_comparison import BF16, both, normal
 from layouts import attention_case, chosen_rows, layout_of, lengths
 
 few = settings(max_examples=12, deadline=None)
+TOLERANCES = {"fp32": {}, "bf16": {"value": BF16, "gradient": BF16}}
+precisions = pytest.mark.parametrize("precision", TOLERANCES)
 MANY = [(5, [1] * 40)]
 MIXED = [(0, [3, 70, 1]), (130, []), (64, [64, 1])]
 
@@ -36,25 +38,39 @@ def test_attention(groups, heads, share, d, chosen):
     attention_case(groups, heads, share, d, chosen)
 
 
+@few
+@given(lengths, st.integers(1, 2), st.integers(1, 3), st.integers(8, 80), chosen_rows)
+@example([(1, [])], 1, 1, 16, None)
+@example(MANY, 2, 1, 16, [2, 3, 44])
+@example(MIXED, 1, 3, 64, None)
+def test_attention_in_bf16(groups, heads, share, d, chosen):
+    attention_case(groups, heads, share, d, chosen, "bf16", **TOLERANCES["bf16"])
+
+
+@precisions
 @pytest.mark.parametrize("length", [63, 64, 65, 129])
-def test_lengths_at_the_borders_of_tiles(length):
-    attention_case([(length, [])], 1, 1, 8)
-    attention_case([(length, [length, 1])], 1, 1, 8, [0, 62, 63, 64, length, 2 * length])
+def test_lengths_at_the_borders_of_tiles(length, precision):
+    attention_case([(length, [])], 1, 1, 8, None, precision, **TOLERANCES[precision])
+    attention_case([(length, [length, 1])], 1, 1, 8, [0, 62, 63, 64, length, 2 * length], precision,
+                   **TOLERANCES[precision])
 
 
+@precisions
 @pytest.mark.parametrize("d", [63, 65, 80, 128, 130, 256])
-def test_sizes_of_heads(d):
-    attention_case([(70, [3, 9])], 1, 2, d)
-    attention_case([(70, [3, 9])], 2, 1, d, [1, 69, 72, 75])
+def test_sizes_of_heads(d, precision):
+    attention_case([(70, [3, 9])], 1, 2, d, None, precision, **TOLERANCES[precision])
+    attention_case([(70, [3, 9])], 2, 1, d, [1, 69, 72, 75], precision, **TOLERANCES[precision])
 
 
+@precisions
 @pytest.mark.parametrize("scale", [1.0, 0.05])
-def test_another_scale(scale):
-    attention_case([(70, [9, 3]), (0, [5])], 2, 1, 16, [1, 40, 72, 85], scale=scale)
+def test_another_scale(scale, precision):
+    attention_case([(70, [9, 3]), (0, [5])], 2, 1, 16, [1, 40, 72, 85], precision, scale, **TOLERANCES[precision])
 
 
-def test_a_longer_text():
-    attention_case([(500, [])], 1, 1, 16)
+@precisions
+def test_a_longer_text(precision):
+    attention_case([(500, [])], 1, 1, 16, None, precision, **TOLERANCES[precision])
 
 
 def test_large_and_very_negative_scores():
@@ -86,23 +102,26 @@ def results(groups, heads, share, d, chosen=None, precision="fp32"):
     return found
 
 
+@precisions
 @pytest.mark.parametrize("order", [DESCENDING, SHUFFLED])
-def test_the_order_of_threads_does_not_matter(order):
-    case = MIXED, 1, 2, 24, [3, 70, 100, 150, 290]
+@pytest.mark.parametrize("d", [24, 72])
+def test_the_order_of_threads_does_not_matter(d, order, precision):
+    case = MIXED, 1, 2, d, [3, 70, 100, 150, 290], precision
     expected = results(*case)
     with thread_order(order):
         assert results(*case) == expected
 
 
-def test_a_nan_reaches_the_rows_that_see_it():
-    plan = AttentionPlan(Layout.of_lengths([(100, [40, 40])]))  # rows in tiles 0 to 63, 64 to 127, 128 to 179
+@precisions
+def test_a_nan_reaches_the_rows_that_see_it(precision):
+    plan = AttentionPlan(Layout.of_lengths([(100, [40, 40])]), precision)
     branch = range(110, 140)
     for name, array, row, concerned in [("q", 0, 70, [70]), ("k", 1, 110, branch), ("v", 2, 110, branch)]:
         arrays = [normal(180, 1, 8, seed=seed) for seed in range(3)]
         arrays[array][row, 0, 3] = np.nan
         nan = np.isnan(fused.attention(*map(jt.array, arrays), plan).numpy()).any(1)
         assert nan[list(concerned)].all(), name
-        assert not nan[:64].any(), name
+        assert not nan[:64].any(), name  # another tile
         variables = [jt.array(each) for each in arrays]
         gradients = jt.grad(fused.attention(*variables, plan).sum(), variables)
         assert np.isnan(gradients[0].numpy()).any(2)[list(concerned)].all(), name
@@ -114,8 +133,9 @@ def started(run) -> int:
     return launches() - before
 
 
-def test_few_launches():
-    plan = AttentionPlan(Layout.plain(40, 100))
+@precisions
+def test_few_launches(precision):
+    plan = AttentionPlan(Layout.plain(40, 100), precision)
     q, k, v = jt.array(normal(140, 4, 8)), jt.array(normal(140, 2, 8)), jt.array(normal(140, 2, 8))
     y = fused.attention(q, k, v, plan)
     assert started(y.sync) == 1

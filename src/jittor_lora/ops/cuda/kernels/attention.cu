@@ -1,6 +1,6 @@
 // The operators of attention, and the sums over query heads that share a key head.
 #include "attention.cuh"
-#include "product.cuh"
+#include "product.cuh"  // Precision
 #include "scratch.cuh"
 
 namespace jl {
@@ -35,14 +35,19 @@ static Attention inputs(const Call& c, const float* q, int q_stride, const float
     return a;
 }
 
-static void forward(Attention a, const Call& c, int) {
+static bool in_bf16(const Attention& a, double precision) {
+    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a.d);
+}
+
+static void forward(Attention a, const Call& c, double precision) {
     a.out = c.out(0), a.lse = c.out(1);
-    attention_forward_in_fp32(a);
+    in_bf16(a, precision) ? attention_forward_in_bf16(a) : attention_forward_in_fp32(a);
 }
 
 // `out`: the input that holds the output; the log-sum-exp and the upstream gradient follow it. `layout`: the input with
 // the tiles by keys.
-static void backward(Attention a, const Call& c, int layout, int out, float* dq, float* dk, float* dv, int) {
+static void backward(Attention a, const Call& c, int layout, int out, float* dq, float* dk, float* dv,
+                     double precision) {
     a.out = const_cast<float*>(c.in(out)), a.lse = const_cast<float*>(c.in(out + 1)), a.upstream = c.in(out + 2);
     a.vectors = a.vectors && aligned(dq) && aligned(dk) && aligned(dv);
     a.by_keys = tables(c, layout, 0, int(blocks_for(a.key_rows, TILE)));
@@ -54,7 +59,7 @@ static void backward(Attention a, const Call& c, int layout, int out, float* dq,
         a.dk = scratch.take<float>(a.key_rows * wide), a.dv = scratch.take<float>(a.key_rows * wide);
         a.dkv_stride = int(wide);
     }
-    attention_backward_in_fp32(a);
+    in_bf16(a, precision) ? attention_backward_in_bf16(a) : attention_backward_in_fp32(a);
     if (a.share == 1) return;
     int64_t count = a.key_rows * wide / a.share;
     launch(add_heads, blocks_for(count, 256), 256, 0, a.dk, a.dv, dk, dv, count, a.share, a.d);
@@ -85,17 +90,17 @@ using namespace jl;
 
 JL_OPERATOR(attention_forward) {
     auto& [scale, precision] = c.numbers<2>();
-    forward(separate(c, scale), c, int(precision));
+    forward(separate(c, scale), c, precision);
 }
 
 JL_OPERATOR(attention_backward) {
     auto& [scale, precision] = c.numbers<2>();
-    backward(separate(c, scale), c, 4, 5, c.out(0), c.out(1), c.out(2), int(precision));
+    backward(separate(c, scale), c, 4, 5, c.out(0), c.out(1), c.out(2), precision);
 }
 
 JL_OPERATOR(fused_attention_forward) {
     auto& [heads, chosen, scale, precision] = c.numbers<4>();
-    forward(fused(c, heads, chosen ? 2 : -1, scale), c, int(precision));
+    forward(fused(c, heads, chosen ? 2 : -1, scale), c, precision);
 }
 
 JL_OPERATOR(fused_attention_backward) {
@@ -105,5 +110,5 @@ JL_OPERATOR(fused_attention_backward) {
     if (chosen)  // rows without a query
         check(cudaMemset2DAsync(gradient, 3 * width * sizeof(float), 0, width * sizeof(float), c.size(0, 0)), "memset");
     backward(fused(c, heads, chosen ? 3 : -1, scale), c, 2, 4, gradient, gradient + width, gradient + 2 * width,
-             int(precision));
+             precision);
 }

@@ -46,6 +46,10 @@ struct Attention {
 
 void attention_forward_in_fp32(const Attention& a);
 void attention_backward_in_fp32(const Attention& a);
+// Products in bf16, where the GPU has them, for heads of up to 128.
+bool attention_takes_bf16(int d);
+void attention_forward_in_bf16(const Attention& a);
+void attention_backward_in_bf16(const Attention& a);
 
 // --- in kernels ---
 
@@ -89,6 +93,32 @@ __device__ inline bool sees(int4 seen, int key) {
 
 // What query row `row` sees; beyond the last row nothing.
 __device__ inline int4 seen_by(const Attention& a, int row) { return row < a.rows ? a.seen[row] : make_int4(0, 0, 0, 0); }
+
+// Over `lanes` lanes side by side, which each get the result.
+template <int LANES>
+__device__ float sum_across(float x) {
+#pragma unroll
+    for (int offset = LANES / 2; offset; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    return x;
+}
+
+template <int LANES>
+__device__ float maximum_across(float x) {
+#pragma unroll
+    for (int offset = LANES / 2; offset; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
+// x_i · y_i, by `lanes` lanes side by side.
+template <int LANES>
+__device__ float dot(const RowsOfHead& x, const RowsOfHead& y, int i) {
+    float sum = 0.f;
+    for (int column = threadIdx.x % LANES * 4; column < x.d; column += LANES * 4) {
+        const float4 p = x.four(i, column), q = y.four(i, column);
+        sum += p.x * q.x, sum += p.y * q.y, sum += p.z * q.z, sum += p.w * q.w;
+    }
+    return sum_across<LANES>(sum);
+}
 
 // P and dS in place of q · k and dO · V. log_sum: L in powers of 2.
 __device__ inline void differentiate(float& weight, float& gradient, bool seen, float factor, float log_sum, float delta) {

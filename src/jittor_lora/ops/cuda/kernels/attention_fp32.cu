@@ -145,18 +145,6 @@ __device__ void write(const float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], i
     }
 }
 
-// Over the 16 threads of a row.
-template <class Both>
-__device__ float across(float x, Both both) {
-#pragma unroll
-    for (int offset = 8; offset; offset /= 2) x = both(x, __shfl_xor_sync(ALL_LANES, x, offset));
-    return x;
-}
-
-__device__ inline float sum_across(float x) {
-    return across(x, [](float p, float q) { return p + q; });
-}
-
 template <int D>
 __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) forward(Attention a) {
     using S = Shape<D>;
@@ -184,7 +172,7 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) forward(A
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 top = fmaxf(top, s[i][j]);
-            top = across(top, [](float p, float q) { return fmaxf(p, q); });
+            top = maximum_across<16>(top);
             const float base = top == -INFINITY ? 0.f : top;  // no key so far: e^-∞ = 0 below
             const float fade = exp2f((highest[i] - base) * factor);
             highest[i] = top;
@@ -203,7 +191,7 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) forward(A
 #pragma unroll
     for (int i = 0; i < S::ROWS; i++) {
         const int row = tile.x + y + S::HEIGHT * i;
-        const float total = sum_across(sum[i]);
+        const float total = sum_across<16>(sum[i]);
         if (row >= a.rows) continue;
         const int64_t at = int64_t(row) * a.heads + head;
         write<D>(o, i, 1.f / total, a.out + at * a.d, a);
@@ -225,12 +213,7 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) backward_
     for (int i = 0; i < S::ROWS; i++) {
         const int row = tile.x + y + S::HEIGHT * i;
         const int64_t at = int64_t(row) * a.heads + head;
-        float sum = 0.f;
-        for (int column = 4 * x; column < a.d; column += WIDE) {
-            float4 p = output.four(row - tile.x, column), g = upstream.four(row - tile.x, column);
-            sum += p.x * g.x, sum += p.y * g.y, sum += p.z * g.z, sum += p.w * g.w;
-        }
-        delta[i] = sum_across(sum);
+        delta[i] = dot<16>(output, upstream, row - tile.x);
         log_sum[i] = row < a.rows ? a.lse[at] * LOG2_E : 0.f;
         if (row < a.rows && x == 0) a.delta[at] = delta[i];
     }
