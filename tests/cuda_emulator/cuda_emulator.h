@@ -254,6 +254,7 @@ inline unsigned __ballot_sync(unsigned mask, int value) {
     return bits;
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __any_sync(unsigned mask, int value) { return __ballot_sync(mask, value) != 0; }
 
 template <class T>

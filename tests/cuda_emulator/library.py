@@ -17,7 +17,7 @@ from jittor_lora.system.runtime import kernel_tools
 
 HERE = Path(__file__).parent
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Werror",
-         "-Wno-unknown-pragmas", "-Wno-unused-variable")
+         "-Wno-unknown-pragmas", "-Wno-unused-variable", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all")
 
 
 @functools.lru_cache(maxsize=None)

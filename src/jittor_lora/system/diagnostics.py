@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from jittor_lora.errors import UserError
-from jittor_lora.system import machine, onednn
-from jittor_lora.system.machine import Cuda
+from jittor_lora.system import cuda, machine, onednn
+from jittor_lora.system.cuda import Cuda
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 
@@ -147,17 +147,17 @@ def check_mpi(mpicc: str, ranks: str | None) -> Check:
     return Check("MPI", OK, mpicc + (f", {ranks} processes" if ranks else ""))
 
 
-def check_cuda(cuda: Cuda, asked: bool) -> Check:
+def check_cuda(found: Cuda, asked: bool) -> Check:
     """`asked`: the user named an nvcc in `nvcc_path`."""
-    if cuda.usable:
-        return Check("CUDA", OK, f"{cuda.version}, {cuda.nvcc}")
-    if not cuda.nvcc and not asked:
+    if found.usable:
+        return Check("CUDA", OK, f"{found.version}, {found.nvcc}")
+    if not found.nvcc and not asked:
         return Check("CUDA", OK, "none, computing on the CPU")
     mend = "install the CUDA toolkit (11 or newer) and the NVIDIA driver, or ignore this to compute on the CPU"
     if asked:
-        return Check("CUDA", MISSING, f"nvcc_path: {cuda.problem}",
+        return Check("CUDA", MISSING, f"nvcc_path: {found.problem}",
                      "fix nvcc_path, or set it empty to compute on the CPU: export nvcc_path=")
-    return Check("CUDA", WARNING, f"{cuda.nvcc} is not used: {cuda.problem}", mend)
+    return Check("CUDA", WARNING, f"{found.nvcc} is not used: {found.problem}", mend)
 
 
 def check_cache(folder: Path, warm: bool) -> Check:
@@ -308,9 +308,7 @@ def _mpi(environ: Mapping[str, str]) -> Check:
 
 
 def _cuda(environ: Mapping[str, str]) -> Check:
-    if environ.get("nvcc_path") == "":
-        return check_cuda(Cuda(), asked=False)
-    return check_cuda(machine.find_cuda(environ), asked="nvcc_path" in environ)
+    return check_cuda(cuda.find(environ), asked=bool(environ.get("nvcc_path")))
 
 
 def _free(folder: Path) -> int:

@@ -1,8 +1,7 @@
-"""Facts about this machine: processor, memory, compiler, Python headers, CUDA. Nothing here imports Jittor."""
+"""Facts about this machine: processor, memory, compiler, Python headers. Nothing here imports Jittor."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -10,27 +9,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping
-
-NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")  # as Jittor looks
-SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
-CUDA_LIBRARIES = ("cublas", "curand")  # matrix products and random numbers; cuDNN is not used
-CUDA_OLDEST = 11  # before CUDA 11 Jittor downloads the CUB headers at import
-
-
-@dataclass(frozen=True)
-class Cuda:
-    """The CUDA found, if any. `nvcc` is empty without a compiler; `problem` says why it cannot be used."""
-
-    nvcc: str = ""
-    version: str = ""
-    problem: str = ""
-
-    @property
-    def usable(self) -> bool:
-        return bool(self.nvcc) and not self.problem
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -134,58 +114,3 @@ def has_python_header(config: str) -> bool:
         return False
     flags = done.stdout.decode(errors="replace").split()
     return any(os.path.isfile(os.path.join(flag[2:], "Python.h")) for flag in flags if flag.startswith("-I"))
-
-
-def find_cuda(environ: Mapping[str, str]) -> Cuda:
-    """Find an `nvcc` together with the runtime library that Jittor loads beside it, a driver and a device.
-
-    All are required, because Jittor's import crashes with an `nvcc` whose `lib64/libcudart.so` is missing.
-    """
-    names = [environ["nvcc_path"]] if environ.get("nvcc_path") else NVCC_PLACES
-    found = [path for path in (shutil.which(name, path=environ.get("PATH")) for name in names) if path]
-    if not found:
-        return Cuda(problem="no nvcc found")
-    problem = driver_problem()
-    if problem:
-        return Cuda(found[0], problem=problem)
-    checked = [_check_nvcc(path) for path in found]
-    return next((cuda for cuda in checked if cuda.usable), checked[0])
-
-
-def _check_nvcc(nvcc: str) -> Cuda:
-    # The folders are those of Jittor's check_cuda and setup_cuda_lib.
-    home = Path(os.path.realpath(nvcc)).parent.parent
-    library = SYSTEM_LIBRARIES if nvcc == "/usr/bin/nvcc" else home / "lib64"
-    if not (library / "libcudart.so").is_file():
-        return Cuda(nvcc, problem=f"its runtime library {library / 'libcudart.so'} is missing")
-    for name in CUDA_LIBRARIES:
-        folders = (library, home / "targets" / "x86_64-linux" / "lib", SYSTEM_LIBRARIES)
-        if not any((folder / f"lib{name}.so").is_file() for folder in folders):
-            return Cuda(nvcc, problem=f"lib{name}.so is in none of {', '.join(map(str, folders))}")
-    version = _nvcc_version(nvcc)
-    if not version:
-        return Cuda(nvcc, problem="it does not run")
-    if int(version.split(".")[0]) < CUDA_OLDEST:
-        return Cuda(nvcc, version, f"CUDA {version} is older than {CUDA_OLDEST}")
-    return Cuda(nvcc, version)
-
-
-def _nvcc_version(nvcc: str) -> str:
-    try:
-        text = subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, timeout=20).stdout.decode(errors="replace")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    found = re.search(r"release (\d+\.\d+)", text)
-    return found.group(1) if found else ""
-
-
-def driver_problem(library: str = "libcuda.so.1") -> str:
-    """Why the NVIDIA driver offers no device; empty if it offers one."""
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver ({library} cannot be loaded)"
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return "the NVIDIA driver does not start"
-    return "" if count.value else "the NVIDIA driver reports no device"

@@ -24,12 +24,15 @@ from typing import Any, Iterator, Mapping, NamedTuple
 from jittor_lora import __version__
 from jittor_lora.errors import UserError
 from jittor_lora.files.untrusted import load_json, read_input
-from jittor_lora.system import diagnostics, first_compile, jittor_copy, machine, onednn
+from jittor_lora.system import cuda, cuda_home, diagnostics, first_compile, jittor_copy, machine, onednn
 from jittor_lora.system.job import MAX_RANKS, Job
 from jittor_lora.system.locks import alone
 from jittor_lora.system.signals import handlers_kept
 
 LARGEST_NOTE = 1 << 20  # bytes
+# What the compiled Jittor depends on, besides the folder of its cache.
+MARKED = ("nvcc_path", "nvcc_flags", "cuda_archs", "conv_opt", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "use_mkl",
+          "cc_flags", "kernel_flags", "debug", "enable_lto", "python_config_path")
 JITTOR_SIGNALS = (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT)
 
 # Switches that Jittor reads at import. A value exported by the user wins.
@@ -42,7 +45,6 @@ DEFAULTS = {
     # machine takes five times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
     "gdb_path": "",  # else gdb is started at each import to get its version
-    "conv_opt": "1",  # load only cuBLAS and cuRAND: there are no convolutions here, so cuDNN is not required
     "use_cutt": "0",  # this and the next two are downloaded at import if CUDA is found
     "use_cutlass": "0",
     "use_nccl": "0",
@@ -81,12 +83,14 @@ def jittor_home(environ: Mapping[str, str] = os.environ, home: Path | None = Non
     return home
 
 
-def switches(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables to set before importing Jittor, given the user's settings and the machine."""
+def switches(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The variables to set before importing Jittor into a cache below `home`, given user's settings and machine."""
     chosen = {name: environ.get(name, value) for name, value in DEFAULTS.items()}
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
-    cuda = machine.Cuda() if environ.get("nvcc_path") == "" else machine.find_cuda(environ)
-    chosen["nvcc_path"] = cuda.nvcc if cuda.usable else ""
+    found = cuda.find(environ)
+    chosen["nvcc_path"] = str(cuda_home.place(home, found) / "bin" / "nvcc") if found.usable else ""
+    # 1: Jittor loads cuBLAS and cuRAND alone. We need no convolutions, but other networks in this process may.
+    chosen["conv_opt"] = environ.get("conv_opt", "0" if found.convolutions else "1")
     chosen["use_sfrl_allocator"] = "1"  # without this pool, memory shared by operators is freed early: wrong numbers
     if "python_config_path" not in environ and not any(map(os.path.isfile, machine.jittor_python_configs())):
         chosen["python_config_path"] = machine.python_config()
@@ -108,7 +112,7 @@ def _import_jittor() -> Any:
         lines = [f"  {check.name}: {check.found}\n      {check.mend}" for check in missing]
         raise UserError("Jittor cannot run yet:\n" + "\n".join(lines) + "\n`jittor-lora doctor` checks the rest.")
     _spread(here)
-    os.environ.update(switches(os.environ))
+    os.environ.update(switches(os.environ, home))
     _provide_onednn(home)
     try:
         with _side_effects_undone():
@@ -177,6 +181,7 @@ def _import_compiled(home: Path) -> Any:
         if jittor_home({}) != home:  # Jittor would make it the default of all later processes
             chosen["HOME"] = str(copy.private_home)
         os.environ[jittor_copy.INTERPRETER] = sys.executable
+    chosen.update(cuda_home.at_import(os.environ))
     environ = {**os.environ, **chosen}
     # By default Jittor forks compiler workers at every import, and hangs after a Ctrl-C in the terminal: that kills the
     # workers too, and Jittor waits for them. And it leaves Ctrl-C alone only in Jupyter.
@@ -230,8 +235,7 @@ def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any
     utils = importlib.import_module("jittor_utils")
     mark = first_compile.marker(Path(utils.cache_path), {
         "file": utils.__file__, "compiler": utils.cc_path, **({} if copy else {"python": sys.prefix}),
-        **{name: os.environ.get(name, "") for name in ("nvcc_path", "use_mkl", "cc_flags", "kernel_flags", "debug",
-                                                       "enable_lto", "python_config_path")},
+        **{name: os.environ.get(name, "") for name in MARKED},
     })
     if not first_compile.is_warm(mark):
         # Under mpirun, the child must not join the ranks; the few MPI operators are compiled in this process.
@@ -242,9 +246,18 @@ def _import_in(environ: Mapping[str, str], copy: jittor_copy.Copy | None) -> Any
                                              copy if copy and copy.grouped else None)
     jittor = importlib.import_module("jittor")
     jittor.flags.use_cuda = int(bool(os.environ["nvcc_path"]) and os.environ.get("use_cuda", "1") != "0")
+    if os.environ["nvcc_path"]:
+        _set_cuda_flags(jittor.flags)
     if copy:
         jittor.flags.python_path = str(copy.python)
     return jittor
+
+
+def _set_cuda_flags(flags: Any) -> None:
+    # Several operators at a time, which nvcc compiles for five seconds each; on the CPU the threads are not worth it.
+    flags.use_parallel_op_compiler = min(16, machine.available_cores())
+    # Kernels wait for memory, not for exact functions: without this flag, tanh and exp have float32's accuracy.
+    flags.nvcc_flags = flags.nvcc_flags.replace(" --use_fast_math ", " ")
 
 
 class KernelTools(NamedTuple):

@@ -14,6 +14,16 @@ OPERATIONS = {
     "lora_linear": fused.lora_linear,
     "layer_norm": fused.layer_norm,
     "rms_norm": fused.rms_norm,
+    "gelu_tanh": fused.gelu_tanh,
+    "swiglu": fused.swiglu,
+    "rotary": fused.rotary,
+    "token_cross_entropy": fused.token_cross_entropy,
+    "add": fused.add,
+    "shared": fused.shared,
+    "rows": fused.rows,
+    "loss_per": fused.loss_per,
+    "squared_norms": fused.squared_norms,
+    "adamw": fused.adamw,
 }
 
 

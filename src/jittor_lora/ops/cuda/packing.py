@@ -7,6 +7,8 @@ import numpy as np
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
+HEAD_ROWS = 64  # the gradient's product runs along the vocabulary: GPT-2's odd size would keep it from tensor cores
+
 
 def storage(weight: Matrix) -> int:
     """Always 0: blocks are decoded when they are packed."""
@@ -21,7 +23,14 @@ def product(weight: Matrix, transposed: bool):
 
 
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
-    return product(weight, True), None, None
+    """The array of an output head (V, D); in bf16 with rows of zeros up to a multiple of `HEAD_ROWS`."""
+    if weight.precision != "bf16" or weight.shape[0] % HEAD_ROWS == 0:
+        return product(weight, True), None, None
+    return weight.form(("cuda", "head"), _head), None, None
+
+
+def _head(array: np.ndarray):
+    return _bf16(np.pad(array, ((0, -len(array) % HEAD_ROWS), (0, 0))))
 
 
 def _bf16(array: np.ndarray):
