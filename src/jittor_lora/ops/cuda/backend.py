@@ -5,6 +5,7 @@ from __future__ import annotations
 from jittor_lora.ops import fused
 from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import packing
+from jittor_lora.ops.cuda.decoder import Decoder
 from jittor_lora.ops.cuda.library import capability, cuda_tools, library
 from jittor_lora.ops.matrix import PRECISIONS
 from jittor_lora.ops.operator import kernel_op
@@ -28,6 +29,7 @@ OPERATIONS = {
     "loss_per": fused.loss_per,
     "squared_norms": fused.squared_norms,
     "adamw": fused.adamw,
+    "decoder": Decoder,
 }
 
 
