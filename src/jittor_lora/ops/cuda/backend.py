@@ -5,6 +5,7 @@ from __future__ import annotations
 from jittor_lora.ops import fused
 from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import packing
+from jittor_lora.ops.cuda.decoder import Decoder
 from jittor_lora.ops.operator.kernel_op import Caller
 
 RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple
@@ -24,6 +25,7 @@ OPERATIONS = {
     "loss_per": fused.loss_per,
     "squared_norms": fused.squared_norms,
     "adamw": fused.adamw,
+    "decoder": Decoder,
 }
 
 
