@@ -117,7 +117,7 @@ def test_without_their_operator_it_goes_on_in_stock_jittor(tmp_path, monkeypatch
     for name in ("kernel_op.h", "kernel_op.cc", "call.h"):
         (tmp_path / name).write_text((kernel_op.HERE / name).read_text().replace("override;", "override; missing"))
     monkeypatch.setattr(kernel_op, "HERE", tmp_path)
-    monkeypatch.setattr(cpu, "kernel_op", kernel_op.kernel_op.__wrapped__)
+    monkeypatch.setattr(kernel_op, "kernel_op", kernel_op.kernel_op.__wrapped__)
     assert not cpu.works()
     assert re.search("The operator of the fused kernels could not be compiled(?s:.*)Continuing without them",
                      capsys.readouterr().err)

@@ -11,7 +11,7 @@ from jittor_lora.model.causal_lm import CausalLM
 from jittor_lora.model.config import ModelConfig
 from jittor_lora.model.gpt2 import GPT2LMHeadModel
 from jittor_lora.model.llama import LlamaForCausalLM
-from jittor_lora.ops.backend import bf16_works
+from jittor_lora.ops.backend import speeds_up
 
 BASE_PRECISIONS = ("auto", "fp32")
 NETWORKS = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
@@ -22,13 +22,13 @@ def build_model(config: ModelConfig, tensors: Mapping[str, np.ndarray], precisio
     """The frozen network with this configuration and these weights (canonical names, the checkpoint's orientation).
 
     Args:
-        precision: of matrix products with the weights, "fp32" or "bf16". Without bf16 instructions in the processor,
-            fp32 is used, with a message.
+        precision: of matrix products with the weights, see `Matrix`. Where the machine has no instructions for it, fp32
+            is used, with a message.
         base_precision: what weights are held in: "auto" for the format of their file, "fp32" for float32. The numbers
             computed are the same.
     """
-    if precision == "bf16" and not bf16_works():
-        print("This machine has no fast bf16 products: computing in fp32.", file=sys.stderr)
+    if precision != "fp32" and not speeds_up(precision):
+        print(f"This machine has no fast {precision} products: computing in fp32.", file=sys.stderr)
         precision = "fp32"
     if base_precision == "fp32":
         tensors = _Decoded(tensors)
