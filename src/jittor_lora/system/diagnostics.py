@@ -239,7 +239,8 @@ def deep_checks(environ: Mapping[str, str]) -> list[Check]:
 
 TRY_IMPORT = """
 import time
-from jittor_lora.ops.backend import bf16_works, kernels_work
+from jittor_lora.ops import bf16_works
+from jittor_lora.ops.backend import kernels_work
 from jittor_lora.system.runtime import jt, threads
 kernels = ("fused kernels, " + ("fp32 and bf16" if bf16_works() else "fp32")) if kernels_work() else "no fused kernels"
 x = jt.random((512, 512)); (x @ x).sync()
