@@ -56,7 +56,7 @@ def serve() -> None:
     import jittor_lora.tasks.evaluate
     import jittor_lora.tasks.merge
     import jittor_lora.tasks.train  # noqa: F401
-    from jittor_lora.ops.cpu import functions  # noqa: F401
+    from jittor_lora.ops.cpu import backend  # noqa: F401
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jittor_lora.data.layout import Layout
-from jittor_lora.ops import AttentionPlan, Matrix, portable
-from jittor_lora.ops.cpu import functions
+from jittor_lora.ops import AttentionPlan, Matrix, fused, portable
 from jittor_lora.system.runtime import jt
 
 ROWS, WIDTH, INNER, HEADS, VOCABULARY = 2048, 768, 3072, 12, 50257  # GPT-2 124M, 8 texts of 256 tokens
@@ -119,7 +118,7 @@ def check_that_loops_are_serial() -> int:
 
 def main(path: str) -> None:
     found = {}
-    for kind, cases in (("kernel", operators(functions, ROWS, VOCABULARY)),
+    for kind, cases in (("kernel", operators(fused, ROWS, VOCABULARY)),
                         ("portable", operators(portable, 512, 8000))):
         for name, run in cases.items():
             for i, array in enumerate(run()):

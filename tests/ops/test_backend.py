@@ -90,7 +90,7 @@ def test_implementations_take_the_arguments_of_the_definition():
 @needs_kernels
 @pytest.mark.parametrize("with_update", [False, True])
 def test_a_trained_weight_gets_its_gradient(with_update):
-    from jittor_lora.ops.cpu import functions
+    from jittor_lora.ops import fused
     w = np.random.RandomState(1).standard_normal((4, 5)).astype(np.float32)
     pair = [jt.array(np.ones((2, 5), np.float32)), jt.array(np.ones((4, 2), np.float32))]
 
@@ -100,7 +100,7 @@ def test_a_trained_weight_gets_its_gradient(with_update):
             module.linear(jt.array(X), wrap(var))
         return jt.grad((y * y).sum(), var).numpy()
 
-    np.testing.assert_array_equal(gradient(functions, TrainedMatrix), gradient(portable, lambda var: var))
+    np.testing.assert_array_equal(gradient(fused, TrainedMatrix), gradient(portable, lambda var: var))
 
 
 def test_no_module_reaches_past_its_neighbour():

@@ -10,7 +10,8 @@ import pytest
 from jittor_lora.errors import UserError
 from jittor_lora.ops import backend
 from jittor_lora.ops.cpu import backend as cpu
-from jittor_lora.ops.cpu import kernel_op, library
+from jittor_lora.ops.cpu import library
+from jittor_lora.ops.operator import kernel_op
 from jittor_lora.system.runtime import KernelTools, kernel_tools
 from needs import HAS_BF16, needs_kernels
 
@@ -113,10 +114,10 @@ def test_without_them_it_goes_on_in_stock_jittor(monkeypatch, capsys):
 
 
 def test_without_their_operator_it_goes_on_in_stock_jittor(tmp_path, monkeypatch, capsys):
-    for name in ("kernel_op.h", "kernel_op.cc"):
+    for name in ("kernel_op.h", "kernel_op.cc", "call.h"):
         (tmp_path / name).write_text((kernel_op.HERE / name).read_text().replace("override;", "override; missing"))
     monkeypatch.setattr(kernel_op, "HERE", tmp_path)
     monkeypatch.setattr(cpu, "kernel_op", kernel_op.kernel_op.__wrapped__)
     assert not cpu.works()
-    assert re.search("The operator of the CPU kernels could not be compiled(?s:.*)Continuing without them",
+    assert re.search("The operator of the fused kernels could not be compiled(?s:.*)Continuing without them",
                      capsys.readouterr().err)

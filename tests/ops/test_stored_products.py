@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jittor_lora.ops import Matrix, portable
+from jittor_lora.ops import Matrix, fused, portable
 from jittor_lora.ops.blocks import FLOAT32, STORED, Blocks
-from jittor_lora.ops.cpu import functions, packing
+from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.interface import ENUMERATIONS
 from jittor_lora.system.runtime import jt, set_threads, threads
 from needs import PRECISIONS, needs_kernels
@@ -49,14 +49,14 @@ def linear(weight, rows):
     """A layer with an update and dropout, and its gradients."""
     out, width = weight.shape
     x, a, b = (jt.array(v) for v in (normal(rows, width), normal(3, width, seed=2), normal(out, 3, seed=3)))
-    y = functions.lora_linear(x, weight, None, a, b, 2.0, 0.1, 7)
+    y = fused.lora_linear(x, weight, None, a, b, 2.0, 0.1, 7)
     return [y, *jt.grad((y * jt.array(normal(rows, out, seed=4))).sum(), [x, a, b])]
 
 
 def loss(weight, rows):
     labels = np.random.RandomState(5).randint(0, weight.shape[0], rows).astype(np.int32)
     hidden = jt.array(normal(rows, weight.shape[1]))
-    value = functions.token_cross_entropy(hidden, weight, jt.array(labels), jt.ones(rows), 0.1)
+    value = fused.token_cross_entropy(hidden, weight, jt.array(labels), jt.ones(rows), 0.1)
     return [value, jt.grad(value, hidden)]
 
 

@@ -19,9 +19,9 @@ from jittor_lora.data.layout import Layout  # noqa: E402
 from jittor_lora.inference.fused_reader import FusedReader  # noqa: E402
 from jittor_lora.inference.reader import Turn  # noqa: E402
 from jittor_lora.model.load import build_model  # noqa: E402
-from jittor_lora.ops import AttentionPlan, Matrix  # noqa: E402
+from jittor_lora.ops import AttentionPlan, Matrix, fused  # noqa: E402
 from jittor_lora.ops.blocks import Blocks  # noqa: E402
-from jittor_lora.ops.cpu import functions, library, packing  # noqa: E402
+from jittor_lora.ops.cpu import library, packing  # noqa: E402
 from jittor_lora.ops.matrix import PRECISIONS  # noqa: E402
 from jittor_lora.system.runtime import jt, set_threads  # noqa: E402
 
@@ -57,7 +57,7 @@ def linear(kind: str, rows: int):
 
     def run():
         x, a, b = (jt.array(v) for v in (normal(rows, 64), normal(5, 64, seed=2), normal(70, 5, seed=3)))
-        y = functions.lora_linear(x, matrix, None, a, b, 2.0, 0.1, 7)
+        y = fused.lora_linear(x, matrix, None, a, b, 2.0, 0.1, 7)
         return y, *jt.grad(y.sqr().sum(), [x, a, b])
 
     return run
@@ -68,7 +68,7 @@ def attention(precision: str, kv_heads: int):
 
     def run():
         q, k, v = (jt.array(normal(205, heads, 32, seed=heads + i)) for i, heads in enumerate((4, kv_heads, kv_heads)))
-        y = functions.attention(q, k, v, plan)
+        y = fused.attention(q, k, v, plan)
         return y, *jt.grad(y.sqr().sum(), [q, k, v])
 
     return run
@@ -79,7 +79,7 @@ def cross_entropy(kind: str):
 
     def run():
         hidden = jt.array(normal(300, 64))
-        loss = functions.token_cross_entropy(hidden, head, labels, jt.ones(300), 0.1)
+        loss = fused.token_cross_entropy(hidden, head, labels, jt.ones(300), 0.1)
         return loss, jt.grad(loss, hidden)
 
     return run
@@ -88,8 +88,8 @@ def cross_entropy(kind: str):
 def small():
     """The kernels that hold no memory of their own."""
     x, w = jt.array(normal(90, 48)), jt.array(normal(48, seed=1)).stop_grad()
-    return (functions.layer_norm(x, w, w, 1e-5), functions.rms_norm(x, w, 1e-5), functions.gelu_tanh(x),
-            functions.swiglu(x, x))
+    return (fused.layer_norm(x, w, w, 1e-5), fused.rms_norm(x, w, 1e-5), fused.gelu_tanh(x),
+            fused.swiglu(x, x))
 
 
 def decoding(ask: str):

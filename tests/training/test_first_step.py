@@ -22,7 +22,7 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.inference.generate import generate_groups
 from jittor_lora.model.load import build_model
-from jittor_lora.ops.cpu.kernel_op import call
+from jittor_lora.ops.fused import call
 from jittor_lora.system.runtime import jt
 from jittor_lora.training.batches import streams_of
 from jittor_lora.training.gradients import batch_gradients, mean_loss

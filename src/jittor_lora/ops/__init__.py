@@ -92,10 +92,11 @@ def squared_norms(arrays: Sequence[jt.Var]):
     return chosen("squared_norms")(arrays)
 
 
-def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
-          epsilon: float, factor: float = 1.0):
+def adamw(parameters: Sequence[jt.Var], gradients: Sequence[jt.Var], firsts: Sequence[jt.Var],
+          seconds: Sequence[jt.Var], betas: tuple[float, float], decays: Sequence[float], rates: Sequence[float],
+          correction: float, epsilon: float, factor: float = 1.0):
     """See `portable.adamw`."""
-    return chosen("adamw")(parameter, gradient, first, second, betas, decay, rate, correction, epsilon, factor)
+    return chosen("adamw")(parameters, gradients, firsts, seconds, betas, decays, rates, correction, epsilon, factor)
 
 
 def decoder(weights: decoding.NetworkWeights) -> decoding.Decoder:

@@ -5,7 +5,8 @@ A backend is a folder beside this file. Its module `backend` offers
 - `works()`: can it be used on this machine? Asked once.
 - `precisions()`: dtypes of weights whose products it speeds up.
 - `OPERATIONS`: operation → implementation, for those that it has. An implementation takes the arguments of the
-  definition and calls it where it has no kernel for them.
+  definition and calls it where it has no kernel for them. Most are those of `fused`.
+- `KERNELS`: what `fused` runs on.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import functools
 import importlib
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 from jittor_lora.ops import portable
 from jittor_lora.system.runtime import jt
 
-BACKENDS = {"cpu": "jittor_lora.ops.cpu.backend"}  # device → the backend's module
+if TYPE_CHECKING:
+    from jittor_lora.ops.matrix import Matrix
+
+BACKENDS = {device: f"jittor_lora.ops.{device}.backend" for device in ("cpu", "cuda")}  # device → module
 
 # Operations by group; `portable_operations` switches groups.
 OPERATIONS = {
@@ -34,6 +38,24 @@ OPERATIONS = {
 }
 
 _portable: set[str] = set()  # groups that are switched to their definitions
+
+
+class Kernels(NamedTuple):
+    """A backend's kernels, as `fused` calls them.
+
+    Attributes:
+        call: run a kernel, see `operator.kernel_op.Caller`.
+        product: (weight, transposed) → what the product x · Wᵀ (`transposed`) or dy · W reads.
+        storage: weight → number of the format in which kernels get it.
+        head_forms: (head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
+        rank_multiple: the columns of a projection onto A are padded to a multiple of this.
+    """
+
+    call: Callable[..., Any]
+    product: Callable[[Matrix, bool], Any]
+    storage: Callable[[Matrix], int]
+    head_forms: Callable[[Matrix, bool], tuple]
+    rank_multiple: int
 
 
 class _Choices(dict):
@@ -76,6 +98,11 @@ def _device() -> str:
 def has_kernel(group: str) -> bool:
     """Do all operations of a group, one of `OPERATIONS`, run on fused kernels now?"""
     return _implementations(_device()).keys() >= set(OPERATIONS[group])
+
+
+def kernels() -> Kernels:
+    """Those of the current device, which must have some."""
+    return _backend(_device()).KERNELS
 
 
 def kernels_work() -> bool:

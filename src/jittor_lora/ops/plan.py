@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
 from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
-    from jittor_lora.data.layout import Layout
+    from jittor_lora.data.layout import Group, Layout, Segment
 
 
 class AttentionPlan:
@@ -21,20 +21,13 @@ class AttentionPlan:
         precision: of a kernel's products, "fp32" or "bf16"; the portable operation computes in fp32.
 
     Attributes:
-        masks: the layout's groups, each with its additive mask (rows, keys), None for a group without queries.
         segments: (S, 6) int32, see `Layout.segments`.
         groups: (G, 4) int32: first segment, end of segments, first key row, end of key rows.
     """
 
     def __init__(self, layout: Layout, precision: str = "fp32"):
         self.layout, self.precision = layout, precision
-
-    @cached_property
-    def masks(self):
-        def mask(group):
-            return jt.array(np.where(group.mask(), 0.0, -1e30).astype(np.float32)) if group.q1 > group.q0 else None
-
-        return [(group, mask(group)) for group in self.layout.groups]
+        self._batches: dict[int, list[Batch]] = {}
 
     @cached_property
     def segments(self):
@@ -48,6 +41,16 @@ class AttentionPlan:
             first += len(group.segments)
         return jt.array(np.array(rows, np.int32).reshape(-1, 4)).stop_grad()
 
+    def batches(self, scores: int) -> list[Batch]:
+        """The groups in batches, for products of many matrices at a time.
+
+        Args:
+            scores: what a batch of several groups with queries has at most.
+        """
+        if scores not in self._batches:
+            self._batches[scores] = [Batch(groups) for groups in _runs(self.layout.groups, scores)]
+        return self._batches[scores]
+
     def check_keys(self, count: int) -> None:
         """
         Raises:
@@ -57,3 +60,94 @@ class AttentionPlan:
         borders = [group.k0 for group in groups] + [count]
         if borders[0] != 0 or borders[1:] != [group.k1 for group in groups]:
             raise ValueError("the groups' keys must be contiguous for a gradient")
+
+
+class Batch:
+    """Consecutive groups of a layout, at least one of them with queries, as blocks of one size.
+
+    Each group is a block, padded to the longest; or all of them together are one, if that gives fewer scores.
+
+    Attributes:
+        scores: B · R · C, for B blocks of R queries and C keys.
+        queries: (B, R) int32, the query row at each place; -1 for padding.
+        keys: (B, C) int32, the key row likewise.
+        mask: (1, B, 1, R, C) float32, to be added to scores: 0 where a row sees a key, else -1e30.
+        query_places, key_places: (2, rows) int32, the block of each row of these groups and its place there; -1 for
+            keys that no query sees.
+    """
+
+    def __init__(self, groups: Sequence[Group]):
+        self._groups = groups
+        queried = [group for group in groups if group.q1 > group.q0]
+        self._blocks = [queried] if _scores(queried, together=True) < _scores(queried) else [[g] for g in queried]
+        self._queries = _padded([[np.arange(g.q0, g.q1) for g in block] for block in self._blocks])
+        self._keys = _padded([[np.arange(g.k0, g.k1) for g in block] for block in self._blocks])
+        self.scores = self._queries.size * self._keys.shape[1]
+
+    @cached_property
+    def queries(self):
+        return jt.array(self._queries).stop_grad()
+
+    @cached_property
+    def keys(self):
+        return jt.array(self._keys).stop_grad()
+
+    @cached_property
+    def mask(self):
+        key = self.keys.unsqueeze(1)
+        p0, p1, k0, k1 = (jt.array(_padded([[np.concatenate([_seen(s)[i] for s in g.segments]) for g in block]
+                                            for block in self._blocks])).unsqueeze(2) for i in range(4))
+        seen = (key >= p0) & (key < p1) | (key >= k0) & (key < k1)
+        return ((1.0 - seen.float32()) * -1e30).unsqueeze(0).unsqueeze(2).stop_grad()
+
+    @cached_property
+    def query_places(self):
+        return _places(self._queries, self._groups[0].q0, self._groups[-1].q1)
+
+    @cached_property
+    def key_places(self):
+        return _places(self._keys, self._groups[0].k0, self._groups[-1].k1)
+
+
+def _runs(groups: Sequence[Group], scores: int) -> list[list[Group]]:
+    """The groups, cut where those with queries would have more than so many scores. Those without join any other."""
+    runs: list[list[Group]] = [[]]
+    queried: list[Group] = []  # of the last run
+    for group in groups:
+        if group.q1 > group.q0:
+            if queried and min(_scores([*queried, group]), _scores([*queried, group], together=True)) > scores:
+                runs.append([])
+                queried = []
+            queried.append(group)
+        runs[-1].append(group)
+    return runs
+
+
+def _scores(groups: Sequence[Group], together: bool = False) -> int:
+    """The number of scores of these groups, each padded to the longest, or all `together`."""
+    rows, keys = [group.q1 - group.q0 for group in groups], [group.k1 - group.k0 for group in groups]
+    return sum(rows) * sum(keys) if together else len(groups) * max(rows) * max(keys)
+
+
+def _padded(blocks: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(blocks, longest) int32: each block's arrays one after the other, and then -1."""
+    whole = [np.concatenate(block) for block in blocks]
+    found = np.full((len(whole), max(map(len, whole))), -1, np.int32)
+    for row, block in zip(found, whole):
+        row[: len(block)] = block
+    return found
+
+
+def _seen(segment: Segment) -> np.ndarray:
+    """(4, queries): the keys that each query of a segment sees, from p0 to p1 and from k0 to its own end."""
+    q0, q1, p0, p1, k0, k1 = segment
+    end = k1 - np.arange(q1 - q0)[::-1]
+    return np.stack([np.full_like(end, p0), np.full_like(end, p1), np.full_like(end, k0), end])
+
+
+def _places(rows: np.ndarray, first: int, end: int):
+    """(2, end - first) int32: where each row from `first` on is in `rows`, -1 for nowhere."""
+    places = np.full((2, end - first), -1, np.int32)
+    block, place = np.nonzero(rows >= 0)
+    places[:, rows[block, place] - first] = block, place
+    return jt.array(places).stop_grad()

@@ -11,13 +11,15 @@ asked for, such as a frozen weight's, is never computed: Jittor runs only what i
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import numpy as np
 
-from jittor_lora.ops.plan import AttentionPlan
+from jittor_lora.ops.attention import attention, fused_attention, joined, score_scale, transposed_product  # noqa: F401
 from jittor_lora.system.runtime import jt
 
 CROSS_ENTROPY_ROWS = 256  # `token_cross_entropy` holds the logits of this many rows at a time
+NORMS_AT_A_TIME = 16
 
 
 def layer_norm(x, weight, bias, eps: float):
@@ -29,23 +31,26 @@ def layer_norm(x, weight, bias, eps: float):
 
 
 class _LayerNorm(jt.Function):
+    """Keeps x, and mean and variance of each row."""
+
     def execute(self, x, weight, bias, eps):
-        self.inputs = x, weight, eps
-        return _standardized(x, eps)[0] * weight + bias
+        mean = x.mean(-1, keepdims=True)
+        centred = x - mean
+        variance = (centred * centred).mean(-1, keepdims=True)
+        self.saved = x, weight, eps, mean, variance
+        return centred / _root(variance, eps, x) * weight + bias
 
     def grad(self, upstream):
-        x, weight, eps = self.inputs
-        normal, deviation = _standardized(x, eps)
-        g = upstream * weight
+        x, weight, eps, mean, variance = self.saved
+        deviation = _root(variance, eps, x)
+        normal, g = (x - mean) / deviation, upstream * weight
         dx = (g - g.mean(-1, keepdims=True) - normal * (g * normal).mean(-1, keepdims=True)) / deviation
         return dx, (upstream * normal).sum(0), upstream.sum(0), None
 
 
-def _standardized(x, eps):
-    """(x - mean) / deviation, and the deviation, (N, 1)."""
-    centred = x - x.mean(-1, keepdims=True)
-    deviation = jt.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
-    return centred / deviation, deviation
+def _root(square, eps: float, x):
+    """√(square + eps) of (N, 1) in the shape of x, (N, D), where it is part of the loop that uses it."""
+    return jt.sqrt(square.broadcast(x) + eps)
 
 
 def rms_norm(x, weight, eps: float):
@@ -57,20 +62,19 @@ def rms_norm(x, weight, eps: float):
 
 
 class _RMSNorm(jt.Function):
+    """Keeps x, and the mean square of each row."""
+
     def execute(self, x, weight, eps):
-        self.inputs = x, weight, eps
-        return x / _root_mean_square(x, eps) * weight
+        square = (x * x).mean(-1, keepdims=True)
+        self.saved = x, weight, eps, square
+        return x / _root(square, eps, x) * weight
 
     def grad(self, upstream):
-        x, weight, eps = self.inputs
-        size = _root_mean_square(x, eps)
+        x, weight, eps, square = self.saved
+        size = _root(square, eps, x)
         normal, g = x / size, upstream * weight
         dx = (g - normal * (g * normal).mean(-1, keepdims=True)) / size
         return dx, (upstream * normal).sum(0), None
-
-
-def _root_mean_square(x, eps):
-    return jt.sqrt((x * x).mean(-1, keepdims=True) + eps)
 
 
 def gelu_tanh(x):
@@ -79,21 +83,28 @@ def gelu_tanh(x):
 
 
 class _GeluTanh(jt.Function):
+    """(1 + tanh u) / 2 is 1 / (1 + exp(-2 u)): of CUDA's tanh, as Jittor compiles it, only eleven bits are right."""
+
     def execute(self, x):
         self.x = x
-        return 0.5 * x * (1.0 + _gelu_tanh(x))
+        return x / (1.0 + _gelu_odds(_gelu_clamp(x)))
 
     def grad(self, upstream):
-        x = self.x
-        t = _gelu_tanh(x)
-        slope = math.sqrt(2.0 / math.pi) * (1.0 + 3 * 0.044715 * x * x)
-        return upstream * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+        x = _gelu_clamp(self.x)
+        odds = _gelu_odds(x)
+        share = 1.0 / (1.0 + odds)
+        slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 3 * 0.044715 * x * x)
+        return upstream * share * (1.0 + x * slope * (odds * share))
 
 
-def _gelu_tanh(x):
-    # At ±10 tanh is ±1 in float32; beyond, Jittor's overflows, and x³ may too.
-    x = jt.clamp(x, -10.0, 10.0)
-    return jt.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+def _gelu_clamp(x):
+    """At ±7 the share of x is 0 or 1 to 4e-16; far beyond, exp would overflow."""
+    return jt.clamp(x, -7.0, 7.0)
+
+
+def _gelu_odds(x):
+    """exp(-2 u)."""
+    return jt.exp(-2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 def gelu_erf(x):
@@ -117,7 +128,8 @@ def quick_gelu(x):
 
 
 def tanh(x):
-    return jt.tanh(x)
+    """By exp, see `gelu_tanh`; right to 1.2e-7, which is more than it seems where x is tiny."""
+    return 2.0 * jt.sigmoid(2.0 * x) - 1.0
 
 
 def swiglu(gate, up):
@@ -151,7 +163,7 @@ class _Linear(jt.Function):
     def grad(self, upstream):
         x, weight, bias = self.inputs
         dbias = None if bias is None else upstream.sum(0)
-        return jt.matmul(upstream, weight), _transposed_product(upstream, x), dbias
+        return jt.matmul(upstream, weight), transposed_product(upstream, x), dbias
 
 
 def _array(weight):
@@ -201,8 +213,8 @@ class _LoraLinear(jt.Function):
             dx, seen = dx * kept, x * kept
         dx = dx + jt.matmul(upstream, weight)
         dbias = None if bias is None else upstream.sum(0)
-        da, db = _transposed_product(towards, seen), _transposed_product(upstream, projected) * scaling
-        return dx, _transposed_product(upstream, x), dbias, da, db, None, None
+        da, db = transposed_product(towards, seen), transposed_product(upstream, projected) * scaling
+        return dx, transposed_product(upstream, x), dbias, da, db, None, None
 
 
 def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_seed: int | None = None,
@@ -211,12 +223,6 @@ def low_rank(x, lora_a, lora_b, scaling: float, dropout: float = 0.0, dropout_se
     if dropout > 0.0 and dropout_seed is not None:
         x = x * dropout_mask(x.shape[0], x.shape[1], dropout, dropout_seed, dropout_row)
     return scaling * jt.nn.matmul_transpose(jt.nn.matmul_transpose(x, lora_a), lora_b)
-
-
-def _transposed_product(a, b):
-    """aᵀ · b of (N, I) and (N, J): (I, J). Written so that it reaches oneDNN without a transposed copy."""
-    shape = [a.shape[0], a.shape[1], b.shape[1]]
-    return (a.broadcast(shape, [2]) * b.broadcast(shape, [1])).sum(0)
 
 
 def dropout_mask(rows: int, columns: int, p: float, seed: int, first_row: int = 0):
@@ -251,10 +257,24 @@ def rotary(x, cos, sin):
 
     x (N, H, d); cos and sin (N, d/2), see `rotary_tables`; returns (N, H, d).
     """
-    half = x.shape[2] // 2
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    first, second = x[:, :, :half], x[:, :, half:]
-    return jt.concat([first * cos - second * sin, second * cos + first * sin], 2)
+    return _Rotary.apply(x, cos, sin)
+
+
+class _Rotary(jt.Function):
+    def execute(self, x, cos, sin):
+        self.angles = cos, sin
+        return _turned(x, cos, sin, 1.0)
+
+    def grad(self, upstream):
+        return _turned(upstream, *self.angles, -1.0), None, None
+
+
+def _turned(x, cos, sin, sign: float):
+    """x turned by sign · the angles, in one loop: each element times cos, plus or minus its partner times sin."""
+    partner = x.reindex(x.shape, ["i0", "i1", "i2-xshape2/2+(i2<xshape2/2)*xshape2"])
+    cos, sin = (table.reindex(x.shape, ["i0", "i2-(i2>=xshape1)*xshape1"]) for table in (cos, sin))
+    second = (jt.index(x.shape, 2) >= x.shape[2] // 2).float32()
+    return x * cos + partner * sin * ((2.0 * second - 1.0) * sign)
 
 
 def rotary_tables(positions: np.ndarray, frequencies: np.ndarray):
@@ -265,101 +285,6 @@ def rotary_tables(positions: np.ndarray, frequencies: np.ndarray):
     """
     angle = positions.astype(np.float32)[:, None] * frequencies[None, :]
     return jt.array(np.cos(angle)), jt.array(np.sin(angle))
-
-
-def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
-    """softmax(scale · q · kᵀ) · v over the keys that the layout lets each row see (Vaswani et al. 2017, eq. 1).
-
-    Args:
-        q: (N, H, d), at least one row. k, v: (M, G, d) with G a divisor of H: query head h uses key head h // (H / G)
-            (Ainslie et al. 2023).
-        plan: of the layout.
-        scale: of the scores, 1 / √d if None.
-
-    Returns: (N, H · d).
-    """
-    return _Attention.apply(q, k, v, plan, score_scale(scale, q.shape[2]))
-
-
-def score_scale(scale: float | None, head_dim: int) -> float:
-    """What attention multiplies its scores by."""
-    return head_dim**-0.5 if scale is None else scale
-
-
-def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: float | None = None):
-    """`attention` with queries, keys and values side by side in one array.
-
-    Args:
-        qkv: (N, 3 · D), each of `heads` heads.
-        rows: (M,) int32, the rows that are queries in the plan; None for all.
-        scale: as for `attention`.
-
-    Returns: (M, D).
-    """
-    n, width = qkv.shape[0], qkv.shape[1] // 3
-    q, k, v = (qkv[:, i * width : (i + 1) * width].reshape((n, heads, width // heads)) for i in range(3))
-    return attention(q if rows is None else q[rows], k, v, plan, scale)
-
-
-class _Attention(jt.Function):
-    """Keeps only its inputs for the gradient and computes the weights again: they would be the largest arrays of all.
-
-    Products are two-dimensional, one head at a time: only such products reach oneDNN on a CPU.
-    """
-
-    def execute(self, q, k, v, plan, scale):
-        self.inputs = q, k, v, plan, scale
-        outputs = []
-        for group, mask in (part for part in plan.masks if part[1] is not None):
-            heads = [jt.matmul(_weights(q_h, k_h, mask, scale), v_h) for q_h, k_h, v_h in _by_head(q, k, v, group)]
-            outputs.append(jt.concat(heads, 1))
-        return _joined(outputs)
-
-    def grad(self, upstream):
-        q, k, v, plan, scale = self.inputs
-        share = q.shape[1] // k.shape[1]
-        plan.check_keys(k.shape[0])
-        upstream = upstream.reshape(q.shape)
-        dq, dk, dv = [], [], []
-        for group, mask in plan.masks:
-            if mask is None:
-                nothing = jt.zeros((group.k1 - group.k0, k.shape[1], k.shape[2]))
-                dk.append(nothing)
-                dv.append(nothing)
-                continue
-            head_dq, head_dk, head_dv = [], [], []
-            for h, (q_h, k_h, v_h) in enumerate(_by_head(q, k, v, group)):
-                dy = upstream[group.q0 : group.q1, h, :]
-                weights = _weights(q_h, k_h, mask, scale)
-                towards = jt.nn.matmul_transpose(dy, v_h)  # (rows, keys)
-                ds = weights * (towards - (weights * towards).sum(1, keepdims=True)) * scale
-                head_dq.append(jt.matmul(ds, k_h))
-                head_dk.append(_transposed_product(ds, q_h))
-                head_dv.append(_transposed_product(weights, dy))
-            dq.append(jt.stack(head_dq, 1))
-            for parts, found in ((head_dk, dk), (head_dv, dv)):
-                # The gradient of a key head is the sum over the query heads that use it.
-                sums = [sum(parts[g + 1 : g + share], parts[g]) for g in range(0, len(parts), share)]
-                found.append(jt.stack(sums, 1))
-        return _joined(dq), _joined(dk), _joined(dv), None, None
-
-
-def _by_head(q, k, v, group):
-    """(rows, d), (keys, d), (keys, d) for each query head of a group."""
-    rows, keys, share = slice(group.q0, group.q1), slice(group.k0, group.k1), q.shape[1] // k.shape[1]
-    shared = [(k[keys, g, :], v[keys, g, :]) for g in range(k.shape[1])]
-    return [(q[rows, h, :], *shared[h // share]) for h in range(q.shape[1])]
-
-
-def _weights(q, k, mask, scale: float):
-    """softmax(scale · q · kᵀ + mask) of one head, (rows, keys)."""
-    scores = jt.nn.matmul_transpose(q, k) * scale + mask
-    odds = jt.exp(scores - scores.max(1, keepdims=True))
-    return odds / odds.sum(1, keepdims=True)
-
-
-def _joined(parts):
-    return parts[0] if len(parts) == 1 else jt.concat(parts, 0)
 
 
 def token_cross_entropy(hidden, head, labels, weights, smoothing: float = 0.0):
@@ -380,27 +305,27 @@ def token_cross_entropy(hidden, head, labels, weights, smoothing: float = 0.0):
 
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights, smoothing):
-        losses, gradients, head_gradient = [], [], None
-        everywhere = smoothing / head.shape[0]
+        everywhere, weights = smoothing / head.shape[0], weights.unsqueeze(1)
+        truth = head[labels]
+        if smoothing:
+            truth = (1.0 - smoothing) * truth + everywhere * head.sum(0, keepdims=True)
+        sizes, means, head_gradient = [], [], None  # log Σ exp of the logits; the mean of head by their softmax
         for start in range(0, hidden.shape[0], CROSS_ENTROPY_ROWS):
             rows = slice(start, start + CROSS_ENTROPY_ROWS)
-            h, w, truth = hidden[rows], weights[rows], head[labels[rows]]
-            if smoothing:
-                truth = (1.0 - smoothing) * truth + everywhere * head.sum(0, keepdims=True)
+            h = hidden[rows]
             logits = jt.nn.matmul_transpose(h, head)
             top = logits.max(1, keepdims=True)
             odds = jt.exp(logits - top)
             total = odds.sum(1, keepdims=True)
-            nll = (jt.log(total) + top)[:, 0] - (h * truth).sum(1)
-            losses.append((w * nll).sum())
-            gradients.append((jt.matmul(odds / total, head) - truth) * w.unsqueeze(1))
+            sizes.append(jt.log(total) + top)
+            means.append(jt.matmul(odds, head) / total)
             if not head.is_stop_grad():
                 chosen = (jt.index(logits.shape, 1) == labels[rows].unsqueeze(1)).float32()
                 target = (1.0 - smoothing) * chosen + everywhere
-                part = _transposed_product((odds / total - target) * w.unsqueeze(1), h)
+                part = transposed_product((odds / total - target) * weights[rows], h)
                 head_gradient = part if head_gradient is None else head_gradient + part
-        self.gradient, self.head_gradient = _joined(gradients), head_gradient
-        return sum(losses[1:], losses[0])
+        self.gradient, self.head_gradient = (joined(means) - truth) * weights, head_gradient
+        return (weights * (joined(sizes) - (hidden * truth).sum(1, keepdims=True))).sum()
 
     def grad(self, upstream):
         head = None if self.head_gradient is None else self.head_gradient * upstream
@@ -429,22 +354,36 @@ def loss_per(loss, weight: float):
 
 def squared_norms(arrays):
     """The sum of the squares of each array: (number of arrays,)."""
-    return jt.stack([(array * array).sum() for array in arrays])
+    pieces = []
+    for start in range(0, len(arrays), NORMS_AT_A_TIME):
+        squares = [(array * array).sum() for array in arrays[start : start + NORMS_AT_A_TIME]]
+        # Each in its place, zero elsewhere: one loop writes them all.
+        spread = [square.reindex([len(squares)], [f"i0-{place}"]) for place, square in enumerate(squares)]
+        pieces.append(sum(spread[1:], spread[0]))
+    return joined(pieces)
 
 
-def adamw(parameter, gradient, first, second, betas: tuple[float, float], decay: float, rate: float, correction: float,
-          epsilon: float, factor: float = 1.0):
+def adamw(parameters, gradients, firsts, seconds, betas: tuple[float, float], decays: Sequence[float],
+          rates: Sequence[float], correction: float, epsilon: float, factor: float = 1.0):
     """A step of Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2, lines 6 to 12).
 
     Args:
-        parameter, gradient, first, second: of one shape; the last two are the moments.
-        decay: factor of the parameter, 1 - learning rate · weight decay.
-        rate: the learning rate with the first moment's bias correction, divided by 1 - beta1^t.
+        parameters, gradients, firsts, seconds: lists of arrays, at least one in each; those of one parameter are of
+            one shape. The last two are the moments.
+        decays: for each parameter its factor, 1 - learning rate · weight decay.
+        rates: for each parameter the learning rate with the first moment's bias correction, divided by 1 - beta1^t.
         correction: √(1 - beta2^t), the second moment's bias correction.
-        factor: of the gradient, for clipping.
+        factor: of the gradients, for clipping.
 
-    Returns: the new parameter, first and second moment.
+    Returns: the new parameters, first and second moments: three lists.
     """
+    after = [_adamw(*one, betas, correction, epsilon, factor)
+             for one in zip(parameters, gradients, firsts, seconds, decays, rates)]
+    return tuple(map(list, zip(*after)))
+
+
+def _adamw(parameter, gradient, first, second, decay: float, rate: float, betas: tuple[float, float],
+           correction: float, epsilon: float, factor: float):
     g = gradient if factor == 1.0 else gradient * factor
     first = first * betas[0] + g * (1.0 - betas[0])
     second = second * betas[1] + g * g * (1.0 - betas[1])

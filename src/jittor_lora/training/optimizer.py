@@ -44,12 +44,15 @@ class AdamW:
         beta1, beta2 = self.betas
         unbiased = 1.0 - beta1**self.steps
         correction = (1.0 - beta2**self.steps) ** 0.5
-        for name, parameter in self.parameters.items():
-            rate = learning_rate * self.rates.get(name, 1.0)
-            decay = 1.0 - rate * (0.0 if name in self.undecayed else self.weight_decay)
-            after = ops.adamw(parameter, gradients[name], self.first[name], self.second[name], self.betas, decay,
-                              rate / unbiased, correction, self.epsilon, factor)
-            for array, value in zip((parameter, self.first[name], self.second[name]), after):
+        names = list(self.parameters)
+        rates = [learning_rate * self.rates.get(name, 1.0) for name in names]
+        decays = [1.0 - rate * (0.0 if name in self.undecayed else self.weight_decay)
+                  for name, rate in zip(names, rates)]
+        old = [[arrays[name] for name in names] for arrays in (self.parameters, gradients, self.first, self.second)]
+        after = ops.adamw(*old, self.betas, decays, [rate / unbiased for rate in rates], correction, self.epsilon,
+                          factor)
+        for arrays, made in zip((old[0], *old[2:]), after):
+            for array, value in zip(arrays, made):
                 array.update(value)
         jt.sync_all()
 

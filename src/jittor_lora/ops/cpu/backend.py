@@ -5,32 +5,37 @@ from __future__ import annotations
 import sys
 
 from jittor_lora.errors import UserError
-from jittor_lora.ops.cpu import functions
+from jittor_lora.ops import fused
+from jittor_lora.ops.backend import Kernels
+from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.decoder import Decoder
-from jittor_lora.ops.cpu.kernel_op import kernel_op
+from jittor_lora.ops.cpu.interface import CONSTANTS
 from jittor_lora.ops.cpu.library import library
+from jittor_lora.ops.operator.kernel_op import Caller, kernel_op
 from jittor_lora.system import machine
 from jittor_lora.system.runtime import uses_onednn
 
 OPERATIONS = {
-    "linear": functions.linear,
-    "lora_linear": functions.lora_linear,
-    "attention": functions.attention,
-    "fused_attention": functions.fused_attention,
-    "layer_norm": functions.layer_norm,
-    "rms_norm": functions.rms_norm,
-    "gelu_tanh": functions.gelu_tanh,
-    "swiglu": functions.swiglu,
-    "rotary": functions.rotary,
-    "token_cross_entropy": functions.token_cross_entropy,
-    "add": functions.add,
-    "shared": functions.shared,
-    "rows": functions.rows,
-    "loss_per": functions.loss_per,
-    "squared_norms": functions.squared_norms,
-    "adamw": functions.adamw,
+    "linear": fused.linear,
+    "lora_linear": fused.lora_linear,
+    "attention": fused.attention,
+    "fused_attention": fused.fused_attention,
+    "layer_norm": fused.layer_norm,
+    "rms_norm": fused.rms_norm,
+    "gelu_tanh": fused.gelu_tanh,
+    "swiglu": fused.swiglu,
+    "rotary": fused.rotary,
+    "token_cross_entropy": fused.token_cross_entropy,
+    "add": fused.add,
+    "shared": fused.shared,
+    "rows": fused.rows,
+    "loss_per": fused.loss_per,
+    "squared_norms": fused.squared_norms,
+    "adamw": fused.adamw,
     "decoder": Decoder,
 }
+
+KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms, CONSTANTS["RANKS_AT_A_TIME"])
 
 
 def works() -> bool:

@@ -24,6 +24,7 @@ from jittor_lora.system.locks import alone
 from jittor_lora.system.runtime import KernelTools, kernel_tools
 
 SOURCES = Path(__file__).parent / "kernels"
+OPERATOR = Path(__file__).parent.parent / "operator"  # call.h
 # Not -Ofast, which would hide NaN. Fused multiply-adds are allowed.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-ffp-contract=fast", "-fno-math-errno",
          "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas")
@@ -55,12 +56,12 @@ def _loaded() -> ctypes.CDLL:
 
 def compiled(tools: KernelTools, screen: TextIO) -> Path:
     """The library in Jittor's cache, compiled if it is missing."""
-    flags = [*FLAGS, f"-I{tools.onednn / 'include'}"]
+    flags = [*FLAGS, f"-I{OPERATOR}", f"-I{tools.onednn / 'include'}"]
     key = hashlib.sha256()
     processor = machine.cpu_model(), *sorted(machine.cpu_flags())
     for part in (tools.compiler, machine.version_of(tools.compiler), *processor, *flags):
         key.update(f"{part}\n".encode())
-    for path in sorted(SOURCES.iterdir()):
+    for path in (*sorted(SOURCES.iterdir()), OPERATOR / "call.h"):
         key.update(path.name.encode() + path.read_bytes())
     target = tools.cache / f"jittor_lora_kernels-{key.hexdigest()[:16]}.so"
     if target.is_file():

@@ -51,14 +51,21 @@ __attribute__((optimize("fp-contract=off"))) static float squared(const float* x
 
 using namespace jl;
 
-// Parameter, gradient, first and second moment → parameter and both moments after the step.
+// n parameters, their gradients, first and second moments → parameters and moments after the step. The numbers end with
+// decay and rate of each parameter.
 JL_OPERATOR(adamw) {
-    auto& [beta1, rest1, beta2, rest2, decay, rate, correction, epsilon, factor] = c.numbers<9>();
-    Step step{float(beta1), float(rest1), float(beta2), float(rest2), float(decay),
-              float(rate), float(correction), float(epsilon), float(factor)};
-    parallel_pieces(c.outputs[0].count, [&](int64_t at, int64_t n) {
-        adamw(step, c.in(0) + at, c.in(1) + at, c.in(2) + at, c.in(3) + at, c.out(0) + at, c.out(1) + at, c.out(2) + at, n);
-    });
+    const double* numbers = c.values;
+    Step step{};
+    step.beta1 = numbers[0], step.rest1 = numbers[1], step.beta2 = numbers[2], step.rest2 = numbers[3];
+    step.correction = numbers[4], step.epsilon = numbers[5], step.factor = numbers[6];
+    int n = c.input_count / 4;
+    for (int i = 0; i < n; i++) {
+        step.decay = numbers[7 + 2 * i], step.rate = numbers[8 + 2 * i];
+        parallel_pieces(c.outputs[i].count, [&](int64_t at, int64_t count) {
+            adamw(step, c.in(i) + at, c.in(n + i) + at, c.in(2 * n + i) + at, c.in(3 * n + i) + at, c.out(i) + at,
+                  c.out(n + i) + at, c.out(2 * n + i) + at, count);
+        });
+    }
 }
 
 // The sum of squares of each input: (inputs,).

@@ -4,9 +4,10 @@
 
 namespace jittor {
 
-KernelOp::KernelOp(int64 kernel, vector<Var*>&& inputs, vector<NanoVector>&& shapes, vector<float64>&& numbers)
+KernelOp::KernelOp(int64 kernel, bool on_device, vector<Var*>&& inputs, vector<NanoVector>&& shapes,
+                   vector<float64>&& numbers)
     : reads(inputs), kernel(kernel), numbers(move(numbers)) {
-    flags.set(NodeFlags::_cpu);
+    flags.set(on_device ? NodeFlags::_cuda : NodeFlags::_cpu);
     flags.set(NodeFlags::_manual_set_vnbb);  // the operator has no gradient that would keep its inputs
     for (auto& shape : shapes) writes.push_back(create_output(shape, ns_float32));
 }

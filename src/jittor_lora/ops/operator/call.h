@@ -1,5 +1,5 @@
 // A call of a kernel by Jittor's operator: the arrays it reads and writes, and numbers. The operator itself
-// (../operator/kernel_op.cc) is compiled by Jittor and includes only this file.
+// (kernel_op.cc) is compiled by Jittor and includes only this file.
 #pragma once
 #include <stdint.h>
 
@@ -40,5 +40,5 @@ using Kernel = void (*)(const Call&);
 
 }  // namespace jl
 
-// Defines the kernel that ops/cpu/kernel_op.py looks up by this name.
+// Defines the kernel that `Caller` in kernel_op.py looks up by this name.
 #define JL_OPERATOR(name) extern "C" __attribute__((visibility("default"))) void jl_operator_##name(const jl::Call& c)

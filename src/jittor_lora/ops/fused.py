@@ -1,25 +1,29 @@
-"""The operations of `portable` as fused kernels on the CPU: the same arguments, values and gradients.
+"""The operations of `portable` as fused kernels: the same arguments, values and gradients.
 
-Jittor schedules each call like one of its own operators (kernel_op.py); kernels/operators.cpp unpacks its arguments.
-The kernels compute no gradients of weights: with weights that take one, an operation is the portable one.
+The kernels are those of the current device's backend, `backend.kernels()`. Jittor schedules each call like one of its
+own operators (operator/kernel_op.py); the backend's `operators` source unpacks its arguments. The kernels compute no
+gradients of weights: with weights that take one, an operation is the portable one.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
 from jittor_lora.ops import portable
-from jittor_lora.ops.cpu import packing
-from jittor_lora.ops.cpu.interface import CONSTANTS
-from jittor_lora.ops.cpu.kernel_op import call
-from jittor_lora.ops.matrix import Matrix
+from jittor_lora.ops.backend import kernels
+from jittor_lora.ops.matrix import PRECISIONS, Matrix
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.system.runtime import jt
 
-RANKS_AT_A_TIME = CONSTANTS["RANKS_AT_A_TIME"]
+UPDATED_AT_A_TIME = 1 << 22  # numbers of parameters
+
+
+def call(kernel: str, shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], *numbers: float) -> Sequence[jt.Var]:
+    """Run a kernel of the current device; returns its outputs, float32 of these shapes."""
+    return kernels().call(kernel, shapes, inputs, *numbers)
 
 
 def _takes_gradient(*variables) -> bool:
@@ -133,26 +137,31 @@ class _LoraLinear(jt.Function):
 
     def execute(self, x, weight, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
-        numbers = *settings, out, rank, packing.storage(weight), weight.precision == "bf16"
+        numbers = *settings, out, rank, kernels().storage(weight), _code(weight.precision)
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
-        width = -(-rank // RANKS_AT_A_TIME) * RANKS_AT_A_TIME
-        inputs = [x, packing.product(weight, True), nothing if bias is None else bias, *pair]
+        width = -(-rank // kernels().rank_multiple) * kernels().rank_multiple
+        inputs = [x, kernels().product(weight, True), nothing if bias is None else bias, *pair]
         y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)], inputs, *numbers,
                             bias is not None)
         wanted = not x.is_stop_grad()
         if wanted:
             # Packed now: within the backward pass it would make Jittor compute, and keep, all of that pass so far.
-            packing.product(weight, False)
+            kernels().product(weight, False)
         self.saved = x, weight, pair, projected, numbers, rank > 0, wanted
         return y
 
     def grad(self, upstream):
         x, weight, pair, projected, numbers, adapted, wanted = self.saved
-        w = packing.product(weight, False) if wanted else _nothing()
+        w = kernels().product(weight, False) if wanted else _nothing()
         dx, da, db = call("linear_backward", [x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
                           [x, projected, upstream, w, *pair], *numbers, wanted)
         return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None
+
+
+def _code(precision: str) -> int:
+    """The number by which kernels know a precision."""
+    return PRECISIONS.index(precision)
 
 
 @functools.lru_cache(maxsize=None)
@@ -170,7 +179,7 @@ class _Attention(jt.Function):
 
     def execute(self, q, k, v, plan, scale):
         rows, heads, d = q.shape
-        numbers = scale, plan.precision == "bf16"
+        numbers = scale, _code(plan.precision)
         out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], *numbers)
         self.saved = q, k, v, plan, out, lse, numbers
         return out
@@ -189,7 +198,7 @@ def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: floa
 class _FusedAttention(jt.Function):
     def execute(self, qkv, heads, plan, rows, scale):
         width = qkv.shape[1] // 3
-        numbers = heads, rows is not None, scale, plan.precision == "bf16"
+        numbers = heads, rows is not None, scale, _code(plan.precision)
         count = qkv.shape[0] if rows is None else rows.shape[0]
         self.rows = plan.segments if rows is None else rows
         out, lse = call("fused_attention_forward", [(count, width), (count, heads)], [qkv, plan.segments, self.rows],
@@ -213,8 +222,8 @@ def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float 
 class _TokenCrossEntropy(jt.Function):
     def execute(self, hidden, head, labels, weights, smoothing):
         wanted = not hidden.is_stop_grad()
-        forms = [_nothing() if form is None else form for form in packing.head_forms(head, wanted)]
-        numbers = wanted, packing.storage(head), head.precision == "bf16", head.shape[0], smoothing
+        forms = [_nothing() if form is None else form for form in kernels().head_forms(head, wanted)]
+        numbers = wanted, kernels().storage(head), _code(head.precision), head.shape[0], smoothing
         loss, gradient = call("cross_entropy", [(1,), hidden.shape if wanted else (1,)],
                               [hidden, *forms, labels, weights], *numbers)
         self.gradient = gradient
@@ -286,9 +295,28 @@ def squared_norms(arrays: Sequence[jt.Var]):
     return call("squared_norms", [(len(arrays),)], arrays)[0]
 
 
-def adamw(parameter, gradient, first, second, betas, decay: float, rate: float, correction: float, epsilon: float,
-          factor: float = 1.0):
-    beta1, beta2 = betas
-    shape = parameter.shape
-    return call("adamw", [shape] * 3, [parameter, gradient, first, second], beta1, 1.0 - beta1, beta2, 1.0 - beta2,
-                decay, rate, correction, epsilon, factor)
+def adamw(parameters, gradients, firsts, seconds, betas, decays: Sequence[float], rates: Sequence[float],
+          correction: float, epsilon: float, factor: float = 1.0):
+    after: list = [[], [], []]
+    for part in _pieces(parameters):
+        arrays = [array for kind in (parameters, gradients, firsts, seconds) for array in kind[part]]
+        steps = [number for pair in zip(decays[part], rates[part]) for number in pair]
+        shapes = [array.shape for array in parameters[part]] * 3
+        made = call("adamw", shapes, arrays, betas[0], 1.0 - betas[0], betas[1], 1.0 - betas[1], correction, epsilon,
+                    factor, *steps)
+        count = len(made) // 3
+        for number, found in enumerate(after):
+            found += made[number * count : (number + 1) * count]
+    return tuple(after)
+
+
+def _pieces(parameters: Sequence[jt.Var]) -> Iterator[slice]:
+    """Runs of parameters that are updated in one call: the new arrays of a call are held together with the old ones."""
+    first, size = 0, 0
+    for end, parameter in enumerate(parameters):
+        if size and size + parameter.numel() > UPDATED_AT_A_TIME:
+            yield slice(first, end)
+            first, size = end, 0
+        size += parameter.numel()
+    if size:
+        yield slice(first, len(parameters))
