@@ -114,11 +114,6 @@ def kernels_work() -> bool:
     return _backend(_device()) is not None
 
 
-def bf16_works() -> bool:
-    """Are products in bfloat16 faster than in float32 on the current device?"""
-    return speeds_up("bf16")
-
-
 def speeds_up(precision: str) -> bool:
     """Are products in this precision faster than in float32 on the current device?"""
     backend = _backend(_device())
