@@ -27,6 +27,7 @@ from jittor_lora.benchmark.base import GPT2, RandomWeights
 from jittor_lora.benchmark.workloads import adapter_values
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import Stream
+from jittor_lora.files.atomic import atomic_write
 from jittor_lora.inference.generate import generate
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
@@ -244,7 +245,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 def write(path: Path, tiny: bool) -> None:
     with ops.portable_operations():
         found = {name: array for check in checks(tiny, "fp32") for name, array in check.arrays()}
-    with open(path, "wb") as stream:
+    with atomic_write(path, "wb") as stream:
         np.savez_compressed(stream, **found)
 
 

@@ -128,7 +128,8 @@ def bases(tmp_path_factory):
 
 @pytest.mark.slow
 def test_resumed_runs(tmp_path, bases):
-    assert part("resume").main(["--bases", str(bases), "--output", str(tmp_path)]) == 0
+    folders = ["--bases", str(bases), "--output", str(tmp_path), "--work", str(tmp_path / "runs")]
+    assert part("resume").main(folders) == 0
     assert [line["same_bits"] for line in lines(tmp_path / "results.jsonl")] == [True] * 3
 
 
