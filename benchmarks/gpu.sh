@@ -28,6 +28,7 @@ OUT=$(cd "$OUT" && pwd) work=$(cd "$WORK" && pwd) began=$SECONDS
 log=$OUT/log.txt results=$OUT/results.jsonl
 : >"$results"
 exec > >(tee "$log") 2>&1
+screen=$!
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD/src HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 peers=""
 tiny=${TINY:+--tiny}
@@ -151,3 +152,5 @@ part stock-checks 90 bash -c "checks --stock"
 speed stock gpt2 bf16 75
 part cpu 600 bash -c "on_the_processor bf16"
 "$PYTHON" benchmarks/gpu_report.py "$results" --output "$OUT"
+exec >/dev/null 2>&1
+wait $screen  # the last lines may be on their way
