@@ -17,7 +17,8 @@ from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.config import ModelConfig, tensor_shapes
 from jittor_lora.model.load import build_model
-from jittor_lora.ops.backend import bf16_works, kernels_work
+from jittor_lora.ops import bf16_works
+from jittor_lora.ops.backend import kernels_work
 from jittor_lora.system.runtime import jt, threads
 from jittor_lora.training.gradients import batch_gradients
 from jittor_lora.training.optimizer import AdamW
