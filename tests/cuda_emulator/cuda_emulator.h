@@ -271,11 +271,6 @@ T __ldg(const T* at) { return *at; }
 template <class T>
 T __ldcg(const T* at) { return *at; }
 
-inline void __threadfence() {}  // blocks run one after the other
-
-using std::max;
-using std::min;
-
 using std::max;
 using std::min;
 inline float __fmul_rn(float a, float b) { return a * b; }
