@@ -22,6 +22,7 @@ from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
     from jittor_lora.ops.matrix import Matrix
+    from jittor_lora.ops.plan import AttentionPlan
 
 BACKENDS = {device: f"jittor_lora.ops.{device}.backend" for device in ("cpu", "cuda")}  # device → module
 
@@ -48,6 +49,8 @@ class Kernels(NamedTuple):
         product: (weight, transposed) → what the product x · Wᵀ (`transposed`) or dy · W reads.
         storage: weight → number of the format in which kernels get it.
         head_forms: (head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
+        layout: (plan of attention, by keys) → what its kernels read of the layout in both passes; `by_keys`: in the
+            backward pass alone.
         rank_multiple: the columns of a projection onto A are padded to a multiple of this.
     """
 
@@ -55,6 +58,7 @@ class Kernels(NamedTuple):
     product: Callable[[Matrix, bool], Any]
     storage: Callable[[Matrix], int]
     head_forms: Callable[[Matrix, bool], tuple]
+    layout: Callable[[AttentionPlan, bool], Any]
     rank_multiple: int
 
 
@@ -108,11 +112,6 @@ def kernels() -> Kernels:
 def kernels_work() -> bool:
     """Does the current device have fused kernels? Compiles them at the first call."""
     return _backend(_device()) is not None
-
-
-def bf16_works() -> bool:
-    """Are products in bfloat16 faster than in float32 on the current device?"""
-    return speeds_up("bf16")
 
 
 def speeds_up(precision: str) -> bool:

@@ -8,9 +8,9 @@ import numpy as np
 
 from jittor_lora.files.mapped import release
 from jittor_lora.ops.blocks import FLOAT32, Blocks
+from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
 
-PRECISIONS = ("fp32", "bf16", "tf32")
 Pack = Callable[[np.ndarray], "jt.Var | None"]  # the array, float32 and contiguous → a form of it
 
 
@@ -18,13 +18,13 @@ class Matrix:
     """A frozen (out, in) matrix, in the number format of the file that it is read from.
 
     Float32 in fp32 or tf32 is held as an array. Of all else only the forms are held that backends pack (see `form` and
-    `stored_form`); what needs float32 (a merge, the portable operations) reads, and decodes, the matrix again.
+    `stored_form`); what needs float32 (a merge, the portable operations) reads, and decodes, the matrix again. On CUDA
+    the array is held from its first use: decoding there means sending it, for each product anew.
 
     Args:
         read: returns the matrix, (out, in), as an array or as `Blocks`. It is kept, so it should hold little memory
             itself: a view of a mapped file.
-        precision: of products with it: "fp32", "bf16", or "tf32" (float32 of which GPUs multiply the first 10 bits of
-            the mantissa).
+        precision: of products with it, one of `PRECISIONS`.
 
     Attributes:
         storage: the format it is held in: "F32", or the kind of its blocks.
@@ -49,8 +49,13 @@ class Matrix:
 
     @property
     def var(self):
-        """(out, in) float32, not rounded; read again at each call unless it is held as an array."""
-        return frozen(self._contents().decoded()) if self._var is None else self._var
+        """(out, in) float32, not rounded; on the CPU read again at each call unless it is held as an array."""
+        if self._var is not None:
+            return self._var
+        var = frozen(self._contents().decoded())
+        if jt.flags.use_cuda:
+            self._var = var
+        return var
 
     def numpy(self) -> np.ndarray:
         """(out, in) float32, not rounded."""

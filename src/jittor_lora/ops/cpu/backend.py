@@ -33,7 +33,8 @@ OPERATIONS = {
     "decoder": Decoder,
 }
 
-KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms, CONSTANTS["RANKS_AT_A_TIME"])
+KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms,
+                  lambda plan, by_keys: plan.groups if by_keys else plan.segments, CONSTANTS["RANKS_AT_A_TIME"])
 
 
 def works() -> bool:
