@@ -182,7 +182,7 @@ class Decoder:
         for i, layer in enumerate(layers):
             weight = _frozen(layer.weight)
             self._matrices.append(weight)
-            numbers.append(self._vector(layer.bias))
+            numbers += [self._vector(layer.bias), layer.weight.shape[0]]
             self._contents.update(b"%d," % id(weight))
             if layer.update is not None:
                 a, b = layer.update
