@@ -5,13 +5,14 @@
 // matrix then lie in different banks.
 //
 // A pair of tiles takes 4 · 64 · 64 · d FLOPs forward, 6 for dQ and 8 for dK and dV, and reads 2 · 64 · d floats, mostly
-// from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products of 32 clocks on GPUs
-// with 256 multiplications per clock and processor (RTX 30, 40), 8 on an A100; beside it 32 e^x per thread and 32
-// roundings. Tensor cores are the bound on the former; on the latter e^x, rounding and L2 are as slow as they are.
+// from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products: of 32 clocks each on an
+// RTX 30 or 40, 8 on an A100. Beside them it takes 32 e^x per thread (256 clocks) and 32 loads of four matrices (512
+// clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100 shared memory is as
+// slow as they are. None of this was measured.
+//
+// Registers, without spills on sm_80 to sm_120 (d ≤ 64, d ≤ 128): REGISTERS
 #include "attention.cuh"
 #include "mma.cuh"
-
-#include <type_traits>
 
 namespace jl {
 
@@ -27,13 +28,13 @@ constexpr int ROOM = TILE * STRIDE<D>;  // bf16 per array in shared memory
 
 #ifdef JL_HAS_MMA
 
-// 64 rows of d on their way to shared memory, in registers: fetched before they are needed, stored after.
-template <int D>
+// Rows of d on their way to shared memory, in registers: fetched before they are needed, stored after.
+template <int D, int ROWS = TILE>
 class Fetched {
 public:
-    __device__ void fetch(const RowsOfHead& rows) {
+    __device__ void fetch(const RowsOfHead& rows, int first = 0) {
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) parts[i] = rows.four(row(i), column(i));
+        for (int i = 0; i < PARTS; i++) parts[i] = rows.four(first + row(i), column(i));
     }
 
     __device__ void store(bf16* to) const {
@@ -45,7 +46,7 @@ public:
     }
 
 private:
-    static constexpr int PARTS = TILE * D / 4 / THREADS;
+    static constexpr int PARTS = ROWS * D / 4 / THREADS;
 
     __device__ static int row(int i) { return (threadIdx.x + i * THREADS) / (D / 4); }
     __device__ static int column(int i) { return (threadIdx.x + i * THREADS) % (D / 4) * 4; }
@@ -55,12 +56,16 @@ private:
 
 template <int D>
 __device__ void stage(bf16* to, const RowsOfHead& rows) {
-    Fetched<D> all;
-    all.fetch(rows);
-    all.store(to);
+    constexpr int AT_ONCE = TILE * 64 / D;  // 32 registers
+#pragma unroll 1
+    for (int first = 0; first < TILE; first += AT_ONCE) {
+        Fetched<D, AT_ONCE> some;
+        some.fetch(rows, first);
+        some.store(to + first * STRIDE<D>);
+    }
 }
 
-// A warp's 16 rows as left matrices, in registers or, where these do not suffice, in shared memory.
+// A warp's 16 rows as left matrices, in registers or, where these hold the sums for dK and dV, in shared memory.
 template <int D>
 class InRegisters {
 public:
@@ -284,25 +289,17 @@ __global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
 #endif
 }
 
-template <int D>
-constexpr bool KEYS_IN_REGISTERS = D <= 64;
-
 // Rows are keys here, and columns queries.
 template <int D>
 __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
 #ifdef JL_HAS_MMA
-    using Left = std::conditional_t<KEYS_IN_REGISTERS<D>, InRegisters<D>, InSharedMemory<D>>;
     const int head = blockIdx.x, own = int(threadIdx.x) / WARP * 16 * STRIDE<D>;
     const int4 tile = a.by_keys.tiles[blockIdx.y];
     const int end = min(tile.x + TILE, a.key_rows);
-    bf16 *q = rooms(), *upstream = q + ROOM<D>;
-    bf16 *for_k = KEYS_IN_REGISTERS<D> ? q : upstream + ROOM<D>, *for_v = for_k + ROOM<D>;
-    float* log_sums = reinterpret_cast<float*>(KEYS_IN_REGISTERS<D> ? upstream + ROOM<D> : for_v + ROOM<D>);
-    float* deltas = log_sums + TILE;
-    stage<D>(for_k, keys(a, a.k, tile.x, end, head));
-    stage<D>(for_v, keys(a, a.v, tile.x, end, head));
-    __syncthreads();
-    const Left k(for_k + own), v(for_v + own);
+    bf16 *q = rooms(), *upstream = q + ROOM<D>, *k = upstream + ROOM<D>, *v = k + ROOM<D>;
+    float *log_sums = reinterpret_cast<float*>(v + ROOM<D>), *deltas = log_sums + TILE;
+    stage<D>(k, keys(a, a.k, tile.x, end, head));
+    stage<D>(v, keys(a, a.v, tile.x, end, head));
     const float factor = a.scale * LOG2_E;
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     for (int number = tile.y; number < tile.z; number++) {
@@ -320,8 +317,8 @@ __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
         }
         __syncthreads();
         float s[TILE / 8][4], g[TILE / 8][4];
-        product<D>(s, k, q, a.d);
-        product<D>(g, v, upstream, a.d);
+        product<D>(s, InSharedMemory<D>(k + own), q, a.d);
+        product<D>(g, InSharedMemory<D>(v + own), upstream, a.d);
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
@@ -358,7 +355,7 @@ void run(const Attention& a, void (*kernel)(Attention), const Tiles& tiles, int 
 template <int D>
 void run_backward(const Attention& a) {
     run<D>(a, backward_queries<D>, a.by_queries, 2);
-    run<D>(a, backward_keys<D>, a.by_keys, KEYS_IN_REGISTERS<D> ? 2 : 4, 2 * TILE * sizeof(float));
+    run<D>(a, backward_keys<D>, a.by_keys, 4, 2 * TILE * sizeof(float));
 }
 
 }  // namespace
