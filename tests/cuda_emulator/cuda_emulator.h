@@ -216,6 +216,8 @@ void run(dim3 grid, dim3 size, size_t shared, Kernel kernel) {
 
 // --- the functions of a block and of a warp ---
 
+inline void __threadfence() {}  // blocks run one after the other
+
 inline void __syncthreads() { emulator::synchronize(); }
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
@@ -269,11 +271,10 @@ T __ldg(const T* at) { return *at; }
 template <class T>
 T __ldcg(const T* at) { return *at; }
 
-inline void __threadfence() {}  // blocks run one after the other
-
 using std::max;
 using std::min;
 
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 
@@ -316,6 +317,13 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
     memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                                     cudaMemcpyKind, int = 0) {
+    if (width > to_pitch || width > from_pitch) emulator::stop("rows of a copy are longer than the distance between them");
+    for (size_t row = 0; row < height; row++)
+        memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
     return cudaSuccess;
 }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }

@@ -3,7 +3,7 @@
 A backend is a folder beside this file. Its module `backend` offers
 
 - `works()`: can it be used on this machine? Asked once.
-- `precisions()`: dtypes of weights whose products it speeds up.
+- `precisions()`: "fp32", and those of `PRECISIONS` whose products it speeds up.
 - `OPERATIONS`: operation → implementation, for those that it has. An implementation takes the arguments of the
   definition and calls it where it has no kernel for them. Most are those of `fused`.
 - `KERNELS`: what `fused` runs on.
@@ -114,10 +114,10 @@ def kernels_work() -> bool:
     return _backend(_device()) is not None
 
 
-def bf16_works() -> bool:
-    """Are products in bfloat16 faster than in float32 on the current device?"""
+def speeds_up(precision: str) -> bool:
+    """Are products in this precision faster than in float32 on the current device?"""
     backend = _backend(_device())
-    return backend is not None and "bf16" in backend.precisions()
+    return backend is not None and precision in backend.precisions()
 
 
 @contextmanager

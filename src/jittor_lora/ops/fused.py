@@ -14,8 +14,9 @@ import numpy as np
 
 from jittor_lora.ops import portable
 from jittor_lora.ops.backend import kernels
-from jittor_lora.ops.matrix import PRECISIONS, Matrix
+from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
+from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
 
 UPDATED_AT_A_TIME = 1 << 22  # numbers of parameters

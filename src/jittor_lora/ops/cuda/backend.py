@@ -5,8 +5,13 @@ from __future__ import annotations
 from jittor_lora.ops import fused
 from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import attention, packing
+from jittor_lora.ops.cuda.decoder import Decoder
+from jittor_lora.ops.cuda.library import capability, cuda_tools, library
+from jittor_lora.ops.precision import PRECISIONS
+from jittor_lora.ops.operator import kernel_op
 from jittor_lora.ops.operator.kernel_op import Caller
 
+FIRST_WITH_BF16 = 80  # compute capability
 RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple
 
 OPERATIONS = {
@@ -26,6 +31,7 @@ OPERATIONS = {
     "loss_per": fused.loss_per,
     "squared_norms": fused.squared_norms,
     "adamw": fused.adamw,
+    "decoder": Decoder,
 }
 
 
@@ -35,9 +41,14 @@ def kernels_of(call: Caller) -> Kernels:
                    lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, RANKS_AT_A_TIME)
 
 
+KERNELS = kernels_of(Caller(library, on_device=True))
+
+
 def works() -> bool:
-    return False
+    """Do the kernels compile, load and run here? Where not, a message says why."""
+    return kernel_op.works(library)
 
 
 def precisions() -> tuple[str, ...]:
-    return "fp32", "bf16"
+    """bf16 and TF32 only where the device multiplies them: before compute capability 8.0, none does."""
+    return PRECISIONS if capability(cuda_tools()) >= FIRST_WITH_BF16 else ("fp32",)

@@ -1,0 +1,200 @@
+// Decoding: attention of new rows over a prefix and their own span.
+//
+// Flash-decoding (Dao et al. 2023): keys are cut into chunks, whose results are folded in their order: by one block per tile
+// of queries where there are many tiles, else by the last of the blocks that have a chunk each. Bound by the bytes of the
+// keys and values, which are read once per tile.
+#include "decode.cuh"
+
+namespace jl::decoding {
+namespace {
+
+constexpr int WARPS = 4, CHUNK = WARPS * PANEL;  // keys: a panel per warp
+constexpr int PAIRS = 8;                         // most pairs of a query and a head that share keys, per block
+constexpr int BUSY_TILES = 1024;                 // blocks that keep a GPU busy
+
+struct Shape {
+    int heads, kv_heads, head_dim, layer, share, parts;  // share: heads per head of keys; parts: blocks per tile of one
+    float scale;
+};
+
+// The result of some keys for a query and head: y is the sum of e^(score - most) · value, and `sum` that of the exponentials.
+struct Totals {
+    float most, sum;
+};
+
+// Puts sums so far, relative to e^`so_far`, and those of the next keys together. The same bits wherever it is done.
+struct Fold {
+    float most, before, next;
+
+    __device__ Fold(float so_far, float with)
+        : most(fmaxf(so_far, with)), before(expf(so_far - most)), next(expf(with - most)) {}
+    __device__ float operator()(float sum, float with) const { return fmaf(sum, before, __fmul_rn(with, next)); }
+};
+
+// Pairs of one tile and head of keys: pair u is query u / share and head u % share of those that use it.
+template <int COUNT>
+__global__ void attention_kernel(Shape shape, Attention a, bool split) {
+    const int d = shape.head_dim, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int part = blockIdx.x % shape.parts, head = blockIdx.x / shape.parts % shape.kv_heads;
+    const Tile tile = a.tiles[blockIdx.x / shape.parts / shape.kv_heads];
+    const int first_pair = part * PAIRS, count = min(tile.count * shape.share - first_pair, COUNT);
+    if (count <= 0) return;
+    auto query = [&](int u) { return a.queries[tile.first + (first_pair + u) / shape.share]; };
+    auto column = [&](int u) { return (head * shape.share + (first_pair + u) % shape.share) * d; };
+    const Row last = a.table[query(count - 1).row];
+    const int before = (last.prefix_rows + CHUNK - 1) / CHUNK, chunks = before + last.at / CHUNK + 1;
+    if (split && int(blockIdx.y) >= chunks) return;
+
+    float* q = reinterpret_cast<float*>(shared_memory());  // (COUNT, d)
+    float* y = q + COUNT * d;                              // (WARPS, COUNT, d)
+    float* p = y + WARPS * COUNT * d;                      // (WARPS, COUNT, PANEL)
+    float* total = p + WARPS * COUNT * PANEL;              // (COUNT, d): so far
+    Totals* totals = reinterpret_cast<Totals*>(total + COUNT * d);  // (WARPS, COUNT)
+    Totals* so_far = totals + WARPS * COUNT;               // (COUNT)
+    for (int i = threadIdx.x; i < COUNT * d; i += blockDim.x) {
+        const int u = min(i / d, count - 1);
+        q[i] = a.qkv[int64_t(query(u).row) * (shape.heads + 2 * shape.kv_heads) * d + column(u) + i % d] * shape.scale;
+    }
+    int seen[COUNT];  // keys of its own span
+#pragma unroll
+    for (int u = 0; u < COUNT; u++) seen[u] = a.table[query(min(u, count - 1)).row].at + 1;
+    __syncthreads();
+
+    float* partial = a.partial + (int64_t(blockIdx.x) * a.chunks) * PAIRS * (d + 2);  // (chunks, PAIRS, d + 2)
+    for (int chunk = split ? blockIdx.y : 0; chunk < (split ? int(blockIdx.y) + 1 : chunks); chunk++) {
+        const bool in_prefix = chunk < before;
+        const int first = (in_prefix ? chunk : chunk - before) * CHUNK + warp * PANEL;
+        const int rows = min(in_prefix ? last.prefix_rows - first : last.at + 1 - first, PANEL);  // for any of the queries
+        Span span(in_prefix ? last.prefix : last.own, in_prefix ? last.prefix_capacity : last.own_capacity, shape.layer,
+                  shape.kv_heads, head, d);
+        // Scores: a key per lane.
+        float scores[COUNT] = {};
+        if (rows > 0) {
+            const float* keys = span.keys + int64_t(first) * d + lane;
+#pragma unroll 8
+            for (int i = 0; i < d; i++) {
+                const float key = keys[i * PANEL];
+#pragma unroll
+                for (int u = 0; u < COUNT; u++) scores[u] = fmaf(q[u * d + i], key, scores[u]);
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < COUNT; u++) {
+            if (lane >= rows || (!in_prefix && first + lane >= seen[u])) scores[u] = -INFINITY;
+            const float most = warp_max(scores[u]);
+            if (lane == 0) totals[warp * COUNT + u].most = most;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int u = 0; u < COUNT; u++) {
+            float most = totals[u].most;
+            for (int w = 1; w < WARPS; w++) most = fmaxf(most, totals[w * COUNT + u].most);
+            const float e = scores[u] == -INFINITY ? 0.f : expf(scores[u] - most);
+            p[(warp * COUNT + u) * PANEL + lane] = e;
+            const float sum = warp_sum(e);
+            if (lane == 0) totals[warp * COUNT + u].sum = sum;
+        }
+        __syncwarp();
+        // Sums of values: an element per lane.
+        for (int i = lane; i < d; i += WARP) {
+            float sums[COUNT] = {};
+            const float* values = span.values + int64_t(first) * d + i;
+#pragma unroll 8
+            for (int key = 0; key < rows; key++) {
+                const float value = values[int64_t(key) * d];
+#pragma unroll
+                for (int u = 0; u < COUNT; u++) sums[u] = fmaf(p[(warp * COUNT + u) * PANEL + key], value, sums[u]);
+            }
+#pragma unroll
+            for (int u = 0; u < COUNT; u++) y[(warp * COUNT + u) * d + i] = sums[u];
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < count * d; i += blockDim.x) {
+            const int u = i / d;
+            Totals here{totals[u].most, totals[u].sum};
+            float sum = y[i];
+            for (int w = 1; w < WARPS; w++) {
+                here.most = fmaxf(here.most, totals[w * COUNT + u].most);
+                here.sum += totals[w * COUNT + u].sum;
+                sum += y[w * COUNT * d + i];
+            }
+            if (split) {
+                float* to = partial + (int64_t(chunk) * PAIRS + u) * (d + 2);
+                to[i % d] = sum;
+                if (i % d == 0) to[d] = here.most, to[d + 1] = here.sum;
+            } else if (chunk == 0) {
+                total[i] = sum;
+                if (i % d == 0) so_far[u] = here;
+            } else {
+                const Fold fold(so_far[u].most, here.most);
+                total[i] = fold(total[i], sum);
+            }
+        }
+        __syncthreads();
+        if (!split && chunk && threadIdx.x < unsigned(count)) {
+            const int u = threadIdx.x;
+            Totals here{totals[u].most, totals[u].sum};
+            for (int w = 1; w < WARPS; w++) {
+                here.most = fmaxf(here.most, totals[w * COUNT + u].most);
+                here.sum += totals[w * COUNT + u].sum;
+            }
+            const Fold fold(so_far[u].most, here.most);
+            so_far[u] = {fold.most, fold(so_far[u].sum, here.sum)};
+        }
+        __syncthreads();
+    }
+    if (split && !is_last(a.counters + blockIdx.x, chunks)) return;
+    for (int i = threadIdx.x; i < count * d; i += blockDim.x) {
+        const int u = i / d;
+        float sum = total[i];
+        Totals all = so_far[u];
+        for (int chunk = 0; split && chunk < chunks; chunk++) {
+            const float* from = partial + (int64_t(chunk) * PAIRS + u) * (d + 2);
+            const Totals here{from[d], from[d + 1]};
+            if (chunk == 0) {
+                sum = from[i % d], all = here;
+            } else {
+                const Fold fold(all.most, here.most);
+                sum = fold(sum, from[i % d]);
+                all = {fold.most, fold(all.sum, here.sum)};
+            }
+        }
+        const int64_t to = int64_t(query(u).to) * a.y.width + column(u) + i % d;
+        const float result = sum / all.sum;
+        a.y.exact[to] = result;
+        if (a.y.half) a.y.half[to] = to_bf16(result);
+    }
+}
+
+int parts_of(const Network& net) { return blocks_for(tile_queries(net) * (net.heads / net.kv_heads), PAIRS); }
+
+template <int COUNT>
+void start(const Shape& shape, const Attention& a) {
+    const int tiles = a.tile_count * shape.kv_heads * shape.parts, d = shape.head_dim;
+    const bool split = tiles < BUSY_TILES && a.chunks > 1;
+    const size_t floats = COUNT * d * (2 + WARPS) + WARPS * COUNT * PANEL + 2 * (WARPS + 1) * COUNT;
+    launch(attention_kernel<COUNT>, dim3(tiles, split ? a.chunks : 1), WARPS * WARP, floats * sizeof(float), shape, a, split);
+}
+
+}  // namespace
+
+int tile_queries(const Network& net) { return std::max(1, PAIRS / (net.heads / net.kv_heads)); }
+
+int chunks_of(int prefix_rows, int seen) { return blocks_for(prefix_rows, CHUNK) + blocks_for(seen, CHUNK); }
+
+int64_t partial_floats(const Network& net, int tiles, int chunks) {
+    const int64_t blocks = int64_t(tiles) * net.kv_heads * parts_of(net);
+    return blocks < BUSY_TILES && chunks > 1 ? blocks * chunks * PAIRS * (net.head_dim + 2) : 0;
+}
+
+int attention_counters(const Network& net, int tiles) { return tiles * net.kv_heads * parts_of(net); }
+
+void attend(const Network& net, int layer, const Attention& a) {
+    const int share = net.heads / net.kv_heads;
+    Shape shape{net.heads, net.kv_heads, net.head_dim, layer, share, parts_of(net), net.layers[layer].scale};
+    if (share * a.tile_queries == 1) start<1>(shape, a);
+    else if (share * a.tile_queries <= 4) start<4>(shape, a);
+    else start<PAIRS>(shape, a);
+}
+
+}  // namespace jl::decoding
