@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(THREADS) forward(Attention a) {
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
+__global__ void __launch_bounds__(THREADS, 2) backward_queries(Attention a) {
 #ifdef JL_HAS_MMA
     const int head = blockIdx.x, own = int(threadIdx.x) / WARP * 16 * STRIDE<D>;
     const int4 tile = a.by_queries.tiles[blockIdx.y];
