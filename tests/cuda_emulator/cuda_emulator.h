@@ -271,13 +271,9 @@ T __ldg(const T* at) { return *at; }
 template <class T>
 T __ldcg(const T* at) { return *at; }
 
-inline void __threadfence() {}  // blocks run one after the other
-
 using std::max;
 using std::min;
 
-using std::max;
-using std::min;
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -98,7 +98,8 @@ class Decoder:
         self._updates.pop()
         self._numbers = [float(number) for number in (
             len(layers), sizes.width, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, sizes.rms_norm,
-            ACTIVATIONS.index(sizes.activation), sizes.norm_eps, sizes.precision == "bf16", *(number for layer in layers for number in layer), *ends)]
+            ACTIVATIONS.index(sizes.activation), sizes.norm_eps, sizes.precision == "bf16",
+            *(number for layer in layers for number in layer), *ends)]
         self._arrays = [jt.array(np.concatenate(self._vectors)).stop_grad(), *self._matrices]
         by_layer = [self._updates[i : i + _LINEARS] for i in range(0, len(self._updates), _LINEARS)]
         self.adapter = Adapter(by_layer, self._low_rank) if self._low_rank else None
@@ -141,7 +142,8 @@ class Decoder:
         span_at = {id(span): i for i, span in enumerate(spans)}
         for r in readings:
             prefix, prefix_rows = (-1, 0) if r.prefix is None else (span_at[id(r.prefix)], r.prefix.used)
-            numbers += [r.rows, span_at[id(r.own)], r.own.used, prefix, prefix_rows, adapter_at.get(id(r.adapter), -1), r.wanted]
+            numbers += [r.rows, span_at[id(r.own)], r.own.used, prefix, prefix_rows,
+                        adapter_at.get(id(r.adapter), -1), r.wanted]
             r.own.used += r.rows
         inputs = [jt.array(states), *self._arrays, *(a.memory for a in adapters), *(s.memory for s in spans)]
         wanted = sum(r.wanted for r in readings)
@@ -154,8 +156,8 @@ class Decoder:
 
     def _layer(self, layer) -> list[float]:
         return [*self._norm(layer.attention_norm), *self._norm(layer.mlp_norm), *self._norm(layer.q_norm),
-                *self._norm(layer.k_norm), *self._linear(layer.qkv), *self._linear([layer.out]), *self._linear(layer.up),
-                *self._linear([layer.down]), self._scale(layer.scale)]
+                *self._norm(layer.k_norm), *self._linear(layer.qkv), *self._linear([layer.out]),
+                *self._linear(layer.up), *self._linear([layer.down]), self._scale(layer.scale)]
 
     def _scale(self, scale: Optional[float]) -> float:
         scale = score_scale(scale, self._sizes.head_dim)

@@ -59,26 +59,28 @@ __device__ void accumulate(const T* const (&x)[ROWS], const T* const (&w)[TILE],
 template <int ROWS>
 constexpr int LANES = WARP / (ROWS * TILE);
 
-// Adds up each value over the lanes, in the order of `warp_sum`; a lane returns the sum of value lane / LANES<ROWS>. At each
-// step a lane keeps one half of the values and gives away the other, as long as it has several.
-template <int ROWS>
-__device__ float reduce(float (&sums)[ROWS][TILE]) {
-    constexpr int COUNT = ROWS * TILE;
-    const int lane = threadIdx.x % WARP;
-    float* values = &sums[0][0];
-    int offset = WARP / 2;
+// One step of `reduce`: a lane keeps one half of COUNT values and gives away the other, as long as there are two.
+template <int COUNT, int OFFSET>
+__device__ float reduce_from(float* values) {
+    if constexpr (OFFSET == 0) {
+        return values[0];
+    } else if constexpr (COUNT == 1) {
+        values[0] += __shfl_xor_sync(ALL_LANES, values[0], OFFSET);
+        return reduce_from<1, OFFSET / 2>(values);
+    } else {
+        const bool upper = threadIdx.x & OFFSET;
 #pragma unroll
-    for (int count = COUNT / 2; count; count /= 2, offset /= 2) {
-        const bool upper = lane & offset;
-#pragma unroll
-        for (int i = 0; i < count; i++) {
-            float kept = upper ? values[i + count] : values[i], given = upper ? values[i] : values[i + count];
-            values[i] = kept + __shfl_xor_sync(ALL_LANES, given, offset);
+        for (int i = 0; i < COUNT / 2; i++) {
+            const float low = values[i], high = values[i + COUNT / 2];
+            values[i] = (upper ? high : low) + __shfl_xor_sync(ALL_LANES, upper ? low : high, OFFSET);
         }
+        return reduce_from<COUNT / 2, OFFSET / 2>(values);
     }
-    for (; offset; offset /= 2) values[0] += __shfl_xor_sync(ALL_LANES, values[0], offset);
-    return values[0];
 }
+
+// Adds up each value over the lanes, in the order of `warp_sum`; a lane returns the sum of value lane / LANES<ROWS>.
+template <int ROWS>
+__device__ float reduce(float (&sums)[ROWS][TILE]) { return reduce_from<ROWS * TILE, WARP / 2>(&sums[0][0]); }
 
 __device__ float activate(int activation, float x) {
     switch (activation) {
