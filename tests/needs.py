@@ -104,6 +104,12 @@ def _reaches_index() -> bool:
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def _has_nvcc() -> bool:
+    from fake_cuda import toolkit
+
+    return bool(shutil.which("gcc")) and toolkit.real().usable
+
+
 PARTS = {
     "mpi": Part(lambda: bool(shutil.which("mpirun") and shutil.which("mpicc")),
                 "needs Open MPI: apt-get install openmpi-bin libopenmpi-dev"),
@@ -131,11 +137,12 @@ PARTS = {
                       "needs llama-cpp-python, here or in the Python named by LLAMA_CPP_PYTHON"),
     "mlx": Part(lambda: bool(peer_python("mlx_lm")), "needs mlx-lm, here or in the Python named by MLX_LM_PYTHON"),
     "litgpt": Part(lambda: bool(peer_python("litgpt")), "needs litgpt, here or in the Python named by LITGPT_PYTHON"),
+    "nvcc": Part(_has_nvcc, "needs nvcc, cuBLAS and cuRAND: pip install -e '.[cuda]'"),
 }
 
 (needs_mpi, needs_browser, needs_cjk_font, needs_kernels, needs_bf16, needs_mount, needs_hosts, needs_parquet,
  needs_nlg, needs_no_network, needs_index, needs_serve, needs_openai, needs_schemathesis, needs_sklearn,
- needs_notebooks, needs_llama_cpp, needs_mlx, needs_litgpt) = map(pytest.mark.needs, PARTS)
+ needs_notebooks, needs_llama_cpp, needs_mlx, needs_litgpt, needs_nvcc) = map(pytest.mark.needs, PARTS)
 PRECISIONS = ["fp32", pytest.param("bf16", marks=needs_bf16)]
 
 

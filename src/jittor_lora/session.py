@@ -268,7 +268,7 @@ def load(base: str | WantedBase | ResolvedBase, adapter: str | Path | AdapterSou
 
     Args:
         adapter: its folder, or what `open_adapter` returned.
-        precision: of matrix products with the base's weights, "fp32" or "bf16"; see `build_model`.
+        precision: of matrix products with the base's weights, one of `ops.precision.PRECISIONS`; see `build_model`.
         base_precision: what the base's weights are held in: "auto" or "fp32", see `build_model`; or "bf16", "q8" or
             "q4", see `formats.quantised_base.in_precision`.
 

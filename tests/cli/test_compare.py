@@ -171,7 +171,7 @@ def test_texts_of_webnlg_are_scored_by_group(tmp_path, capsys):
     (["{one}", "--against", "other"], "no such system; the systems are one"),
     (["--adapters", "nowhere"], "--adapters nowhere: expected an adapter folder"),
     (["{one}", "--modes", "greedy,beam"], "expected some of greedy, extractive"),
-    (["{one}", "--precisions", "fp32,fp16"], "expected some of fp32, bf16"),
+    (["{one}", "--precisions", "fp32,fp16"], "expected some of fp32, tf32, bf16"),
     (["{one}", "--max-tokens", "16", "--max-new-tokens", "16"], "leaves no room for a prompt"),
 ])
 def test_mistakes_are_told(arguments, message, made, tmp_path, monkeypatch, capsys):

@@ -285,6 +285,7 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) int4 { int x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
@@ -304,6 +305,10 @@ inline cudaError_t cudaFree(void* memory) {
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, int = 0) {
     memset(to, value, bytes);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height, int = 0) {
+    for (size_t row = 0; row < height; row++) memset(static_cast<char*>(to) + row * pitch, value, width);
     return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, int = 0) {

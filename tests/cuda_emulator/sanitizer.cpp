@@ -1,6 +1,6 @@
-// What the kernels call, compiled with -fsanitize=alignment,bounds, before an access that a GPU faults on (a vector at an
-// address that is not a multiple of its size) or that reads another array. In place of the sanitizer's own library, which
-// would have to be loaded before Python.
+// What kernels compiled with -fsanitize=alignment,bounds call before an access that a GPU faults on (a vector at an
+// address that is not a multiple of its size) or that is to another array. In place of the sanitizer's own library,
+// which would have to be loaded before Python.
 #include "device.cuh"
 
 struct Place {  // of the source: the beginning of each of the sanitizer's records

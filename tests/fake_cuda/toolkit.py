@@ -2,8 +2,7 @@
 
     python tests/fake_cuda/toolkit.py FOLDER
 
-makes it and prints the variables to export. It needs nvcc, and the headers of cuBLAS and cuRAND beside nvcc's or in the
-packages nvidia-cublas and nvidia-curand.
+makes it and prints the variables to export. It needs nvcc, cuBLAS and cuRAND with headers: pip install -e '.[cuda]'.
 """
 
 from __future__ import annotations
@@ -11,13 +10,16 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple
 
+from jittor_lora.system import cuda
+from jittor_lora.system.cuda_driver import Card, Driver
+
 HERE = Path(__file__).parent
+NEWEST = (99, 0)  # what the fake driver runs, if it is asked whether parts can be found
 # Library -> the headers that declare its functions.
 HEADERS = {
     "cudart": ["cuda_runtime_api.h", "crt/host_runtime.h", "crt/device_functions.h"],
@@ -62,53 +64,35 @@ class Calls(NamedTuple):
         return sum(self.kernels.values()) + sum(self.products.values())
 
 
-def home_of(nvcc: str) -> Path:
-    """The folder of the toolkit that `nvcc`, which may be a script that starts another one, takes its parts from."""
-    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                          text=True).stderr
-    return Path(re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE).group(1).strip()).resolve()
+def real(environ: Mapping[str, str] = os.environ) -> cuda.Cuda:
+    """nvcc with the headers of CUDA, cuBLAS and cuRAND, as the package finds them for a machine with a card."""
+    environ = {name: value for name, value in environ.items() if name != "nvcc_path"}
+    return cuda.find(environ, lambda: Driver(NEWEST, (Card("fake", (8, 6), 0),)))
 
 
-def header_folders(nvcc: str) -> list[Path]:
-    """Where the headers are looked for: FAKE_CUDA_HEADERS, beside nvcc, and NVIDIA's packages."""
-    home = home_of(nvcc)
-    packages = [Path(entry) / "nvidia" for entry in sys.path if entry]
-    folders = [*map(Path, filter(None, os.environ.get("FAKE_CUDA_HEADERS", "").split(":"))), home / "include",
-               home / "targets" / "x86_64-linux" / "include",
-               *(found for package in packages for found in sorted(package.glob("*/include")))]
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def is_there() -> bool:
-    """Whether nvcc and the headers are here."""
-    nvcc = shutil.which("nvcc")
-    return bool(nvcc) and all(any((folder / name).is_file() for folder in header_folders(nvcc))
-                              for name in ("cuda_runtime.h", "cublas_v2.h", "cublasLt.h", "curand.h"))
-
-
-def make(folder: Path, nvcc: str | None = None) -> Path:
+def make(folder: Path) -> Path:
     """Make the toolkit in `folder`, which must not exist. Returns the path of its nvcc."""
-    nvcc = nvcc or shutil.which("nvcc")
+    found = real()
     include, libraries = folder / "include", folder / "lib64"
     for each in (include, libraries, folder / "bin"):
         each.mkdir(parents=True)
-    for place in header_folders(nvcc):
+    for place in found.headers:
         for entry in place.iterdir():
             if not (include / entry.name).exists():
                 (include / entry.name).symlink_to(entry)
     starter = folder / "bin" / "nvcc"
-    starter.write_text(f'#!/bin/sh\nexec "{shutil.which(nvcc)}" "$@"\n')
+    starter.write_text(f'#!/bin/sh\nexec "{found.nvcc}" "$@"\n')
     starter.chmod(0o755)
-    version = int(re.search(r"#define CUDART_VERSION\s+(\d+)", (include / "cuda_runtime_api.h").read_text()).group(1))
-    major = version // 1000
+    major = found.release[0]
     sonames = {"cudart": f"libcudart.so.{major}" + (".0" if major == 11 else ""), "cublas": f"libcublas.so.{major}",
                "cublasLt": f"libcublasLt.so.{major}", "curand": "libcurand.so.10"}
     for name, soname in sonames.items():
-        (libraries / f"{name}_stubs.c").write_text(_stubs(name, include))
-        _compile([HERE / f"{name}.c", libraries / f"{name}_stubs.c"], libraries / soname, include,
+        stubs = libraries / f"{name}_stubs.c"
+        stubs.write_text(_stubs(name, include))
+        _compile([HERE / f"{name}.c", stubs], libraries / soname, include,
                  () if name == "cudart" else (libraries / sonames["cudart"],))
         (libraries / f"lib{name}.so").symlink_to(soname)
-        (libraries / f"{name}_stubs.c").unlink()
+        stubs.unlink()
     _compile([HERE / "cuda.c"], libraries / "libcuda.so.1", include)
     (libraries / "libcuda.so").symlink_to("libcuda.so.1")
     return starter

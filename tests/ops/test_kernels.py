@@ -11,6 +11,7 @@ from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
 from jittor_lora.system.runtime import jt, set_threads, threads
 from kernel_comparison import BF16, GRADIENT, VALUE, both, close, compare, kernels, normal
+from layouts import attention_case, chosen_rows, lengths
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
@@ -152,24 +153,9 @@ def test_linear_in_bf16(rows, width, out, rank, p):
     linear_case(rows, width, out, rank, True, p, "bf16", BF16, BF16)
 
 
-lengths = st.lists(st.tuples(st.integers(0, 80), st.lists(st.integers(1, 30), max_size=6)), min_size=1, max_size=4)
-
-
-def attention_case(groups, heads, share, d, chosen=None, precision="fp32", scale=None, **tolerances):
-    layout = Layout.of_lengths([g for g in groups if g[0] or g[1]] or [(1, ())])
-    rows = np.arange(layout.rows) if chosen is None else np.unique([c % layout.rows for c in chosen])
-    plan = AttentionPlan(layout if chosen is None else layout.restricted(rows), precision)
-    n = layout.rows
-    both("attention", [normal(len(rows), heads * share, d), normal(n, heads, d, seed=1), normal(n, heads, d, seed=2)],
-         (plan, scale), **{"least": 0.1, **tolerances})
-    if share == 1:
-        picked = None if chosen is None else jt.array(rows.astype(np.int32))
-        both("fused_attention", [normal(n, 3 * heads * d, seed=3)], (heads, plan, picked, scale), **tolerances)
-
-
 @few
 @given(lengths, st.integers(1, 3), st.integers(1, 3), st.integers(1, 20),
-       st.none() | st.lists(st.integers(0, 500), min_size=1, max_size=9))
+       chosen_rows)
 @example([(1, [])], 1, 1, 1, None)
 @example([(0, [1])], 2, 3, 64, [0])
 @example([(5, [1] * 40)], 2, 1, 16, [2, 3, 44])
@@ -192,7 +178,7 @@ def test_attention_of_a_long_text():
 @needs_bf16
 @settings(max_examples=15, deadline=None)
 @given(lengths, st.integers(1, 3), st.integers(1, 3), st.sampled_from([16, 24, 48, 64, 80]),
-       st.none() | st.lists(st.integers(0, 500), min_size=1, max_size=9))
+       chosen_rows)
 @example([(1, [])], 1, 1, 16, None)
 @example([(5, [1] * 40)], 2, 1, 16, [2, 3, 44])
 @example([(0, [3, 70, 1]), (130, []), (64, [64, 1])], 1, 3, 64, None)

@@ -53,5 +53,5 @@ def test_the_layouts_of_a_product_are_kept():
 
 
 def test_other_precisions_are_refused():
-    with pytest.raises(ValueError, match="fp32, bf16, found int8"):
+    with pytest.raises(ValueError, match="fp32, bf16, tf32, found int8"):
         Matrix.of(WEIGHT, "int8")

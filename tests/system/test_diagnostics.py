@@ -8,7 +8,6 @@ import pytest
 
 from jittor_lora.system import diagnostics
 from jittor_lora.system.diagnostics import GIB, MISSING, OK, WARNING
-from jittor_lora.system.machine import Cuda
 
 
 @pytest.mark.parametrize("version, status", [((3, 8, 18), MISSING), ((3, 9, 0), OK), ((3, 12, 9), OK),
@@ -84,14 +83,6 @@ def test_processor(flags, x86, status, text):
 @pytest.mark.parametrize("mpicc, ranks, status", [("", None, WARNING), ("", "2", MISSING), ("/usr/bin/mpicc", "2", OK)])
 def test_mpi(mpicc, ranks, status):
     assert diagnostics.check_mpi(mpicc, ranks).status == status
-
-
-@pytest.mark.parametrize("cuda, asked, status", [
-    (Cuda(problem="no nvcc found"), False, OK), (Cuda("/bin/nvcc", problem="no driver"), False, WARNING),
-    (Cuda("/bin/nvcc", problem="no driver"), True, MISSING), (Cuda(problem="no nvcc found"), True, MISSING),
-    (Cuda("/bin/nvcc", "12.2"), True, OK)])
-def test_cuda(cuda, asked, status):
-    assert diagnostics.check_cuda(cuda, asked).status == status
 
 
 def test_fonts():

@@ -21,14 +21,6 @@ def executable(path, text):
     return path
 
 
-def cuda_at(prefix, release="12.2", libraries=("cudart", "cublas", "curand")):
-    (prefix / "lib64").mkdir(parents=True)
-    for name in libraries:
-        (prefix / "lib64" / f"lib{name}.so").touch()
-    nvcc = executable(prefix / "bin" / "nvcc", f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V1'\n")
-    return str(nvcc)
-
-
 def test_cpu_facts_are_the_first_processors(tmp_path):
     (tmp_path / "cpuinfo").write_text(CPUINFO)
     assert machine.cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2.00GHz"
@@ -78,40 +70,8 @@ def test_header_of_python_is_looked_for_where_the_config_points(tmp_path):
     assert not machine.has_python_header(str(tmp_path / "none"))
 
 
-@pytest.fixture
-def driver(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "driver_problem", lambda: "")
-    monkeypatch.setattr(machine, "SYSTEM_LIBRARIES", tmp_path / "none")
-
-
-def test_cuda_with_its_runtime_is_usable(tmp_path, driver):
-    nvcc = cuda_at(tmp_path / "cuda")
-    assert machine.find_cuda({"nvcc_path": nvcc}) == machine.Cuda(nvcc, "12.2")
-    assert machine.find_cuda({"nvcc_path": nvcc}).usable
-
-
-def test_cuda_later_on_the_list_is_found(tmp_path, driver, monkeypatch):
-    stray, whole = cuda_at(tmp_path / "stray", libraries=()), cuda_at(tmp_path / "cuda")
-    monkeypatch.setattr(machine, "NVCC_PLACES", (stray, whole))
-    assert machine.find_cuda({"PATH": str(tmp_path)}).nvcc == whole
-
-
-def test_cuda_behind_a_link_is_usable(tmp_path, driver):
-    cuda_at(tmp_path / "cuda")
-    (tmp_path / "nvcc").symlink_to(tmp_path / "cuda" / "bin" / "nvcc")
-    assert machine.find_cuda({"nvcc_path": str(tmp_path / "nvcc")}).usable
-
-
-@pytest.mark.parametrize("options, problem", [({"libraries": ()}, "libcudart.so is missing"),
-                                              ({"libraries": ["cudart"]}, "libcublas.so is in none of"),
-                                              ({"release": "10.2"}, "older than 11"),
-                                              ({"release": "unknown"}, "does not run")])
-def test_cuda_that_cannot_be_used_says_why(tmp_path, driver, options, problem):
-    cuda = machine.find_cuda({"nvcc_path": cuda_at(tmp_path / "cuda", **options)})
-    assert not cuda.usable
-    assert problem in cuda.problem
-
-
-def test_cuda_without_a_driver_is_not_usable(tmp_path):
-    assert "cannot be loaded" in machine.driver_problem("libno_such_driver.so.1")
-    assert not machine.find_cuda({"PATH": str(tmp_path), "nvcc_path": str(tmp_path / "none")}).usable
+@pytest.mark.parametrize("release, wsl", [("5.15.167.4-microsoft-standard-WSL2", True), ("6.1.0-37-amd64", False)])
+def test_windows_linux_is_known_by_its_kernel(tmp_path, release, wsl):
+    (tmp_path / "osrelease").write_text(release)
+    assert machine.is_wsl(tmp_path / "osrelease") == wsl
+    assert not machine.is_wsl(tmp_path / "none")

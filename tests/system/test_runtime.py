@@ -4,12 +4,13 @@ import stat
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jittor_lora.errors import UserError
-from jittor_lora.system import machine, runtime
+from jittor_lora.system import cuda, machine, runtime
 
 
 def python(code, environ=None, arguments=()):
@@ -29,44 +30,47 @@ def executable(path, text="#!/bin/sh\n"):
     return path
 
 
+def switches(environ):
+    return runtime.switches(environ, Path.home())
+
+
 def test_switches_are_the_tested_ones():
-    chosen = runtime.switches(plain_environ(nvcc_path=""))
+    chosen = switches(plain_environ(nvcc_path=""))
     expected = {"nvcc_path": "", "use_mpi": "0", "log_silent": "1", "use_parallel_op_compiler": "0",
                 "cache_name": "jittor_lora", "FIX_TORCH_ERROR": "0"}
     assert {name: chosen[name] for name in expected} == expected
 
 
 def test_switches_keep_what_the_user_set():
-    assert runtime.switches(plain_environ(log_silent="0", cache_name="mine", use_mpi="1"))["cache_name"] == "mine"
+    assert switches(plain_environ(log_silent="0", cache_name="mine", use_mpi="1"))["cache_name"] == "mine"
 
 
 def test_the_allocator_needed_for_correct_results_cannot_be_turned_off():
-    assert runtime.switches(plain_environ(nvcc_path="", use_sfrl_allocator="0"))["use_sfrl_allocator"] == "1"
+    assert switches(plain_environ(nvcc_path="", use_sfrl_allocator="0"))["use_sfrl_allocator"] == "1"
 
 
 def test_switches_use_mpi_under_mpirun():
-    assert runtime.switches(plain_environ(nvcc_path="", OMPI_COMM_WORLD_SIZE="2"))["use_mpi"] == "1"
+    assert switches(plain_environ(nvcc_path="", OMPI_COMM_WORLD_SIZE="2"))["use_mpi"] == "1"
 
 
 def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "driver_problem", lambda: "")
-    monkeypatch.setattr(machine, "NVCC_PLACES", ("nvcc",))
+    monkeypatch.setattr(cuda, "NVCC_PLACES", ("nvcc",))
     executable(tmp_path / "bin" / "nvcc")
-    assert runtime.switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
+    assert switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
 
 
 def test_switches_name_a_python_config_that_jittor_would_miss(monkeypatch, tmp_path):
     config = executable(tmp_path / f"python3.{sys.version_info.minor}-config")
     monkeypatch.setattr(machine, "jittor_python_configs", lambda: [str(tmp_path / "none")])
     monkeypatch.setattr(sysconfig, "get_config_var", {"BINDIR": str(tmp_path)}.get)
-    assert runtime.switches(plain_environ())["python_config_path"] == str(config)
+    assert switches(plain_environ())["python_config_path"] == str(config)
 
 
 def test_switches_limit_threads_to_a_containers_cores(monkeypatch):
     monkeypatch.setattr(machine, "available_cores", lambda: 1)
     monkeypatch.setattr(machine, "all_cores", lambda: 64)
-    assert runtime.switches(plain_environ())["OMP_NUM_THREADS"] == "1"
-    assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(OMP_NUM_THREADS="3"))
+    assert switches(plain_environ())["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in switches(plain_environ(OMP_NUM_THREADS="3"))
 
 
 def test_jittor_home_is_found_as_jittor_finds_it(tmp_path):
@@ -171,8 +175,8 @@ def test_ranks_of_a_host_share_its_cores(cores, local, threads, monkeypatch):
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setattr(machine, "all_cores", lambda: cores)
     job = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "32", "OMPI_COMM_WORLD_LOCAL_SIZE": str(local)}
-    assert runtime.switches(plain_environ(nvcc_path="", **job)).get("OMP_NUM_THREADS") == threads
-    assert "OMP_NUM_THREADS" not in runtime.switches(plain_environ(nvcc_path="", OMP_NUM_THREADS="3", **job))
+    assert switches(plain_environ(nvcc_path="", **job)).get("OMP_NUM_THREADS") == threads
+    assert "OMP_NUM_THREADS" not in switches(plain_environ(nvcc_path="", OMP_NUM_THREADS="3", **job))
 
 
 def test_more_ranks_than_jittor_supports_are_refused_whatever_is_installed(tmp_path):

@@ -18,12 +18,13 @@ from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.stream import Stream
 from jittor_lora.inference.generate import generate
 from jittor_lora.inference.generator import Generator
+from jittor_lora.inference.sampling import GREEDY, Sampling
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
-from jittor_lora.lora.inject import inject
+from jittor_lora.lora.inject import DEFAULT, inject
 from jittor_lora.ops.backend import OPERATIONS
 from jittor_lora.session import load
 from jittor_lora.settings.run import RunConfig
-from jittor_lora.system.runtime import jt, set_threads
+from jittor_lora.system.runtime import free_memory, jt, set_threads
 from jittor_lora.tasks.answering import answer
 from jittor_lora.tasks.questions import Questions
 from jittor_lora.training.batches import steps_from, steps_per_epoch, streams_of
@@ -38,12 +39,12 @@ class Contender:
     """
     Args:
         base: a Hugging Face folder or a GGUF file.
-        precision: "fp32" or "bf16".
+        precision: of products: "fp32", "tf32" (on a GPU) or "bf16".
         kernels: operations (`ops.backend.OPERATIONS`) that use fused kernels, the others stock Jittor; by default all.
         base_precision: what weights are held in, see `session.load`.
 
     Raises:
-        ValueError: this machine has no bf16.
+        ValueError: this machine does not have the precision.
     """
 
     def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None,
@@ -58,6 +59,11 @@ class Contender:
             raise ValueError(f"no {precision} on this machine")
         self.checkpoint, self.tokenizer = self.session.checkpoint, self.session.tokenizer
 
+    def free(self) -> None:
+        if self.session.adapters:
+            self.session.delete_adapter(DEFAULT)
+        free_memory()
+
     def step(self, spec: dict[str, Any]) -> Job:
         """A training step on random tokens, in one stream.
 
@@ -65,8 +71,12 @@ class Contender:
             spec: shape: (sequences, length); rows: "all" or "answer".
         """
         stream, training, results = self._stream(spec), Training(self.session), []
-        return Job(lambda: results.append(training.step([stream])),
-                   lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
+
+        def run() -> None:
+            results.append(training.step([stream]))
+            jt.sync_all(True)
+
+        return Job(run, lambda: {"loss": results[0][0], "gradient norm": results[0][1]})
 
     def adapter(self, spec: dict[str, Any]) -> Job:
         """A training step of one kind of adapter; the check is the number of trained values.
@@ -99,6 +109,7 @@ class Contender:
         def run() -> None:
             for streams in itertools.islice(batches, steps):
                 training.step(streams)
+            jt.sync_all(True)
 
         return Job(run, lambda: check)
 
@@ -126,15 +137,16 @@ class Contender:
         return Training(self.session), batches, groups, config
 
     def decode(self, spec: dict[str, Any]) -> Job:
-        """Greedy continuation of random prompts.
+        """Continuation of random prompts.
 
         Args:
-            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens.
+            spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens; sampling: temperature, top_k
+                and top_p; greedy if left out. Sampled tokens are not comparable.
         """
         prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
-        results = []
-        return Job(lambda: results.append(generate(self.session.model, [], prompts.tolist(), spec["new"])),
-                   lambda: {"tokens": results[0]})
+        sampling, results = Sampling(**spec["sampling"]) if "sampling" in spec else GREEDY, []
+        return Job(lambda: results.append(generate(self.session.model, [], prompts.tolist(), spec["new"], sampling)),
+                   lambda: None if "sampling" in spec else {"tokens": results[0]})
 
     def context(self, spec: dict[str, Any]) -> Job:
         """Questions on a context that is read once.
@@ -186,7 +198,7 @@ class Contender:
         def run() -> None:
             with jt.no_grad():
                 for _ in range(spec["times"]):
-                    ops.linear(a, b).sync()
+                    ops.linear(a, b).sync(True)
 
         return Job(run, lambda: None)
 

@@ -1,8 +1,9 @@
-"""transformers with PEFT on torch as a contender, with the settings that are fastest on a CPU."""
+"""transformers with PEFT on torch as a contender, with the settings that are fastest."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,17 @@ class Contender:
     """
     Args:
         base: a Hugging Face folder.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "tf32" or "bf16".
         autocast: for bf16, cast float32 weights in each step; otherwise the weights are stored in bf16 (and PEFT's in
             float32, its default).
         compile: use torch.compile.
+        device: torch's name of it.
     """
 
-    def __init__(self, base: str, threads: int, precision: str, autocast: bool = False, compile: bool = False):
+    def __init__(self, base: str, threads: int, precision: str, autocast: bool = False, compile: bool = False,
+                 device: str = "cpu"):
         torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         transformers.logging.set_verbosity_error()
         config = transformers.AutoConfig.from_pretrained(base)
         for name in DROPOUTS:
@@ -37,10 +41,19 @@ class Contender:
                 setattr(config, name, 0.0)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=torch.float32 if autocast else self.dtype, attn_implementation="sdpa")
-        self.context = (lambda: torch.autocast("cpu", torch.bfloat16)) if autocast else contextlib.nullcontext
-        self.compile = compile
+            base, config=config, dtype=torch.float32 if autocast else self.dtype, attn_implementation="sdpa").to(device)
+        self.context = (lambda: torch.autocast(device, torch.bfloat16)) if autocast else contextlib.nullcontext
+        self.compile, self.device = compile, device
+        self.tuned = None
         self.checkpoint, self.tokenizer = workloads.open_base(base)
+
+    def free(self) -> None:
+        if self.tuned is not None:
+            self.model, self.tuned = self.tuned.unload(), None
+            self.model.requires_grad_(False)
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def step(self, spec: dict[str, Any]) -> Job:
         """A training step on random tokens.
@@ -71,20 +84,21 @@ class Contender:
         return Job(run, lambda: check)
 
     def decode(self, spec: dict[str, Any]) -> Job:
-        """Greedy continuation of random prompts.
+        """Continuation of random prompts.
 
         Args:
             spec: batch, prompt, new: number of prompts, tokens per prompt, and new tokens; cache: "dynamic" or
-                "static".
+                "static", which generate compiles on a GPU; sampling: temperature, top_k and top_p; greedy if left out.
         """
         prompts, _ = workloads.step_tokens((spec["batch"], spec["prompt"]), self.checkpoint.config.vocab_size)
-        tokens, results = torch.from_numpy(prompts.astype(np.int64)), []
+        tokens, results = torch.from_numpy(prompts.astype(np.int64)).to(self.device), []
 
         def run() -> None:
-            new = self._generate(tokens, torch.ones_like(tokens), spec["new"], None, spec["cache"])
+            new = self._generate(tokens, torch.ones_like(tokens), spec["new"], None, spec["cache"],
+                                 **spec.get("sampling", {}))
             results.append(new.tolist())
 
-        return Job(run, lambda: {"tokens": results[0]})
+        return Job(run, lambda: None if "sampling" in spec else {"tokens": results[0]})
 
     def evaluate(self, spec: dict[str, Any]) -> Job:
         """Greedy answers to SQuAD questions, in left-padded batches of similar length.
@@ -108,7 +122,8 @@ class Contender:
                 for row, i in enumerate(chosen):
                     tokens[row, longest - len(prompts[i]) :] = prompts[i]
                     mask[row, longest - len(prompts[i]) :] = 1
-                new = self._generate(torch.from_numpy(tokens), torch.from_numpy(mask), spec["new"], ends, "dynamic")
+                new = self._generate(torch.from_numpy(tokens).to(self.device), torch.from_numpy(mask).to(self.device),
+                                     spec["new"], ends, "dynamic")
                 for i, row in zip(chosen, new.tolist()):
                     end = next((at for at, token in enumerate(row) if token == self.tokenizer.eos_id), len(row))
                     answers[i] = self.tokenizer.decode(row[:end]).lstrip().split("\n")[0].strip()
@@ -122,35 +137,41 @@ class Contender:
         Args:
             spec: m, k, n, and times: number of products.
         """
-        a, b = (torch.randn(shape).to(self.dtype) for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
+        a, b = (torch.randn(shape).to(self.device, self.dtype)
+                for shape in ((spec["m"], spec["k"]), (spec["k"], spec["n"])))
 
         def run() -> None:
             with torch.inference_mode():
                 for _ in range(spec["times"]):
                     torch.mm(a, b)
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
 
         return Job(run, lambda: None)
 
-    def _generate(self, tokens, mask, new: int, ends: list[int] | None, cache: str):
+    def _generate(self, tokens, mask, new: int, ends: list[int] | None, cache: str, **sampling: float):
         """The new tokens, (B, up to `new`)."""
         self.model.eval()
         settings = transformers.GenerationConfig(
-            max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=ends,
+            max_new_tokens=new, do_sample=bool(sampling), use_cache=True, **sampling, eos_token_id=ends,
             pad_token_id=ends[-1] if ends else 0, cache_implementation="static" if cache == "static" else None)
         with torch.inference_mode(), self.context():
             generated = self.model.generate(tokens, attention_mask=mask, generation_config=settings)
         return generated[:, tokens.shape[1] :]
 
     def _training(self, spec: dict[str, Any]) -> _Training:
-        return _Training(self.model, self.checkpoint.config.family, self.context, spec.get("logits", "all"),
-                         self.compile)
+        training = _Training(self.model, self.checkpoint.config.family, self.context, spec.get("logits", "all"),
+                             self.compile, self.device)
+        self.tuned = training.model
+        return training
 
 
 class _Training:
-    def __init__(self, model, family: str, context, logits: str, compile: bool):
+    def __init__(self, model, family: str, context, logits: str, compile: bool, device: str):
         lora = peft.LoraConfig(task_type="CAUSAL_LM", r=workloads.RANK, lora_alpha=workloads.ALPHA, lora_dropout=0.0,
                                target_modules=list(DEFAULT_TARGETS[family]), fan_in_fan_out=family == "gpt2")
         self.model, self.context, self.logits = peft.get_peft_model(model, lora), context, logits
+        self.device = device
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         ours = {name[len("base_model.model.") :].replace(".default.weight", ""): p for name, p in named.items()}
         values = workloads.adapter_values({name: tuple(p.shape) for name, p in ours.items()})
@@ -165,7 +186,7 @@ class _Training:
         """Loss and gradient norm of a batch; both arguments are (B, T)."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.context():
-            loss = self.call(*_tensors(tokens, labels))
+            loss = self.call(*self._tensors(tokens, labels))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, workloads.MAX_GRAD_NORM)
         self.optimizer.step()
@@ -178,7 +199,7 @@ class _Training:
             for batch in workloads.padded_batches(examples, "length", 0):
                 tokens, labels = workloads.padded(batch)
                 scored = int((labels != workloads.IGNORED).sum())
-                total += self._loss(*_tensors(tokens, labels)).item() * scored
+                total += self._loss(*self._tensors(tokens, labels)).item() * scored
                 count += scored
         return total / count
 
@@ -192,6 +213,5 @@ class _Training:
         logits = self.model(input_ids=tokens, use_cache=False).logits.float()  # as in the loss of transformers
         return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=workloads.IGNORED)
 
-
-def _tensors(*arrays: np.ndarray):
-    return [torch.from_numpy(array.astype(np.int64)) for array in arrays]
+    def _tensors(self, *arrays: np.ndarray):
+        return [torch.from_numpy(array.astype(np.int64)).to(self.device) for array in arrays]

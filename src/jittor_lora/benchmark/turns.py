@@ -1,4 +1,4 @@
-"""Contenders take turns at one workload; every measurement is kept."""
+"""Contenders take turns at a workload; every measurement is kept."""
 
 from __future__ import annotations
 
@@ -33,50 +33,91 @@ class Contender:
 
 def take_turns(contenders: Sequence[Contender], options: dict[str, Any], job: str, spec: dict[str, Any], warmups: int,
                repeats: int, log: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Each contender runs once per round, in reverse order in every other round; the first rounds are warm-up.
+    """One workload of a `Race`; see there."""
+    with Race(contenders, options, log, say) as race:
+        return race.run(job, spec, warmups, repeats)
 
-    Each has its own process, so that memory is measured separately. One that fails is left out from then on.
+
+class Race:
+    """Contenders, each in its own process, so that memory is measured separately. One that fails is left out from then
+    on.
 
     Args:
         options: arguments of every `Contender`, such as the number of threads.
-        job, spec: see worker.py.
         log: file for the processes' output.
         say: receives a line per run.
-
-    Returns: per contender its name, `ours`, module, options, spec, format, `warmups` and `runs` (worker.py's reply per
-        run), `check` after the first run, and `error` if it failed.
+        device_mib: the memory in use on the device. Only one contender works at a time, so what is added meanwhile is
+            its own.
     """
-    records = [{"name": c.name, "ours": c.module == "ours", "module": c.module, "options": c.options, "spec": c.spec,
-                "format": c.format, "check": None, "warmups": [], "runs": []} for c in contenders]
-    workers: dict[int, Worker] = {}
+
+    def __init__(self, contenders: Sequence[Contender], options: dict[str, Any], log: Path, say: Callable[[str], None],
+                 device_mib: Callable[[], float] | None = None):
+        self.contenders, self.options, self.log, self.say = contenders, options, log, say
+        self.device_mib = device_mib
+        self.workers: dict[int, Worker] = {}
+        self.errors: dict[int, str] = {}
+        self.held = [0.0] * len(contenders)  # MiB on the device
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Race:
+        with contextlib.ExitStack() as stack:
+            for index, contender in enumerate(self.contenders):
+                with self._failure_noted(index):
+                    self.workers[index] = stack.enter_context(Worker(
+                        contender.module, {**self.options, **contender.options}, self.log, contender.environment))
+                    self._ask(index, "start")
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stack.close()
+
+    def run(self, job: str, spec: dict[str, Any], warmups: int, repeats: int) -> list[dict[str, Any]]:
+        """Each contender does the job once per round, in reverse order in every other round; the first rounds are
+        warm-up.
+
+        Args:
+            job, spec: see worker.py.
+
+        Returns: per contender its name, `ours`, module, options, spec, format, `warmups` and `runs` (worker.py's reply
+            per run), `check` after the first run, `device_mib` if that is measured, and `error` if it failed.
+        """
+        records = [{"name": c.name, "ours": c.module == "ours", "module": c.module, "options": c.options,
+                    "spec": c.spec, "format": c.format, "check": None, "warmups": [], "runs": []}
+                   for c in self.contenders]
+        for index in sorted(self.workers):
+            with self._failure_noted(index):
+                self._ask(index, "prepare", job=job, **spec, **self.contenders[index].spec)
+        for number in range(warmups + repeats):
+            for index in sorted(self.workers, reverse=number % 2 == 1):
+                with self._failure_noted(index):
+                    self._round(index, records[index], number >= warmups)
+        for index, error in self.errors.items():
+            records[index]["error"] = error
+        return records
+
+    def _round(self, index: int, record: dict[str, Any], counted: bool) -> None:
+        measured = self._ask(index, "run")
+        if record["check"] is None:
+            record["check"] = self._ask(index, "check")["value"]
+        if self.device_mib is not None:
+            record["device_mib"] = max(self.held[index], record.get("device_mib", 0.0))
+        record["runs" if counted else "warmups"].append(measured)
+        self.say(f"  {record['name']}: {measured['seconds']:.3g} s, {measured['cpu_seconds']:.3g} s of processor time, "
+                 f"peak {measured['peak_mib']:.0f} MiB{'' if counted else ' (warm-up)'}")
+
+    def _ask(self, index: int, what: str, **arguments: Any) -> dict[str, Any]:
+        before = self.device_mib() if self.device_mib is not None else 0.0
+        reply = self.workers[index].ask(what, **arguments)
+        if self.device_mib is not None:
+            self.held[index] += self.device_mib() - before
+        return reply
 
     @contextlib.contextmanager
-    def failure_noted(index: int) -> Iterator[None]:
+    def _failure_noted(self, index: int) -> Iterator[None]:
         try:
             yield
         except WorkerError as error:
-            records[index]["error"] = str(error)
-            workers.pop(index, None)
-            say(f"  {contenders[index].name}: failed: {error}")
-
-    with contextlib.ExitStack() as stack:
-        for index, contender in enumerate(contenders):
-            with failure_noted(index):
-                worker = stack.enter_context(Worker(contender.module, {**options, **contender.options}, log,
-                                                    contender.environment))
-                worker.ask("start")
-                worker.ask("prepare", job=job, **spec, **contender.spec)
-                workers[index] = worker
-        for number in range(warmups + repeats):
-            order = sorted(workers, reverse=number % 2 == 1)
-            for index in order:
-                record = records[index]
-                with failure_noted(index):
-                    measured = workers[index].ask("run")
-                    if record["check"] is None:
-                        record["check"] = workers[index].ask("check")["value"]
-                    counted = number >= warmups
-                    record["runs" if counted else "warmups"].append(measured)
-                    say(f"  {record['name']}: {measured['seconds']:.3g} s, {measured['cpu_seconds']:.3g} s of "
-                        f"processor time, peak {measured['peak_mib']:.0f} MiB{'' if counted else ' (warm-up)'}")
-    return records
+            self.errors[index] = str(error)
+            self.workers.pop(index, None)
+            self.say(f"  {self.contenders[index].name}: failed: {error}")

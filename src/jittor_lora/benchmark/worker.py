@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -35,7 +36,8 @@ class Job(NamedTuple):
 def main(module: str, options: str) -> None:
     """
     Args:
-        module: of this package, with a class `Contender` whose methods, named by job, return a `Job`.
+        module: of this package, with a class `Contender` whose methods, named by job, return a `Job`. Its `free`, if it
+            has one, gives back the memory of the job before.
         options: the arguments of the class in JSON.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
@@ -49,6 +51,8 @@ def main(module: str, options: str) -> None:
                 contender = importlib.import_module(f"jittor_lora.benchmark.{module}").Contender(**json.loads(options))
                 reply = {}
             elif command["do"] == "prepare":
+                worker.job = None  # frees what it holds
+                getattr(contender, "free", gc.collect)()
                 worker.job = getattr(contender, command.pop("job"))({k: v for k, v in command.items() if k != "do"})
                 reply = {}
             else:
@@ -67,7 +71,7 @@ def end_with(parent: int) -> None:
 
 
 class _Worker:
-    job: Job
+    job: Job | None = None
 
     def run(self) -> dict[str, Any]:
         started, cpu, busy = time.perf_counter(), time.process_time(), machine_seconds()

@@ -35,7 +35,7 @@ from jittor_lora.settings.text import list_of, names
 from jittor_lora.system.locks import locked
 
 ANSWERING = "New answers"
-PRECISIONS, MODES = ("fp32", "bf16"), ("greedy", "extractive", "sampled-f1", "extractive-f1")
+PRECISIONS, MODES = ("fp32", "tf32", "bf16"), ("greedy", "extractive", "sampled-f1", "extractive-f1")
 
 Precisions = Annotated[str, list_of(PRECISIONS)]
 Modes = Annotated[str, list_of(MODES)]
@@ -62,7 +62,7 @@ class CompareOptions(Settings):
     base: Optional[str] = setting(None, ANSWERING, "base model, as in evaluate; by default that of the first adapter",
                                   holds=PATH, min_length=1)
     with_base: bool = setting(True, ANSWERING, "also answer with the base without an adapter")
-    precisions: Precisions = setting("bf16", ANSWERING, "fp32, bf16, or fp32,bf16 for both")
+    precisions: Precisions = setting("bf16", ANSWERING, "fp32, tf32 (on a GPU), bf16, or several of them (fp32,bf16)")
     base_precision: BasePrecision = base_precision_setting(ANSWERING)
     modes: Modes = setting("greedy", ANSWERING, "greedy, extractive (the likeliest span of the context), "
                          "sampled-f1 and extractive-f1 (the highest expected F1 of samples or spans, see evaluate "

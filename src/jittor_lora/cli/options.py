@@ -9,7 +9,13 @@ from typing import Literal, Optional
 from jittor_lora.cli.arguments import find_adapter
 from jittor_lora.settings.base import PATH, Settings, setting
 from jittor_lora.settings.problems import Problem
-from jittor_lora.settings.shared import LARGEST_SEED, BasePrecision, base_precision_setting
+from jittor_lora.settings.shared import (
+    LARGEST_SEED,
+    BasePrecision,
+    Precision,
+    base_precision_setting,
+    precision_setting,
+)
 
 
 class ModelOptions(Settings):
@@ -51,9 +57,7 @@ class ThreadOptions(Settings):
 class ComputeOptions(ThreadOptions):
     """Threads and precision."""
 
-    precision: Literal["fp32", "bf16"] = setting(
-        "bf16", "Computing", "dtype of matrix products with frozen weights; bf16 is faster, and falls back to fp32 "
-        "where the processor lacks it")
+    precision: Precision = precision_setting("Computing")
     base_precision: BasePrecision = base_precision_setting("Computing")
 
 

@@ -63,11 +63,11 @@ class PortableReader:
         return self.logits(turns).argmax(1)
 
     def logits(self, turns: Sequence[Turn]) -> np.ndarray:
-        with self._acting(), jt.no_grad():
+        with self._acting(), jt.no_grad(), self._model.products():
             return _finite(np.concatenate([self._read(turn)[: len(turn.branches)] for turn in turns]))
 
     def every_row(self, group: _Group, tokens: Sequence[int]) -> np.ndarray:
-        with self._acting(), jt.no_grad():
+        with self._acting(), jt.no_grad(), self._model.products():
             return _finite(self._read(Turn(group, tokens, ()), every_row=True))
 
     def block(self, group: _Group, number: int) -> np.ndarray:

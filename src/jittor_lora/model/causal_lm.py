@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Sequence
+from typing import Callable, ContextManager, Iterator, Sequence
 
 import numpy as np
 
@@ -82,6 +82,10 @@ class CausalLM(jt.Module):
             run = Pass(positions, layout, cache, where, self.precision, self._rows(rows_before))
             last = run.ending_in(wanted, self._rows(rows_before if rows is None else label_rows_before, wanted))
             return self._states(tokens, run, last)
+
+    def products(self) -> ContextManager[None]:
+        """Within the block products are in this network's precision, see `ops.stock_products`."""
+        return ops.stock_products(self.precision)
 
     def through(self, block: jt.Module, x, *context):
         """block(x, *context), recomputed in the backward pass if `activation_checkpointing` says so."""

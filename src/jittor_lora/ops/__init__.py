@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Sequence
 
 from jittor_lora.ops import decoding
-from jittor_lora.ops.backend import bf16_works, chosen, has_kernel, portable_operations
+from jittor_lora.ops.backend import chosen, has_kernel, portable_operations
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, quick_gelu, relu, rotary_tables, silu, tanh
+from jittor_lora.ops.precision import bf16_works, stock_products, tf32_works
 from jittor_lora.system.runtime import jt
 
 
@@ -135,7 +136,9 @@ __all__ = [
     "shared",
     "silu",
     "squared_norms",
+    "stock_products",
     "swiglu",
     "tanh",
+    "tf32_works",
     "token_cross_entropy",
 ]

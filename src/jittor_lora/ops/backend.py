@@ -3,7 +3,7 @@
 A backend is a folder beside this file. Its module `backend` offers
 
 - `works()`: can it be used on this machine? Asked once.
-- `precisions()`: dtypes of weights whose products it speeds up.
+- `precisions()`: "fp32", and those of `PRECISIONS` whose products it speeds up.
 - `OPERATIONS`: operation → implementation, for those that it has. An implementation takes the arguments of the
   definition and calls it where it has no kernel for them. Most are those of `fused`.
 - `KERNELS`: what `fused` runs on.
@@ -22,6 +22,7 @@ from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
     from jittor_lora.ops.matrix import Matrix
+    from jittor_lora.ops.plan import AttentionPlan
 
 BACKENDS = {device: f"jittor_lora.ops.{device}.backend" for device in ("cpu", "cuda")}  # device → module
 
@@ -48,6 +49,8 @@ class Kernels(NamedTuple):
         product: (weight, transposed) → what the product x · Wᵀ (`transposed`) or dy · W reads.
         storage: weight → number of the format in which kernels get it.
         head_forms: (head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
+        layout: (plan of attention, by keys) → what its kernels read of the layout in both passes; `by_keys`: in the
+            backward pass alone.
         rank_multiple: the columns of a projection onto A are padded to a multiple of this.
     """
 
@@ -55,6 +58,7 @@ class Kernels(NamedTuple):
     product: Callable[[Matrix, bool], Any]
     storage: Callable[[Matrix], int]
     head_forms: Callable[[Matrix, bool], tuple]
+    layout: Callable[[AttentionPlan, bool], Any]
     rank_multiple: int
 
 
@@ -110,10 +114,10 @@ def kernels_work() -> bool:
     return _backend(_device()) is not None
 
 
-def bf16_works() -> bool:
-    """Are products in bfloat16 faster than in float32 on the current device?"""
+def speeds_up(precision: str) -> bool:
+    """Are products in this precision faster than in float32 on the current device?"""
     backend = _backend(_device())
-    return backend is not None and "bf16" in backend.precisions()
+    return backend is not None and precision in backend.precisions()
 
 
 @contextmanager

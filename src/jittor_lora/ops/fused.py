@@ -14,8 +14,9 @@ import numpy as np
 
 from jittor_lora.ops import portable
 from jittor_lora.ops.backend import kernels
-from jittor_lora.ops.matrix import PRECISIONS, Matrix
+from jittor_lora.ops.matrix import Matrix
 from jittor_lora.ops.plan import AttentionPlan
+from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
 
 UPDATED_AT_A_TIME = 1 << 22  # numbers of parameters
@@ -170,6 +171,11 @@ def _nothing():
     return jt.array(np.zeros(2, np.float32)).stop_grad()
 
 
+def _layout(plan: AttentionPlan) -> tuple:
+    """What the backward pass of attention reads of the layout."""
+    return kernels().layout(plan, False), kernels().layout(plan, True)
+
+
 def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
     return _Attention.apply(q, k, v, plan, portable.score_scale(scale, q.shape[2]))
 
@@ -180,7 +186,8 @@ class _Attention(jt.Function):
     def execute(self, q, k, v, plan, scale):
         rows, heads, d = q.shape
         numbers = scale, _code(plan.precision)
-        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], [q, k, v, plan.segments], *numbers)
+        inputs = [q, k, v, kernels().layout(plan, False)]
+        out, lse = call("attention_forward", [(rows, heads * d), (rows, heads)], inputs, *numbers)
         self.saved = q, k, v, plan, out, lse, numbers
         return out
 
@@ -188,7 +195,7 @@ class _Attention(jt.Function):
         q, k, v, plan, out, lse, numbers = self.saved
         plan.check_keys(k.shape[0])
         return (*call("attention_backward", [q.shape, k.shape, v.shape],
-                      [q, k, v, plan.segments, plan.groups, out, lse, upstream], *numbers), None, None)
+                      [q, k, v, *_layout(plan), out, lse, upstream], *numbers), None, None)
 
 
 def fused_attention(qkv, heads: int, plan: AttentionPlan, rows=None, scale: float | None = None):
@@ -200,16 +207,16 @@ class _FusedAttention(jt.Function):
         width = qkv.shape[1] // 3
         numbers = heads, rows is not None, scale, _code(plan.precision)
         count = qkv.shape[0] if rows is None else rows.shape[0]
-        self.rows = plan.segments if rows is None else rows
-        out, lse = call("fused_attention_forward", [(count, width), (count, heads)], [qkv, plan.segments, self.rows],
-                        *numbers)
+        layout = kernels().layout(plan, False)
+        self.rows = layout if rows is None else rows
+        out, lse = call("fused_attention_forward", [(count, width), (count, heads)], [qkv, layout, self.rows], *numbers)
         self.saved = qkv, plan, out, lse, numbers
         return out
 
     def grad(self, upstream):
         qkv, plan, out, lse, numbers = self.saved
         plan.check_keys(qkv.shape[0])
-        inputs = [qkv, plan.segments, plan.groups, self.rows, out, lse, upstream]
+        inputs = [qkv, *_layout(plan), self.rows, out, lse, upstream]
         return call("fused_attention_backward", [qkv.shape], inputs, *numbers)[0], None, None, None, None
 
 

@@ -8,22 +8,23 @@ import numpy as np
 
 from jittor_lora.files.mapped import release
 from jittor_lora.ops.blocks import FLOAT32, Blocks
+from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
 
-PRECISIONS = ("fp32", "bf16")
 Pack = Callable[[np.ndarray], "jt.Var | None"]  # the array, float32 and contiguous → a form of it
 
 
 class Matrix:
     """A frozen (out, in) matrix, in the number format of the file that it is read from.
 
-    Float32 in fp32 is held as an array. Of all else only the forms are held that backends pack (see `form` and
-    `stored_form`); what needs float32 (a merge, the portable operations) reads, and decodes, the matrix again.
+    Float32 in fp32 or tf32 is held as an array. Of all else only the forms are held that backends pack (see `form` and
+    `stored_form`); what needs float32 (a merge, the portable operations) reads, and decodes, the matrix again. On CUDA
+    the array is held from its first use: decoding there means sending it, for each product anew.
 
     Args:
         read: returns the matrix, (out, in), as an array or as `Blocks`. It is kept, so it should hold little memory
             itself: a view of a mapped file.
-        precision: of products with it, "fp32" or "bf16".
+        precision: of products with it, one of `PRECISIONS`.
 
     Attributes:
         storage: the format it is held in: "F32", or the kind of its blocks.
@@ -39,7 +40,7 @@ class Matrix:
         self._table: Blocks | None = None
         contents = self._contents()
         self.storage, self.shape = contents.kind, tuple(contents.shape)
-        self._var = frozen(contents.data) if (self.storage, precision) == (FLOAT32, "fp32") else None
+        self._var = on_device(np.asarray(contents.data, np.float32)) if self._is_array else None
         release(contents.data)
 
     @classmethod
@@ -48,8 +49,13 @@ class Matrix:
 
     @property
     def var(self):
-        """(out, in) float32, not rounded; read again at each call unless it is float32 in fp32."""
-        return frozen(self._contents().decoded()) if self._var is None else self._var
+        """(out, in) float32, not rounded; on the CPU read again at each call unless it is held as an array."""
+        if self._var is not None:
+            return self._var
+        var = frozen(self._contents().decoded())
+        if jt.flags.use_cuda:
+            self._var = var
+        return var
 
     def numpy(self) -> np.ndarray:
         """(out, in) float32, not rounded."""
@@ -66,7 +72,9 @@ class Matrix:
         if self.storage != FLOAT32:
             return lambda ids: self._contents().rows(ids)
         if self._table is None:
-            self._table = self._contents() if self._var is None else Blocks.of(self._var.data)
+            # A GPU's array would be moved to the host.
+            held = self._var is not None and not jt.flags.use_cuda
+            self._table = Blocks.of(self._var.data) if held else self._contents()
         return self._table.rows
 
     def squares(self, axis: int):
@@ -85,6 +93,10 @@ class Matrix:
             self._forms[key] = None if packed is None else packed.stop_grad()
             release(contents.data)
         return self._forms[key]
+
+    @property
+    def _is_array(self) -> bool:
+        return self.storage == FLOAT32 and self.precision != "bf16"
 
     def _contents(self) -> Blocks:
         return Blocks.of(self._read())
@@ -131,6 +143,16 @@ class TrainedMatrix(jt.Module):
 def frozen(array: np.ndarray):
     """A float32 Jittor array that gets no gradient."""
     return as_var(np.ascontiguousarray(array, dtype=np.float32)).stop_grad()
+
+
+def on_device(array: np.ndarray):
+    """A Jittor array that gets no gradient, in the device's memory alone: of an array from Python, Jittor keeps a copy
+    in pinned memory of the host as long as it lives."""
+    var = as_var(np.ascontiguousarray(array))
+    if jt.flags.use_cuda:
+        var = var.copy()
+        var.sync()
+    return var.stop_grad()
 
 
 def as_var(array: np.ndarray):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+from jittor_lora.ops import tiles
 from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class AttentionPlan:
     Attributes:
         segments: (S, 6) int32, see `Layout.segments`.
         groups: (G, 4) int32: first segment, end of segments, first key row, end of key rows.
+        query_tiles, key_tiles: int32, see `ops.tiles`.
     """
 
     def __init__(self, layout: Layout, precision: str = "fp32"):
@@ -40,6 +42,14 @@ class AttentionPlan:
             rows.append((first, first + len(group.segments), group.k0, group.k1))
             first += len(group.segments)
         return jt.array(np.array(rows, np.int32).reshape(-1, 4)).stop_grad()
+
+    @cached_property
+    def query_tiles(self):
+        return jt.array(tiles.query_tiles(self.layout)).stop_grad()
+
+    @cached_property
+    def key_tiles(self):
+        return jt.array(tiles.key_tiles(self.layout)).stop_grad()
 
     def batches(self, scores: int) -> list[Batch]:
         """The groups in batches, for products of many matrices at a time.

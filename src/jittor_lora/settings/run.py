@@ -19,6 +19,7 @@ from jittor_lora.settings.shared import (
     BasePrecision,
     ChatArguments,
     Columns,
+    Precision,
     Scoring,
     SpecialTokens,
     TemplateText,
@@ -26,6 +27,7 @@ from jittor_lora.settings.shared import (
     chat_arguments_setting,
     chat_template_setting,
     columns_setting,
+    precision_setting,
     scoring_setting,
     special_tokens_setting,
     template_setting,
@@ -109,9 +111,7 @@ class RunConfig(Settings):
     gradient_accumulation: int = setting(1, TRAINING, "batches per optimiser step", ge=1)
     max_tokens_per_stream: int = setting(1024, TRAINING, "maximum number of tokens in one forward pass; a larger batch "
                                          "takes several passes, with the same loss and gradients", ge=8)
-    precision: Literal["fp32", "bf16"] = setting(
-        "bf16", TRAINING, "dtype of matrix products with frozen weights; bf16 is nearly twice as fast, and falls back "
-        "to fp32 where the processor lacks it")
+    precision: Precision = precision_setting(TRAINING)
     base_precision: BasePrecision = base_precision_setting(TRAINING)
     label_smoothing: float = setting(0.0, TRAINING, "share of each label spread over the whole vocabulary; validation "
                                      "losses are without smoothing", ge=0, lt=1)

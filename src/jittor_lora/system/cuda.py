@@ -6,17 +6,18 @@ Python index, which torch brings. `cuda_home` puts them together for Jittor.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Iterable, Mapping, Sequence
 
 from jittor_lora.files.untrusted import load_json, read_input
-from jittor_lora.system import cuda_driver
+from jittor_lora.system import cuda_driver, machine
 from jittor_lora.system.cuda_driver import Card, Driver
 
 NVCC_PLACES = ("nvcc", "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")  # as Jittor looks
@@ -41,24 +42,32 @@ class Cuda:
     Attributes:
         nvcc: the compiler's path, empty without one.
         version: nvcc's, such as "12.4".
+        build: the same to the last figure, such as "12.4.131".
         problem: why it cannot be used, empty if it can.
         archs: the architectures nvcc compiles for, as in sm_86.
         headers: the folders with CUDA's headers, but for the system's.
         libraries: name, such as "cublas" -> the file.
         driver: the driver with its devices.
+        lacking: names of headers and libraries that are missing.
         convolutions: whether all that Jittor's convolutions need is there.
         cudnn: the version of the cuDNN found, empty if none.
+        gcc: the version of the C++ compiler, empty if unknown.
+        newest_gcc: the newest g++ that nvcc compiles with, 0 if it does not say.
     """
 
     nvcc: str = ""
     version: str = ""
+    build: str = ""
     problem: str = ""
     archs: tuple[int, ...] = ()
     headers: tuple[Path, ...] = ()
     libraries: Mapping[str, Path] = field(default_factory=dict)
     driver: Driver = Driver()
+    lacking: tuple[str, ...] = ()
     convolutions: bool = False
     cudnn: str = ""
+    gcc: str = ""
+    newest_gcc: int = 0
 
     @property
     def usable(self) -> bool:
@@ -74,6 +83,20 @@ class Cuda:
     def cards(self) -> tuple[Card, ...]:
         return self.driver.cards
 
+    @property
+    def is_too_new(self) -> bool:
+        """For the driver, which runs later minor versions of its CUDA too."""
+        return self.release[0] > self.driver.cuda[0]
+
+    @property
+    def dropped(self) -> tuple[Card, ...]:
+        """The cards that nvcc no longer compiles for."""
+        return tuple(card for card in self.cards if self.archs and card.arch < self.archs[0])
+
+    @property
+    def refuses_gcc(self) -> bool:
+        return bool(self.gcc and self.newest_gcc) and int(self.gcc.split(".")[0]) > self.newest_gcc
+
 
 def find(environ: Mapping[str, str], ask: Callable[[], Driver] = cuda_driver.ask) -> Cuda:
     """The first usable CUDA; if there is none, the first one with what is wrong with it.
@@ -88,14 +111,15 @@ def find(environ: Mapping[str, str], ask: Callable[[], Driver] = cuda_driver.ask
     else:
         names = [*NVCC_PLACES, *(str(folder / "bin" / "nvcc") for folder in packages)]
     found = [path for path in (shutil.which(name, path=environ.get("PATH")) for name in names) if path]
-    if not found:
-        return Cuda(problem="no nvcc found")
     driver = ask()
+    if not found:
+        return Cuda(problem="no nvcc found", driver=driver)
     if driver.problem:
         return Cuda(found[0], problem=driver.problem, driver=driver)
+    compiler = machine.compiler(environ)
     checked = []
     for nvcc in dict.fromkeys(found):
-        checked.append(_check(nvcc, packages, driver))
+        checked.append(_check(nvcc, packages, driver, machine.version_of(compiler) if compiler else ""))
         if checked[-1].usable:
             return checked[-1]
     return checked[0]
@@ -104,43 +128,54 @@ def find(environ: Mapping[str, str], ask: Callable[[], Driver] = cuda_driver.ask
 def original(nvcc: str) -> str:
     """The nvcc that a folder put together here starts; any other nvcc is its own."""
     note = Path(nvcc).parent.parent / NOTE
-    if not nvcc or not note.is_file():
+    if not os.path.isabs(nvcc) or not note.is_file():
         return nvcc
     return str(load_json(read_input(note, LARGEST_NOTE))["nvcc"])
 
 
-def _check(nvcc: str, packages: Sequence[Path], driver: Driver) -> Cuda:
-    text = _say(nvcc, "--version")
-    release = re.search(r"release (\d+)\.(\d+)", text)
-    if not release:
+def _check(nvcc: str, packages: Sequence[Path], driver: Driver, gcc: str) -> Cuda:
+    said = re.search(r"release (\d+)\.(\d+)(?:, V([\d.]+))?", _say(nvcc, "--version"))
+    if not said:
         return Cuda(nvcc, problem="it does not run", driver=driver)
-    version = ".".join(release.groups())
-    major, minor = map(int, release.groups())
-    if (major, minor) < OLDEST:
-        return Cuda(nvcc, version, f"CUDA {version} is older than {OLDEST[0]}", driver=driver)
-    homes = _homes(nvcc)
-    headers = [folder for home in homes for folder in (home / "include", home / TARGET / "include") if folder.is_dir()]
+    major, minor = int(said.group(1)), int(said.group(2))
+    found = Cuda(nvcc, f"{major}.{minor}", said.group(3) or "", driver=driver)
+    if found.release < OLDEST:
+        return replace(found, problem=f"CUDA {found.version} is older than {OLDEST[0]}")
+    homes, packages = _homes(nvcc), _of_major(packages, major)
+    headers = [folder for home in homes for folder in (home / "include", home / TARGET / "include")
+               if any((folder / name).is_file() for name in NEEDED.values())]
     headers += [folder / "include" for folder in packages if (folder / "include").is_dir()]
     places = [folder for home in homes for folder in (home / "lib64", home / TARGET / "lib", home / "lib")]
-    libraries = _libraries((*NEEDED, *FOR_CONVOLUTIONS), [*places, SYSTEM_LIBRARIES], packages, major)
-    lacking = _lacking(NEEDED, headers, libraries)
+    libraries = _libraries((*NEEDED, *FOR_CONVOLUTIONS), [*places, SYSTEM_LIBRARIES], packages)
     cudnn = _cudnn_version([*headers, SYSTEM_HEADERS])
-    archs = tuple(sorted(int(arch) for arch in re.findall(r"compute_(\d+)\b", _say(nvcc, "--list-gpu-arch"))))
-    found = Cuda(nvcc, version, "", archs, tuple(dict.fromkeys(path.resolve() for path in headers)), libraries, driver,
-                 cudnn.startswith("8.") and not _lacking(FOR_CONVOLUTIONS, headers, libraries), cudnn)
-    problem = f"{', '.join(lacking)} not found" if lacking else _mismatch(found)
-    return Cuda(**{**vars(found), "problem": problem})
+    found = replace(
+        found, headers=tuple(dict.fromkeys(path.resolve() for path in headers)), libraries=libraries, cudnn=cudnn,
+        archs=tuple(sorted(int(arch) for arch in re.findall(r"compute_(\d+)\b", _say(nvcc, "--list-gpu-arch")))),
+        convolutions=cudnn.startswith("8.") and not _lacking(FOR_CONVOLUTIONS, headers, libraries),
+        lacking=_lacking(NEEDED, headers, libraries), gcc=gcc, newest_gcc=_newest_gcc([*headers, SYSTEM_HEADERS]))
+    return replace(found, problem=_problem(found))
 
 
-def _mismatch(cuda: Cuda) -> str:
-    """Why driver, devices and nvcc do not go together, empty if they do."""
-    newest = cuda.driver.cuda
-    if newest[0] < cuda.release[0]:
-        return f"the driver runs CUDA up to {newest[0]}.{newest[1]}, and this is {cuda.version}"
-    for card in cuda.cards:
-        if cuda.archs and card.arch < cuda.archs[0]:
-            return f"CUDA {cuda.version} no longer compiles for the {card}"
+def _problem(cuda: Cuda) -> str:
+    """Why these parts cannot be used together, empty if they can."""
+    if cuda.lacking:
+        return f"{', '.join(cuda.lacking)} not found"
+    if cuda.is_too_new:
+        return f"the driver runs CUDA up to {cuda.driver.cuda[0]}.{cuda.driver.cuda[1]}, and this is {cuda.version}"
+    if cuda.dropped:
+        return f"CUDA {cuda.version} no longer compiles for the {cuda.dropped[0]}"
+    if cuda.refuses_gcc:
+        return f"CUDA {cuda.version} compiles with g++ up to {cuda.newest_gcc}, and this is {cuda.gcc}"
     return ""
+
+
+def _newest_gcc(headers: Sequence[Path]) -> int:
+    """The newest g++ that CUDA's own header lets compile, 0 if it does not say."""
+    for folder in headers:
+        with contextlib.suppress(OSError):
+            limit = re.search(r"__GNUC__ > (\d+)", (folder / "crt" / "host_config.h").read_text(errors="replace"))
+            return int(limit.group(1)) if limit else 0
+    return 0
 
 
 def _say(nvcc: str, *arguments: str) -> str:
@@ -168,36 +203,41 @@ def _packages() -> list[Path]:
     return [folder for root in roots if root.is_dir() for folder in sorted(root.iterdir()) if folder.is_dir()]
 
 
-def _libraries(names: Iterable[str], places: Sequence[Path], packages: Sequence[Path], major: int) -> dict[str, Path]:
-    """The files of these libraries. Packages, which have no unversioned names, count if they are of CUDA `major`."""
+def _of_major(packages: Sequence[Path], major: int) -> list[Path]:
+    """Those of NVIDIA's packages that are of CUDA `major`: from 13 on in a folder of that name, before side by side."""
+    ours = [folder for folder in packages if folder.name == f"cu{major}"]
+    cublas = [folder for folder in packages if folder.name == "cublas"]
+    if any(path for folder in cublas for path in folder.glob(f"lib/libcublas.so.{major}*")):
+        ours += [folder for folder in packages if not re.fullmatch(r"cu\d+", folder.name)]
+    return ours
+
+
+def _libraries(names: Iterable[str], places: Sequence[Path], packages: Sequence[Path]) -> dict[str, Path]:
+    """The files of these libraries; in packages they have versioned names only."""
     found = {}
-    cublas = [folder for folder in packages for file in folder.glob(f"lib/libcublas.so.{major}*")]
-    ours = [folder / "lib" for folder in packages if cublas]
     for name in names:
         plain = [place / f"lib{name}.so" for place in places]
-        numbered = [path for place in ours for path in sorted(place.glob(f"lib{name}.so.*"))]
+        numbered = [path for folder in packages for path in sorted(folder.glob(f"lib/lib{name}.so.*"))]
         path = next(filter(Path.is_file, [*plain, *numbered]), None)
         if path:
             found[name] = path
     return found
 
 
-def _lacking(needed: Mapping[str, str], headers: Sequence[Path], libraries: Mapping[str, Path]) -> list[str]:
+def _lacking(needed: Mapping[str, str], headers: Sequence[Path], libraries: Mapping[str, Path]) -> tuple[str, ...]:
     """The files that are missing of libraries and their headers."""
     files = [f"lib{name}.so" for name in needed if name not in libraries]
-    return files + [header for header in dict.fromkeys(needed.values())
-                    if not any((folder / header).is_file() for folder in (*headers, SYSTEM_HEADERS))]
+    return (*files, *(header for header in dict.fromkeys(needed.values())
+                      if not any((folder / header).is_file() for folder in (*headers, SYSTEM_HEADERS))))
 
 
 def _cudnn_version(headers: Sequence[Path]) -> str:
     """The version in cuDNN's header, such as "8.9.7"; empty if there is none."""
     for folder in headers:
         for name in ("cudnn_version.h", "cudnn.h"):
-            try:
-                text = (folder / name).read_text(errors="replace")
-            except OSError:
-                continue
-            numbers = [re.search(rf"#define CUDNN_{part}\s+(\d+)", text) for part in ("MAJOR", "MINOR", "PATCHLEVEL")]
-            if all(numbers):
-                return ".".join(number.group(1) for number in numbers)
+            with contextlib.suppress(OSError):
+                numbers = re.findall(r"^#define CUDNN_(?:MAJOR|MINOR|PATCHLEVEL)\s+(\d+)",
+                                     (folder / name).read_text(errors="replace"), re.MULTILINE)
+                if len(numbers) == 3:
+                    return ".".join(numbers)
     return ""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 LIBRARY = "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-# Compute capability -> what students know it by.
-_GENERATIONS = {(7, 0): "Volta", (7, 5): "RTX 20, GTX 16, T4", (8, 0): "A100, A30", (8, 6): "RTX 30, A10",
-                (8, 9): "RTX 40, L4, L40", (9, 0): "H100, H200", (10, 0): "B200", (10, 3): "B300", (12, 0): "RTX 50"}
+# Compute capability -> the cards that have it.
+_SERIES = {(6, 1): "as GTX 10", (7, 0): "as V100", (7, 5): "as RTX 20, GTX 16 and T4", (8, 0): "as A100",
+           (8, 6): "as RTX 30 and A10", (8, 9): "as RTX 40 and L4", (9, 0): "as H100 and H200", (10, 0): "as B200",
+           (10, 3): "as B300", (12, 0): "as RTX 50"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,9 @@ class Card:
         return 10 * self.capability[0] + self.capability[1]
 
     def __str__(self) -> str:
-        known = _GENERATIONS.get(self.capability)
-        series = f", the series {known}" if known and not any(part in self.name for part in known.split(", ")) else ""
-        return (f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]}{series}, "
-                f"{self.memory / 2**30:.1f} GiB)")
+        series = _SERIES.get(self.capability)
+        return (f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]}"
+                f"{f', {series}' if series else ''}; {self.memory / 2**30:.1f} GiB)")
 
 
 @dataclass(frozen=True)

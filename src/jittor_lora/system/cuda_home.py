@@ -78,14 +78,13 @@ def place(jittor_home: Path, cuda: Cuda) -> Path:
     if shlex.quote(str(parent)) != str(parent):
         raise UserError(f"{parent}: Jittor cannot compile with CUDA below a path with such characters. Set JITTOR_HOME "
                         "to a folder without spaces, or nvcc_path to nothing to compute on the CPU.")
-    links = _links(cuda)
     nvcc = _NVCC.format(nvcc=shlex.quote(cuda.nvcc), flags=" ".join(map(shlex.quote, extra_flags(cuda))))
     mends = [MENDS / DEVICE_FIELDS] if cuda.release >= CUDA13 else []
     if not any((folder / NPP).is_file() for folder in (*cuda.headers, SYSTEM_HEADERS)):
         mends.append(MENDS / NPP)
-    cards = sorted({card.arch for card in cuda.cards})
-    note = json.dumps({"nvcc": cuda.nvcc, "version": cuda.version, "cards": cards,
-                       "links": {name: str(path) for name, path in links.items()}}, sort_keys=True, indent=1)
+    note = json.dumps({"nvcc": cuda.nvcc, "build": cuda.build, "cards": sorted({card.arch for card in cuda.cards}),
+                       "headers": list(map(str, cuda.headers)),
+                       "libraries": {name: str(path) for name, path in cuda.libraries.items()}}, indent=1)
     parts = [note, nvcc, *(path.read_text() for path in mends)]
     home = parent / f"cuda{cuda.version}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
     try:
@@ -93,7 +92,7 @@ def place(jittor_home: Path, cuda: Cuda) -> Path:
         if not home.is_dir():
             with alone(parent / "cuda.lock", "Preparing CUDA"):
                 if not home.is_dir():
-                    _create(home, links, nvcc, mends, note)
+                    _create(home, _links(cuda), nvcc, mends, note)
     except OSError as error:
         raise UserError(f"{home}: CUDA cannot be prepared there ({error.strerror or error}). "
                         "Free space, or set JITTOR_HOME to a writable folder.") from error

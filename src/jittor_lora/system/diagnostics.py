@@ -14,16 +14,14 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Mapping, Sequence
 
 from jittor_lora.errors import UserError
 from jittor_lora.system import cuda, machine, onednn
-from jittor_lora.system.cuda import Cuda
-
-OK, WARNING, MISSING = "ok", "warning", "missing"
+from jittor_lora.system.check import MISSING, OK, WARNING, Check
+from jittor_lora.system.cuda_checks import check_cuda, check_driver
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 9), (3, 12)
 JITTOR = "1.3.11"
@@ -36,16 +34,6 @@ HUB_SECONDS = 3.0
 DEEP_SECONDS = 1800
 CHINESE_FONTS = ("Noto Sans CJK", "Noto Serif CJK", "Source Han", "WenQuanYi", "SimHei", "SimSun", "Microsoft YaHei",
                  "PingFang", "Heiti", "Droid Sans Fallback", "AR PL")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table. `status`: ok, warning (runs anyway) or missing (cannot run); `mend`: how to fix it."""
-
-    name: str
-    status: str
-    found: str
-    mend: str = ""
 
 
 def check_python(version: Sequence[int]) -> Check:
@@ -147,19 +135,6 @@ def check_mpi(mpicc: str, ranks: str | None) -> Check:
     return Check("MPI", OK, mpicc + (f", {ranks} processes" if ranks else ""))
 
 
-def check_cuda(found: Cuda, asked: bool) -> Check:
-    """`asked`: the user named an nvcc in `nvcc_path`."""
-    if found.usable:
-        return Check("CUDA", OK, f"{found.version}, {found.nvcc}")
-    if not found.nvcc and not asked:
-        return Check("CUDA", OK, "none, computing on the CPU")
-    mend = "install the CUDA toolkit (11 or newer) and the NVIDIA driver, or ignore this to compute on the CPU"
-    if asked:
-        return Check("CUDA", MISSING, f"nvcc_path: {found.problem}",
-                     "fix nvcc_path, or set it empty to compute on the CPU: export nvcc_path=")
-    return Check("CUDA", WARNING, f"{found.nvcc} is not used: {found.problem}", mend)
-
-
 def check_cache(folder: Path, warm: bool) -> Check:
     if warm:
         return Check("Jittor cache", OK, f"compiled, in {folder}")
@@ -201,7 +176,7 @@ def required(environ: Mapping[str, str], jittor_home: Path) -> list[Check]:
         check_compiler(path, version="not asked"),
         check_headers(environ.get("python_config_path") or machine.python_config(), header=True),
         _onednn(jittor_home, environ),
-        _cuda(environ),
+        *_cuda(environ),
         _mpi(environ),
     ]
 
@@ -225,7 +200,7 @@ def machine_checks(environ: Mapping[str, str], jittor_home: Path, here: Path) ->
         check_cpu(machine.cpu_model(), machine.cpu_flags(), machine.is_x86()),
         check_cores(machine.available_cores(), machine.all_cores()),
         _mpi(environ),
-        _cuda(environ),
+        *_cuda(environ),
         check_fonts(font_families()),
     ]
 
@@ -239,7 +214,8 @@ def deep_checks(environ: Mapping[str, str]) -> list[Check]:
 
 TRY_IMPORT = """
 import time
-from jittor_lora.ops.backend import bf16_works, kernels_work
+from jittor_lora.ops import bf16_works
+from jittor_lora.ops.backend import kernels_work
 from jittor_lora.system.runtime import jt, threads
 kernels = ("fused kernels, " + ("fp32 and bf16" if bf16_works() else "fp32")) if kernels_work() else "no fused kernels"
 x = jt.random((512, 512)); (x @ x).sync()
@@ -307,8 +283,11 @@ def _mpi(environ: Mapping[str, str]) -> Check:
     return check_mpi(shutil.which("mpicc", path=environ.get("PATH")) or "", environ.get("OMPI_COMM_WORLD_SIZE"))
 
 
-def _cuda(environ: Mapping[str, str]) -> Check:
-    return check_cuda(cuda.find(environ), asked=bool(environ.get("nvcc_path")))
+def _cuda(environ: Mapping[str, str]) -> list[Check]:
+    if environ.get("nvcc_path") == "":
+        return [Check("CUDA", OK, "not used: nvcc_path is empty")]
+    found = cuda.find(environ)
+    return [check_driver(found.driver, bool(found.nvcc), machine.is_wsl()), check_cuda(found, "nvcc_path" in environ)]
 
 
 def _free(folder: Path) -> int:

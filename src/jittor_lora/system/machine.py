@@ -65,6 +65,14 @@ def is_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64")
 
 
+def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
+    """Whether this is Linux inside of Windows."""
+    try:
+        return "microsoft" in release.read_text(errors="replace").lower()
+    except OSError:
+        return False
+
+
 def total_memory() -> int:
     """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -89,6 +89,9 @@ def switches(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     chosen["use_mpi"] = environ.get("use_mpi", "1" if "OMPI_COMM_WORLD_SIZE" in environ else "0")
     found = cuda.find(environ)
     chosen["nvcc_path"] = str(cuda_home.place(home, found) / "bin" / "nvcc") if found.usable else ""
+    if found.cards and not found.usable:
+        print(f"CUDA is not used: {found.problem}. `jittor-lora doctor` says how to fix it. To compute on the CPU "
+              "without this line: export nvcc_path=", file=sys.stderr)
     # 1: Jittor loads cuBLAS and cuRAND alone. We need no convolutions, but other networks in this process may.
     chosen["conv_opt"] = environ.get("conv_opt", "0" if found.convolutions else "1")
     chosen["use_sfrl_allocator"] = "1"  # without this pool, memory shared by operators is freed early: wrong numbers

@@ -33,8 +33,9 @@ def batch_gradients(model: CausalLM, streams: Sequence[Stream], parameters: Mapp
     for stream in streams:
         if prepare is not None:
             prepare(stream)
-        part = ops.loss_per(stream_loss(model, stream, smoothing), weight)
-        found = gradients_of(part, list(parameters.values()))
+        with model.products():
+            part = ops.loss_per(stream_loss(model, stream, smoothing), weight)
+            found = gradients_of(part, list(parameters.values()))
         gradients = found if gradients is None else [ops.add(g, f) for g, f in zip(gradients, found)]
         jt.sync(gradients)
         loss += part.item()
@@ -77,7 +78,7 @@ def gradients_of(loss, parameters: Sequence[jt.Var]) -> list[jt.Var]:
 def mean_loss(model: CausalLM, streams: Sequence[Stream], ranks: Ranks = ALONE) -> float:
     """The weighted mean loss per label over these streams, in nats; each rank reads some of them."""
     total = 0.0
-    with jt.no_grad():
+    with jt.no_grad(), model.products():
         for stream in ranks.share(streams):
             total += stream_loss(model, stream).item()
     return ranks.total(total)[0] / sum(stream.total_weight for stream in streams)

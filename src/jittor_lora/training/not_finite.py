@@ -134,7 +134,7 @@ def first_wrong(model: CausalLM, stream: Stream) -> str:
     before: list[bool] = []  # for each block: is its input finite?
     model.watch = lambda x: before.append(all_finite(x.numpy()))
     try:
-        with jt.no_grad():
+        with jt.no_grad(), model.products():
             hidden = model.hidden(stream.tokens, stream.positions, stream.layout, stream.label_rows,
                                   rows_before=stream.rows_before, label_rows_before=stream.label_rows_before)
             end = all_finite(hidden.numpy())

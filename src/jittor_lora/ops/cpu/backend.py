@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
-from jittor_lora.errors import UserError
 from jittor_lora.ops import fused
 from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.decoder import Decoder
 from jittor_lora.ops.cpu.interface import CONSTANTS
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.ops.operator.kernel_op import Caller, kernel_op
+from jittor_lora.ops.operator import kernel_op
+from jittor_lora.ops.operator.kernel_op import Caller
 from jittor_lora.system import machine
 from jittor_lora.system.runtime import uses_onednn
 
@@ -35,20 +33,13 @@ OPERATIONS = {
     "decoder": Decoder,
 }
 
-KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms, CONSTANTS["RANKS_AT_A_TIME"])
+KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms,
+                  lambda plan, by_keys: plan.groups if by_keys else plan.segments, CONSTANTS["RANKS_AT_A_TIME"])
 
 
 def works() -> bool:
     """Do the kernels compile and load here? Where not, a message says why."""
-    if not uses_onednn():
-        return False
-    try:
-        library()
-        kernel_op()
-    except (UserError, OSError) as error:
-        print(f"{error}\nContinuing without them, several times slower.", file=sys.stderr)
-        return False
-    return True
+    return uses_onednn() and kernel_op.works(library)
 
 
 def precisions() -> tuple[str, ...]:

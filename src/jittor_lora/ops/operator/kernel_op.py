@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -40,6 +41,17 @@ class Caller:
             found = getattr(library, f"jl_operator_{kernel}")
             address = self._addresses[kernel] = ctypes.cast(found, ctypes.c_void_p).value
         return kernel_op()(address, self._on_device, list(inputs), list(shapes), [float(number) for number in numbers])
+
+
+def works(library: Callable[[], ctypes.CDLL]) -> bool:
+    """Do a library and the operator that calls it compile and load here? Where not, a message says why."""
+    try:
+        library()
+        kernel_op()
+    except (UserError, OSError) as error:
+        print(f"{error}\nContinuing without them, several times slower.", file=sys.stderr)
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=None)

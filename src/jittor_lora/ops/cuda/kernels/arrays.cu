@@ -49,8 +49,8 @@ __global__ void rows_forward(const float* x, const int* index, float* y, int wid
     for (int i = threadIdx.x * N; i < width; i += blockDim.x * N) store(y + i, load<N>(x + i));
 }
 
-// dx_j is the sum of the rows of dy that were taken from x_j, in their order: a block per row of dx, whose warps each look
-// for j in the index. That is read `dx`'s rows times, from the cache: it is short, as only label rows are gathered.
+// dx_j is the sum of the rows of dy that were taken from x_j, in their order: a block per row of dx, whose warps each
+// look for j in the index. It is read, from the cache, as often as dx has rows, but is short: of label rows alone.
 template <int N>
 __global__ void rows_backward(const float* dy, const int* index, int count, float* dx, int width) {
     int row = blockIdx.x;
@@ -94,8 +94,8 @@ JL_OPERATOR(sum) {
             terms.at[terms.count++] = c.in(i);
             fours = fours && in_fours(count, {c.in(i)});
         }
-        launch(fours ? jl::sum<4> : jl::sum<1>, blocks_for(count, ARRAY_THREADS * (fours ? 4 : 1)), ARRAY_THREADS, 0, terms,
-               c.out(0), count);
+        launch(fours ? jl::sum<4> : jl::sum<1>, blocks_for(count, ARRAY_THREADS * (fours ? 4 : 1)), ARRAY_THREADS, 0,
+               terms, c.out(0), count);
     }
 }
 
@@ -103,8 +103,8 @@ JL_OPERATOR(sum) {
 JL_OPERATOR(scale) {
     int64_t count = c.outputs[0].count;
     bool fours = in_fours(count, {c.in(0), c.out(0)});
-    launch(fours ? scale<4> : scale<1>, blocks_for(count, ARRAY_THREADS * (fours ? 4 : 1)), ARRAY_THREADS, 0, c.in(0), c.in(1),
-           c.out(0), count);
+    launch(fours ? scale<4> : scale<1>, blocks_for(count, ARRAY_THREADS * (fours ? 4 : 1)), ARRAY_THREADS, 0, c.in(0),
+           c.in(1), c.out(0), count);
 }
 
 // loss / n, and its gradient 1 / n.
@@ -121,14 +121,14 @@ JL_OPERATOR(reciprocal) {
 JL_OPERATOR(rows_forward) {
     int width = width_of(c.inputs[0]);
     bool fours = in_fours(width, {c.in(0), c.out(0)});
-    launch(fours ? rows_forward<4> : rows_forward<1>, unsigned(c.inputs[1].count), threads_for(width / (fours ? 4 : 1)), 0,
-           c.in(0), c.indices(1), c.out(0), width);
+    launch(fours ? rows_forward<4> : rows_forward<1>, unsigned(c.inputs[1].count), threads_for(width / (fours ? 4 : 1)),
+           0, c.in(0), c.indices(1), c.out(0), width);
 }
 
 // The upstream gradient, indices
 JL_OPERATOR(rows_backward) {
     int width = width_of(c.outputs[0]);
     bool fours = in_fours(width, {c.in(0), c.out(0)});
-    launch(fours ? rows_backward<4> : rows_backward<1>, unsigned(c.outputs[0].shape[0]), threads_for(width / (fours ? 4 : 1)),
-           0, c.in(0), c.indices(1), int(c.inputs[1].count), c.out(0), width);
+    launch(fours ? rows_backward<4> : rows_backward<1>, unsigned(c.outputs[0].shape[0]),
+           threads_for(width / (fours ? 4 : 1)), 0, c.in(0), c.indices(1), int(c.inputs[1].count), c.out(0), width);
 }

@@ -1,11 +1,12 @@
-// Cross-entropy with label smoothing, and its gradient for the hidden states, with the logits of PANEL_ROWS rows at a time.
+// Cross-entropy with label smoothing, and its gradient for the hidden states, with the logits of PANEL_ROWS rows at a
+// time.
 //
 // For a row with logits z = hidden · headᵀ over V entries, label y, weight w and smoothing ε:
 //     loss = w · (lse(z) - (1 - ε) z_y - ε · mean(z)),  lse(z) = log Σ_j e^{z_j}
 //     dz_j = w · (e^{z_j - lse} - ε / V - (1 - ε) [j = y]),  dhidden = dz · head
 //
-// Bound by the two products; for a few rows, by reading the head twice. In between, the logits are read and dz is written
-// by a block per row, from the L2 cache where that holds a panel.
+// Bound by the two products; for a few rows, by reading the head twice. In between, the logits are read and dz is
+// written by a block per row, from the L2 cache where that holds a panel.
 #include <algorithm>
 
 #include "packs.cuh"
@@ -131,8 +132,8 @@ void panels(const Call& c, const T* hidden, const T* head, Scratch& scratch, dou
     bf16* halves = IS_BF16 && wanted ? scratch.take<bf16>(height * int64_t(padded)) : nullptr;
     for (int start = 0; start < rows; start += height) {
         const int count = std::min(height, rows - start);
-        product(rows_of(hidden + int64_t(start) * width, width), transpose(rows_of(head, width)), logits, stride, count, padded,
-                width, 1.f, 0.f, nullptr, Precision(int(precision)));
+        product(rows_of(hidden + int64_t(start) * width, width), transpose(rows_of(head, width)), logits, stride, count,
+                padded, width, 1.f, 0.f, nullptr, Precision(int(precision)));
         Softmax of{logits, wanted && !IS_BF16 ? logits : nullptr, halves, losses + start, c.indices(4) + start,
                    c.in(5) + start, int(size), padded, stride, float(smoothing)};
         launch(softmax_of_rows, count, LOSS_THREADS, 0, of);
@@ -141,8 +142,8 @@ void panels(const Call& c, const T* hidden, const T* head, Scratch& scratch, dou
         if constexpr (IS_BF16)
             product(rows_of(halves, padded), rows_of(head, width), gradient, width, count, width, padded);
         else
-            product(rows_of(logits, stride), rows_of(head, width), gradient, width, count, width, padded, 1.f, 0.f, nullptr,
-                    Precision(int(precision)));
+            product(rows_of(logits, stride), rows_of(head, width), gradient, width, count, width, padded, 1.f, 0.f,
+                    nullptr, Precision(int(precision)));
     }
 }
 

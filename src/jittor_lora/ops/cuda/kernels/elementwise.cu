@@ -64,8 +64,8 @@ __global__ void swiglu_backward(const float* gate, const float* up, const float*
 template <class Kernel, class... Arrays>
 void over_numbers(int64_t count, Kernel* fours, Kernel* ones, Arrays... arrays) {
     bool wide = in_fours(count, {arrays...});
-    launch(wide ? fours : ones, blocks_for(count, ELEMENTWISE_THREADS * (wide ? 4 : 1)), ELEMENTWISE_THREADS, 0, arrays...,
-           count);
+    launch(wide ? fours : ones, blocks_for(count, ELEMENTWISE_THREADS * (wide ? 4 : 1)), ELEMENTWISE_THREADS, 0,
+           arrays..., count);
 }
 
 }  // namespace
@@ -84,5 +84,6 @@ JL_OPERATOR(swiglu_forward) {
 }
 
 JL_OPERATOR(swiglu_backward) {
-    over_numbers(c.inputs[0].count, swiglu_backward<4>, swiglu_backward<1>, c.in(0), c.in(1), c.in(2), c.out(0), c.out(1));
+    over_numbers(c.inputs[0].count, swiglu_backward<4>, swiglu_backward<1>, c.in(0), c.in(1), c.in(2), c.out(0),
+                 c.out(1));
 }

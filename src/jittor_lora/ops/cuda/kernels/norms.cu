@@ -104,11 +104,14 @@ norm_backward(const float* x, const float* weight, const float* dy, float* dx, R
 #pragma unroll
         for (int k = 0; k < N; k++) upstream.kept[j][k] *= w[k];
     });
-    auto g = [&](int i, int j, int k) { return j < KEPT ? upstream.kept[j][k] : upstream.memory[i + k] * weight[i + k]; };
+    auto g = [&](int i, int j, int k) {
+        return j < KEPT ? upstream.kept[j][k] : upstream.memory[i + k] * weight[i + k];
+    };
     Moments m = moments<N, CENTRED>(row, rows);
     auto normal = [&](int i, int j, int k) { return (row.get(i, j)[k] - m.mean) * m.inverse; };
     float average = CENTRED ? sum_over<N>(rows.width, g) / rows.width : 0.f;
-    float along = sum_over<N>(rows.width, [&](int i, int j, int k) { return g(i, j, k) * normal(i, j, k); }) / rows.width;
+    auto product = [&](int i, int j, int k) { return g(i, j, k) * normal(i, j, k); };
+    float along = sum_over<N>(rows.width, product) / rows.width;
     dx += number * rows.width;
     each_pack<N>(rows.width, [&](int i, int j) {
         Pack<N> made;
@@ -127,8 +130,8 @@ void over_rows(const Call& c, Norm in_fours, Norm one_by_one, const float* third
     int per_thread = KEPT * (fours ? 4 : 1);
     int threads = std::min(MAX_THREADS, int(blocks_for(rows.width, per_thread * WARP)) * WARP);
     int per_block = threads == WARP ? ROWS_PER_BLOCK : 1;
-    launch(fours ? in_fours : one_by_one, blocks_for(rows.count, per_block), dim3(threads, per_block), 0, c.in(0), c.in(1),
-           third, c.out(0), rows);
+    launch(fours ? in_fours : one_by_one, blocks_for(rows.count, per_block), dim3(threads, per_block), 0, c.in(0),
+           c.in(1), third, c.out(0), rows);
 }
 
 }  // namespace

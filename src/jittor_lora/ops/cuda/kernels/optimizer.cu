@@ -1,5 +1,5 @@
-// AdamW, and the squared norms of gradients: all arrays of a call in one launch, or two. Bound by bytes, of which a step
-// moves 28 per number.
+// AdamW, and the squared norms of gradients: all arrays of a call in one launch, or two. Bound by bytes, of which a
+// step moves 28 per number.
 #include <vector>
 
 #include "packs.cuh"
@@ -46,7 +46,8 @@ __device__ const Entry& entry_of(const Entry* table, int count, int block) {
     return table[low];
 }
 
-// A table of pointers may exceed what a launch can pass. Copied from ordinary memory, it has been read when this returns.
+// A table of pointers may exceed what a launch can pass. Copied from ordinary memory, it has been read when this
+// returns.
 template <class Entry>
 Entry* uploaded(Scratch& scratch, const std::vector<Entry>& table) {
     Entry* to = scratch.take<Entry>(table.size());

@@ -4,7 +4,7 @@
 
 namespace jl {
 
-enum class Precision { FP32, BF16, TF32 };  // the numbers are those of `PRECISIONS` in ops/matrix.py
+enum class Precision { FP32, BF16, TF32 };  // the numbers are those of `PRECISIONS` in ops/precision.py
 
 // A matrix by rows: `stride` elements from one row to the next. `transposed`: it stands for its transpose.
 struct Operand {

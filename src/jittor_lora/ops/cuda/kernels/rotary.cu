@@ -1,4 +1,5 @@
-// Rotary positions, forward and backward. Bound by bytes: a block per row, whose angles stay in the cache for all heads.
+// Rotary positions, forward and backward. Bound by bytes: a block per row, whose angles stay in the cache for all
+// heads.
 #include <algorithm>
 
 #include "packs.cuh"
@@ -6,8 +7,8 @@
 namespace jl {
 namespace {
 
-// y = x with each pair (x_i, x_{i + half}) of each head rotated by the row's angle i. The backward pass of a rotation is
-// the inverse one, sign -1.
+// y = x with each pair (x_i, x_{i + half}) of each head rotated by the row's angle i. The backward pass of a rotation
+// is the inverse one, sign -1.
 template <int N>
 __global__ void rotary(const float* x, const float* cosines, const float* sines, float* y, int heads, int half,
                        float sign) {
@@ -37,6 +38,7 @@ JL_OPERATOR(rotary) {
     int heads = c.size(0, 1), half = c.size(0, 2) / 2;
     bool fours = in_fours(half, {c.in(0), c.in(1), c.in(2), c.out(0)});
     int packs = heads * half / (fours ? 4 : 1);
-    launch(fours ? jl::rotary<4> : jl::rotary<1>, c.size(0, 0), std::min(256u, blocks_for(packs, WARP) * WARP), 0, c.in(0),
-           c.in(1), c.in(2), c.out(0), heads, half, sign);
+    unsigned threads = std::min(256u, blocks_for(packs, WARP) * WARP);
+    launch(fours ? jl::rotary<4> : jl::rotary<1>, c.size(0, 0), threads, 0, c.in(0), c.in(1), c.in(2), c.out(0), heads,
+           half, sign);
 }

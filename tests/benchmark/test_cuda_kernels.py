@@ -1,0 +1,40 @@
+"""benchmarks/cuda_kernels.py on the emulated backend: it times every kernel that training uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cuda_emulator import emulated
+from programs import load_program
+
+
+@pytest.fixture
+def program(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return load_program("benchmarks/cuda_kernels.py")
+
+
+def test_every_operation_is_timed(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--base", "tiny"])
+    with emulated():
+        program.main()
+    best, *lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert best["bytes"] > 0 and set(best["flops"]) == {"fp32", "bf16"}
+    timed = [line for line in lines if "missing" not in line]
+    assert all(0 < line["seconds"] < 10 and 0 < line["share"] and line["stock_seconds"] > 0 for line in timed)
+    names = [(line["name"], line["precision"]) for line in timed]
+    assert len(set(names)) == len(names)
+    assert {("GELU, gradient", "fp32"), ("AdamW", "fp32"), ("cross-entropy and its gradient", "bf16")} <= set(names)
+    assert {line["group"] for line in lines} == {*program.GROUPS}
+    assert len(capsys.readouterr().out.splitlines()) == len(lines) + 4
+
+
+def test_unknown_groups_are_refused(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--groups", "norms,dreams"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "--groups: expected some of norms, " in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Jittor's import, a training step and decoding, compiled by nvcc and launched on the fake CUDA runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fake_cuda import toolkit
+from jittor_lora.system.locks import alone
+from needs import needs_nvcc
+
+pytestmark = [needs_nvcc, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory):
+    """A folder with the toolkit, and the environment of a process that has a GPU; several workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "gpu"
+    folder.mkdir(exist_ok=True)
+    with alone(folder / "lock", "Compiling for the fake GPU"):
+        nvcc = folder / "cuda" / "bin" / "nvcc"
+        if not (folder / "made").exists():
+            toolkit.make(folder / "cuda")
+            (folder / "made").touch()
+        path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+        environ = {**os.environ, **toolkit.variables(nvcc), "JITTOR_HOME": str(folder), "PYTHONPATH": path}
+        yield folder, environ
+
+
+@pytest.fixture(scope="module")
+def measured(gpu):
+    folder, environ = gpu
+    result = folder / "networks.json"
+    if not result.exists():
+        done = subprocess.run([sys.executable, str(TESTS / "fake_cuda" / "networks.py")], env=environ,
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        result.write_text(done.stdout.splitlines()[-1])
+    return json.loads(result.read_text())
+
+
+def test_the_import_uses_the_card(measured):
+    assert measured["use_cuda"] == 1
+    assert measured["archs"] == [86]
+    assert measured["compilers"] >= 1
+    assert "fast_math" not in measured["flags"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_training_step_takes_few_launches(measured, family):
+    step = measured[family]["step"]
+    assert 500 < step["launches"] < 2000, step
+    assert step["products"] > 12 * 4 * 2, step  # forward and backward of each layer's matrices
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoding_takes_few_launches_per_token(measured, family):
+    short, long = (measured[family][name]["launches"] for name in ("decoding", "decoding_longer"))
+    assert 0 < (long - short) / 4 < 600
