@@ -67,7 +67,9 @@ Network read_network(Numbers& numbers, Arrays& arrays) {
         layer.linears[UP] = linear(net.width), layer.linears[DOWN] = linear(net.inner);
         layer.scale = float(numbers.next());
     }
-    net.last_norm = norm(), net.head = linear(net.width);
+    net.last_norm = norm();
+    const int vocabulary = numbers.integer();
+    net.head = {{{arrays.next().memory, nullptr, vocabulary}}, 1, net.width};  // it may have more rows, of zeros
     return net;
 }
 
