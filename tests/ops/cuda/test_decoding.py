@@ -91,6 +91,17 @@ def test_company_does_not_change_a_bit(precision):
     np.testing.assert_array_equal(reader.logits([Turn(in_pieces, (), [(0, ids(1))])]), alone)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tiles_of_many_rows_and_outputs(precision):
+    """Whole tiles of a product, with sums over several parts of the inputs, against one row at a time."""
+    source = {**tiny.GPT2, "n_embd": 256, "n_head": 4, "n_inner": 64, "n_layer": 1, "vocab_size": 1000,
+              "n_positions": 200}
+    reader, tokens = FusedReader(network(source, precision)), tiny.tokens(200, vocab_size=1000).tolist()
+    together = reader.every_row(reader.open(200, []), tokens)
+    np.testing.assert_array_equal(reader.every_row(reader.open(200, []), tokens[:1]), together[:1])
+    np.testing.assert_array_equal(reader.every_row(reader.open(200, []), tokens[:20]), together[:20])
+
+
 def test_the_likeliest_is_the_first_with_the_largest_logit():
     tensors = tiny.tensors(tiny.GPT2)
     wte = tensors["transformer.wte.weight"]
