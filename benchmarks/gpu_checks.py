@@ -79,10 +79,10 @@ class Case(NamedTuple):
 class Sizes(NamedTuple):
     """Of the arrays: heads, those of keys, numbers of a head; columns of the feed-forward layer; vocabulary; rank."""
 
-    heads: int = 12
-    keys: int = 3
+    heads: int = 6
+    keys: int = 2
     head_dim: int = 64
-    inner: int = 3072
+    inner: int = 1536
     vocab: int = 5003
     rank: int = 8
 
