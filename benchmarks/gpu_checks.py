@@ -242,6 +242,12 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
+def available() -> list[str]:
+    """The precisions that the device multiplies fast."""
+    works = {"fp32": True, "tf32": ops.tf32_works(), "bf16": ops.bf16_works()}
+    return [precision for precision in PRECISIONS if works[precision]]
+
+
 def write(path: Path, tiny: bool) -> None:
     with ops.portable_operations():
         found = {name: array for check in checks(tiny, "fp32") for name, array in check.arrays()}
@@ -289,7 +295,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("reference", type=Path)
     parser.add_argument("results", type=Path, nargs="?")
     parser.add_argument("--groups", nargs="+", default=(), choices=(*OPERATIONS, "networks"), help="all by default")
-    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
+                        help="by default those that the device multiplies fast")
     parser.add_argument("--stock", action="store_true", help="compare the definitions, in float32")
     parser.add_argument("--tiny", action="store_true", help="smaller arrays, to try the script")
     given = parser.parse_args(arguments)
@@ -297,7 +304,7 @@ def main(arguments: list[str]) -> int:
         write(given.reference, given.tiny)
         return 0
     close = [compare(given.reference, Results(given.results), given.tiny, precision, given.stock, given.groups)
-             for precision in (["fp32"] if given.stock else given.precisions)]
+             for precision in (["fp32"] if given.stock else given.precisions or available())]
     return 0 if all(close) else 1
 
 
