@@ -1,13 +1,13 @@
 """Weights in the form that the CUDA kernels read, one for forward, backward and decoding: float32, or bf16 by rows.
 
-Blocks are decoded here, once, some rows at a time; a matrix that is stored in bf16 is uploaded as it is in its file.
+For bf16, blocks are decoded some rows at a time, and a matrix that is stored in bf16 is sent as it is in its file.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from jittor_lora.ops.blocks import FLOAT32, Blocks
+from jittor_lora.ops.blocks import Blocks
 from jittor_lora.ops.matrix import Matrix, on_device
 
 # Rows of zeros fill up to a multiple: the gradient of a head runs along the vocabulary, and GPT-2's odd size would keep
@@ -21,12 +21,9 @@ def storage(weight: Matrix) -> int:
 
 
 def product(weight: Matrix, transposed: bool):
-    """For x · Wᵀ as for dy · W: (out, in) float32, or bf16 as int16 with rows of zeros to a multiple of BF16_ROWS."""
-    if weight.precision == "bf16":
-        return weight.stored_form(("cuda", "bf16"), _bf16)
-    if weight.storage == FLOAT32:
-        return weight.var
-    return weight.stored_form(("cuda", "fp32"), lambda blocks: on_device(blocks.decoded()))
+    """For x · Wᵀ as for dy · W: (out, in) float32, or bf16 as int16 with rows of zeros up to a multiple of
+    BF16_ROWS."""
+    return weight.stored_form(("cuda", "bf16"), _bf16) if weight.precision == "bf16" else weight.var
 
 
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
