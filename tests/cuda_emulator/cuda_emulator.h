@@ -32,6 +32,7 @@ struct dim3 {
 };
 
 using cudaError_t = int;
+using cudaStream_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulator"; }
 
