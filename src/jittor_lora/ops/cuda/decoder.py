@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Iterator, Optional, Sequence
+from typing import Iterator, Optional, Sequence, Union
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.ops.backend import kernels
 from jittor_lora.ops.cuda import packing
 from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
-from jittor_lora.ops.matrix import Matrix
+from jittor_lora.ops.matrix import Matrix, TrainedMatrix
 from jittor_lora.ops.portable import score_scale
 from jittor_lora.system.runtime import jt
 
@@ -86,7 +86,7 @@ class Decoder:
         sizes = weights.sizes
         self._call, self._sizes, self._vocabulary = kernels().call, sizes, weights.head.shape[0]
         self.block_rows, self.row_bytes = PANEL, 8 * sizes.layers * sizes.kv_heads * sizes.head_dim
-        self._matrices: list[Any] = []
+        self._matrices: list[jt.Var] = []
         self._vectors: list[np.ndarray] = []  # norms and biases
         self._length = 0  # of those before
         self._contents = hashlib.sha256()  # of what is not low-rank
@@ -94,11 +94,12 @@ class Decoder:
         self._low_rank: list[np.ndarray] = []
         self._rotation = weights.rotation
         layers = [self._layer(layer) for layer in weights.layers]
-        ends = [*self._norm(weights.last_norm), *self._linear([LinearWeights(weights.head)])]
-        self._updates.pop()
+        ends = [*self._norm(weights.last_norm), self._vocabulary]
+        self._add(packing.head_forms(_now(weights.head), False)[0])
         self._numbers = [float(number) for number in (
             len(layers), sizes.width, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, sizes.rms_norm,
-            ACTIVATIONS.index(sizes.activation), sizes.norm_eps, sizes.precision == "bf16", *(number for layer in layers for number in layer), *ends)]
+            ACTIVATIONS.index(sizes.activation), sizes.norm_eps, sizes.precision == "bf16",
+            *(number for layer in layers for number in layer), *ends)]
         self._arrays = [jt.array(np.concatenate(self._vectors)).stop_grad(), *self._matrices]
         by_layer = [self._updates[i : i + _LINEARS] for i in range(0, len(self._updates), _LINEARS)]
         self.adapter = Adapter(by_layer, self._low_rank) if self._low_rank else None
@@ -141,7 +142,8 @@ class Decoder:
         span_at = {id(span): i for i, span in enumerate(spans)}
         for r in readings:
             prefix, prefix_rows = (-1, 0) if r.prefix is None else (span_at[id(r.prefix)], r.prefix.used)
-            numbers += [r.rows, span_at[id(r.own)], r.own.used, prefix, prefix_rows, adapter_at.get(id(r.adapter), -1), r.wanted]
+            numbers += [r.rows, span_at[id(r.own)], r.own.used, prefix, prefix_rows,
+                        adapter_at.get(id(r.adapter), -1), r.wanted]
             r.own.used += r.rows
         inputs = [jt.array(states), *self._arrays, *(a.memory for a in adapters), *(s.memory for s in spans)]
         wanted = sum(r.wanted for r in readings)
@@ -154,8 +156,8 @@ class Decoder:
 
     def _layer(self, layer) -> list[float]:
         return [*self._norm(layer.attention_norm), *self._norm(layer.mlp_norm), *self._norm(layer.q_norm),
-                *self._norm(layer.k_norm), *self._linear(layer.qkv), *self._linear([layer.out]), *self._linear(layer.up),
-                *self._linear([layer.down]), self._scale(layer.scale)]
+                *self._norm(layer.k_norm), *self._linear(layer.qkv), *self._linear([layer.out]),
+                *self._linear(layer.up), *self._linear([layer.down]), self._scale(layer.scale)]
 
     def _scale(self, scale: Optional[float]) -> float:
         scale = score_scale(scale, self._sizes.head_dim)
@@ -176,14 +178,16 @@ class Decoder:
     def _norm(self, norm: Optional[NormWeights]) -> list[int]:
         return [self._vector(None if norm is None else norm.weight), self._vector(None if norm is None else norm.bias)]
 
+    def _add(self, matrix: jt.Var) -> None:
+        self._matrices.append(matrix)
+        self._contents.update(b"%d," % id(matrix))
+
     def _linear(self, layers: Sequence[LinearWeights]) -> list[int]:
         """Layers that share their input."""
         numbers, all_a, ranks, matrices = [len(layers)], [], 0, [(0, 0, 0)] * _MATRICES
         for i, layer in enumerate(layers):
-            weight = _frozen(layer.weight)
-            self._matrices.append(weight)
-            numbers.append(self._vector(layer.bias))
-            self._contents.update(b"%d," % id(weight))
+            self._add(packing.product(_now(layer.weight), True))
+            numbers += [self._vector(layer.bias), layer.weight.shape[0]]
             if layer.update is not None:
                 a, b = layer.update
                 matrices[i] = len(a), ranks, len(self._low_rank)
@@ -195,11 +199,9 @@ class Decoder:
         return numbers
 
 
-def _frozen(weight) -> jt.Var:
-    """What products read of a weight, as it is now."""
-    if not weight.trained:
-        return packing.product(weight, True)
-    return packing.product(Matrix.of(weight.numpy(), weight.precision), True)
+def _now(weight: Union[Matrix, TrainedMatrix]) -> Matrix:
+    """A weight as it is now."""
+    return Matrix.of(weight.numpy(), weight.precision) if weight.trained else weight
 
 
 def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:

@@ -1,255 +1,192 @@
-// Decoding: the operators. All layers for some rows of tokens by eight kernels per layer.
-#include <algorithm>
-
+// Decoding: the operators. All layers for some rows of tokens by eight kernels per layer, for few rows as one graph.
 #include "decode.cuh"
+#include "decode_call.cuh"
+#include "decode_graph.cuh"
 #include "scratch.cuh"
 
 namespace jl::decoding {
 namespace {
 
-// The numbers of a call, one after the other.
-class Numbers {
-public:
-    explicit Numbers(const Call& c) : c_(c) {}
-    double next() {
-        if (at_ == c_.value_count) throw std::logic_error("decoding was called with too few numbers");
-        return c_.values[at_++];
-    }
-    int integer() { return int(next()); }
-
-private:
-    const Call& c_;
-    int at_ = 0;
-};
-
-// The arrays of a call, one after the other.
-class Arrays {
-public:
-    explicit Arrays(const Call& c) : c_(c) {}
-    const Array& next() {
-        if (at_ == c_.input_count) throw std::logic_error("decoding was called with too few arrays");
-        return c_.inputs[at_++];
-    }
-    const float* floats() { return static_cast<const float*>(next().memory); }
-
-private:
-    const Call& c_;
-    int at_ = 0;
-};
-
-// What Python's `Decoder` and `_call` send, in their order.
-Network read_network(Numbers& numbers, Arrays& arrays) {
-    Network net;
-    net.layers.resize(numbers.integer());
-    net.width = numbers.integer(), net.heads = numbers.integer(), net.kv_heads = numbers.integer();
-    net.head_dim = numbers.integer(), net.inner = numbers.integer(), net.root_mean_square = numbers.integer();
-    net.activation = numbers.integer(), net.eps = float(numbers.next()), net.half = numbers.integer();
-    const float* vectors = arrays.floats();
-    auto vector = [&] {
-        int64_t at = int64_t(numbers.next());
-        return at < 0 ? nullptr : vectors + at;
-    };
-    auto norm = [&] {
-        const float* weight = vector();
-        return Norm{weight, vector()};
-    };
-    auto linear = [&](int inputs) {
-        Linear made{{}, numbers.integer(), inputs};
-        for (int m = 0; m < made.count; m++) {
-            const Array& weight = arrays.next();
-            made.matrices[m] = {weight.memory, vector(), int(weight.shape[0])};
-        }
-        return made;
-    };
-    for (Layer& layer : net.layers) {
-        layer.attention_norm = norm(), layer.mlp_norm = norm(), layer.q_norm = norm(), layer.k_norm = norm();
-        layer.linears[QKV] = linear(net.width), layer.linears[OUT] = linear(net.heads * net.head_dim);
-        layer.linears[UP] = linear(net.width), layer.linears[DOWN] = linear(net.inner);
-        layer.scale = float(numbers.next());
-    }
-    net.last_norm = norm(), net.head = linear(net.width);
-    return net;
-}
-
-// The rows of a call, and how they are cut.
-struct Reading {
-    std::vector<Row> rows;
-    std::vector<Query> queries, last_queries;  // of all rows; of the wanted ones, the only ones to leave the last layer
-    std::vector<int> wanted;                   // rows
-    int ranks[LINEARS];                        // most of any row's updates
-};
-
-Reading read_readings(Numbers& numbers, Arrays& arrays) {
-    Reading made;
-    for (int& ranks : made.ranks) ranks = numbers.integer();
-    std::vector<const float*> adapters(numbers.integer());
-    for (const float*& adapter : adapters) adapter = arrays.floats();
-    struct Room { float* memory; int capacity; };
-    std::vector<Room> spans(numbers.integer());
-    for (Room& span : spans) {
-        span.memory = static_cast<float*>(arrays.next().memory);
-        span.capacity = numbers.integer();
-    }
-    for (int left = numbers.integer(); left; left--) {
-        const int count = numbers.integer(), own = numbers.integer(), used = numbers.integer(), prefix = numbers.integer(),
-                  prefix_rows = numbers.integer(), adapter = numbers.integer(), wanted = numbers.integer();
-        for (int i = 0; i < count; i++)
-            made.rows.push_back({spans[own].memory, prefix < 0 ? nullptr : spans[prefix].memory,
-                                 adapter < 0 ? nullptr : adapters[adapter], spans[own].capacity,
-                                 prefix < 0 ? 0 : spans[prefix].capacity, used + i, prefix < 0 ? 0 : prefix_rows});
-        if (wanted) made.wanted.push_back(int(made.rows.size()) - 1);
-    }
-    for (int r = 0; r < int(made.rows.size()); r++) made.queries.push_back({r, r});
-    for (int i = 0; i < int(made.wanted.size()); i++) made.last_queries.push_back({made.wanted[i], i});
-    return made;
-}
-
-struct Tiles {
-    std::vector<Tile> all;
-    int queries = 1, chunks = 1;  // most of a tile
-};
-
-// Neighbours that read one span, each after the other, and the same prefix.
-Tiles cut(const Network& net, const Reading& reading, const std::vector<Query>& queries) {
-    Tiles tiles;
-    const int most = tile_queries(net);
-    for (int i = 0; i < int(queries.size()); i++) {
-        const Row& row = reading.rows[queries[i].row];
-        bool joins = false;
-        if (i && tiles.all.back().count < most) {
-            const Row& before = reading.rows[queries[i - 1].row];
-            joins = before.own == row.own && before.prefix == row.prefix && before.at < row.at &&
-                    before.prefix_rows == row.prefix_rows;
-        }
-        if (joins) tiles.all.back().count++;
-        else tiles.all.push_back({i, 1});
-        tiles.queries = std::max(tiles.queries, tiles.all.back().count);
-        tiles.chunks = std::max(tiles.chunks, chunks_of(row.prefix_rows, row.at + 1));
-    }
-    return tiles;
-}
-
-// Copies arrays to the GPU, as one.
-class Upload {
-public:
-    template <class T>
-    int64_t add(const std::vector<T>& values) {
-        int64_t at = (int64_t(bytes_.size()) + 15) / 16 * 16;
-        bytes_.resize(at + values.size() * sizeof(T));
-        if (!values.empty()) memcpy(bytes_.data() + at, values.data(), values.size() * sizeof(T));
-        return at;
-    }
-    void send(unsigned char* to) {
-        memory_ = to;
-        check(cudaMemcpyAsync(to, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice), "copy to the GPU");
-    }
-    int64_t size() const { return bytes_.size(); }
-    template <class T>
-    const T* at(int64_t at) const { return reinterpret_cast<const T*>(memory_ + at); }
-
-private:
-    std::vector<unsigned char> bytes_;
-    unsigned char* memory_ = nullptr;
-};
+constexpr int GRAPH_ROWS = 64;  // most rows of a call that is kept as a graph: a step of decoding, not a prompt
+constexpr int HEAD_ROWS = 64;   // whose logits are in memory together where only the likeliest token is asked for
 
 __global__ void embed_kernel(const float* from, int from_stride, float* x, int width, int64_t count) {
     int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i < count) x[i] = from[i / width * from_stride + i % width];
 }
 
-constexpr int HEAD_ROWS = 64;  // whose logits are in memory together where only the likeliest token is asked for
+// Arrays of a call on the GPU.
+struct Memory {
+    const float* embedded;  // (rows, width and angles)
+    int stride;
+    const Row* table;
+    const Query *queries, *last_queries;
+    const int* wanted;
+    const Tile *tiles, *last_tiles;
+    States h, attended, inner;
+    float *x, *last, *qkv, *projected, *partial, *logits;
+    int *counters, *tokens, *finite;  // tokens: null if the logits are asked for
+};
+
+class Run {
+public:
+    Run(const Network& net, const Reading& reading)
+        : net_(net), reading_(reading), rows_(reading.rows.size()), wanted_(reading.wanted.size()),
+          tiles_(cut(net, reading, reading.queries)), last_tiles_(cut(net, reading, reading.last_queries)) {}
+
+    int results(bool likeliest) const { return wanted_ * (likeliest ? 1 : net_.head.outputs()) + 1; }
+
+    Memory take(Scratch& scratch, const float* embedded, int stride, float* results, bool likeliest) {
+        Memory m;
+        Upload upload;
+        const int64_t table = upload.add(reading_.rows), queries = upload.add(reading_.queries),
+                      last_queries = upload.add(reading_.last_queries), wanted = upload.add(reading_.wanted),
+                      tiles = upload.add(tiles_.all), last_tiles = upload.add(last_tiles_.all);
+        upload.send(scratch.take<unsigned char>(upload.size()));
+        m.embedded = embedded, m.stride = stride, m.table = upload.at<Row>(table);
+        m.queries = upload.at<Query>(queries), m.last_queries = upload.at<Query>(last_queries);
+        m.wanted = upload.at<int>(wanted), m.tiles = upload.at<Tile>(tiles), m.last_tiles = upload.at<Tile>(last_tiles);
+        auto floats = [&](int64_t rows, int64_t width) { return scratch.take<float>(rows * width); };
+        auto states = [&](int width) {
+            float* exact = floats(rows_, width);
+            return States{exact, net_.half ? scratch.take<bf16>(int64_t(rows_) * width) : nullptr, width};
+        };
+        m.h = states(net_.width), m.attended = states(net_.heads * net_.head_dim), m.inner = states(net_.inner);
+        m.x = floats(rows_, net_.width), m.last = floats(wanted_, net_.width), m.qkv = floats(rows_, qkv_width());
+        m.projected = floats(rows_, *std::max_element(reading_.ranks, reading_.ranks + LINEARS));
+        m.partial = floats(1, std::max(partial_floats(net_, tiles_.all.size(), tiles_.chunks),
+                                       partial_floats(net_, last_tiles_.all.size(), last_tiles_.chunks)));
+        head_rows_ = likeliest ? std::min(wanted_, HEAD_ROWS) : wanted_;
+        m.counters = scratch.take<int>(counters());
+        m.logits = likeliest ? floats(head_rows_, net_.head.outputs()) : results;
+        m.tokens = likeliest ? reinterpret_cast<int*>(results) : nullptr;
+        m.finite = reinterpret_cast<int*>(results) + this->results(likeliest) - 1;
+        return m;
+    }
+
+    // All that the kernels' arguments depend on. What differs from step to step lies in the memory.
+    std::vector<unsigned char> key(const Memory& m) const {
+        std::vector<unsigned char> key;
+        auto add = [&](const auto& value) {
+            const auto* bytes = reinterpret_cast<const unsigned char*>(&value);
+            key.insert(key.end(), bytes, bytes + sizeof(value));
+        };
+        for (const Layer& layer : net_.layers) {
+            for (const Norm& norm : {layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm}) add(norm);
+            for (const Linear& linear : layer.linears) add_linear(add, linear);
+            add(layer.scale);
+        }
+        add(net_.last_norm), add_linear(add, net_.head);
+        for (int size : {net_.width, net_.heads, net_.kv_heads, net_.head_dim, net_.inner, net_.activation,
+                         int(net_.root_mean_square), int(net_.half), rows_, wanted_, int(tiles_.all.size()), tiles_.queries,
+                         tiles_.chunks, int(last_tiles_.all.size()), last_tiles_.queries, last_tiles_.chunks, m.stride})
+            add(size);
+        add(net_.eps);
+        for (int ranks : reading_.ranks) add(ranks);
+        for (const void* pointer : {(const void*)m.embedded, (const void*)m.table, (const void*)m.queries,
+                                    (const void*)m.last_queries, (const void*)m.wanted, (const void*)m.tiles,
+                                    (const void*)m.last_tiles, (const void*)m.x, (const void*)m.last, (const void*)m.qkv,
+                                    (const void*)m.projected, (const void*)m.partial, (const void*)m.logits,
+                                    (const void*)m.counters, (const void*)m.tokens, (const void*)m.finite})
+            add(pointer);
+        for (const States& states : {m.h, m.attended, m.inner}) add(states.exact), add(states.half);
+        return key;
+    }
+
+    // Starts all kernels.
+    void go(const Memory& m) const {
+        check(cudaMemsetAsync(m.counters, 0, counters() * sizeof(int), stream()), "memset");
+        check(cudaMemsetAsync(m.finite, 1, sizeof(int), stream()), "memset");  // not 0
+        launch(embed_kernel, blocks_for(int64_t(rows_) * net_.width, 256), 256, 0, m.embedded, m.stride, m.x, net_.width,
+               int64_t(rows_) * net_.width);
+        for (int l = 0; l < int(net_.layers.size()); l++) layer(m, l);
+        if (!wanted_) return;
+        normalize(m.last, net_.last_norm, m.h, wanted_, net_);
+        const int vocabulary = net_.head.outputs();
+        int* counters = m.counters + int64_t(net_.layers.size()) * layer_counters();
+        for (int r = 0; r < wanted_; r += head_rows_, counters += choose_ints()) {
+            const int count = std::min(head_rows_, wanted_ - r);
+            const int64_t at = int64_t(r) * net_.width;
+            Product head{net_.head, {m.h.exact + at, m.h.half ? m.h.half + at : nullptr, net_.width}, count};
+            head.y = m.logits, head.width = vocabulary, head.activation = -1;
+            multiply(head);
+            choose(m.logits, count, vocabulary, m.tokens ? m.tokens + r : nullptr, m.finite, counters);
+        }
+    }
+
+private:
+    template <class Add>
+    static void add_linear(Add add, const Linear& linear) {
+        for (int i = 0; i < linear.count; i++)
+            add(linear.matrices[i].weight), add(linear.matrices[i].bias), add(linear.matrices[i].outputs);
+    }
+
+    int qkv_width() const { return net_.layers[0].linears[QKV].outputs(); }
+    int attention_counts() const { return attention_counters(net_, std::max(tiles_.all.size(), last_tiles_.all.size())); }
+    int layer_counters() const { return attention_counts() + 2 * LINEARS; }
+    int choose_ints() const { return head_rows_ * (1 + 2 * CHOOSE_SLICES); }
+    int64_t counters() const {
+        const int64_t parts = wanted_ ? blocks_for(wanted_, head_rows_) : 0;
+        return int64_t(net_.layers.size()) * layer_counters() + parts * choose_ints();
+    }
+
+    void layer(const Memory& m, int l) const {
+        const Layer& layer = net_.layers[l];
+        const bool is_last = l + 1 == int(net_.layers.size());
+        int* counters = m.counters + int64_t(l) * layer_counters();
+        auto product = [&](int linear, States in, int count, float* y, int width) {
+            Product made{layer.linears[linear], in, count};
+            made.table = m.table, made.update = l * LINEARS + linear, made.ranks = reading_.ranks[linear];
+            made.projected = m.projected, made.counters = counters + attention_counts() + 2 * linear;
+            made.y = y, made.width = width, made.activation = -1;
+            return made;
+        };
+        normalize(m.x, layer.attention_norm, m.h, rows_, net_);
+        multiply(product(QKV, m.h, rows_, m.qkv, qkv_width()));
+        append(net_, l, m.table, m.qkv, m.stride > net_.width ? m.embedded + net_.width : nullptr, m.stride, rows_);
+        const int count = is_last ? wanted_ : rows_;  // rows that go on
+        if (!count) return;
+        const Tiles& cuts = is_last ? last_tiles_ : tiles_;
+        attend(net_, l, {m.table, is_last ? m.last_queries : m.queries, is_last ? m.last_tiles : m.tiles,
+                         int(cuts.all.size()), cuts.queries, cuts.chunks, m.qkv, m.attended, m.partial, counters});
+        float* sum = is_last ? m.last : m.x;
+        Product out = product(OUT, m.attended, count, sum, net_.width);
+        out.sum = m.x, out.from = out.sum_from = is_last ? m.wanted : nullptr;
+        multiply(out);
+        normalize(sum, layer.mlp_norm, m.h, count, net_);
+        Product up = product(UP, m.h, count, m.inner.exact, net_.inner);
+        up.from = out.from, up.activation = net_.activation, up.half = m.inner.half;
+        multiply(up);
+        Product down = product(DOWN, m.inner, count, sum, net_.width);
+        down.from = out.from, down.sum = sum;
+        multiply(down);
+    }
+
+    const Network& net_;
+    const Reading& reading_;
+    const int rows_, wanted_;
+    const Tiles tiles_, last_tiles_;
+    int head_rows_ = 0;
+};
 
 void decode(const Call& c) {
     Numbers numbers(c);
     Arrays arrays(c);
-    const float* embedded = arrays.floats();  // (rows, width and angles)
+    const float* embedded = arrays.floats();
     const int stride = c.size(0, 1);
     const Network net = read_network(numbers, arrays);
     const Reading reading = read_readings(numbers, arrays);
     const bool likeliest = numbers.integer();
-    const int rows = reading.rows.size(), wanted = reading.wanted.size(), vocabulary = net.head.outputs();
-    const float* angles = stride > net.width ? embedded + net.width : nullptr;
-    const Tiles tiles = cut(net, reading, reading.queries), last_tiles = cut(net, reading, reading.last_queries);
-
-    Upload upload;
-    const int64_t table_at = upload.add(reading.rows), queries_at = upload.add(reading.queries),
-                  last_queries_at = upload.add(reading.last_queries), wanted_at = upload.add(reading.wanted),
-                  tiles_at = upload.add(tiles.all), last_tiles_at = upload.add(last_tiles.all);
+    Run run(net, reading);
     Scratch scratch;
-    upload.send(scratch.take<unsigned char>(upload.size()));
-    const Row* table = upload.at<Row>(table_at);
-    const int* from = upload.at<int>(wanted_at);
-
-    auto states = [&](int64_t count, int width) {
-        float* exact = scratch.take<float>(count * width);
-        return States{exact, net.half ? scratch.take<bf16>(count * width) : nullptr, width};
-    };
-    const int attended_width = net.heads * net.head_dim, qkv_width = net.layers[0].linears[QKV].outputs();
-    float *x = scratch.take<float>(int64_t(rows) * net.width), *last = scratch.take<float>(int64_t(wanted) * net.width);
-    float* qkv = scratch.take<float>(int64_t(rows) * qkv_width);
-    const States h = states(rows, net.width), attended = states(rows, attended_width), inner = states(rows, net.inner);
-    int ranks = 0;
-    for (int each : reading.ranks) ranks = std::max(ranks, each);
-    float* projected = scratch.take<float>(int64_t(rows) * ranks);
-    float* partial = scratch.take<float>(std::max(partial_floats(net, tiles.all.size(), tiles.chunks),
-                                                  partial_floats(net, last_tiles.all.size(), last_tiles.chunks)));
-    const int head_rows = likeliest ? std::min(wanted, HEAD_ROWS) : wanted;
-    const int attention_counts = attention_counters(net, std::max(tiles.all.size(), last_tiles.all.size()));
-    const int layer_counters = attention_counts + 2 * LINEARS, head_parts = wanted ? blocks_for(wanted, head_rows) : 0;
-    const int choose_ints = head_rows * (1 + 2 * CHOOSE_SLICES);
-    const int64_t counter_count = int64_t(net.layers.size()) * layer_counters + int64_t(head_parts) * choose_ints;
-    int* counters = scratch.take<int>(counter_count);
-    float* logits = likeliest ? scratch.take<float>(int64_t(head_rows) * vocabulary) : c.out(0);
-    int* tokens = likeliest ? reinterpret_cast<int*>(c.out(0)) : nullptr;
-    int* finite = reinterpret_cast<int*>(c.out(0)) + (likeliest ? wanted : int64_t(wanted) * vocabulary);
-    check(cudaMemsetAsync(counters, 0, counter_count * sizeof(int)), "memset");
-    check(cudaMemsetAsync(finite, 0x01, sizeof(int)), "memset");
-
-    launch(embed_kernel, blocks_for(int64_t(rows) * net.width, 256), 256, 0, embedded, stride, x, net.width,
-           int64_t(rows) * net.width);
-    for (int l = 0; l < int(net.layers.size()); l++) {
-        const Layer& layer = net.layers[l];
-        const bool is_last = l + 1 == int(net.layers.size());
-        int* counter = counters + int64_t(l) * layer_counters;
-        auto product = [&](int linear, States in, int count, float* y, int width) {
-            Product made{layer.linears[linear], in, count};
-            made.table = table, made.update = l * LINEARS + linear, made.ranks = reading.ranks[linear];
-            made.projected = projected, made.counters = counter + attention_counts + 2 * linear;
-            made.y = y, made.width = width, made.activation = -1;
-            return made;
-        };
-        normalize(x, layer.attention_norm, h, rows, net);
-        multiply(product(QKV, h, rows, qkv, qkv_width));
-        append(net, l, table, qkv, angles, stride, rows);
-        const int count = is_last ? wanted : rows;  // rows that go on
-        if (!count) break;
-        const Tiles& cuts = is_last ? last_tiles : tiles;
-        attend(net, l, {table, upload.at<Query>(is_last ? last_queries_at : queries_at),
-                        upload.at<Tile>(is_last ? last_tiles_at : tiles_at), int(cuts.all.size()), cuts.queries, cuts.chunks,
-                        qkv, attended, partial, counter});
-        float* sum = is_last ? last : x;
-        Product out = product(OUT, attended, count, sum, net.width);
-        out.sum = x, out.from = out.sum_from = is_last ? from : nullptr;
-        multiply(out);
-        normalize(sum, layer.mlp_norm, h, count, net);
-        Product up = product(UP, h, count, inner.exact, net.inner);
-        up.from = out.from, up.activation = net.activation, up.half = inner.half;
-        multiply(up);
-        Product down = product(DOWN, inner, count, sum, net.width);
-        down.from = out.from, down.sum = sum;
-        multiply(down);
-    }
-    if (!wanted) return;
-    normalize(last, net.last_norm, h, wanted, net);
-    for (int r = 0, part = 0; r < wanted; r += head_rows, part++) {
-        const int count = std::min(head_rows, wanted - r);
-        const States in{h.exact + int64_t(r) * net.width, h.half ? h.half + int64_t(r) * net.width : nullptr, net.width};
-        Product head{net.head, in, count};
-        head.y = logits, head.width = vocabulary, head.activation = -1;
-        multiply(head);
-        choose(logits, count, vocabulary, tokens ? tokens + r : nullptr, finite,
-               counters + int64_t(net.layers.size()) * layer_counters + int64_t(part) * choose_ints);
-    }
+    if (reading.rows.size() > GRAPH_ROWS) return run.go(run.take(scratch, embedded, stride, c.out(0), likeliest));
+    // The kernels of a graph read and write the same memory each time.
+    const size_t in = reading.rows.size() * stride * sizeof(float), out = run.results(likeliest) * sizeof(float);
+    float *states = scratch.take<float>(in / sizeof(float)), *results = scratch.take<float>(out / sizeof(float));
+    check(cudaMemcpyAsync(states, embedded, in, cudaMemcpyDeviceToDevice), "copy of embedded rows");
+    const Memory memory = run.take(scratch, states, stride, results, likeliest);
+    replay(run.key(memory), [&] { run.go(memory); });
+    check(cudaMemcpyAsync(c.out(0), results, out, cudaMemcpyDeviceToDevice), "copy of results");
 }
 
 // Copies a panel of rows of all layers and heads between a span and a block: (heads of all layers, 2, PANEL · head_dim).

@@ -29,7 +29,13 @@ inline int64_t& launches() {  // kernels and products started so far, for tests
     return count;
 }
 
-// Start a kernel on Jittor's stream. `shared`: bytes of dynamic shared memory, see `shared_memory`.
+// Where kernels are started: Jittor's stream, or one that records them (decode_graph.cuh).
+inline cudaStream_t& stream() {
+    static cudaStream_t current = 0;
+    return current;
+}
+
+// Start a kernel on `stream()`. `shared`: bytes of dynamic shared memory, see `shared_memory`.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, Arguments... arguments) {
     if (!grid.x || !grid.y || !grid.z) return;
@@ -37,7 +43,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
 #ifdef __CUDACC__
     if (shared > 48 * 1024) // more must be asked for
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), "shared memory");
-    kernel<<<grid, block, shared>>>(Parameters(arguments)...);
+    kernel<<<grid, block, shared, stream()>>>(Parameters(arguments)...);
     check(cudaGetLastError(), "kernel launch");
 #else
     emulator::run(grid, block, shared, [&] { kernel(Parameters(arguments)...); });
