@@ -82,7 +82,7 @@ prepare() {
       export python_config_path=$work/python3-config
     fi
   fi
-  "$PYTHON" benchmarks/gpu_machine.py "$results" --folder "$work"
+  "$PYTHON" benchmarks/gpu_machine.py "$results" --folder "$work" --device "$DEVICE"
 }
 
 # On the CPU while nvcc compiles: the bases, the CPU's Jittor, and the numbers that the GPU's are compared with.
@@ -104,10 +104,6 @@ checks() {
   return $status
 }
 
-kernels() {
-  "$PYTHON" benchmarks/cuda_kernels.py --output "$results" ${tiny:+--base tiny}
-}
-
 profile() {
   local side
   for side in ours peers; do
@@ -126,8 +122,8 @@ on_the_processor() {
   done
 }
 
-prepare || { echo "== cannot be prepared"; exit 1; }
-export -f checks kernels profile on_the_processor
+prepare || { echo "== not ready to measure"; exit 1; }
+export -f checks profile on_the_processor
 export PYTHON results work OUT DEVICE tiny peers REFERENCE=${REFERENCE:-}
 
 beside >"$OUT/beside.txt" 2>&1 &
@@ -139,7 +135,7 @@ part checks 90 bash -c checks
 speed training gpt2 bf16 90
 part profile 60 bash -c "profile bf16"
 speed decoding gpt2 bf16 60
-part kernels 45 bash -c kernels
+part kernels 45 "$PYTHON" benchmarks/cuda_kernels.py --output "$OUT" --base "$([ -n "$tiny" ] && echo tiny || echo gpt2)"
 part resume 75 "$PYTHON" benchmarks/gpu_resume.py --bases "$work/bases" --output "$OUT"
 speed training smollm2 bf16 75
 speed steps gpt2 tf32 40

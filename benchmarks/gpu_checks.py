@@ -263,6 +263,7 @@ def compare(path: Path, results: Results, tiny: bool, precision: str, stock: boo
             if groups and check.group not in groups:
                 continue
             about = {"precision": precision, "group": check.group, "stock": stock,
+                     "device": "cuda" if jt.flags.use_cuda else "cpu",
                      "kernel": check.group != "networks" and ops.has_kernel(check.group)}
             try:
                 for name, found in check.arrays():

@@ -61,15 +61,14 @@ def jobs(kind: str, model: ModelConfig, tiny: bool) -> list[Workload]:
     return decoding if kind == "compiled-decoding" else [*decoding, answers]
 
 
-def contenders(kind: str, precision: str, device: str, environment: dict[str, str]) -> list[Contender]:
+def contenders(kind: str, precision: str, environment: dict[str, str]) -> list[Contender]:
     """Ours first."""
     ours = Contender(OURS, "ours")
     if kind == "stock":
         return [ours, Contender(STOCK, "ours", {"kernels": []})]
 
     def peer(name: str, spec: dict[str, Any] | None = None, **options: Any) -> Contender:
-        return Contender(name, "peers", {"device": device, **options}, {**BEST, **(spec or {})},
-                         environment=environment)
+        return Contender(name, "peers", options, {**BEST, **(spec or {})}, environment=environment)
 
     if kind == "compiled":
         return [ours, peer("PEFT, torch.compile", compile=True)]
@@ -86,11 +85,11 @@ def measure(kind: str, base: str, precision: str, given: argparse.Namespace) -> 
     results, folder = Results(given.output / "results.jsonl"), given.bases / base
     checkpoint, _ = workloads.open_base(folder)
     environment = {"PYTHONPATH": given.peers_path} if given.peers_path else {}
-    entered = contenders(kind, precision, given.device, environment)
+    entered = contenders(kind, precision, environment)
     if not given.peers:
         entered = [contender for contender in entered if contender.module == "ours"]
     warmups, repeats = (1, 1) if given.tiny else (given.warmups, given.repeats)
-    options = {"base": str(folder), "threads": given.threads, "precision": precision}
+    options = {"base": str(folder), "threads": given.threads, "precision": precision, "device": given.device}
     used = meter(os.environ) if given.device == "cuda" else None
     with Race(entered, options, given.output / "workers.log", say, used) as race:
         for job in jobs(kind, checkpoint.config, given.tiny):
@@ -120,7 +119,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("precision", choices=PRECISIONS)
     parser.add_argument("--bases", type=Path, required=True, help="folder that gpu_bases.py filled")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="of the peers; Jittor finds its own")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="which Jittor must find too")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--warmups", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=11, help="of a step; other jobs are repeated up to 3 times")

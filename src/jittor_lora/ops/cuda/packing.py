@@ -21,7 +21,7 @@ def storage(weight: Matrix) -> int:
 
 
 def product(weight: Matrix, transposed: bool):
-    """For x · Wᵀ as for dy · W: (out, in) float32, or bf16 as int16 with rows of zeros up to a multiple of BF16_ROWS."""
+    """For x · Wᵀ as for dy · W: (out, in) float32, or bf16 as int16 with rows of zeros to a multiple of BF16_ROWS."""
     if weight.precision == "bf16":
         return weight.stored_form(("cuda", "bf16"), _bf16)
     if weight.storage == FLOAT32:
