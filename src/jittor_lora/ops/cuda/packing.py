@@ -30,6 +30,19 @@ def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
     return product(weight, True), None, None
 
 
+def table(weight: Matrix):
+    """An embedding as exact as its file: in bf16, for a tied head the array that it has anyway, or in float32.
+
+    None for formats that would grow here: of them the host decodes the rows of a stream. Of all, these would be 6 MB
+    for 2,048 rows of GPT-2, gathered and sent in each pass while the GPU waits.
+    """
+    if weight.storage == ("BF16" if weight.precision == "bf16" else FLOAT32):
+        return product(weight, True)
+    if weight.storage == FLOAT32:
+        return weight.stored_form(("cuda", "table"), lambda blocks: on_device(blocks.decoded()))
+    return None
+
+
 def _bf16(blocks: Blocks):
     rows, width = blocks.shape
     padding = -rows % BF16_ROWS
