@@ -1,12 +1,12 @@
-"""Every fused operation on a GPU, beside what the card can do at best and beside its definition in stock Jittor.
+"""Every fused operation on a GPU, beside what the card can do at best and, with --stock, its definition.
 
-    python benchmarks/cuda_kernels.py --output DIR [--base smollm2] [--precisions fp32,bf16] [--groups norms,linear]
+    python benchmarks/cuda_kernels.py --output results.jsonl [--base smollm2] [--precisions fp32,bf16] [--stock]
 
 At best: bytes per second of stock Jittor's x · 2 on a large array, and operations per second of its product of large
 matrices. An operation has to read its inputs and write its outputs once, and to compute its products; the longer of
 both is its bound, and its share is bound / time. Times are of calls that wait in a queue, without Python, on arrays
-that take turns, so that the caches hold few of them. Lines are added to results.jsonl in the output folder as they
-come, and a table is printed.
+that take turns, so that the caches hold few of them. Lines are added to the file as they come, and a table is printed.
+Stock Jittor compiles each of its operators at first use, for seconds.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 from gpu_results import Results
 
 from jittor_lora import ops
+from jittor_lora.benchmark.flops import product
 from jittor_lora.data.layout import Layout
 from jittor_lora.model.rotary import frequencies
 from jittor_lora.ops import AttentionPlan, Matrix, frozen, fused, portable
@@ -27,6 +28,7 @@ from jittor_lora.ops.matrix import PRECISIONS
 from jittor_lora.system.runtime import jt
 
 EPS = 1e-5
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a frozen weight
 TENSOR_CORES = {"fp32": 0, "tf32": 1, "bf16": 2}  # Jittor's flag `use_tensorcore`
 
 
@@ -50,7 +52,7 @@ class Sizes(NamedTuple):
     layers: int = 12
     work: int = 1 << 28
     matrix: int = 8192
-    seconds: float = 0.2
+    seconds: float = 0.1
 
     @property
     def rows(self) -> int:
@@ -69,133 +71,152 @@ class Timed(NamedTuple):
     """One pass of an operation.
 
     Attributes:
-        run: queues a call; returns arrays.
+        run, stock: queue a call of the kernel, and of the definition; they return arrays.
         bytes, flops: that it has to move and to compute.
     """
 
     name: str
     run: Callable[[], Any]
+    stock: Callable[[], Any]
     bytes: float
     flops: float = 0.0
 
 
+NUMBERS = np.random.default_rng(1).standard_normal(1 << 20, np.float32)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.resize(NUMBERS, shape)
+
+
 def normal(*shape: int, scale: float = 1.0):
-    return frozen(np.random.default_rng(1).standard_normal(shape, np.float32) * np.float32(scale))
+    return frozen(numbers(*shape) * np.float32(scale))
 
 
-def passes(name: str, function, arguments: tuple, outputs: int, inputs: int, upstream, flops: float = 0.0,
-           backward_flops: float = 0.0) -> list[Timed]:
-    """Forward and backward pass of a jt.Function.
+def trained(*shape: int, scale: float = 1.0):
+    return jt.array(numbers(*shape) * np.float32(scale))
+
+
+def passes(name: str, function: jt.Function, arguments: tuple, definition: Callable[[], Any], inputs: Sequence[jt.Var],
+           forward: float, flops: float = 0.0, backward_flops: float = 0.0, weights: float = 0.0) -> list[Timed]:
+    """Forward and backward pass.
 
     Args:
-        inputs, outputs: bytes that the forward pass reads and writes. The backward pass reads the inputs again and the
-            outputs' gradients, and writes the inputs'.
+        function: of `fused`; `definition`: the same in `portable`.
+        inputs: that take a gradient.
+        forward: bytes of the result.
+        weights: bytes of frozen arrays that both passes read.
     """
-    function.execute(*arguments)
-    return [Timed(name, lambda: function.execute(*arguments), inputs + outputs, flops),
-            Timed(f"{name}, gradient", lambda: function.grad(upstream), 2 * inputs + outputs, backward_flops)]
+    result, read = function.execute(*arguments), sum(4 * x.numel() for x in inputs) + weights
+    upstream, defined = normal(*result.shape), []
+
+    def gradient() -> Sequence[jt.Var]:
+        if not defined:
+            with jt.enable_grad():
+                defined.append(definition())
+        return jt.grad(defined[0], list(inputs), True)
+
+    return [Timed(name, lambda: function.execute(*arguments), definition, read + forward, flops),
+            Timed(f"{name}, gradient", lambda: function.grad(upstream), gradient, 2 * read - weights + forward,
+                  backward_flops)]
 
 
-# Each of the following builds an operation of `module`, `fused` or `portable`: its passes.
-
-def layer_norm(module, s: Sizes) -> list[Timed]:
-    size = 4 * s.rows * s.width
-    arguments = normal(s.rows, s.width), normal(s.width), normal(s.width), EPS
-    return passes("layer norm", module._LayerNorm(), arguments, size, size, normal(s.rows, s.width))
+def layer_norm(s: Sizes) -> list[Timed]:
+    x, *more = trained(s.rows, s.width), normal(s.width), normal(s.width), EPS
+    return passes("layer norm", fused._LayerNorm(), (x, *more), lambda: portable.layer_norm(x, *more), [x],
+                  4 * s.rows * s.width)
 
 
-def rms_norm(module, s: Sizes) -> list[Timed]:
-    size = 4 * s.rows * s.width
-    arguments = normal(s.rows, s.width), normal(s.width), EPS
-    return passes("RMS norm", module._RMSNorm(), arguments, size, size, normal(s.rows, s.width))
+def rms_norm(s: Sizes) -> list[Timed]:
+    x, *more = trained(s.rows, s.width), normal(s.width), EPS
+    return passes("RMS norm", fused._RMSNorm(), (x, *more), lambda: portable.rms_norm(x, *more), [x],
+                  4 * s.rows * s.width)
 
 
-def gelu(module, s: Sizes) -> list[Timed]:
-    size = 4 * s.rows * s.hidden
-    return passes("GELU", module._GeluTanh(), (normal(s.rows, s.hidden),), size, size, normal(s.rows, s.hidden))
+def gelu(s: Sizes) -> list[Timed]:
+    x = trained(s.rows, s.hidden)
+    return passes("GELU", fused._GeluTanh(), (x,), lambda: portable.gelu_tanh(x), [x], 4 * s.rows * s.hidden)
 
 
-def swiglu(module, s: Sizes) -> list[Timed]:
-    size = 4 * s.rows * s.hidden
-    arguments = normal(s.rows, s.hidden), normal(s.rows, s.hidden)
-    return passes("SwiGLU", module._SwiGLU(), arguments, size, 2 * size, normal(s.rows, s.hidden))
+def swiglu(s: Sizes) -> list[Timed]:
+    both = trained(s.rows, s.hidden), trained(s.rows, s.hidden)
+    return passes("SwiGLU", fused._SwiGLU(), both, lambda: portable.swiglu(*both), both, 4 * s.rows * s.hidden)
 
 
-def rotary(module, s: Sizes) -> list[Timed]:
-    x = normal(s.rows, s.heads, s.head_dim)
+def rotary(s: Sizes) -> list[Timed]:
+    x = trained(s.rows, s.heads, s.head_dim)
     angles = ops.rotary_tables(np.arange(s.rows), frequencies(s.head_dim, 1e4))
-    return [Timed("rotary", lambda: module.rotary(x, *angles), 4 * s.rows * (2 * s.width + s.head_dim))]
+    return passes("rotary", fused._Rotary(), (x, *angles), lambda: portable.rotary(x, *angles), [x],
+                  4 * s.rows * s.width, weights=4 * s.rows * s.head_dim)
 
 
-def add(module, s: Sizes) -> list[Timed]:
-    x, y = normal(s.rows, s.width), normal(s.rows, s.width)
-    return [Timed("sum of two", lambda: module.add(x, y), 12 * s.rows * s.width)]
+def add(s: Sizes) -> list[Timed]:
+    both = normal(s.rows, s.width), normal(s.rows, s.width)
+    return [Timed("sum of two", lambda: fused.add(*both), lambda: portable.add(*both), 12 * s.rows * s.width)]
 
 
-def rows(module, s: Sizes) -> list[Timed]:
+def label_rows(s: Sizes) -> list[Timed]:
     x, index = normal(s.rows, s.width), jt.array(np.arange(s.labels, dtype=np.int32) * (s.rows // s.labels))
-    return [Timed("label rows", lambda: module.rows(x, index), 8 * s.labels * s.width)]
+    return [Timed("label rows", lambda: fused.rows(x, index), lambda: portable.rows(x, index),
+                  8 * s.labels * s.width)]
 
 
-def _gradients(s: Sizes) -> list:
+def _gradients(s: Sizes) -> list[jt.Var]:
     return [normal(*shape) for _ in range(4 * s.layers) for shape in ((s.rank, s.width), (s.width, s.rank))]
 
 
-def squared_norms(module, s: Sizes) -> list[Timed]:
+def squared_norms(s: Sizes) -> list[Timed]:
     arrays = _gradients(s)
-    return [Timed("squared norms", lambda: module.squared_norms(arrays), 4 * sum(a.numel() for a in arrays))]
+    return [Timed("squared norms", lambda: fused.squared_norms(arrays), lambda: portable.squared_norms(arrays),
+                  4 * sum(array.numel() for array in arrays))]
 
 
-def adamw(module, s: Sizes) -> list[Timed]:
+def adamw(s: Sizes) -> list[Timed]:
     arrays = [_gradients(s) for _ in range(4)]
+    arrays[3] = [array * array for array in arrays[3]]
     rates = [1e-4] * len(arrays[0])
-    return [Timed("AdamW", lambda: module.adamw(*arrays, (0.9, 0.999), [0.99] * len(rates), rates, 0.3, 1e-8, 0.5),
-                  28 * sum(a.numel() for a in arrays[0]))]
+    arguments = *arrays, (0.9, 0.999), [0.99] * len(rates), rates, 0.3, 1e-8, 0.5
+    return [Timed("AdamW", lambda: fused.adamw(*arguments), lambda: portable.adamw(*arguments),
+                  28 * sum(array.numel() for array in arrays[0]))]
 
 
-def linear(module, s: Sizes, precision: str) -> list[Timed]:
-    out, kept = 3 * s.width, 2 if precision == "bf16" else 4
-    weight = Matrix.of(np.random.default_rng(1).standard_normal((out, s.width), np.float32), precision)
-    x, bias = normal(s.rows, s.width), normal(out)
-    pair = normal(s.rank, s.width, scale=s.width**-0.5), normal(out, s.rank)
-    if module is portable:
-        arguments = x, weight.var, bias, *pair, 2.0, None
-    else:
-        x.start_grad()
-        arguments = x, weight, bias, *pair, (2.0, 0.0, 0, 0, 0)
-    product, update = 2 * s.rows * s.width * out, 2 * s.rows * s.rank * (s.width + out)
-    forward, backward = passes("linear with LoRA", module._LoraLinear(), arguments, 4 * s.rows * out,
-                               4 * s.rows * s.width, normal(s.rows, out), product + update, product + 2 * update)
-    weights = kept * out * s.width
-    return [forward._replace(bytes=forward.bytes + weights), backward._replace(bytes=backward.bytes + weights)]
+def linear(s: Sizes, precision: str) -> list[Timed]:
+    out = 3 * s.width
+    weight, x, bias = Matrix.of(numbers(out, s.width), precision), trained(s.rows, s.width), normal(out)
+    pair = trained(s.rank, s.width, scale=s.width**-0.5), trained(out, s.rank)
+    whole, update = product(s.rows, s.width, out), product(s.rows, s.rank, s.width + out)
+    return passes("linear with LoRA", fused._LoraLinear(), (x, weight, bias, *pair, (2.0, 0.0, 0, 0, 0)),
+                  lambda: portable.lora_linear(x, weight, bias, *pair, 2.0), [x, *pair], 4 * s.rows * out,
+                  whole + update, whole + 2 * update, BYTES[precision] * s.width * out)
 
 
-def attention(module, s: Sizes, precision: str) -> list[Timed]:
+def attention(s: Sizes, precision: str) -> list[Timed]:
     plan = AttentionPlan(Layout.of_lengths([(s.tokens, [])] * s.sequences), precision)
-    size, product = 4 * s.rows * s.width, s.sequences * s.tokens * (s.tokens + 1) * s.width
-    arguments = *(normal(s.rows, s.heads, s.head_dim) for _ in range(3)), plan, s.head_dim**-0.5
-    return passes("attention", module._Attention(), arguments, size, 3 * size, normal(s.rows, s.width), 2 * product,
-                  4 * product)
+    inputs = [trained(s.rows, s.heads, s.head_dim) for _ in range(3)]
+    seen = s.sequences * product(s.tokens + 1, s.width, s.tokens) / 2
+    return passes("attention", fused._Attention(), (*inputs, plan, s.head_dim**-0.5),
+                  lambda: portable.attention(*inputs, plan), inputs, 4 * s.rows * s.width, 2 * seen, 4 * seen)
 
 
-def cross_entropy(module, s: Sizes, precision: str) -> list[Timed]:
-    head = Matrix.of(np.random.default_rng(1).standard_normal((s.vocab, s.width), np.float32), precision)
+def cross_entropy(s: Sizes, precision: str) -> list[Timed]:
+    head, hidden = Matrix.of(numbers(s.vocab, s.width), precision), trained(s.labels, s.width, scale=s.width**-0.5)
     labels, weights = jt.array(np.arange(s.labels, dtype=np.int32)), jt.ones(s.labels)
-    hidden = normal(s.labels, s.width, scale=s.width**-0.5)
-    hidden.start_grad()
-    array = head.var if module is portable else head
 
-    def run():
-        function = module._TokenCrossEntropy()
-        return function.execute(hidden, array, labels, weights, 0.0), function.gradient
+    def run() -> Sequence[jt.Var]:
+        function = fused._TokenCrossEntropy()
+        return function.execute(hidden, head, labels, weights, 0.0), function.gradient
 
-    kept = 2 if precision == "bf16" else 4
-    return [Timed("cross-entropy and its gradient", run, 2 * kept * s.vocab * s.width,
-                  4 * s.labels * s.vocab * s.width)]
+    def stock() -> Sequence[jt.Var]:
+        with jt.enable_grad():
+            loss = portable.token_cross_entropy(hidden, head, labels, weights)
+            return loss, jt.grad(loss, hidden)
+
+    return [Timed("cross-entropy and its gradient", run, stock, 2 * BYTES[precision] * s.vocab * s.width,
+                  2 * product(s.labels, s.width, s.vocab))]
 
 
 # By group of `ops.backend.OPERATIONS`; those with products take a precision.
-EXACT = {"norms": (layer_norm, rms_norm), "activations": (gelu, swiglu, rotary), "arrays": (add, rows),
+EXACT = {"norms": (layer_norm, rms_norm), "activations": (gelu, swiglu, rotary), "arrays": (add, label_rows),
          "optimizer": (squared_norms, adamw)}
 PRODUCTS = {"linear": (linear,), "attention": (attention,), "cross_entropy": (cross_entropy,)}
 GROUPS = (*EXACT, *PRODUCTS)
@@ -228,64 +249,61 @@ def best(s: Sizes, precisions: list[str]) -> Best:
     a, b = normal(s.matrix, s.matrix), normal(s.matrix, s.matrix)
     for precision in precisions:
         with jt.flag_scope(use_tensorcore=TENSOR_CORES[precision]):
-            peaks[precision] = 2 * s.matrix**3 / seconds_of([lambda: jt.matmul(a, b)], s.seconds)
+            peaks[precision] = product(s.matrix, s.matrix, s.matrix) / seconds_of([lambda: jt.matmul(a, b)], s.seconds)
     return Best(copied, peaks)
 
 
-def measurements(s: Sizes, groups: list[str], precisions: list[str], limit: Best) -> Iterator[dict[str, Any]]:
-    """A line per pass of each operation that has a kernel on this device."""
-    for group in groups:
-        if not ops.has_kernel(group):
-            yield {"group": group, "missing": True}
-            continue
+def line(name: str, precision: str, seconds: float, moved: float = 0.0, flops: float = 0.0,
+         **more: Any) -> dict[str, Any]:
+    return {"name": name, "precision": precision, "µs": 1e6 * seconds, "GB/s": moved / seconds / 1e9,
+            "TFLOP/s": flops / seconds / 1e12, **more}
+
+
+def measurements(s: Sizes, groups: list[str], precisions: list[str], stock: bool) -> Iterator[dict[str, Any]]:
+    """A line for each limit of the card, and for each pass of each operation that has a kernel on this device."""
+    limit = best(s, list(dict.fromkeys(["fp32", *precisions])))
+    yield line("copy of a large array", "fp32", 2 * s.work / limit.bytes, 2 * s.work)
+    for precision, flops in limit.flops.items():
+        work = product(s.matrix, s.matrix, s.matrix)
+        yield line("product of large matrices", precision, work / flops, flops=work)
+    for group in filter(ops.has_kernel, groups):
         for precision in precisions if group in PRODUCTS else ["fp32"]:
             more = [precision] if group in PRODUCTS else []
             for build in EXACT.get(group, PRODUCTS.get(group)):
-                found = build(fused, s, *more)
+                found = build(s, *more)
                 turns = max(1, min(8, s.work // int(max(timed.bytes for timed in found))))
-                several = [found, *(build(fused, s, *more) for _ in range(turns - 1))]
-                stock = build(portable, s, *more)
+                several = [found, *(build(s, *more) for _ in range(turns - 1))]
                 for number, timed in enumerate(found):
                     took = seconds_of([one[number].run for one in several], s.seconds)
-                    with jt.flag_scope(use_tensorcore=TENSOR_CORES[precision]):
-                        stock_took = seconds_of([stock[number].run], s.seconds)
                     bound = max(timed.bytes / limit.bytes, timed.flops / limit.flops[precision])
-                    yield {"group": group, "name": timed.name, "precision": precision, "seconds": took,
-                           "stock_seconds": stock_took, "bytes": timed.bytes, "flops": timed.flops,
-                           "share": bound / took}
-
-
-def row(line: dict[str, Any]) -> str:
-    if "missing" in line:
-        return f"| {line['group']} | no kernel on this device | | | | | |"
-    took = line["seconds"]
-    return (f"| {line['name']} | {line['precision']} | {1e6 * took:.1f} | {line['bytes'] / took / 1e9:.0f} | "
-            f"{line['flops'] / took / 1e12:.2f} | {100 * line['share']:.0f} % | "
-            f"{line['stock_seconds'] / took:.1f} |")
+                    compared = {}
+                    if stock:
+                        with jt.flag_scope(use_tensorcore=TENSOR_CORES[precision]):
+                            compared["stock µs"] = 1e6 * seconds_of([timed.stock], s.seconds)
+                    yield line(timed.name, precision, took, timed.bytes, timed.flops, share=bound / took, **compared)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="file of lines, to which these are added")
     parser.add_argument("--base", choices=SIZES, default="gpt2", help="whose sizes the arrays have")
     parser.add_argument("--precisions", default="fp32,bf16", help=f"some of {','.join(PRECISIONS)}")
     parser.add_argument("--groups", default=",".join(GROUPS), help=f"some of {','.join(GROUPS)}")
+    parser.add_argument("--stock", action="store_true", help="time stock Jittor, too")
     given = parser.parse_args()
-    groups, precisions, sizes = given.groups.split(","), given.precisions.split(","), SIZES[given.base]
+    groups, precisions = given.groups.split(","), given.precisions.split(",")
     for name, chosen, known in (("groups", groups, GROUPS), ("precisions", precisions, PRECISIONS)):
         if set(chosen) - set(known):
             parser.error(f"--{name}: expected some of {', '.join(known)}")
-    results = Results(given.output / "results.jsonl")
-    limit = best(sizes, list(dict.fromkeys(["fp32", *precisions])))
-    results.add("kernels: best", base=given.base, **limit._asdict())
-    print(f"At best {limit.bytes / 1e9:.0f} GB/s copied, "
-          + ", ".join(f"{flops / 1e12:.1f} TFLOP/s in {precision}" for precision, flops in limit.flops.items()) + ".\n\n"
-          "| operation | precision | µs | GB/s | TFLOP/s | share of the bound | faster than stock Jittor |\n"
-          "| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    results = Results(given.output)
+    print("| operation | precision | µs | GB/s | TFLOP/s | share of the bound | stock Jittor, µs |\n"
+          "| --- | --- | --- | --- | --- | --- | --- |")
     with jt.no_grad():
-        for line in measurements(sizes, groups, precisions, limit):
-            results.add("kernels", base=given.base, **line)
-            print(row(line), flush=True)
+        for found in measurements(SIZES[given.base], groups, precisions, given.stock):
+            results.add("kernel", **found)
+            share, stock = (f"{found[name]:.3g}" if name in found else "" for name in ("share", "stock µs"))
+            print(f"| {found['name']} | {found['precision']} | {found['µs']:.3g} | {found['GB/s']:.3g} | "
+                  f"{found['TFLOP/s']:.3g} | {share} | {stock} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ checks() {
 }
 
 kernels() {
-  [ ! -f benchmarks/cuda_kernels.py ] || "$PYTHON" benchmarks/cuda_kernels.py --output "$results"
+  "$PYTHON" benchmarks/cuda_kernels.py --output "$results" ${tiny:+--base tiny}
 }
 
 profile() {

@@ -19,22 +19,25 @@ def program(monkeypatch):
 
 
 def test_every_operation_is_timed(program, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--base", "tiny"])
+    output = tmp_path / "results.jsonl"
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(output), "--base", "tiny", "--stock"])
     with emulated():
         program.main()
-    best, *lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
-    assert best["bytes"] > 0 and set(best["flops"]) == {"fp32", "bf16"}
-    timed = [line for line in lines if "missing" not in line]
-    assert all(0 < line["seconds"] < 10 and 0 < line["share"] and line["stock_seconds"] > 0 for line in timed)
+    lines = list(map(json.loads, output.read_text().splitlines()))
+    assert {line["part"] for line in lines} == {"kernel"}
+    limits, timed = lines[:3], lines[3:]
+    assert limits[0]["GB/s"] > 0 and [line["precision"] for line in limits[1:]] == ["fp32", "bf16"]
+    assert all(0 < line["µs"] < 1e7 and line["share"] > 0 and line["stock µs"] > 0 for line in timed)
     names = [(line["name"], line["precision"]) for line in timed]
     assert len(set(names)) == len(names)
-    assert {("GELU, gradient", "fp32"), ("AdamW", "fp32"), ("cross-entropy and its gradient", "bf16")} <= set(names)
-    assert {line["group"] for line in lines} == {*program.GROUPS}
-    assert len(capsys.readouterr().out.splitlines()) == len(lines) + 4
+    for product in ("cross-entropy and its gradient", "linear with LoRA", "attention, gradient"):
+        assert {(product, "fp32"), (product, "bf16")} <= {*names}
+    assert {"GELU, gradient", "AdamW", "rotary", "label rows", "RMS norm"} <= {name for name, _ in names}
+    assert len(capsys.readouterr().out.splitlines()) == len(lines) + 2
 
 
 def test_unknown_groups_are_refused(program, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--groups", "norms,dreams"])
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path / "x"), "--groups", "norms,dreams"])
     with pytest.raises(SystemExit):
         program.main()
     assert "--groups: expected some of norms, " in capsys.readouterr().err

@@ -2,8 +2,9 @@
 // its threads as fibers that run until they wait for each other. Includes only what the kernels use.
 //
 // It stops with a message where a GPU would hang or read at random: barriers that not all threads reach, warp functions
-// without all lanes, writing past the end of dynamic shared memory, which holds NaN at first. Threads run in ascending
-// order, or in another one, `emulator::order()`; a result that depends on it has a race.
+// without all lanes, writing past the end of dynamic shared memory, which holds NaN at first. Warps take turns in
+// ascending order, or in another one, `emulator::order()`, and each runs until all its threads are at a barrier of the
+// block, so the first is ahead of the last as far as barriers allow; a result that depends on the order has a race.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -90,7 +92,7 @@ struct Block {
     dim3 size, grid, index;
     Fiber* now = nullptr;
     unsigned live = 0, waiting = 0, barrier = 0;
-    bool moved = false;  // has any fiber gone on in this round?
+    bool moved = false;  // has any fiber of the warp gone on in this turn?
 };
 
 inline Block& block() {
@@ -162,26 +164,34 @@ inline unsigned lane() { return linear(block().now->thread) % 32; }
 inline void run_block() {
     Block& b = block();
     unsigned count = b.size.x * b.size.y * b.size.z;
-    std::vector<unsigned> turns(count);
+    std::vector<unsigned> lanes(32), warps(count / 32);  // in the order of their turns
+    std::iota(lanes.begin(), lanes.end(), 0);
+    std::iota(warps.begin(), warps.end(), 0);
     for (unsigned i = 0; i < count; i++) {
-        turns[i] = i;
         Fiber& fiber = b.fibers[i];
         fiber.thread = {i % b.size.x, i / b.size.x % b.size.y, i / b.size.x / b.size.y};
         fiber.ended = false;
         prepare(fiber.context, fiber.stack.data(), start);
     }
-    if (order() == 1) std::reverse(turns.begin(), turns.end());
-    if (order() > 1) std::shuffle(turns.begin(), turns.end(), std::mt19937(order()));
+    for (std::vector<unsigned>* turns : {&lanes, &warps}) {
+        if (order() == 1) std::reverse(turns->begin(), turns->end());
+        if (order() > 1) std::shuffle(turns->begin(), turns->end(), std::mt19937(order()));
+    }
     b.live = count, b.waiting = b.barrier = 0;
     for (Warp& warp : b.warps) warp.arrived = warp.turn = 0;
     while (b.live) {
-        b.moved = false;
-        for (unsigned i : turns) {
-            if (b.fibers[i].ended) continue;
-            b.now = &b.fibers[i];
-            switch_to(b.scheduler, b.now->context);
+        bool any = false;
+        for (unsigned warp : warps) {
+            do {
+                b.moved = false;
+                for (unsigned lane : lanes) {
+                    b.now = &b.fibers[warp * 32 + lane];
+                    if (!b.now->ended) switch_to(b.scheduler, b.now->context);
+                }
+                any = any || b.moved;
+            } while (b.moved);
         }
-        if (!b.moved) stop("all threads wait: a barrier or a warp function that not all of them reach");
+        if (!any) stop("all threads wait: a barrier or a warp function that not all of them reach");
     }
 }
 

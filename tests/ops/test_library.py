@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from jittor_lora.errors import UserError
 from jittor_lora import ops
+from jittor_lora.errors import UserError
 from jittor_lora.ops import backend
 from jittor_lora.ops.cpu import backend as cpu
 from jittor_lora.ops.cpu import library

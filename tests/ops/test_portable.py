@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import tiny
 from jittor_lora.data.layout import Layout
 from jittor_lora.model.rotary import frequencies
-from jittor_lora.ops import AttentionPlan, portable
+from jittor_lora.ops import AttentionPlan, portable, portable_attention
 from jittor_lora.system.runtime import jt
 
 EPS = 1e-5
@@ -109,6 +110,13 @@ def test_activations_far_out_are_the_identity_or_zero(name):
     y = getattr(portable, name)(x)
     np.testing.assert_allclose(y.numpy(), np.r_[0 * far, far], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(jt.grad(y.sum(), x).numpy(), np.r_[0 * far, 0 * far + 1], atol=1e-5)
+
+
+def test_gelu_is_right_to_the_digit_where_it_vanishes():
+    x = np.linspace(-6.5, -3, 50, dtype=np.float32)
+    exact = x.astype(np.float64)
+    u = np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3)
+    np.testing.assert_allclose(portable.gelu_tanh(jt.array(x)).numpy(), exact / (1 + np.exp(-2 * u)), rtol=1e-5)
 
 
 def test_swiglu():
@@ -242,42 +250,73 @@ def dense_attention_gradients(q, k, v, seen, scale, u):
     return dq, gathered(dk), gathered(dv)
 
 
-def check_attention(groups, heads, kv_heads, size=1.0, tolerance=1e-5, scale=None):
-    layout = Layout.of_lengths(groups)
-    n = layout.rows
+def check_attention(groups, heads, kv_heads, size=1.0, tolerance=1e-5, scale=None, chosen=None, fused=False):
+    layout, seen = Layout.of_lengths(groups), tiny.seen_rows(groups)
+    n, rows = layout.rows, None
+    if chosen is not None:
+        rows = np.unique(np.array(chosen) % n).astype(np.int32)
+        layout, seen = layout.restricted(rows), seen[rows]
     arrays = [normal(n, count, 4, seed=i, scale=size) for i, count in enumerate((heads, kv_heads, kv_heads))]
-    q, k, v = (jt.array(a) for a in arrays)
+    if fused:
+        qkv = jt.array(np.concatenate([a.reshape(n, -1) for a in arrays], 1))
+        found = portable.fused_attention(qkv, heads, AttentionPlan(layout), rows if rows is None else jt.array(rows),
+                                         scale)
+    if rows is not None:
+        arrays[0] = arrays[0][rows]
+    if not fused:
+        variables = [jt.array(a) for a in arrays]
+        found = portable.attention(*variables, AttentionPlan(layout), scale)
     exact = [a.astype(np.float64) for a in arrays]
-    seen, expected_scale = tiny.seen_rows(groups), 0.5 if scale is None else scale  # 4 wide heads
-    found = portable.attention(q, k, v, AttentionPlan(layout), scale)
-    expected = dense_attention(*exact, seen, expected_scale)[0].reshape(n, -1)
+    expected_scale = 0.5 if scale is None else scale  # 4 wide heads
+    expected = dense_attention(*exact, seen, expected_scale)[0].reshape(len(seen), -1)
     np.testing.assert_allclose(found.numpy(), expected, atol=3e-6)
-    probe = normal(n, heads * 4, seed=9)
-    gradients = jt.grad((found * jt.array(probe)).sum(), [q, k, v])
-    truths = dense_attention_gradients(*exact, seen, expected_scale, probe.reshape(n, heads, 4))
+    probe = normal(len(seen), heads * 4, seed=9)
+    truths = list(dense_attention_gradients(*exact, seen, expected_scale, probe.reshape(len(seen), heads, 4)))
+    total = (found * jt.array(probe)).sum()
+    if fused:
+        if rows is not None:
+            whole = np.zeros((n, heads, 4))
+            whole[rows] = truths[0]
+            truths[0] = whole
+        gradients = np.split(jt.grad(total, qkv).numpy(), 3, 1)
+        gradients = [g.reshape(n, heads, 4) for g in gradients]
+    else:
+        gradients = [g.numpy() for g in jt.grad(total, variables)]
     for gradient, truth in zip(gradients, truths):
-        np.testing.assert_allclose(gradient.numpy(), truth, atol=tolerance * max(1.0, np.abs(truth).max()))
+        np.testing.assert_allclose(gradient, truth, atol=tolerance * max(1.0, np.abs(truth).max()))
 
 
 GROUP = st.tuples(st.integers(0, 6), st.lists(st.integers(1, 5), max_size=4))
-LENGTHS = st.lists(GROUP, min_size=1, max_size=2).filter(lambda groups: any(p or branches for p, branches in groups))
+LENGTHS = st.lists(GROUP, min_size=1, max_size=3).filter(lambda groups: any(p or branches for p, branches in groups))
+# Scores at a time: as on a CPU, as on a GPU, and between.
+AT_A_TIME = st.sampled_from([0, 1 << 25, 150])
 
 
-@settings(max_examples=40, deadline=None)
-@given(LENGTHS)
-@example([(1, [])])
-@example([(0, [1])])
-@example([(0, [3, 2])])
-@example([(5, [])])
-@example([(6, [1, 1]), (0, [2])])
-@example([(7, [1 + i % 3 for i in range(40)])])
-def test_attention(groups):
-    check_attention(groups, 2, 2)
+def at_a_time(scores: int):
+    return mock.patch.object(portable_attention, "_scores_at_a_time", lambda: scores)
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1)])
-def test_attention_of_grouped_queries(heads, kv_heads):
-    check_attention([(5, [3, 2])], heads, kv_heads)
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS, AT_A_TIME, st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=4), st.booleans())
+@example([(1, [])], 0, None, False)
+@example([(0, [1])], 1 << 25, None, False)
+@example([(0, [3, 2])], 1 << 25, None, True)
+@example([(5, [])], 0, None, True)
+@example([(6, [1, 1]), (0, [2])], 1 << 25, None, False)
+@example([(6, [1, 1]), (0, [2]), (3, [])], 1 << 25, [4, 9], False)
+@example([(6, [1, 1]), (0, [2]), (3, [])], 0, [0], True)
+@example([(7, [1 + i % 3 for i in range(40)])], 0, None, False)
+def test_attention(groups, scores, chosen, fused):
+    with at_a_time(scores):
+        check_attention(groups, 2, 2, chosen=chosen, fused=fused)
+
+
+@pytest.mark.parametrize("scores", [0, 1 << 25, 150])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1), (6, 3)])
+def test_attention_of_grouped_queries(heads, kv_heads, scores):
+    with at_a_time(scores):
+        check_attention([(5, [3, 2]), (4, [])], heads, kv_heads)
+        check_attention([(5, [3, 2]), (4, [1])], heads, kv_heads, chosen=[4, 6, 13])
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.125])
@@ -287,6 +326,56 @@ def test_attention_with_another_scale(scale):
 
 def test_attention_with_scores_far_apart():
     check_attention([(5, [3, 2])], 2, 2, size=12.0, tolerance=1e-4)  # scores of some hundreds: exp must not overflow
+
+
+@given(LENGTHS, AT_A_TIME, st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=4))
+@example([(9, []), (8, [1]), (9, [])], 1 << 25, None)  # alike: padded
+@example([(20, []), (1, []), (1, [])], 1 << 25, None)  # far from alike: together
+@example([(2, []), (1, []), (3, [])], 0, [4])
+def test_batches_hold_every_row_once(groups, most, chosen):
+    layout = Layout.of_lengths(groups)
+    if chosen is not None:
+        layout = layout.restricted(np.unique(np.array(chosen) % layout.rows))
+    batches = AttentionPlan(layout).batches(most)
+    queries, keys, seen = [], [], np.zeros((layout.rows, layout.groups[-1].k1), bool)
+    for batch in batches:
+        q, k, mask = batch.queries.numpy(), batch.keys.numpy(), batch.mask.numpy()[0, :, 0]
+        assert batch.scores == mask.size
+        assert set(np.unique(mask)) <= {np.float32(0), np.float32(-1e30)}
+        together = (q >= 0).sum() * (k >= 0).sum()
+        assert batch.scores <= together and (len(batches) == 1 or batch.scores <= most or len(q) == 1)
+        for rows, columns, part in zip(q, k, mask):
+            assert (part[rows < 0] < 0).all() and (part[:, columns < 0] < 0).all()
+            seen[np.ix_(rows[rows >= 0], columns[columns >= 0])] = part[rows >= 0][:, columns >= 0] == 0
+        for index, places, found in ((q, batch.query_places.numpy(), queries), (k, batch.key_places.numpy(), keys)):
+            placed = [index[block, place] if block >= 0 else -1 for block, place in places.T]
+            found += [row if row >= 0 else None for row in placed]
+    assert queries == list(range(layout.rows))
+    unseen = {row for group in layout.groups if group.q0 == group.q1 for row in range(group.k0, group.k1)}
+    assert keys == [None if row in unseen else row for row in range(layout.groups[-1].k1)]
+    expected = np.zeros_like(seen)
+    for group in layout.groups:
+        expected[group.q0 : group.q1, group.k0 : group.k1] = group.mask()
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_groups_are_padded_or_put_together_whichever_is_less():
+    def shapes(*lengths):
+        return [(batch.queries.shape, batch.scores) for batch in AttentionPlan(Layout.plain(*lengths)).batches(1 << 25)]
+
+    assert shapes(8, 7, 8) == [([3, 8], 3 * 64)]
+    assert shapes(20, 1, 1) == [([1, 22], 22 * 22)]
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_squared_norms(count):
+    arrays = [normal(3 + i % 4, 5, seed=i) for i in range(count)]
+    arrays[0][1, 1], arrays[-1][2, 2] = np.inf, np.inf  # which stay where they are
+    found = portable.squared_norms([jt.array(a) for a in arrays]).numpy()
+    np.testing.assert_allclose(found, [np.square(a, dtype=np.float64).sum() for a in arrays], rtol=1e-6)
 
 
 # --- cross-entropy ---------------------------------------------------------------------------------------------------

@@ -65,3 +65,11 @@ def test_a_training_step_takes_few_launches(measured, family):
 def test_decoding_takes_few_launches_per_token(measured, family):
     short, long = (measured[family][name]["launches"] for name in ("decoding", "decoding_longer"))
     assert 0 < (long - short) / 4 < 600
+
+
+def test_doctor_notices_that_nothing_is_computed(gpu, measured):
+    _, environ = gpu
+    done = subprocess.run([sys.executable, "-m", "jittor_lora.tasks.self_test"], env=environ, capture_output=True,
+                          text=True)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "the GPU computes other numbers than the CPU" in done.stdout

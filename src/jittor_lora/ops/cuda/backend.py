@@ -7,9 +7,9 @@ from jittor_lora.ops.backend import Kernels
 from jittor_lora.ops.cuda import attention, packing
 from jittor_lora.ops.cuda.decoder import Decoder
 from jittor_lora.ops.cuda.library import capability, cuda_tools, library
-from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.ops.operator import kernel_op
 from jittor_lora.ops.operator.kernel_op import Caller
+from jittor_lora.ops.precision import PRECISIONS
 
 FIRST_WITH_BF16 = 80  # compute capability
 RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple

@@ -187,7 +187,7 @@ class Decoder:
         numbers, all_a, ranks, matrices = [len(layers)], [], 0, [(0, 0, 0)] * _MATRICES
         for i, layer in enumerate(layers):
             self._add(packing.product(_now(layer.weight), True))
-            numbers.append(self._vector(layer.bias))
+            numbers += [self._vector(layer.bias), layer.weight.shape[0]]
             if layer.update is not None:
                 a, b = layer.update
                 matrices[i] = len(a), ranks, len(self._low_rank)

@@ -1,4 +1,4 @@
-"""Weights in the forms that the CUDA kernels read, one for forward and backward: bf16 by rows, or float32.
+"""Weights in the form that the CUDA kernels read, one for forward, backward and decoding: float32, or bf16 by rows.
 
 Blocks are decoded here, once, some rows at a time; a matrix that is stored in bf16 is uploaded as it is in its file.
 """
@@ -10,6 +10,10 @@ import numpy as np
 from jittor_lora.ops.blocks import FLOAT32, Blocks
 from jittor_lora.ops.matrix import Matrix, on_device
 
+# Rows of zeros fill up to a multiple: the gradient of a head runs along the vocabulary, and GPT-2's odd size would keep
+# it from tensor cores.
+BF16_ROWS = 64
+
 
 def storage(weight: Matrix) -> int:
     """Always 0: kernels get no blocks."""
@@ -17,7 +21,7 @@ def storage(weight: Matrix) -> int:
 
 
 def product(weight: Matrix, transposed: bool):
-    """(out, in) for x · Wᵀ as for dy · W: float32, or bf16 as int16."""
+    """For x · Wᵀ as for dy · W: (out, in) float32, or bf16 as int16 with rows of zeros up to a multiple of BF16_ROWS."""
     if weight.precision == "bf16":
         return weight.stored_form(("cuda", "bf16"), _bf16)
     if weight.storage == FLOAT32:
@@ -30,12 +34,18 @@ def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
 
 
 def _bf16(blocks: Blocks):
-    if blocks.kind == "BF16":
+    rows, width = blocks.shape
+    padding = -rows % BF16_ROWS
+    if blocks.kind == "BF16" and not padding:
         return on_device(np.ascontiguousarray(blocks.data).view(np.int16))
-    bits, row = np.empty(blocks.shape, np.int16), 0
-    for part in blocks.parts():
-        bits[row : row + len(part)] = _rounded(part)
-        row += len(part)
+    bits = np.zeros((rows + padding, width), np.int16)
+    if blocks.kind == "BF16":
+        bits[:rows] = np.ascontiguousarray(blocks.data).view(np.int16)
+    else:
+        row = 0
+        for part in blocks.parts():
+            bits[row : row + len(part)] = _rounded(part)
+            row += len(part)
     return on_device(bits)
 
 

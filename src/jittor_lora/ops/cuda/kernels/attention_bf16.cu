@@ -5,13 +5,14 @@
 // matrix then lie in different banks.
 //
 // A pair of tiles takes 4 · 64 · 64 · d FLOPs forward, 6 for dQ and 8 for dK and dV, and reads 2 · 64 · d floats, mostly
-// from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products of 32 clocks on GPUs
-// with 256 multiplications per clock and processor (RTX 30, 40), 8 on an A100; beside it 32 e^x per thread and 32
-// roundings. Tensor cores are the bound on the former; on the latter e^x, rounding and L2 are as slow as they are.
+// from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products: of 32 clocks each on an
+// RTX 30 or 40, 8 on an A100. Beside them it takes 32 e^x per thread (256 clocks) and 32 loads of four matrices (512
+// clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100 shared memory is as
+// slow as they are. None of this was measured.
+//
+// Registers, without spills on sm_80 to sm_120 (d ≤ 64, d ≤ 128): REGISTERS
 #include "attention.cuh"
 #include "mma.cuh"
-
-#include <type_traits>
 
 namespace jl {
 
@@ -27,13 +28,13 @@ constexpr int ROOM = TILE * STRIDE<D>;  // bf16 per array in shared memory
 
 #ifdef JL_HAS_MMA
 
-// 64 rows of d on their way to shared memory, in registers: fetched before they are needed, stored after.
-template <int D>
+// Rows of d on their way to shared memory, in registers: fetched before they are needed, stored after.
+template <int D, int ROWS = TILE>
 class Fetched {
 public:
-    __device__ void fetch(const RowsOfHead& rows) {
+    __device__ void fetch(const RowsOfHead& rows, int first = 0) {
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) parts[i] = rows.four(row(i), column(i));
+        for (int i = 0; i < PARTS; i++) parts[i] = rows.four(first + row(i), column(i));
     }
 
     __device__ void store(bf16* to) const {
@@ -45,7 +46,7 @@ public:
     }
 
 private:
-    static constexpr int PARTS = TILE * D / 4 / THREADS;
+    static constexpr int PARTS = ROWS * D / 4 / THREADS;
 
     __device__ static int row(int i) { return (threadIdx.x + i * THREADS) / (D / 4); }
     __device__ static int column(int i) { return (threadIdx.x + i * THREADS) % (D / 4) * 4; }
@@ -55,12 +56,16 @@ private:
 
 template <int D>
 __device__ void stage(bf16* to, const RowsOfHead& rows) {
-    Fetched<D> all;
-    all.fetch(rows);
-    all.store(to);
+    constexpr int AT_ONCE = TILE * 64 / D;  // 32 registers
+#pragma unroll 1
+    for (int first = 0; first < TILE; first += AT_ONCE) {
+        Fetched<D, AT_ONCE> some;
+        some.fetch(rows, first);
+        some.store(to + first * STRIDE<D>);
+    }
 }
 
-// A warp's 16 rows as left matrices, in registers or, where these do not suffice, in shared memory.
+// A warp's 16 rows as left matrices, in registers or, where these hold the sums for dK and dV, in shared memory.
 template <int D>
 class InRegisters {
 public:
@@ -87,11 +92,15 @@ private:
     const bf16* rows;
 };
 
-// sums (16, 64) = left · rightᵀ: of each eight columns four sums.
-template <int D, class Left>
-__device__ void product(float (&sums)[TILE / 8][4], const Left& left, const bf16* right, int d) {
+// A warp's 16 rows by N columns: of each eight columns four sums in each lane.
+template <int N>
+using Sums = float[N / 8][4];
+
+// sums (16, N) = left · rightᵀ, from N rows of d.
+template <int D, int N, class Left>
+__device__ void product(Sums<N>& sums, const Left& left, const bf16* right, int d) {
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
+    for (int n = 0; n < N / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) sums[n][i] = 0.f;
 #pragma unroll
@@ -100,7 +109,7 @@ __device__ void product(float (&sums)[TILE / 8][4], const Left& left, const bf16
         uint32_t a[4];
         left.get(a, k);
 #pragma unroll
-        for (int n = 0; n < TILE / 16; n++) {
+        for (int n = 0; n < N / 16; n++) {
             uint32_t b[4];
             load_right_transposed(b, right + n * 16 * STRIDE<D> + k * 16, STRIDE<D>);
             multiply_add(sums[2 * n], a, b[0], b[1]);
@@ -109,11 +118,13 @@ __device__ void product(float (&sums)[TILE / 8][4], const Left& left, const bf16
     }
 }
 
-using Weights = uint32_t[TILE / 16][4];  // (16, 64) as left matrices
+template <int N>
+using Weights = uint32_t[N / 16][4];  // (16, N) as left matrices
 
-__device__ inline void round(Weights& to, const float (&from)[TILE / 8][4]) {
+template <int N>
+__device__ void round(Weights<N>& to, const Sums<N>& from) {
 #pragma unroll
-    for (int k = 0; k < TILE / 16; k++)
+    for (int k = 0; k < N / 16; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float(&two)[4] = from[2 * k + i / 2];
@@ -121,11 +132,11 @@ __device__ inline void round(Weights& to, const float (&from)[TILE / 8][4]) {
         }
 }
 
-// sums (16, d) += weights · right
-template <int D>
-__device__ void add_product(float (&sums)[D / 8][4], const Weights& weights, const bf16* right, int d) {
+// sums (16, d) += weights · right, which has N rows.
+template <int D, int N>
+__device__ void add_product(Sums<D>& sums, const Weights<N>& weights, const bf16* right, int d) {
 #pragma unroll
-    for (int k = 0; k < TILE / 16; k++)
+    for (int k = 0; k < N / 16; k++)
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             if (n * 16 >= d) break;
@@ -142,7 +153,7 @@ __device__ inline int column_of_lane(int n) { return n * 8 + int(threadIdx.x) % 
 
 // Half of the sums · factor into a row of d.
 template <int D>
-__device__ void write(const float (&sums)[D / 8][4], int half, float factor, float* to, const Attention& a) {
+__device__ void write(const Sums<D>& sums, int half, float factor, float* to, const Attention& a) {
 #pragma unroll
     for (int n = 0; n < D / 8; n++) {
         const int column = column_of_lane(n);
@@ -173,7 +184,8 @@ __global__ void __launch_bounds__(THREADS) forward(Attention a) {
     const InRegisters<D> q(k + own);
     __syncthreads();
     const float factor = a.scale * LOG2_E;  // powers of 2 below
-    float o[D / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of sums its own columns' part
+    Sums<D> o = {};
+    float highest[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of sums its own columns' part
     Fetched<D> next;
     for (int number = tile.y; number < tile.z; number++) {
         const int4 step = a.by_queries.steps[number];
@@ -181,8 +193,8 @@ __global__ void __launch_bounds__(THREADS) forward(Attention a) {
         next.store(k);
         __syncthreads();
         next.fetch(keys(a, a.v, step.x, step.y, head));
-        float s[TILE / 8][4];
-        product<D>(s, q, k, a.d);
+        Sums<TILE> s;
+        product<D, TILE>(s, q, k, a.d);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             if (!step.z) {
@@ -208,15 +220,15 @@ __global__ void __launch_bounds__(THREADS) forward(Attention a) {
 #pragma unroll
             for (int n = 0; n < D / 8; n++) o[n][2 * half] *= fade, o[n][2 * half + 1] *= fade;
         }
-        Weights weights;
-        round(weights, s);
+        Weights<TILE> weights;
+        round<TILE>(weights, s);
         next.store(v);
         __syncthreads();
         if (number + 1 < tile.z) {
             const int4 after = a.by_queries.steps[number + 1];
             next.fetch(keys(a, a.k, after.x, after.y, head));
         }
-        add_product<D>(o, weights, v, a.d);
+        add_product<D, TILE>(o, weights, v, a.d);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -231,7 +243,7 @@ __global__ void __launch_bounds__(THREADS) forward(Attention a) {
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
+__global__ void __launch_bounds__(THREADS, 2) backward_queries(Attention a) {
 #ifdef JL_HAS_MMA
     const int head = blockIdx.x, own = int(threadIdx.x) / WARP * 16 * STRIDE<D>;
     const int4 tile = a.by_queries.tiles[blockIdx.y];
@@ -242,7 +254,8 @@ __global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
     __syncthreads();
     const InRegisters<D> q(k + own), upstream(v + own);
     const float factor = a.scale * LOG2_E;
-    float dq[D / 8][4] = {}, log_sum[2], delta[2];
+    Sums<D> dq = {};
+    float log_sum[2], delta[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = tile.x + row_of_lane(half);
@@ -257,9 +270,9 @@ __global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
         stage<D>(k, keys(a, a.k, step.x, step.y, head));
         stage<D>(v, keys(a, a.v, step.x, step.y, head));
         __syncthreads();
-        float s[TILE / 8][4], g[TILE / 8][4];
-        product<D>(s, q, k, a.d);
-        product<D>(g, upstream, v, a.d);
+        Sums<TILE> s, g;
+        product<D, TILE>(s, q, k, a.d);
+        product<D, TILE>(g, upstream, v, a.d);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int4 seen = step.z ? make_int4(0, 0, 0, 0) : seen_by(a, tile.x + row_of_lane(half));
@@ -270,9 +283,9 @@ __global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
                     differentiate(s[n][2 * half + i], g[n][2 * half + i], step.z || sees(seen, step.x + column_of_lane(n) + i),
                                   factor, log_sum[half], delta[half]);
         }
-        Weights weights;
-        round(weights, g);
-        add_product<D>(dq, weights, k, a.d);
+        Weights<TILE> weights;
+        round<TILE>(weights, g);
+        add_product<D, TILE>(dq, weights, k, a.d);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -284,27 +297,32 @@ __global__ void __launch_bounds__(THREADS) backward_queries(Attention a) {
 #endif
 }
 
-template <int D>
-constexpr bool KEYS_IN_REGISTERS = D <= 64;
+// Bits [first, end) of 64, where these are among them.
+__device__ inline uint64_t bits(int first, int end) {
+    first = max(first, 0), end = min(end, 64);
+    return first < end ? ~uint64_t(0) >> (64 - (end - first)) << first : 0;
+}
+
+// What the columns of a step have in shared memory: of each query row L, D, and which of the 64 keys it sees.
+struct Columns {
+    float log_sums[TILE], deltas[TILE];
+    uint32_t seen[2][TILE];  // the first 32 keys, and the others
+};
 
 // Rows are keys here, and columns queries.
 template <int D>
 __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
 #ifdef JL_HAS_MMA
-    using Left = std::conditional_t<KEYS_IN_REGISTERS<D>, InRegisters<D>, InSharedMemory<D>>;
+    constexpr int N = D <= 64 ? 64 : 32;  // columns at a time: sums for 64 do not fit beside those for dK and dV
     const int head = blockIdx.x, own = int(threadIdx.x) / WARP * 16 * STRIDE<D>;
     const int4 tile = a.by_keys.tiles[blockIdx.y];
     const int end = min(tile.x + TILE, a.key_rows);
-    bf16 *q = rooms(), *upstream = q + ROOM<D>;
-    bf16 *for_k = KEYS_IN_REGISTERS<D> ? q : upstream + ROOM<D>, *for_v = for_k + ROOM<D>;
-    float* log_sums = reinterpret_cast<float*>(KEYS_IN_REGISTERS<D> ? upstream + ROOM<D> : for_v + ROOM<D>);
-    float* deltas = log_sums + TILE;
-    stage<D>(for_k, keys(a, a.k, tile.x, end, head));
-    stage<D>(for_v, keys(a, a.v, tile.x, end, head));
-    __syncthreads();
-    const Left k(for_k + own), v(for_v + own);
+    bf16 *q = rooms(), *upstream = q + ROOM<D>, *k = upstream + ROOM<D>, *v = k + ROOM<D>;
+    Columns& columns = *reinterpret_cast<Columns*>(v + ROOM<D>);
+    stage<D>(k, keys(a, a.k, tile.x, end, head));
+    stage<D>(v, keys(a, a.v, tile.x, end, head));
     const float factor = a.scale * LOG2_E;
-    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+    Sums<D> dk = {}, dv = {};
     for (int number = tile.y; number < tile.z; number++) {
         const int4 step = a.by_keys.steps[number];
         RowsOfHead query_rows = queries(a, step.x, head), upstream_rows = outputs(a, a.upstream, step.x, head);
@@ -315,29 +333,36 @@ __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
         if (threadIdx.x < TILE) {
             const int row = step.x + threadIdx.x;
             const int64_t at = int64_t(row) * a.heads + head;
-            log_sums[threadIdx.x] = row < step.y ? a.lse[at] * LOG2_E : 0.f;
-            deltas[threadIdx.x] = row < step.y ? a.delta[at] : 0.f;
+            const bool known = row < step.y;
+            const int4 seen = known ? a.seen[row] : make_int4(0, 0, 0, 0);
+            const uint64_t keys_seen = bits(seen.x - tile.x, seen.y - tile.x) | bits(seen.z - tile.x, seen.w - tile.x);
+            columns.log_sums[threadIdx.x] = known ? a.lse[at] * LOG2_E : 0.f;
+            columns.deltas[threadIdx.x] = known ? a.delta[at] : 0.f;
+            columns.seen[0][threadIdx.x] = uint32_t(keys_seen), columns.seen[1][threadIdx.x] = uint32_t(keys_seen >> 32);
         }
         __syncthreads();
-        float s[TILE / 8][4], g[TILE / 8][4];
-        product<D>(s, k, q, a.d);
-        product<D>(g, v, upstream, a.d);
+#pragma unroll 1
+        for (int first = 0; first < TILE; first += N) {
+            Sums<N> s, g;
+            product<D, N>(s, InSharedMemory<D>(k + own), q + first * STRIDE<D>, a.d);
+            product<D, N>(g, InSharedMemory<D>(v + own), upstream + first * STRIDE<D>, a.d);
 #pragma unroll
-        for (int n = 0; n < TILE / 8; n++)
+            for (int n = 0; n < N / 8; n++)
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int column = column_of_lane(n) + i, row = step.x + column;
-                const int4 seen = step.z || row >= step.y ? make_int4(0, 0, 0, 0) : a.seen[row];
+                for (int i = 0; i < 2; i++) {
+                    const int column = first + column_of_lane(n) + i;
+                    const uint32_t seen = columns.seen[row_of_lane(0) / 32][column];
 #pragma unroll
-                for (int half = 0; half < 2; half++)
-                    differentiate(s[n][2 * half + i], g[n][2 * half + i], step.z || sees(seen, tile.x + row_of_lane(half)),
-                                  factor, log_sums[column], deltas[column]);
-            }
-        Weights weights;
-        round(weights, s);
-        add_product<D>(dv, weights, upstream, a.d);
-        round(weights, g);
-        add_product<D>(dk, weights, q, a.d);
+                    for (int half = 0; half < 2; half++)
+                        differentiate(s[n][2 * half + i], g[n][2 * half + i], seen >> row_of_lane(half) % 32 & 1, factor,
+                                      columns.log_sums[column], columns.deltas[column]);
+                }
+            Weights<N> weights;
+            round<N>(weights, s);
+            add_product<D, N>(dv, weights, upstream + first * STRIDE<D>, a.d);
+            round<N>(weights, g);
+            add_product<D, N>(dk, weights, q + first * STRIDE<D>, a.d);
+        }
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -358,7 +383,7 @@ void run(const Attention& a, void (*kernel)(Attention), const Tiles& tiles, int 
 template <int D>
 void run_backward(const Attention& a) {
     run<D>(a, backward_queries<D>, a.by_queries, 2);
-    run<D>(a, backward_keys<D>, a.by_keys, KEYS_IN_REGISTERS<D> ? 2 : 4, 2 * TILE * sizeof(float));
+    run<D>(a, backward_keys<D>, a.by_keys, 4, sizeof(Columns));
 }
 
 }  // namespace

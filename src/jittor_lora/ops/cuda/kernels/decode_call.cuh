@@ -55,8 +55,9 @@ inline Network read_network(Numbers& numbers, Arrays& arrays) {
     auto linear = [&](int inputs) {
         Linear made{{}, numbers.integer(), inputs};
         for (int m = 0; m < made.count; m++) {
-            const Array& weight = arrays.next();
-            made.matrices[m] = {weight.memory, vector(), int(weight.shape[0])};
+            const void* weight = arrays.next().memory;  // in bf16 with more rows than outputs
+            const float* bias = vector();
+            made.matrices[m] = {weight, bias, numbers.integer()};
         }
         return made;
     };

@@ -111,7 +111,7 @@ def _attended(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: float
     """The output (N, heads · d), and of each piece the largest score and the sum of the softmax by row."""
     share, d = q.array.shape[2] // k.array.shape[2], q.array.shape[3]
     outputs, sums = [], []
-    for batch in _batches(plan):
+    for batch in plan.batches(_scores_at_a_time()):
         parts = []
         for q_b, k_b, v_b in _pieces(batch, q.blocks(batch.queries, share) * scale, k.blocks(batch.keys),
                                      v.blocks(batch.keys)):
@@ -133,7 +133,7 @@ def _gradients(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: floa
     rows, sums = (out.shape[0], 1, *q.array.shape[2:]), iter(sums)
     out, upstream = _Heads(out.reshape(rows)), _Heads(upstream.reshape(rows))
     found: list[list] = [[], [], []]
-    for batch in _batches(plan):
+    for batch in plan.batches(_scores_at_a_time()):
         parts: list[list] = [[], [], []]
         for q_b, k_b, v_b, y, dy in _pieces(
                 batch, q.blocks(batch.queries, share) * scale, k.blocks(batch.keys), v.blocks(batch.keys),
@@ -151,14 +151,14 @@ def _gradients(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: floa
     return map(joined, found)
 
 
-def _batches(plan: AttentionPlan) -> list[Batch]:
-    return plan.batches(SCORES_ON_CUDA if jt.flags.use_cuda else 0)
+def _scores_at_a_time() -> int:
+    return SCORES_ON_CUDA if jt.flags.use_cuda else 0
 
 
 def _pieces(batch: Batch, *arrays) -> Iterator[Sequence[jt.Var]]:
     """Arrays (heads, B, …) of a batch, so many key heads at a time that their scores have the size allowed."""
     heads, share = arrays[1].shape[0], arrays[0].shape[2]
-    count = max(1, SCORES_ON_CUDA // (batch.scores * share)) if jt.flags.use_cuda else 1
+    count = max(1, _scores_at_a_time() // (batch.scores * share))
     for first in range(0, heads, count):
         yield arrays if count >= heads else [array[first : first + count] for array in arrays]
 
