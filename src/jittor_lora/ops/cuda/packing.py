@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jittor_lora.ops.blocks import Blocks
+from jittor_lora.ops.blocks import FLOAT32, Blocks
 from jittor_lora.ops.matrix import Matrix, on_device
 
 # Rows of zeros fill up to a multiple: the gradient of a head runs along the vocabulary, and GPT-2's odd size would keep
