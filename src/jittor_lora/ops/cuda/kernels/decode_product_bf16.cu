@@ -24,7 +24,7 @@ constexpr int WIDE = 2 * OUTPUTS, TALL = 4 * ROWS, WIDE_WARPS = 2, TALL_WARPS = 
 // matter, if they are the same on both sides.
 template <int M, int N>
 __device__ void accumulate(const bf16* const (&w)[M][2], const bf16* const (&x)[N], int first, int end, float (&sums)[M][N][4]) {
-#pragma unroll 2
+#pragma unroll(M == 1 ? 4 : 1)  // few rows: four steps' loads at a time
     for (int i = first + threadIdx.x % 4 * 8; i - int(threadIdx.x % 4) * 8 < end; i += INPUTS) {
         uint4 left[M][2], right[N];
         const bool is_in = i < end;
