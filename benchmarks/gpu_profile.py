@@ -33,9 +33,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args(arguments)
-    options = {"device": given.device, "autocast": given.precision == "bf16"} if given.side == "peers" else {}
     contender = importlib.import_module(f"jittor_lora.benchmark.{given.side}").Contender(
-        str(given.bases / given.base), 1, given.precision, **options)
+        str(given.bases / given.base), 1, given.precision, device=given.device)
     job = contender.step({"shape": (2, 16) if given.tiny else STEP, "rows": given.rows, **BEST})
     for _ in range(WARMUPS):
         job.run()

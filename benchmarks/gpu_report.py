@@ -60,6 +60,7 @@ def checks(lines: Lines) -> str:
         failed = [line["name"] for line in these if not line["ok"]]
         errors = [line["error"] for line in these if line.get("error") is not None]
         by = "definitions" if stock or not (these[0]["kernel"] or group == "networks") else "kernels"
+        by += ", on a CPU" * (these[0]["device"] == "cpu")
         rows.append([group, by, precision, f"{len(these)}", f"{max(errors):.1e}" if errors else MISSING,
                      f"{these[0].get('bound', 0):.0e}" if "bound" in these[0] else MISSING,
                      f"**{', '.join(failed[:3])}{' …' if len(failed) > 3 else ''}**" if failed else "yes"])
@@ -117,15 +118,20 @@ def resumed(lines: Lines) -> str:
 
 
 def kernels(lines: Lines) -> str:
-    """The lines of cuda_kernels.py, whatever they hold."""
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("part", "time")))
-    return table(names, [[_shown(line.get(name)) for name in names] for line in lines])
+    """A row per pass of each operation: of cuda_kernels.py."""
+    rows = []
+    for line in lines:
+        took = line["seconds"]
+        rows.append([line["name"], line["precision"], number(1e6 * took), number(line["bytes"] / took / 1e9),
+                     number(line["flops"] / took / 1e12), f"{100 * line['share']:.0f} %",
+                     number(line["stock_seconds"] / took) if "stock_seconds" in line else MISSING])
+    return table(["operation", "precision", "µs", "GB/s", "TFLOP/s", "share of the bound", "stock / ours"], rows)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value)
-    return MISSING if value is None else str(value).replace("|", "/")
+def best(lines: Lines) -> str:
+    """What the card does at best, in a sentence."""
+    return (f"At best {number(lines[-1]['bytes'] / 1e9)} GB/s copied, and " +
+            ", ".join(f"{number(flops / 1e12)} TFLOP/s in {name}" for name, flops in lines[-1]["flops"].items()) + ".")
 
 
 def parts(lines: Lines) -> str:
@@ -142,14 +148,15 @@ MAKERS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "decoding": ("speed", races("decode", "evaluate")),
     "profile": ("profile", profiles),
     "longest": ("profile", longest),
-    "kernels": ("kernel", kernels),
+    "best": ("kernels: best", best),
+    "kernels": ("kernels", kernels),
     "resume": ("resume", resumed),
     "cpu": ("speed", races("step", on_cpu=True)),
     "parts": ("part", parts),
 }
 TITLES = {"machine": "Machine", "checks": "Agreement with a CPU", "training": "Training", "decoding": "Decoding",
-          "profile": "A training step", "longest": "Its longest kernels", "kernels": "Kernels",
-          "resume": "Resumed runs", "cpu": "On the processor", "parts": "Parts"}
+          "profile": "A training step", "longest": "Its longest kernels", "best": "The card",
+          "kernels": "Kernels", "resume": "Resumed runs", "cpu": "On the processor", "parts": "Parts"}
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

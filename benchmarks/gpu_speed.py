@@ -33,6 +33,7 @@ STEP, CPU_STEP = (8, 256), (2, 256)  # sequences, tokens in each
 PROMPT, NEW, TEXTS = 64, 128, (1, 8)  # tokens; texts at a time
 QUESTIONS, ANSWERED, LONGEST_ANSWER = 512, 200, 32
 BATCH = 64  # questions that a peer answers at a time
+LONGER = (1, 3)  # warm-ups and repeats of what takes longer than a step
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 STOCK = "jittor-lora, Jittor's operators"
 BEST = {"order": "length", "logits": "labels"}  # of a peer: batches by length, logits of scored rows
@@ -61,15 +62,14 @@ def jobs(kind: str, model: ModelConfig, tiny: bool) -> list[Workload]:
     return decoding if kind == "compiled-decoding" else [*decoding, answers]
 
 
-def contenders(kind: str, precision: str, device: str, environment: dict[str, str]) -> list[Contender]:
+def contenders(kind: str, precision: str, environment: dict[str, str]) -> list[Contender]:
     """Ours first."""
     ours = Contender(OURS, "ours")
     if kind == "stock":
         return [ours, Contender(STOCK, "ours", {"kernels": []})]
 
     def peer(name: str, spec: dict[str, Any] | None = None, **options: Any) -> Contender:
-        return Contender(name, "peers", {"device": device, **options}, {**BEST, **(spec or {})},
-                         environment=environment)
+        return Contender(name, "peers", options, {**BEST, **(spec or {})}, environment=environment)
 
     if kind == "compiled":
         return [ours, peer("PEFT, torch.compile", compile=True)]
@@ -86,16 +86,16 @@ def measure(kind: str, base: str, precision: str, given: argparse.Namespace) -> 
     results, folder = Results(given.output / "results.jsonl"), given.bases / base
     checkpoint, _ = workloads.open_base(folder)
     environment = {"PYTHONPATH": given.peers_path} if given.peers_path else {}
-    entered = contenders(kind, precision, given.device, environment)
+    entered = contenders(kind, precision, environment)
     if not given.peers:
         entered = [contender for contender in entered if contender.module == "ours"]
-    warmups, repeats = (1, 1) if given.tiny else (given.warmups, given.repeats)
-    options = {"base": str(folder), "threads": given.threads, "precision": precision}
+    steps = (1, 1) if given.tiny else (given.warmups, given.repeats)
+    options = {"base": str(folder), "threads": given.threads, "precision": precision, "device": given.device}
     used = meter(os.environ) if given.device == "cuda" else None
     with Race(entered, options, given.output / "workers.log", say, used) as race:
         for job in jobs(kind, checkpoint.config, given.tiny):
             say(f"{base}, {precision}: {job.name}")
-            records = race.run(job.job, job.spec, warmups, repeats if job.job == "step" else min(repeats, 3))
+            records = race.run(job.job, job.spec, *(steps if job.job == "step" else map(min, steps, LONGER)))
             results.add("speed", kind=kind, model=title(base, given.tiny), precision=precision, workload=job.name,
                         job=job.job, device=given.device, threads=given.threads, unit=job.unit, units=job.units,
                         gflop=gflop(checkpoint.config, job), contenders=records)
@@ -120,10 +120,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("precision", choices=PRECISIONS)
     parser.add_argument("--bases", type=Path, required=True, help="folder that gpu_bases.py filled")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="of the peers; Jittor finds its own")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="which Jittor must find too")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--warmups", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=11, help="of a step; other jobs are repeated up to 3 times")
+    parser.add_argument("--repeats", type=int, default=11, help="of a step; longer jobs are repeated up to 3 times")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--peers-path", help="PYTHONPATH of the peers, if it is not this one")
     parser.add_argument("--tiny", action="store_true")

@@ -60,3 +60,27 @@ def test_a_failed_contender_is_dropped_and_the_others_continue(asked, fails_at, 
     assert a["error"] == "no memory" and len(a["runs"]) == runs
     assert "error" not in b and len(b["runs"]) == 3
     assert ("a", "end") in asked and ("b", "end") in asked
+
+
+def test_one_start_for_several_jobs(asked):
+    with turns.Race([contender("a"), contender("b", fails_at=("run", 2))], {}, None, lambda text: None) as race:
+        first, second = race.run("step", {}, 0, 1), race.run("squad", {}, 0, 2)
+        third = race.run("decode", {}, 0, 1)
+    assert asked.count(("a", "start")) == 1 and asked.count(("a", "prepare")) == 3
+    assert ["error" in record for record in first] == [False, False]
+    assert second[1]["error"] == third[1]["error"] == "no memory"
+    assert [len(found[0]["runs"]) for found in (first, second, third)] == [1, 2, 1]
+
+
+def test_memory_of_the_device_is_counted_for_whom_works(asked, monkeypatch):
+    used = [10.0]
+    ask = Scripted.ask
+
+    def growing(self, what, **arguments):
+        used[0] += {("a", "start"): 100.0, ("b", "start"): 40.0, ("b", "run"): 5.0}.get((self.name, what), 0.0)
+        return ask(self, what, **arguments)
+
+    monkeypatch.setattr(Scripted, "ask", growing)
+    with turns.Race([contender("a"), contender("b")], {}, None, lambda text: None, lambda: used[0]) as race:
+        a, b = race.run("step", {}, 1, 2)
+    assert (a["device_mib"], b["device_mib"]) == (100.0, 40.0 + 3 * 5.0)

@@ -42,13 +42,17 @@ class Contender:
         precision: of products: "fp32", "tf32" (on a GPU) or "bf16".
         kernels: operations (`ops.backend.OPERATIONS`) that use fused kernels, the others stock Jittor; by default all.
         base_precision: what weights are held in, see `session.load`.
+        device: "cpu" or "cuda"; None for what Jittor finds.
 
     Raises:
-        ValueError: this machine does not have the precision.
+        ValueError: this machine does not have the precision, or Jittor found another device.
     """
 
     def __init__(self, base: str, threads: int, precision: str, kernels: Sequence[str] | None = None,
-                 base_precision: str = "auto"):
+                 base_precision: str = "auto", device: str | None = None):
+        found = "cuda" if jt.flags.use_cuda else "cpu"
+        if device not in (None, found):
+            raise ValueError(f"Jittor computes on {found}, not on {device}")
         set_threads(threads)
         self.operations = contextlib.ExitStack()
         if kernels is not None:

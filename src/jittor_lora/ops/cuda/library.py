@@ -97,8 +97,8 @@ def compiled(tools: CudaTools, screen: TextIO, architectures: Sequence[int] = AR
 def _targets(tools: CudaTools, architectures: Sequence[int]) -> list[str]:
     """Flags for these architectures as far as nvcc knows them, and PTX of the newest."""
     known = sorted(int(number) for number in re.findall(r"compute_(\d+)\b", _say(tools, "--list-gpu-arch")))
+    wanted = sorted({*architectures} & {*known} if known else {*architectures})
     newest = max(architectures)
-    wanted = [number for number in sorted(set(architectures)) if number in known]
     virtual = max((number for number in known if number <= newest), default=newest)
     return [*(f"-gencode=arch=compute_{number},code=sm_{number}" for number in wanted),
             f"-gencode=arch=compute_{virtual},code=compute_{virtual}"]

@@ -10,7 +10,9 @@
 // clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100 shared memory is as
 // slow as they are. None of this was measured.
 //
-// Registers, without spills on sm_80 to sm_120 (d ≤ 64, d ≤ 128): REGISTERS
+// Blocks per processor, by registers (no spills, sm_80 to sm_120) and shared memory: for d ≤ 64 three forward (18 KiB; two
+// on sm_120), two backward (18 and 37 KiB); for d ≤ 128 two (34 KiB), but for dK and dV (69 KiB) one where a processor
+// has 100 KiB: RTX 30 to 50.
 #include "attention.cuh"
 #include "mma.cuh"
 
