@@ -141,7 +141,7 @@ part checks 90 bash -c checks
 speed training gpt2 bf16 90
 part profile 60 bash -c "profile bf16"
 speed decoding gpt2 bf16 75
-part kernels 60 "$PYTHON" benchmarks/cuda_kernels.py --output "$results" ${tiny:+--base tiny}
+part kernels 60 "$PYTHON" benchmarks/cuda_kernels.py --output "$OUT" --base "$([ -n "$tiny" ] && echo tiny || echo gpt2)"
 part resume 75 "$PYTHON" benchmarks/gpu_resume.py --bases "$work/bases" --output "$OUT" --work "$work/resume"
 speed training smollm2 bf16 75
 speed steps gpt2 tf32 40

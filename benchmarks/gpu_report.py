@@ -118,10 +118,20 @@ def resumed(lines: Lines) -> str:
 
 
 def kernels(lines: Lines) -> str:
-    """A row per limit of the card and per pass of each operation: of cuda_kernels.py."""
-    rows = [[line["name"], line["precision"], *(number(line[unit]) for unit in ("µs", "GB/s", "TFLOP/s")),
-             f"{100 * line['share']:.0f} %" if "share" in line else MISSING] for line in lines]
-    return table(["operation", "precision", "µs", "GB/s", "TFLOP/s", "share of the bound"], rows)
+    """A row per pass of each operation: of cuda_kernels.py."""
+    rows = []
+    for line in lines:
+        took = line["seconds"]
+        rows.append([line["name"], line["precision"], number(1e6 * took), number(line["bytes"] / took / 1e9),
+                     number(line["flops"] / took / 1e12), f"{100 * line['share']:.0f} %",
+                     number(line["stock_seconds"] / took) if "stock_seconds" in line else MISSING])
+    return table(["operation", "precision", "µs", "GB/s", "TFLOP/s", "share of the bound", "stock / ours"], rows)
+
+
+def best(lines: Lines) -> str:
+    """What the card does at best, in a sentence."""
+    return (f"At best {number(lines[-1]['bytes'] / 1e9)} GB/s copied, and " +
+            ", ".join(f"{number(flops / 1e12)} TFLOP/s in {name}" for name, flops in lines[-1]["flops"].items()) + ".")
 
 
 def parts(lines: Lines) -> str:
@@ -138,14 +148,15 @@ MAKERS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "decoding": ("speed", races("decode", "evaluate")),
     "profile": ("profile", profiles),
     "longest": ("profile", longest),
-    "kernels": ("kernel", kernels),
+    "best": ("kernels: best", best),
+    "kernels": ("kernels", kernels),
     "resume": ("resume", resumed),
     "cpu": ("speed", races("step", on_cpu=True)),
     "parts": ("part", parts),
 }
 TITLES = {"machine": "Machine", "checks": "Agreement with a CPU", "training": "Training", "decoding": "Decoding",
-          "profile": "A training step", "longest": "Its longest kernels", "kernels": "Kernels",
-          "resume": "Resumed runs", "cpu": "On the processor", "parts": "Parts"}
+          "profile": "A training step", "longest": "Its longest kernels", "best": "The card",
+          "kernels": "Kernels", "resume": "Resumed runs", "cpu": "On the processor", "parts": "Parts"}
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
