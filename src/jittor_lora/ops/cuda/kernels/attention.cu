@@ -37,7 +37,7 @@ static Attention inputs(const Call& c, const float* q, int q_stride, const float
 }
 
 static bool in_bf16(const Attention& a, double precision) {
-    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a.d);
+    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a);
 }
 
 static void forward(Attention a, const Call& c, double precision) {

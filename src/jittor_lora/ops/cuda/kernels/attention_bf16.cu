@@ -161,12 +161,7 @@ __device__ void write(const Sums<D>& sums, int half, float factor, float* to, co
         const int column = column_of_lane(n);
         const float first = sums[n][2 * half] * factor, second = sums[n][2 * half + 1] * factor;
         if (column >= a.d) break;
-        if (a.vectors) {
-            *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
-        } else {
-            to[column] = first;
-            if (column + 1 < a.d) to[column + 1] = second;
-        }
+        *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
     }
 }
 
@@ -390,7 +385,7 @@ void run_backward(const Attention& a) {
 
 }  // namespace
 
-bool attention_takes_bf16(int d) { return d <= 128 && has_mma(); }
+bool attention_takes_bf16(const Attention& a) { return a.d % 16 == 0 && a.d <= 128 && a.vectors && has_mma(); }
 
 void attention_forward_in_bf16(const Attention& a) {
     if (a.d <= 64) return run<64>(a, forward<64>, a.by_queries, 2);
