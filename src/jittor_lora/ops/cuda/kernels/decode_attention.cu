@@ -58,7 +58,8 @@ struct Unit {
         const int before = tile.chunks_before();
         if (number < before) return;
         in_prefix = false, chunk -= before;
-        for (end = tile.end_of(0); chunk >= tile.chunks_of(end); end = tile.end_of(first)) chunk -= tile.chunks_of(end), first = end;
+        for (end = tile.end_of(0); chunk >= tile.chunks_of(end); end = tile.end_of(first))
+            chunk -= tile.chunks_of(end), first = end;
     }
 };
 
@@ -92,9 +93,10 @@ __global__ void attention_kernel(Shape shape, Attention a, bool split) {
     float* total = p + WARPS * COUNT * PANEL;              // (COUNT, d): so far
     Totals* totals = reinterpret_cast<Totals*>(total + COUNT * d);  // (WARPS, COUNT)
     Totals* so_far = totals + WARPS * COUNT;               // (COUNT)
+    const int64_t stride = (shape.heads + 2 * shape.kv_heads) * d;
     for (int i = threadIdx.x; i < COUNT * d; i += blockDim.x) {
         const int u = min(i / d, count - 1);
-        q[i] = a.qkv[int64_t(tile.queries[query(u)].row) * (shape.heads + 2 * shape.kv_heads) * d + column(u) + i % d] * shape.scale;
+        q[i] = a.qkv[tile.queries[query(u)].row * stride + column(u) + i % d] * shape.scale;
     }
     __syncthreads();
 

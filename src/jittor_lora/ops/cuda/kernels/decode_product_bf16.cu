@@ -23,7 +23,8 @@ constexpr int WIDE = 2 * OUTPUTS, TALL = 4 * ROWS, WIDE_WARPS = 2, TALL_WARPS = 
 // 8 t + 7 of each INPUTS: the first four for one mma, the others for another. Which inputs meet in a column of the fragments
 // does not matter, if they are the same on both sides.
 template <int STEPS, int M, int N>
-__device__ void accumulate(const bf16* const (&w)[M][2], const bf16* const (&x)[N], int& first, int end, float (&sums)[M][N][4]) {
+__device__ void accumulate(const bf16* const (&w)[M][2], const bf16* const (&x)[N], int& first, int end,
+                           float (&sums)[M][N][4]) {
     for (; first + STEPS * INPUTS <= end; first += STEPS * INPUTS) {
         uint4 left[STEPS][M][2], right[STEPS][N];
         auto load = [&](const bf16* row, int step) {
@@ -191,7 +192,8 @@ void multiply_bf16(const Product& p) {
         return launch(many_rows_kernel, shares.projecting + blocks, WIDE_WARPS * TALL_WARPS * WARP, 0, p, shares);
     }
     const int n = p.rows <= ROWS ? 1 : p.rows <= 2 * ROWS ? 2 : 4;
-    const int parts_in_use = blocks_for(inputs, part), block_tiles = std::max(1, 4 / parts_in_use), warps = parts_in_use * block_tiles;
+    const int parts_in_use = blocks_for(inputs, part), block_tiles = std::max(1, 4 / parts_in_use);
+    const int warps = parts_in_use * block_tiles;
     const Shares shares = begin(warps, n * ROWS);
     launch(n == 1 ? few_rows_kernel<1> : n == 2 ? few_rows_kernel<2> : few_rows_kernel<4>,
            shares.projecting + blocks_for(tiles, block_tiles) * shares.groups, warps * WARP,
