@@ -108,7 +108,8 @@ JL_OPERATOR(fused_attention_backward) {
     int width = c.size(0, 1) / 3;
     float* gradient = c.out(0);
     if (chosen)  // rows without a query
-        check(cudaMemset2DAsync(gradient, 3 * width * sizeof(float), 0, width * sizeof(float), c.size(0, 0)), "memset");
+        check(cudaMemset2DAsync(gradient, 3 * width * sizeof(float), 0, width * sizeof(float), c.size(0, 0), stream()),
+              "memset");
     backward(fused(c, heads, chosen ? 3 : -1, scale), c, 2, 4, gradient, gradient + width, gradient + 2 * width,
              precision);
 }

@@ -165,6 +165,12 @@ __device__ void write(const Sums<D>& sums, int half, float factor, float* to, co
     }
 }
 
+// Bits [first, end) of 64, where these are among them.
+__device__ inline uint64_t bits(int first, int end) {
+    first = max(first, 0), end = min(end, 64);
+    return first < end ? ~uint64_t(0) >> (64 - (end - first)) << first : 0;
+}
+
 __device__ inline bf16* rooms() { return reinterpret_cast<bf16*>(shared_memory()); }
 
 #endif
@@ -292,12 +298,6 @@ __global__ void __launch_bounds__(THREADS, 2) backward_queries(Attention a) {
         write<D>(dq, half, a.scale, a.dq + at + head * a.d, a);
     }
 #endif
-}
-
-// Bits [first, end) of 64, where these are among them.
-__device__ inline uint64_t bits(int first, int end) {
-    first = max(first, 0), end = min(end, 64);
-    return first < end ? ~uint64_t(0) >> (64 - (end - first)) << first : 0;
 }
 
 // What the columns of a step have in shared memory: of each query row L, D, and which of the 64 keys it sees.
