@@ -1,6 +1,6 @@
 """Every fused operation on a GPU, beside what the card can do at best and, with --stock, its definition.
 
-    python benchmarks/cuda_kernels.py --output results.jsonl [--base smollm2] [--precisions fp32,bf16] [--stock]
+    python benchmarks/cuda_kernels.py --output DIR [--base smollm2] [--precisions fp32,bf16] [--stock]
 
 At best: bytes per second of stock Jittor's x · 2 on a large array, and operations per second of its product of large
 matrices. An operation has to read its inputs and write its outputs once, and to compute its products; the longer of
@@ -23,13 +23,12 @@ from jittor_lora import ops
 from jittor_lora.benchmark.flops import product
 from jittor_lora.data.layout import Layout
 from jittor_lora.model.rotary import frequencies
-from jittor_lora.ops import AttentionPlan, Matrix, frozen, fused, portable
-from jittor_lora.ops.matrix import PRECISIONS
+from jittor_lora.ops import AttentionPlan, Matrix, frozen, fused, portable, stock_products
+from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
 
 EPS = 1e-5
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a frozen weight
-TENSOR_CORES = {"fp32": 0, "tf32": 1, "bf16": 2}  # Jittor's flag `use_tensorcore`
 
 
 class Sizes(NamedTuple):
@@ -248,24 +247,14 @@ def best(s: Sizes, precisions: list[str]) -> Best:
     copied, peaks = 2 * s.work / seconds_of([lambda: x * 2.0], s.seconds), {}
     a, b = normal(s.matrix, s.matrix), normal(s.matrix, s.matrix)
     for precision in precisions:
-        with jt.flag_scope(use_tensorcore=TENSOR_CORES[precision]):
+        with stock_products(precision):
             peaks[precision] = product(s.matrix, s.matrix, s.matrix) / seconds_of([lambda: jt.matmul(a, b)], s.seconds)
     return Best(copied, peaks)
 
 
-def line(name: str, precision: str, seconds: float, moved: float = 0.0, flops: float = 0.0,
-         **more: Any) -> dict[str, Any]:
-    return {"name": name, "precision": precision, "µs": 1e6 * seconds, "GB/s": moved / seconds / 1e9,
-            "TFLOP/s": flops / seconds / 1e12, **more}
-
-
-def measurements(s: Sizes, groups: list[str], precisions: list[str], stock: bool) -> Iterator[dict[str, Any]]:
-    """A line for each limit of the card, and for each pass of each operation that has a kernel on this device."""
-    limit = best(s, list(dict.fromkeys(["fp32", *precisions])))
-    yield line("copy of a large array", "fp32", 2 * s.work / limit.bytes, 2 * s.work)
-    for precision, flops in limit.flops.items():
-        work = product(s.matrix, s.matrix, s.matrix)
-        yield line("product of large matrices", precision, work / flops, flops=work)
+def measurements(s: Sizes, groups: list[str], precisions: list[str], limit: Best,
+                 stock: bool) -> Iterator[dict[str, Any]]:
+    """A line per pass of each operation that has a kernel on this device."""
     for group in filter(ops.has_kernel, groups):
         for precision in precisions if group in PRODUCTS else ["fp32"]:
             more = [precision] if group in PRODUCTS else []
@@ -276,34 +265,44 @@ def measurements(s: Sizes, groups: list[str], precisions: list[str], stock: bool
                 for number, timed in enumerate(found):
                     took = seconds_of([one[number].run for one in several], s.seconds)
                     bound = max(timed.bytes / limit.bytes, timed.flops / limit.flops[precision])
-                    compared = {}
+                    line = {"group": group, "name": timed.name, "precision": precision, "seconds": took,
+                            "bytes": timed.bytes, "flops": timed.flops, "share": bound / took}
                     if stock:
-                        with jt.flag_scope(use_tensorcore=TENSOR_CORES[precision]):
-                            compared["stock µs"] = 1e6 * seconds_of([timed.stock], s.seconds)
-                    yield line(timed.name, precision, took, timed.bytes, timed.flops, share=bound / took, **compared)
+                        with stock_products(precision):
+                            line["stock_seconds"] = seconds_of([timed.stock], s.seconds)
+                    yield line
+
+
+def row(line: dict[str, Any]) -> str:
+    took = line["seconds"]
+    stock = f"{line['stock_seconds'] / took:.2f}" if "stock_seconds" in line else ""
+    return (f"| {line['name']} | {line['precision']} | {1e6 * took:.1f} | {line['bytes'] / took / 1e9:.0f} | "
+            f"{line['flops'] / took / 1e12:.2f} | {100 * line['share']:.0f} % | {stock} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="file of lines, to which these are added")
+    parser.add_argument("--output", type=Path, required=True, help="folder, to whose results.jsonl lines are added")
     parser.add_argument("--base", choices=SIZES, default="gpt2", help="whose sizes the arrays have")
     parser.add_argument("--precisions", default="fp32,bf16", help=f"some of {','.join(PRECISIONS)}")
     parser.add_argument("--groups", default=",".join(GROUPS), help=f"some of {','.join(GROUPS)}")
     parser.add_argument("--stock", action="store_true", help="time stock Jittor, too")
     given = parser.parse_args()
-    groups, precisions = given.groups.split(","), given.precisions.split(",")
+    groups, precisions, sizes = given.groups.split(","), given.precisions.split(","), SIZES[given.base]
     for name, chosen, known in (("groups", groups, GROUPS), ("precisions", precisions, PRECISIONS)):
         if set(chosen) - set(known):
             parser.error(f"--{name}: expected some of {', '.join(known)}")
-    results = Results(given.output)
-    print("| operation | precision | µs | GB/s | TFLOP/s | share of the bound | stock Jittor, µs |\n"
-          "| --- | --- | --- | --- | --- | --- | --- |")
+    results = Results(given.output / "results.jsonl")
+    limit = best(sizes, list(dict.fromkeys(["fp32", *precisions])))
+    results.add("kernels: best", base=given.base, **limit._asdict())
+    peaks = ", ".join(f"{flops / 1e12:.1f} TFLOP/s in {precision}" for precision, flops in limit.flops.items())
+    print(f"At best {limit.bytes / 1e9:.0f} GB/s copied, and {peaks}.\n\n"
+          "| operation | precision | µs | GB/s | TFLOP/s | share of the bound | stock / ours |\n"
+          "| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with jt.no_grad():
-        for found in measurements(SIZES[given.base], groups, precisions, given.stock):
-            results.add("kernel", **found)
-            share, stock = (f"{found[name]:.3g}" if name in found else "" for name in ("share", "stock µs"))
-            print(f"| {found['name']} | {found['precision']} | {found['µs']:.3g} | {found['GB/s']:.3g} | "
-                  f"{found['TFLOP/s']:.3g} | {share} | {stock} |", flush=True)
+        for line in measurements(sizes, groups, precisions, limit, given.stock):
+            results.add("kernels", base=given.base, **line)
+            print(row(line), flush=True)
 
 
 if __name__ == "__main__":

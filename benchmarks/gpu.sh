@@ -9,7 +9,8 @@
 # so that a run that is cut short has found out most. All take 8 minutes on an H100 with 16 cores. Variables:
 #
 #   OUT        folder for results, by default runs/gpu
-#   LIMIT      seconds for everything, by default 480
+#   WORK       folder for models and runs, 2 GB, by default $OUT/work; kept, for the next time
+#   LIMIT      seconds for everything, by default 480; with more, each part gets more
 #   PARTS      the parts to run, by default all: see the end of this file
 #   PYTHON     the interpreter, by default that of .venv if there is one
 #   WHEELS     for a machine without a package index: a folder of wheels of what PYTHON lacks. They are put beside its
@@ -19,13 +20,15 @@
 #   TINY=1     tiny models, DEVICE=cpu without a GPU: to try this script
 set -uo pipefail
 cd "$(dirname "$0")/.."
-OUT=${OUT:-runs/gpu} LIMIT=${LIMIT:-480} PARTS=${PARTS:-} WHEELS=${WHEELS:-} DEVICE=${DEVICE:-cuda}
+OUT=${OUT:-runs/gpu} LIMIT=${LIMIT:-480} PARTS=${PARTS:-} WHEELS=${WHEELS:-} REFERENCE=${REFERENCE:-}
+DEVICE=${DEVICE:-cuda}
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || echo python3)}
-mkdir -p "$OUT/work"
-OUT=$(cd "$OUT" && pwd) work=$OUT/work began=$SECONDS
+mkdir -p "$OUT" "${WORK:=$OUT/work}"
+OUT=$(cd "$OUT" && pwd) work=$(cd "$WORK" && pwd) began=$SECONDS
 log=$OUT/log.txt results=$OUT/results.jsonl
 : >"$results"
 exec > >(tee "$log") 2>&1
+screen=$!
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD/src HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 peers=""
 tiny=${TINY:+--tiny}
@@ -36,6 +39,7 @@ wanted() { [ -z "$PARTS" ] || [[ " $PARTS " == *" $1 "* ]]; }
 # part NAME SECONDS COMMAND...: what becomes of it is a line of the results.
 part() {
   local name=$1 limit=$2 started=$SECONDS status
+  [ "$LIMIT" -le 480 ] || limit=$((limit * LIMIT / 480))
   shift 2
   wanted "$name" || return 0
   [ "$(left)" -lt "$limit" ] && limit=$(left)
@@ -90,7 +94,9 @@ beside() {
   "$PYTHON" benchmarks/gpu_bases.py "$work/bases" $tiny
   export nvcc_path=
   "$PYTHON" -c "from jittor_lora.ops.backend import kernels_work; kernels_work()"
-  [ -n "${REFERENCE:-}" ] || "$PYTHON" benchmarks/gpu_checks.py write "$work/reference.npz" $tiny
+  if [ -z "$REFERENCE" ] && { wanted checks || wanted stock-checks; }; then
+    "$PYTHON" benchmarks/gpu_checks.py write "$work/reference.npz" $tiny
+  fi
 }
 
 # A process for each group of operations: an error on a GPU ends all that a process has to do there.
@@ -124,19 +130,19 @@ on_the_processor() {
 
 prepare || { echo "== not ready to measure"; exit 1; }
 export -f checks profile on_the_processor
-export PYTHON results work OUT DEVICE tiny peers REFERENCE=${REFERENCE:-}
+export PYTHON results work OUT DEVICE tiny peers REFERENCE
 
 beside >"$OUT/beside.txt" 2>&1 &
 background=$!
-part doctor 200 "$PYTHON" -m jittor_lora doctor --deep
+part doctor 240 "$PYTHON" -m jittor_lora doctor --deep
 wait $background || echo "== the CPU's part: see $OUT/beside.txt"
 echo "== $((SECONDS - began)) s: prepared"
 part checks 90 bash -c checks
 speed training gpt2 bf16 90
 part profile 60 bash -c "profile bf16"
-speed decoding gpt2 bf16 60
-part kernels 45 "$PYTHON" benchmarks/cuda_kernels.py --output "$OUT" --base "$([ -n "$tiny" ] && echo tiny || echo gpt2)"
-part resume 75 "$PYTHON" benchmarks/gpu_resume.py --bases "$work/bases" --output "$OUT"
+speed decoding gpt2 bf16 75
+part kernels 60 "$PYTHON" benchmarks/cuda_kernels.py --output "$OUT" --base "$([ -n "$tiny" ] && echo tiny || echo gpt2)"
+part resume 75 "$PYTHON" benchmarks/gpu_resume.py --bases "$work/bases" --output "$OUT" --work "$work/resume"
 speed training smollm2 bf16 75
 speed steps gpt2 tf32 40
 speed steps gpt2 fp32 40
@@ -147,3 +153,5 @@ part stock-checks 90 bash -c "checks --stock"
 speed stock gpt2 bf16 75
 part cpu 600 bash -c "on_the_processor bf16"
 "$PYTHON" benchmarks/gpu_report.py "$results" --output "$OUT"
+exec >/dev/null 2>&1
+wait $screen  # the last lines may be on their way

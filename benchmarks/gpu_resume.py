@@ -1,6 +1,6 @@
 """Runs that are resumed on a GPU: bit for bit on the same GPU, within bounds between GPU and CPU.
 
-    python benchmarks/gpu_resume.py --bases BASES --output DIR
+    python benchmarks/gpu_resume.py --bases BASES --output DIR --work RUNS
 
 `jittor-lora train` runs some steps in float32, with dropout, on the device that Jittor finds and, with an empty
 `nvcc_path`, on the CPU. Copies of both runs, cut back to their checkpoint in the middle, are then resumed: the GPU's on
@@ -68,8 +68,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--bases", type=Path, required=True, help="folder that gpu_bases.py filled")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs, emptied first")
     given = parser.parse_args(arguments)
-    folder, results = given.output / "resume", Results(given.output / "results.jsonl")
+    folder, results = given.work, Results(given.output / "results.jsonl")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = given.output / "resume.log"

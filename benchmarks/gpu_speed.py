@@ -33,6 +33,7 @@ STEP, CPU_STEP = (8, 256), (2, 256)  # sequences, tokens in each
 PROMPT, NEW, TEXTS = 64, 128, (1, 8)  # tokens; texts at a time
 QUESTIONS, ANSWERED, LONGEST_ANSWER = 512, 200, 32
 BATCH = 64  # questions that a peer answers at a time
+LONGER = (1, 3)  # warm-ups and repeats of what takes longer than a step
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 STOCK = "jittor-lora, Jittor's operators"
 BEST = {"order": "length", "logits": "labels"}  # of a peer: batches by length, logits of scored rows
@@ -88,13 +89,13 @@ def measure(kind: str, base: str, precision: str, given: argparse.Namespace) -> 
     entered = contenders(kind, precision, environment)
     if not given.peers:
         entered = [contender for contender in entered if contender.module == "ours"]
-    warmups, repeats = (1, 1) if given.tiny else (given.warmups, given.repeats)
+    steps = (1, 1) if given.tiny else (given.warmups, given.repeats)
     options = {"base": str(folder), "threads": given.threads, "precision": precision, "device": given.device}
     used = meter(os.environ) if given.device == "cuda" else None
     with Race(entered, options, given.output / "workers.log", say, used) as race:
         for job in jobs(kind, checkpoint.config, given.tiny):
             say(f"{base}, {precision}: {job.name}")
-            records = race.run(job.job, job.spec, warmups, repeats if job.job == "step" else min(repeats, 3))
+            records = race.run(job.job, job.spec, *(steps if job.job == "step" else map(min, steps, LONGER)))
             results.add("speed", kind=kind, model=title(base, given.tiny), precision=precision, workload=job.name,
                         job=job.job, device=given.device, threads=given.threads, unit=job.unit, units=job.units,
                         gflop=gflop(checkpoint.config, job), contenders=records)
@@ -122,7 +123,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="which Jittor must find too")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--warmups", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=11, help="of a step; other jobs are repeated up to 3 times")
+    parser.add_argument("--repeats", type=int, default=11, help="of a step; longer jobs are repeated up to 3 times")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--peers-path", help="PYTHONPATH of the peers, if it is not this one")
     parser.add_argument("--tiny", action="store_true")

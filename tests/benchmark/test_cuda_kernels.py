@@ -19,25 +19,25 @@ def program(monkeypatch):
 
 
 def test_every_operation_is_timed(program, tmp_path, monkeypatch, capsys):
-    output = tmp_path / "results.jsonl"
-    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(output), "--base", "tiny", "--stock"])
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--base", "tiny", "--stock"])
     with emulated():
         program.main()
-    lines = list(map(json.loads, output.read_text().splitlines()))
-    assert {line["part"] for line in lines} == {"kernel"}
-    limits, timed = lines[:3], lines[3:]
-    assert limits[0]["GB/s"] > 0 and [line["precision"] for line in limits[1:]] == ["fp32", "bf16"]
-    assert all(0 < line["µs"] < 1e7 and line["share"] > 0 and line["stock µs"] > 0 for line in timed)
-    names = [(line["name"], line["precision"]) for line in timed]
+    best, *lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert best["part"] == "kernels: best" and best["bytes"] > 0 and set(best["flops"]) == {"fp32", "bf16"}
+    assert all(0 < line["seconds"] < 10 and line["share"] > 0 and line["stock_seconds"] > 0 for line in lines)
+    assert {line["group"] for line in lines} == {*program.GROUPS}
+    names = [(line["name"], line["precision"]) for line in lines]
     assert len(set(names)) == len(names)
     for product in ("cross-entropy and its gradient", "linear with LoRA", "attention, gradient"):
         assert {(product, "fp32"), (product, "bf16")} <= {*names}
     assert {"GELU, gradient", "AdamW", "rotary", "label rows", "RMS norm"} <= {name for name, _ in names}
-    assert len(capsys.readouterr().out.splitlines()) == len(lines) + 2
+    assert len(capsys.readouterr().out.splitlines()) == len(lines) + 4
+    report = load_program("benchmarks/gpu_report.py")
+    assert "| AdamW | fp32 |" in report.kernels(lines) and "TFLOP/s in bf16" in report.best([best])
 
 
 def test_unknown_groups_are_refused(program, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path / "x"), "--groups", "norms,dreams"])
+    monkeypatch.setattr(sys, "argv", ["cuda_kernels.py", "--output", str(tmp_path), "--groups", "norms,dreams"])
     with pytest.raises(SystemExit):
         program.main()
     assert "--groups: expected some of norms, " in capsys.readouterr().err

@@ -12,6 +12,7 @@ import numpy as np
 
 import tiny
 from fake_cuda import toolkit
+from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.data.stream import Stream
 from jittor_lora.inference.generate import generate
@@ -72,6 +73,9 @@ def measured(source: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"use_cuda": jt.flags.use_cuda, "archs": list(jt.flags.cuda_archs),
-                      "flags": jt.flags.nvcc_flags, "compilers": jt.flags.use_parallel_op_compiler,
-                      **{family: measured(source) for family, source in SOURCES.items()}}))
+    found = {"use_cuda": jt.flags.use_cuda, "archs": list(jt.flags.cuda_archs), "flags": jt.flags.nvcc_flags,
+             "compilers": jt.flags.use_parallel_op_compiler}
+    with ops.portable_operations():
+        found["portable"] = {family: measured(source) for family, source in SOURCES.items()}
+    found["fused"] = {family: measured(source) for family, source in SOURCES.items()}
+    print(json.dumps(found))

@@ -62,6 +62,25 @@ def test_a_long_import_shows_elapsed_seconds(fake, monkeypatch):
     assert "\r" not in screen.getvalue()
 
 
+CUDA_WORKS = """
+for folder in ("obj_files", "gen"):
+    os.makedirs(CACHE + "/cu13.0.88_sm_86/" + folder)
+open(CACHE + "/cu13.0.88_sm_86/obj_files/op.cc.o", "w").close()
+open(CACHE + "/cu13.0.88_sm_86/jittor_core.so", "w").close()
+time.sleep(1)
+"""
+
+
+def test_with_cuda_the_core_and_its_parts_are_one_folder_below(fake, monkeypatch):
+    monkeypatch.setattr(first_compile, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(first_compile, "LINE_SECONDS", 0.1)
+    mark, screen = fake(CUDA_WORKS), io.StringIO()
+    first_compile.compile_jittor(mark, {**os.environ, "nvcc_path": "/usr/bin/nvcc"}, screen)
+    assert first_compile.is_warm(mark)
+    assert "once, about 5 to 8 minutes" in screen.getvalue()
+    assert "1 of about 170 parts compiled" in screen.getvalue()
+
+
 def test_an_exit_after_rebuilding_the_helper_is_retried(fake):
     mark = fake("tried = CACHE + '/tried'\nif not os.path.exists(tried):\n    open(tried, 'w').close()\n"
                 "    sys.exit(0)\n" + WORKS)

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cuda_toolkits import driver, toolkit
 from jittor_lora.errors import UserError
 from jittor_lora.system import cuda, machine, runtime
 
@@ -57,6 +59,46 @@ def test_switches_ignore_a_stray_nvcc(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "NVCC_PLACES", ("nvcc",))
     executable(tmp_path / "bin" / "nvcc")
     assert switches({"PATH": str(tmp_path / "bin")})["nvcc_path"] == ""
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU of capability 8.6, in a machine without CUDA."""
+    for name in ("SYSTEM_HEADERS", "SYSTEM_LIBRARIES"):
+        monkeypatch.setattr(cuda, name, Path("/none"))
+    monkeypatch.setattr(cuda, "NVCC_PLACES", ("nvcc",))
+    monkeypatch.setattr(cuda, "_packages", list)
+    find = cuda.find
+    monkeypatch.setattr(cuda, "find", lambda environ: find(environ, driver))
+
+
+def test_switches_use_a_whole_toolkit_through_a_folder_of_ours(tmp_path, card, capsys):
+    chosen = runtime.switches(plain_environ(nvcc_path=str(toolkit(tmp_path / "cuda", "13.0"))), tmp_path)
+    assert chosen["nvcc_path"].startswith(str(tmp_path / ".cache" / "jittor" / "jittor_lora" / "cuda13.0-"))
+    assert (chosen["conv_opt"], chosen["cache_name"]) == ("1", "jittor_lora")
+    assert "cc_flags" not in chosen  # only while Jittor is imported
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("exported, chosen", [("0", "0"), (None, "1")])
+def test_switches_leave_the_choice_of_cudnn_to_the_user(tmp_path, card, exported, chosen):
+    environ = plain_environ(nvcc_path=str(toolkit(tmp_path / "cuda")), **({"conv_opt": exported} if exported else {}))
+    assert runtime.switches(environ, tmp_path)["conv_opt"] == chosen
+
+
+def test_a_card_that_is_not_used_is_no_secret(tmp_path, card, capsys):
+    assert runtime.switches({"PATH": str(tmp_path)}, tmp_path)["nvcc_path"] == ""
+    assert "CUDA is not used: no nvcc found" in capsys.readouterr().err
+    assert runtime.switches({"PATH": str(tmp_path), "nvcc_path": ""}, tmp_path)["nvcc_path"] == ""
+    assert capsys.readouterr().err == ""
+
+
+def test_operators_are_compiled_side_by_side_and_without_fast_math(monkeypatch):
+    monkeypatch.setattr(machine, "available_cores", lambda: 64)
+    flags = SimpleNamespace(use_parallel_op_compiler=0, nvcc_flags=" -O2  --use_fast_math  -w ")
+    runtime._set_cuda_flags(flags)
+    assert flags.use_parallel_op_compiler == 16
+    assert flags.nvcc_flags.split() == ["-O2", "-w"]
 
 
 def test_switches_name_a_python_config_that_jittor_would_miss(monkeypatch, tmp_path):

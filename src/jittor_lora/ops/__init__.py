@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Sequence
 
+import numpy as np
+
 from jittor_lora.ops import decoding
 from jittor_lora.ops.backend import chosen, has_kernel, portable_operations
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
@@ -83,6 +85,11 @@ def rows(x, index):
     return chosen("rows")(x, index)
 
 
+def embedding(weight: Matrix, ids: np.ndarray):
+    """See `portable.embedding`."""
+    return chosen("embedding")(weight, ids)
+
+
 def loss_per(loss, weight: float):
     """See `portable.loss_per`."""
     return chosen("loss_per")(loss, weight)
@@ -116,6 +123,7 @@ __all__ = [
     "bf16_works",
     "decoder",
     "dropout_mask",
+    "embedding",
     "frozen",
     "fused_attention",
     "gelu_erf",

@@ -33,7 +33,7 @@ OPERATIONS = {
     "norms": ("layer_norm", "rms_norm"),
     "activations": ("gelu_tanh", "swiglu", "rotary"),
     "cross_entropy": ("token_cross_entropy",),
-    "arrays": ("add", "shared", "rows", "loss_per"),
+    "arrays": ("add", "shared", "rows", "loss_per", "embedding"),
     "optimizer": ("squared_norms", "adamw"),
     "decoding": ("decoder",),
 }
@@ -51,6 +51,7 @@ class Kernels(NamedTuple):
         head_forms: (head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
         layout: (plan of attention, by keys) → what its kernels read of the layout in both passes; `by_keys`: in the
             backward pass alone.
+        table: weight → what `embedding` reads of it, float32 or, in int16, bf16; None if the host looks rows up.
         rank_multiple: the columns of a projection onto A are padded to a multiple of this.
     """
 
@@ -59,6 +60,7 @@ class Kernels(NamedTuple):
     storage: Callable[[Matrix], int]
     head_forms: Callable[[Matrix, bool], tuple]
     layout: Callable[[AttentionPlan, bool], Any]
+    table: Callable[[Matrix], Any]
     rank_multiple: int
 
 

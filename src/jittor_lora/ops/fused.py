@@ -14,7 +14,7 @@ import numpy as np
 
 from jittor_lora.ops import portable
 from jittor_lora.ops.backend import kernels
-from jittor_lora.ops.matrix import Matrix
+from jittor_lora.ops.matrix import Matrix, as_var
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.ops.precision import PRECISIONS
 from jittor_lora.system.runtime import jt
@@ -281,6 +281,14 @@ class _Rows(jt.Function):
     def grad(self, upstream):
         shape, index = self.saved
         return call("rows_backward", [shape], [upstream, index])[0], None
+
+
+def embedding(weight: Matrix, ids: np.ndarray):
+    table = None if weight.trained else kernels().table(weight)
+    if table is None:
+        return portable.embedding(weight, ids)
+    return call("embedding", [(len(ids), weight.shape[1])], [table, as_var(np.asarray(ids, np.int32))],
+                table.dtype == "int16")[0].stop_grad()
 
 
 def loss_per(loss, weight: float):

@@ -52,7 +52,7 @@ class Matrix:
         """(out, in) float32, not rounded; on the CPU read again at each call unless it is held as an array."""
         if self._var is not None:
             return self._var
-        var = frozen(self._contents().decoded())
+        var = on_device(self._contents().decoded())
         if jt.flags.use_cuda:
             self._var = var
         return var

@@ -347,6 +347,11 @@ def rows(x, index):
     return x[index]
 
 
+def embedding(weight, ids):
+    """Rows of a `Matrix` (V, D), not rounded, by ids (N,), an int32 array of numpy that has been checked: (N, D)."""
+    return weight.rows(ids)
+
+
 def loss_per(loss, weight: float):
     """loss / weight, (1,): the last operation before the gradient; nothing else may be computed from its result."""
     return loss / weight

@@ -313,7 +313,6 @@ def _openmp() -> ctypes.CDLL:
 
 def system_info() -> dict[str, Any]:
     """Versions and the machine, for the log of a run; `memory_gib` is physical memory."""
-    cuda = os.environ.get("nvcc_path", "")
     compiler = machine.compiler(os.environ)
     return {
         "jittor_lora": __version__,
@@ -326,7 +325,7 @@ def system_info() -> dict[str, Any]:
         "cores": machine.available_cores(),
         "memory_gib": round(machine.total_memory() / 2**30, 1),
         "compiler": f"{compiler} {machine.version_of(compiler)}".strip() if compiler else None,
-        "cuda": cuda or None,
+        "cuda": os.environ.get("nvcc_path") or None,
     }
 
 

@@ -65,8 +65,10 @@ def test_two_steps(family):
 @needs_bf16
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_two_steps_in_bf16(family):
-    losses, arrays = trained(family, precision="bf16")
-    expected_losses, expected = trained(family, nullcontext, "bf16")
+    """Without attention, which the devices round at different places."""
+    with ops.portable_operations("attention"):
+        losses, arrays = trained(family, precision="bf16")
+        expected_losses, expected = trained(family, nullcontext, "bf16")
     np.testing.assert_allclose(losses, expected_losses, rtol=5e-3)
     assert distance(arrays, expected) < 5e-3
 

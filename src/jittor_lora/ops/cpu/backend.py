@@ -28,13 +28,15 @@ OPERATIONS = {
     "shared": fused.shared,
     "rows": fused.rows,
     "loss_per": fused.loss_per,
+    "embedding": fused.embedding,
     "squared_norms": fused.squared_norms,
     "adamw": fused.adamw,
     "decoder": Decoder,
 }
 
 KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms,
-                  lambda plan, by_keys: plan.groups if by_keys else plan.segments, CONSTANTS["RANKS_AT_A_TIME"])
+                  lambda plan, by_keys: plan.groups if by_keys else plan.segments, lambda weight: None,
+                  CONSTANTS["RANKS_AT_A_TIME"])
 
 
 def works() -> bool:

@@ -29,6 +29,7 @@ OPERATIONS = {
     "shared": fused.shared,
     "rows": fused.rows,
     "loss_per": fused.loss_per,
+    "embedding": fused.embedding,
     "squared_norms": fused.squared_norms,
     "adamw": fused.adamw,
     "decoder": Decoder,
@@ -38,7 +39,8 @@ OPERATIONS = {
 def kernels_of(call: Caller) -> Kernels:
     """The kernels of a library, as `fused` calls them."""
     return Kernels(call, packing.product, packing.storage, packing.head_forms,
-                   lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, RANKS_AT_A_TIME)
+                   lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, packing.table,
+                   RANKS_AT_A_TIME)
 
 
 KERNELS = kernels_of(Caller(library, on_device=True))

@@ -16,8 +16,7 @@ from jittor_lora.ops.operator import build
 from jittor_lora.system.runtime import jt, kernel_tools
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)  # RTX 20, A100, RTX 30, RTX 40, H100, RTX 50
-# Without --use_fast_math, which Jittor's own kernels are compiled with: divisions and roots are exact, and denormals,
-# NaN and infinities are kept.
+# Without --use_fast_math: divisions and roots are exact, and denormals, NaN and infinities are kept.
 FLAGS = ("-O3", "-std=c++17", "--cudart=shared", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
@@ -97,8 +96,8 @@ def compiled(tools: CudaTools, screen: TextIO, architectures: Sequence[int] = AR
 def _targets(tools: CudaTools, architectures: Sequence[int]) -> list[str]:
     """Flags for these architectures as far as nvcc knows them, and PTX of the newest."""
     known = sorted(int(number) for number in re.findall(r"compute_(\d+)\b", _say(tools, "--list-gpu-arch")))
+    wanted = sorted({*architectures} & {*known} if known else {*architectures})
     newest = max(architectures)
-    wanted = [number for number in sorted(set(architectures)) if number in known]
     virtual = max((number for number in known if number <= newest), default=newest)
     return [*(f"-gencode=arch=compute_{number},code=sm_{number}" for number in wanted),
             f"-gencode=arch=compute_{virtual},code=compute_{virtual}"]

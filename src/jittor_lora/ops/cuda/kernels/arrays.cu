@@ -43,8 +43,8 @@ __global__ void quotient(const float* dividend, float divisor, float* y) {
 }
 
 // y_i = x_{j_i}: a block per row.
-template <int N>
-__global__ void rows_forward(const float* x, const int* index, float* y, int width) {
+template <int N, class T>
+__global__ void rows_forward(const T* x, const int* index, float* y, int width) {
     x += int64_t(index[blockIdx.x]) * width, y += int64_t(blockIdx.x) * width;
     for (int i = threadIdx.x * N; i < width; i += blockDim.x * N) store(y + i, load<N>(x + i));
 }
@@ -118,11 +118,20 @@ JL_OPERATOR(reciprocal) {
     launch(quotient, 1, WARP, 0, nullptr, divisor, c.out(0));
 }
 
-JL_OPERATOR(rows_forward) {
+template <class T>
+static void gathered(const Call& c, const T* x) {
     int width = width_of(c.inputs[0]);
-    bool fours = in_fours(width, {c.in(0), c.out(0)});
-    launch(fours ? rows_forward<4> : rows_forward<1>, unsigned(c.inputs[1].count), threads_for(width / (fours ? 4 : 1)),
-           0, c.in(0), c.indices(1), c.out(0), width);
+    bool fours = in_fours(width, {x, c.out(0)});
+    launch(fours ? rows_forward<4, T> : rows_forward<1, T>, unsigned(c.inputs[1].count),
+           threads_for(width / (fours ? 4 : 1)), 0, x, c.indices(1), c.out(0), width);
+}
+
+JL_OPERATOR(rows_forward) { gathered(c, c.in(0)); }
+
+// A table in float32 or bf16, ids
+JL_OPERATOR(embedding) {
+    auto& [is_bf16] = c.numbers<1>();
+    is_bf16 ? gathered(c, reinterpret_cast<const bf16*>(c.bytes(0))) : gathered(c, c.in(0));
 }
 
 // The upstream gradient, indices

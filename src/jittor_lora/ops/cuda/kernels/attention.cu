@@ -5,14 +5,15 @@
 
 namespace jl {
 
-// What is left of an inner sum: to[row, g, i] = Σ_s from[row, g · share + s, i].
-__global__ void add_heads(const float* from_k, const float* from_v, float* dk, float* dv, int64_t count, int share, int d) {
-    int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (at >= count) return;
-    int64_t first = at / d * share * d + at % d;
-    float sum_k = 0.f, sum_v = 0.f;
-    for (int s = 0; s < share; s++) sum_k += from_k[first + s * d], sum_v += from_v[first + s * d];
-    dk[at] = sum_k, dv[at] = sum_v;
+// to[row, g, i] = Σ_s from[row, g · share + s, i], a block per row of `width` numbers: bound by bytes.
+__global__ void add_heads(const float* from_k, const float* from_v, float* dk, float* dv, int width, int share, int d) {
+    const int64_t row = int64_t(blockIdx.x) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        const int64_t first = row * share + i / d * share * d + i % d;
+        float sum_k = 0.f, sum_v = 0.f;
+        for (int s = 0; s < share; s++) sum_k += from_k[first + s * d], sum_v += from_v[first + s * d];
+        dk[row + i] = sum_k, dv[row + i] = sum_v;
+    }
 }
 
 static bool aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
@@ -36,7 +37,7 @@ static Attention inputs(const Call& c, const float* q, int q_stride, const float
 }
 
 static bool in_bf16(const Attention& a, double precision) {
-    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a.d);
+    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a);
 }
 
 static void forward(Attention a, const Call& c, double precision) {
@@ -61,8 +62,7 @@ static void backward(Attention a, const Call& c, int layout, int out, float* dq,
     }
     in_bf16(a, precision) ? attention_backward_in_bf16(a) : attention_backward_in_fp32(a);
     if (a.share == 1) return;
-    int64_t count = a.key_rows * wide / a.share;
-    launch(add_heads, blocks_for(count, 256), 256, 0, a.dk, a.dv, dk, dv, count, a.share, a.d);
+    launch(add_heads, a.key_rows, 128, 0, a.dk, a.dv, dk, dv, int(wide / a.share), a.share, a.d);
 }
 
 static Attention separate(const Call& c, double scale) {

@@ -46,8 +46,8 @@ struct Attention {
 
 void attention_forward_in_fp32(const Attention& a);
 void attention_backward_in_fp32(const Attention& a);
-// Products in bf16, where the GPU has them, for heads of up to 128.
-bool attention_takes_bf16(int d);
+// Products in bf16 where the GPU has them: for heads of up to 128, a multiple of 16 as on the CPU.
+bool attention_takes_bf16(const Attention& a);
 void attention_forward_in_bf16(const Attention& a);
 void attention_backward_in_bf16(const Attention& a);
 

@@ -10,7 +10,9 @@
 // clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100 shared memory is as
 // slow as they are. None of this was measured.
 //
-// Registers, without spills on sm_80 to sm_120 (d ≤ 64, d ≤ 128): REGISTERS
+// Blocks per processor, by registers (no spills, sm_80 to sm_120) and shared memory: for d ≤ 64 three forward (18 KiB; two
+// on sm_120), two backward (18 and 37 KiB); for d ≤ 128 two (34 KiB), but for dK and dV (69 KiB) one where a processor
+// has 100 KiB: RTX 30 to 50.
 #include "attention.cuh"
 #include "mma.cuh"
 
@@ -159,12 +161,7 @@ __device__ void write(const Sums<D>& sums, int half, float factor, float* to, co
         const int column = column_of_lane(n);
         const float first = sums[n][2 * half] * factor, second = sums[n][2 * half + 1] * factor;
         if (column >= a.d) break;
-        if (a.vectors) {
-            *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
-        } else {
-            to[column] = first;
-            if (column + 1 < a.d) to[column + 1] = second;
-        }
+        *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
     }
 }
 
@@ -388,7 +385,7 @@ void run_backward(const Attention& a) {
 
 }  // namespace
 
-bool attention_takes_bf16(int d) { return d <= 128 && has_mma(); }
+bool attention_takes_bf16(const Attention& a) { return a.d % 16 == 0 && a.d <= 128 && a.vectors && has_mma(); }
 
 void attention_forward_in_bf16(const Attention& a) {
     if (a.d <= 64) return run<64>(a, forward<64>, a.by_queries, 2);

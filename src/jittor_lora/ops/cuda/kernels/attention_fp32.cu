@@ -1,9 +1,11 @@
 // Attention in float32: products by FMA from shared memory, each thread with a tile of sums in registers.
 //
-// A pair of tiles takes 2 · 64 · 64 · d multiplications forward (5 backward + 2 for S again in the second kernel), and
-// reads 3 · 64 · d floats, mostly from the L2 cache: Q is staged again for each pair. That is 10 multiplications and
-// more per byte: the FMA units are the bound. Per 4 columns a thread reads 12 float4 for 128 FMA (d ≤ 64): 16 clocks of
-// shared memory beside 32 of FMA.
+// A pair of tiles takes 2 · 64 · 64 · d multiplications forward, 3 for dQ and 4 for dK and dV, and reads 3 · 64 · d floats
+// or more, mostly from the L2 cache, as Q is staged again for each pair: 10 multiplications per byte, so the FMA units are
+// the bound. Per four columns a thread reads 12 float4 for 128 FMA (d ≤ 64): 16 clocks of shared memory beside 32 of FMA.
+//
+// 26 KiB of shared memory and at most 255 registers without spills (sm_75 to sm_120): for d ≤ 64 two blocks of four warps
+// per processor, three forward on sm_80 to sm_90; above one block of eight warps, two forward for d ≤ 128.
 #include "attention.cuh"
 
 namespace jl {
@@ -11,7 +13,7 @@ namespace jl {
 namespace {
 
 constexpr int CHUNK = 32, CHUNK_STRIDE = CHUNK + 4;  // columns of d that are staged at once for S; 4 more: other banks
-constexpr int WIDE = 64;                             // the same for products with P or dS
+constexpr int WIDE = 64, WIDE_ROWS = 32;             // columns and rows for products with P or dS
 constexpr int WEIGHTS_STRIDE = TILE + 4;
 
 // Threads are 16 wide: thread (y, x) has rows y + HEIGHT · i and columns x + 16 · j of S, 4 x + j of each 64 of d.
@@ -25,23 +27,24 @@ struct Shape {
 struct Room {
     float* left;     // (64, CHUNK)
     float* right;    // (64, CHUNK)
-    float* wide;     // (64, WIDE), in place of left and right
-    float* weights;  // P or dS: (64, 64)
+    float* weights;  // P or dS: (64, 64), in place of left and right
+    float* wide;     // (WIDE_ROWS, WIDE)
 };
-constexpr size_t ROOM_BYTES = (2 * TILE * CHUNK_STRIDE + TILE * WEIGHTS_STRIDE) * sizeof(float);
-static_assert(WIDE <= 2 * CHUNK_STRIDE, "wide takes the place of left and right");
+constexpr size_t ROOM_BYTES = (2 * TILE * CHUNK_STRIDE + WIDE_ROWS * WIDE) * sizeof(float);
+static_assert(WEIGHTS_STRIDE <= 2 * CHUNK_STRIDE, "weights take the place of left and right");
 
 __device__ inline Room room() {
     float* memory = reinterpret_cast<float*>(shared_memory());
     return {memory, memory + TILE * CHUNK_STRIDE, memory, memory + 2 * TILE * CHUNK_STRIDE};
 }
 
-template <int THREADS, int WIDTH>
-__device__ void stage(float* to, int stride, const RowsOfHead& rows, int column) {
+// ROWS rows from `first` on, WIDTH columns from `column` on.
+template <int THREADS, int ROWS, int WIDTH>
+__device__ void stage(float* to, int stride, const RowsOfHead& rows, int first, int column) {
 #pragma unroll
-    for (int i = threadIdx.x; i < TILE * WIDTH / 4; i += THREADS) {
-        int row = i / (WIDTH / 4), at = i % (WIDTH / 4) * 4;
-        *reinterpret_cast<float4*>(to + row * stride + at) = rows.four(row, column + at);
+    for (int i = threadIdx.x; i < ROWS * WIDTH / 4; i += THREADS) {
+        const int row = i / (WIDTH / 4), at = i % (WIDTH / 4) * 4;
+        *reinterpret_cast<float4*>(to + row * stride + at) = rows.four(first + row, column + at);
     }
 }
 
@@ -63,8 +66,8 @@ __device__ void product(float (&sums)[Shape<D>::ROWS][4], const RowsOfHead& left
     clear(sums);
     for (int column = 0; column < left.d; column += CHUNK) {
         __syncthreads();
-        stage<S::THREADS, CHUNK>(room.left, CHUNK_STRIDE, left, column);
-        stage<S::THREADS, CHUNK>(room.right, CHUNK_STRIDE, right, column);
+        stage<S::THREADS, TILE, CHUNK>(room.left, CHUNK_STRIDE, left, 0, column);
+        stage<S::THREADS, TILE, CHUNK>(room.right, CHUNK_STRIDE, right, 0, column);
         __syncthreads();
 #pragma unroll 1
         for (int c = 0; c < CHUNK; c += 4) {
@@ -93,33 +96,38 @@ __device__ void add_product(float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], c
 #pragma unroll
     for (int part = 0; part < S::PARTS; part++) {
         if (part * WIDE >= rows.d) break;
-        __syncthreads();
-        stage<S::THREADS, WIDE>(room.wide, WIDE, rows, part * WIDE);
-        __syncthreads();
 #pragma unroll 1
-        for (int k = 0; k < TILE; k += 4) {
-            float4 b[4];
+        for (int first = 0; first < TILE; first += WIDE_ROWS) {
+            __syncthreads();
+            stage<S::THREADS, WIDE_ROWS, WIDE>(room.wide, WIDE, rows, first, part * WIDE);
+            __syncthreads();
+#pragma unroll 1
+            for (int k = 0; k < WIDE_ROWS; k += 4) {
+                float4 b[4];
 #pragma unroll
-            for (int j = 0; j < 4; j++) b[j] = four(room.wide + (k + j) * WIDE + 4 * x);
+                for (int j = 0; j < 4; j++) b[j] = four(room.wide + (k + j) * WIDE + 4 * x);
 #pragma unroll
-            for (int i = 0; i < S::ROWS; i++) {
-                float4 w = four(room.weights + (y + S::HEIGHT * i) * WEIGHTS_STRIDE + k);
-                const float each[4] = {w.x, w.y, w.z, w.w};
-                float(&sum)[4] = sums[part][i];
+                for (int i = 0; i < S::ROWS; i++) {
+                    const float4 w = four(room.weights + (y + S::HEIGHT * i) * WEIGHTS_STRIDE + first + k);
+                    const float each[4] = {w.x, w.y, w.z, w.w};
+                    float(&sum)[4] = sums[part][i];
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    sum[0] += each[j] * b[j].x, sum[1] += each[j] * b[j].y;
-                    sum[2] += each[j] * b[j].z, sum[3] += each[j] * b[j].w;
+                    for (int j = 0; j < 4; j++) {
+                        sum[0] += each[j] * b[j].x, sum[1] += each[j] * b[j].y;
+                        sum[2] += each[j] * b[j].z, sum[3] += each[j] * b[j].w;
+                    }
                 }
             }
         }
     }
 }
 
+// When all threads have gone past their last product.
 template <int D>
 __device__ void keep_weights(const float (&weights)[Shape<D>::ROWS][4], const Room& room) {
     using S = Shape<D>;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < S::ROWS; i++)
 #pragma unroll
@@ -272,7 +280,6 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) backward_
         }
         keep_weights<D>(s, memory);
         add_product<D>(dv, upstream, memory);
-        __syncthreads();
         keep_weights<D>(g, memory);
         add_product<D>(dk, q, memory);
     }

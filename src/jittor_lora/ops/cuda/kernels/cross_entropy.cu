@@ -51,7 +51,7 @@ __device__ Exponentials combined(Exponentials e, float* room) {
 struct Softmax {
     const float* logits;  // (rows, stride)
     float* gradient;      // (rows, stride), may be the logits; or
-    bf16* gradient_bf16;  // its place in bf16, (rows, padded), zeros beyond `size`; both null if none is wanted
+    bf16* gradient_bf16;  // its place in bf16, the same; both null if none is wanted. Zeros from `size` to `padded`
     double* losses;       // (rows,)
     const int* labels;
     const float* weights;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(LOSS_THREADS) softmax_of_rows(Softmax of) {
             store(of.gradient + row * of.stride + first, z);
         } else {
             uint2 halves{to_bf16(z[0]) | uint32_t(to_bf16(z[1])) << 16, to_bf16(z[2]) | uint32_t(to_bf16(z[3])) << 16};
-            *reinterpret_cast<uint2*>(of.gradient_bf16 + row * of.padded + first) = halves;
+            *reinterpret_cast<uint2*>(of.gradient_bf16 + row * of.stride + first) = halves;
         }
     }
 }
@@ -129,7 +129,7 @@ void panels(const Call& c, const T* hidden, const T* head, Scratch& scratch, dou
     const int panels = int(blocks_for(rows, PANEL_ROWS)), height = int(blocks_for(rows, std::max(panels, 1)));
     const int64_t stride = int64_t(blocks_for(padded, LOGITS_UNIT)) * LOGITS_UNIT;
     float* logits = scratch.take<float>(height * stride);
-    bf16* halves = IS_BF16 && wanted ? scratch.take<bf16>(height * int64_t(padded)) : nullptr;
+    bf16* halves = IS_BF16 && wanted ? scratch.take<bf16>(height * stride) : nullptr;
     for (int start = 0; start < rows; start += height) {
         const int count = std::min(height, rows - start);
         product(rows_of(hidden + int64_t(start) * width, width), transpose(rows_of(head, width)), logits, stride, count,
@@ -140,7 +140,7 @@ void panels(const Call& c, const T* hidden, const T* head, Scratch& scratch, dou
         if (!wanted) continue;
         float* gradient = c.out(1) + int64_t(start) * width;
         if constexpr (IS_BF16)
-            product(rows_of(halves, padded), rows_of(head, width), gradient, width, count, width, padded);
+            product(rows_of(halves, stride), rows_of(head, width), gradient, width, count, width, padded);
         else
             product(rows_of(logits, stride), rows_of(head, width), gradient, width, count, width, padded, 1.f, 0.f,
                     nullptr, Precision(int(precision)));

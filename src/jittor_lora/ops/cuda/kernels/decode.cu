@@ -54,8 +54,8 @@ public:
         m.h = states(net_.width), m.attended = states(net_.heads * net_.head_dim), m.inner = states(net_.inner);
         m.x = floats(rows_, net_.width), m.last = floats(wanted_, net_.width), m.qkv = floats(rows_, qkv_width());
         m.projected = floats(rows_, *std::max_element(reading_.ranks, reading_.ranks + LINEARS));
-        m.partial = floats(1, std::max(partial_floats(net_, tiles_.all.size(), tiles_.chunks),
-                                       partial_floats(net_, last_tiles_.all.size(), last_tiles_.chunks)));
+        m.partial = floats(1, std::max(partial_floats(net_, tiles_.all.size(), tiles_.units),
+                                       partial_floats(net_, last_tiles_.all.size(), last_tiles_.units)));
         head_rows_ = likeliest ? std::min(wanted_, HEAD_ROWS) : wanted_;
         m.counters = scratch.take<int>(counters());
         m.logits = likeliest ? floats(head_rows_, net_.head.outputs()) : results;
@@ -79,7 +79,7 @@ public:
         add(net_.last_norm), add_linear(add, net_.head);
         for (int size : {net_.width, net_.heads, net_.kv_heads, net_.head_dim, net_.inner, net_.activation,
                          int(net_.root_mean_square), int(net_.half), rows_, wanted_, int(tiles_.all.size()), tiles_.queries,
-                         tiles_.chunks, int(last_tiles_.all.size()), last_tiles_.queries, last_tiles_.chunks, m.stride})
+                         tiles_.units, int(last_tiles_.all.size()), last_tiles_.queries, last_tiles_.units, m.stride})
             add(size);
         add(net_.eps);
         for (int ranks : reading_.ranks) add(ranks);
@@ -148,7 +148,7 @@ private:
         if (!count) return;
         const Tiles& cuts = is_last ? last_tiles_ : tiles_;
         attend(net_, l, {m.table, is_last ? m.last_queries : m.queries, is_last ? m.last_tiles : m.tiles,
-                         int(cuts.all.size()), cuts.queries, cuts.chunks, m.qkv, m.attended, m.partial, counters});
+                         int(cuts.all.size()), cuts.queries, cuts.units, m.qkv, m.attended, m.partial, counters});
         float* sum = is_last ? m.last : m.x;
         Product out = product(OUT, m.attended, count, sum, net_.width);
         out.sum = m.x, out.from = out.sum_from = is_last ? m.wanted : nullptr;

@@ -116,7 +116,7 @@ struct Query {
     int row, to;
 };
 
-// Neighbouring queries of one reading.
+// Neighbouring queries with the same prefix; those that read the same span lie side by side, in its order.
 struct Tile {
     int first, count;
 };
@@ -126,15 +126,15 @@ struct Attention {
     const Row* table;
     const Query* queries;
     const Tile* tiles;
-    int tile_count, tile_queries, chunks;  // the most queries, and chunks of keys, of a tile
+    int tile_count, tile_queries, units;  // the most queries, and chunks of keys, of a tile
     const float* qkv;
     States y;                // (queries, heads · head_dim)
     float* partial;          // of `partial_floats`
     int* counters;           // `attention_counters` that are 0
 };
 void attend(const Network& net, int layer, const Attention& attention);
-int chunks_of(int prefix_rows, int seen);
-int64_t partial_floats(const Network& net, int tiles, int chunks);
+int chunks_of(int rows);
+int64_t partial_floats(const Network& net, int tiles, int units);
 int attention_counters(const Network& net, int tiles);
 
 // The first token with the largest logit of each row, unless null; *finite = 0 if a logit is not.

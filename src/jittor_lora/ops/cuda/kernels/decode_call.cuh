@@ -108,25 +108,30 @@ inline Reading read_readings(Numbers& numbers, Arrays& arrays) {
 
 struct Tiles {
     std::vector<Tile> all;
-    int queries = 1, chunks = 1;  // most of a tile
+    int queries = 1, units = 1;  // most queries, and chunks of keys, of a tile
 };
 
-// Neighbours that read one span, each after the other, and the same prefix.
+// Neighbours with the same prefix, or without one that read one span.
 inline Tiles cut(const Network& net, const Reading& reading, const std::vector<Query>& queries) {
     Tiles tiles;
     const int most = tile_queries(net);
+    int units = 0;
     for (int i = 0; i < int(queries.size()); i++) {
         const Row& row = reading.rows[queries[i].row];
-        bool joins = false;
-        if (i && tiles.all.back().count < most) {
-            const Row& before = reading.rows[queries[i - 1].row];
-            joins = before.own == row.own && before.prefix == row.prefix && before.at < row.at &&
-                    before.prefix_rows == row.prefix_rows;
+        const Row* before = i && tiles.all.back().count < most ? &reading.rows[queries[i - 1].row] : nullptr;
+        const bool continues = before && before->own == row.own && before->at < row.at;
+        const bool joins = before && before->prefix == row.prefix && before->prefix_rows == row.prefix_rows &&
+                           (continues || (row.prefix && before->own != row.own));
+        if (joins) {
+            tiles.all.back().count++;
+            if (continues) units -= chunks_of(before->at + 1);  // the later query sees these, too
+        } else {
+            tiles.all.push_back({i, 1});
+            units = chunks_of(row.prefix_rows);
         }
-        if (joins) tiles.all.back().count++;
-        else tiles.all.push_back({i, 1});
+        units += chunks_of(row.at + 1);
         tiles.queries = std::max(tiles.queries, tiles.all.back().count);
-        tiles.chunks = std::max(tiles.chunks, chunks_of(row.prefix_rows, row.at + 1));
+        tiles.units = std::max(tiles.units, units);
     }
     return tiles;
 }

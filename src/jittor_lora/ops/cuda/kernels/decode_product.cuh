@@ -3,6 +3,12 @@
 #include "activations.cuh"
 #include "decode.cuh"
 
+#ifdef __CUDACC__
+#define JL_NOINLINE __noinline__
+#else
+#define JL_NOINLINE
+#endif
+
 namespace jl::decoding {
 
 constexpr int TILE = 4;  // outputs, or ranks, per warp
@@ -78,7 +84,8 @@ __device__ float reduce_from(float* values) {
 template <int ROWS>
 __device__ float reduce(float (&sums)[ROWS][TILE]) { return reduce_from<ROWS * TILE, WARP / 2>(&sums[0][0]); }
 
-__device__ inline float activate(int activation, float x) {
+// Not inlined: what the compiler makes of its sums and products must not depend on the kernel.
+__device__ JL_NOINLINE inline float activate(int activation, float x) {
     switch (activation) {
         case GELU_TANH: return gelu(x);
         case GELU_ERF: return 0.5f * x * (1.f + erff(x * 0.70710678f));
@@ -201,7 +208,8 @@ __device__ inline void put(const Product& p, int r, int at, float value) {
     if (p.half) p.half[int64_t(r) * p.width + at] = to_bf16(value);
 }
 
-// On tensor cores, decode_product_bf16.cu.
+// On tensor cores, decode_product_bf16.cu, where these take it.
+bool takes_bf16(const Product& product);
 void multiply_bf16(const Product& product);
 
 }  // namespace jl::decoding

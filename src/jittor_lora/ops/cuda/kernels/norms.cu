@@ -1,7 +1,7 @@
 // Layer norm and RMS norm, with two-pass statistics. The weights take no gradient.
 //
-// Bound by bytes. A row is read once: its threads, a warp or, where it is wide, a block, keep up to 4,096 floats per
-// 128 threads in registers. What is beyond that is read again in each pass.
+// Bound by bytes. A row is read once: its threads, a warp for up to 1,024 numbers, a block for more, keep up to 32
+// numbers each in registers. What is beyond 16,384 is read again in each pass.
 #include <algorithm>
 
 #include "packs.cuh"
@@ -9,9 +9,9 @@
 namespace jl {
 namespace {
 
-constexpr int KEPT = 8;                    // packs that a thread keeps
-constexpr int MAX_THREADS = 512;           // per row: registers for two rows are left to each
-constexpr int ROWS_PER_BLOCK = 4;          // of rows with one warp each
+constexpr int KEPT = 8;            // packs that a thread keeps
+constexpr int MAX_THREADS = 512;   // per row, with 128 registers for each: the backward pass keeps two rows
+constexpr int ROWS_PER_BLOCK = 4;  // of rows with one warp each
 
 struct Rows {
     int count, width;

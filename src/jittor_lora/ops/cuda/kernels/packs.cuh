@@ -20,6 +20,17 @@ __device__ inline Pack<N> load(const float* from) {
 }
 
 template <int N>
+__device__ inline Pack<N> load(const bf16* from) {
+    struct alignas(N * sizeof(bf16)) Halves {
+        bf16 values[N];
+    } halves = *reinterpret_cast<const Halves*>(from);
+    Pack<N> pack;
+#pragma unroll
+    for (int k = 0; k < N; k++) pack[k] = from_bf16(halves.values[k]);
+    return pack;
+}
+
+template <int N>
 __device__ inline void store(float* to, const Pack<N>& pack) {
     *reinterpret_cast<Pack<N>*>(to) = pack;
 }
