@@ -16,8 +16,7 @@ from jittor_lora.ops.operator import build
 from jittor_lora.system.runtime import jt, kernel_tools
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)  # RTX 20, A100, RTX 30, RTX 40, H100, RTX 50
-# Without --use_fast_math, which Jittor's own kernels are compiled with: divisions and roots are exact, and denormals,
-# NaN and infinities are kept.
+# Without --use_fast_math: divisions and roots are exact, and denormals, NaN and infinities are kept.
 FLAGS = ("-O3", "-std=c++17", "--cudart=shared", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
