@@ -99,7 +99,7 @@ def test_without_cuda_it_goes_on_in_stock_jittor(tmp_path, monkeypatch, capsys):
 @needs_nvcc
 @pytest.mark.slow
 def test_all_kernels_compile_for_all_architectures(tools, monkeypatch):
-    """Without warnings. Half a minute on two cores."""
+    """Without warnings. Three and a half minutes on two cores."""
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-Werror=all-warnings"))
     kernels = ctypes.CDLL(str(library.compiled(tools, io.StringIO())))
     kernels.jl_device_problem.restype = ctypes.c_char_p

@@ -87,7 +87,7 @@ def compiled(tools: CudaTools, screen: TextIO, architectures: Sequence[int] = AR
     home = tools.nvcc.parent.parent
     command = [str(tools.nvcc), *FLAGS, f"-ccbin={tools.compiler}", *_targets(tools, architectures)]
     libraries = [f"-L{tools.libraries}", "-lcublasLt", f"-Xlinker=-rpath,{tools.libraries}"]
-    recipe = build.Recipe("CUDA kernels", "jittor_lora_cuda", "20 to 60 seconds", kernels_folder(), "*.cu",
+    recipe = build.Recipe("CUDA kernels", "jittor_lora_cuda", "about a minute on 2 cores", kernels_folder(), "*.cu",
                           [*command, f"-I{build.OPERATOR}", f"-I{home / 'include'}"], [*command, "-shared"], libraries,
                           [_say(tools, "--version")])
     return build.library(recipe, tools.cache, screen)
