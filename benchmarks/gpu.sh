@@ -10,7 +10,7 @@
 #
 #   OUT        folder for results, by default runs/gpu
 #   WORK       folder for models and runs, 2 GB, by default $OUT/work; kept, for the next time
-#   LIMIT      seconds for everything, by default 480
+#   LIMIT      seconds for everything, by default 480; with more, each part gets more
 #   PARTS      the parts to run, by default all: see the end of this file
 #   PYTHON     the interpreter, by default that of .venv if there is one
 #   WHEELS     for a machine without a package index: a folder of wheels of what PYTHON lacks. They are put beside its
@@ -39,6 +39,7 @@ wanted() { [ -z "$PARTS" ] || [[ " $PARTS " == *" $1 "* ]]; }
 # part NAME SECONDS COMMAND...: what becomes of it is a line of the results.
 part() {
   local name=$1 limit=$2 started=$SECONDS status
+  [ "$LIMIT" -le 480 ] || limit=$((limit * LIMIT / 480))
   shift 2
   wanted "$name" || return 0
   [ "$(left)" -lt "$limit" ] && limit=$(left)

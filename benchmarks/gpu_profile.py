@@ -3,7 +3,8 @@
     python benchmarks/gpu_profile.py ours gpt2 bf16 --bases BASES --output DIR
     python benchmarks/gpu_profile.py peers gpt2 bf16 --bases BASES --output DIR
 
-torch's profiler, which reads NVIDIA's CUPTI, sees the kernels of the whole process, also Jittor's and ours.
+torch's profiler, which reads NVIDIA's CUPTI, sees the kernels of the whole process, also Jittor's and ours. With
+--device cpu, for trying the script, it sees torch's operators.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def main(arguments: list[str]) -> None:
         seconds = time.perf_counter() - started
     kernels: dict[str, list[float]] = defaultdict(list)  # name -> milliseconds of each
     for event in profiled.events():
-        if event.device_type.name == "CUDA":
-            kernels[event.name].append(event.device_time / 1e3)
+        if event.device_type.name == given.device.upper():
+            kernels[event.name].append(event.time_range.elapsed_us() / 1e3)
     busy = sum(map(sum, kernels.values())) / STEPS
     longest = sorted(kernels, key=lambda name: -sum(kernels[name]))
     launches = sum(len(times) for name, times in kernels.items() if not name.startswith(("Memcpy", "Memset")))

@@ -201,15 +201,15 @@ def test_without_a_gpu_the_script_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_the_script(tmp_path):
-    """Parts that fail, are cut off or get no time stop no other, and all is reported."""
-    code, said = run_script(tmp_path, DEVICE="cpu", LIMIT="600",
-                            PARTS="checks steps-gpt2-tf32 resume kernels")
+    """Checks pass, what this machine cannot do is noted, and all is reported."""
+    code, said = run_script(tmp_path, DEVICE="cpu", LIMIT="4800", PARTS="checks steps-gpt2-tf32 kernels")
     assert code == 0, said
     found = lines(tmp_path / "results.jsonl")
     assert {line["name"]: line["status"] for line in found if line["part"] == "part"} == {
-        "checks": 0, "steps-gpt2-tf32": 0, "resume": 0, "kernels": 0}, said
-    assert all(line["ok"] for line in found if line["part"] in ("checks", "resume"))
-    assert "## Resumed runs" in (tmp_path / "report.md").read_text()
+        "checks": 0, "steps-gpt2-tf32": 0, "kernels": 0}, said
+    assert all(line["ok"] for line in found if line["part"] == "checks")
+    assert "tf32" in next(line for line in found if line["part"] == "speed")["contenders"][0]["error"]
+    assert "## Kernels" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ static void raw_load(const bf16* memory, int bytes, const int* rows, bool transp
     if (threadIdx.x == 0) memcpy(shared, memory, bytes);
     __syncthreads();
     uint32_t found[4];
-    transposed ? load_matrices<true>(found, shared + rows[threadIdx.x]) : load_matrices<false>(found, shared + rows[threadIdx.x]);
+    const bf16* row = shared + rows[threadIdx.x];
+    transposed ? load_matrices<true>(found, row) : load_matrices<false>(found, row);
     memcpy(to + threadIdx.x * 4, found, sizeof found);
 }
 

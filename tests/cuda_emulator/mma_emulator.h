@@ -46,7 +46,8 @@ void ldmatrix_x4(uint32_t (&to)[4], const uint16_t* row) {
     unsigned g = lane() / 4, t = lane() % 4;
     for (unsigned matrix = 0; matrix < 4; matrix++) {
         const uint16_t* const* of = rows + 8 * matrix;
-        uint32_t first = TRANSPOSED ? of[2 * t][g] : of[g][2 * t], second = TRANSPOSED ? of[2 * t + 1][g] : of[g][2 * t + 1];
+        uint32_t first = TRANSPOSED ? of[2 * t][g] : of[g][2 * t];
+        uint32_t second = TRANSPOSED ? of[2 * t + 1][g] : of[g][2 * t + 1];
         to[matrix] = first | second << 16;
     }
 }

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -319,6 +321,12 @@ def test_attention_of_grouped_queries(heads, kv_heads, scores):
         check_attention([(5, [3, 2]), (4, [1])], heads, kv_heads, chosen=[4, 6, 13])
 
 
+def test_attention_of_long_groups_takes_each_query_head_by_itself():
+    with mock.patch.object(portable_attention, "STACKED_ON_CPU", 100):
+        check_attention([(5, [3, 2]), (4, []), (8, [7, 1])], 6, 3)
+        check_attention([(5, [3, 2]), (4, []), (8, [7, 1])], 4, 1, chosen=[4, 6, 13, 20])
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.125])
 def test_attention_with_another_scale(scale):
     check_attention([(5, [3, 2])], 4, 2, scale=scale)
@@ -326,6 +334,28 @@ def test_attention_with_another_scale(scale):
 
 def test_attention_with_scores_far_apart():
     check_attention([(5, [3, 2])], 2, 2, size=12.0, tolerance=1e-4)  # scores of some hundreds: exp must not overflow
+
+
+PEAK = """
+import resource, numpy as np
+from jittor_lora.data.layout import Layout
+from jittor_lora.ops import AttentionPlan, portable
+from jittor_lora.system.runtime import jt
+
+plan = AttentionPlan(Layout.plain(1500))
+q, k, v = (jt.array(np.ones((1500, heads, 16), np.float32)) for heads in (8, 2, 2))
+jt.sync([q, k, v, plan.batches(0)[0].mask])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+out = portable.attention(q, k, v, plan)
+out.sync()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_attention_keeps_no_scores():
+    done = subprocess.run([sys.executable, "-c", PEAK], stdout=subprocess.PIPE, check=True)
+    scores_of_a_head = 1500 * 1500 * 4 / 1024  # KiB; there are two arrays of that at a time
+    assert int(done.stdout.split()[-1]) < 5 * scores_of_a_head
 
 
 @given(LENGTHS, AT_A_TIME, st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=4))

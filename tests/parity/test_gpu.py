@@ -54,4 +54,5 @@ def test_a_profile(tmp_path, part, bases, side):
     part("profile").main([side, "gpt2", "fp32", "--bases", str(bases), "--output", str(tmp_path), "--device", "cpu",
                           "--tiny"])
     [line] = lines(part, tmp_path)
-    assert (line["side"], line["launches"], line["kernels"]) == (side, 0, []) and line["step_ms"] > 0
+    assert line["side"] == side and line["step_ms"] > 0
+    assert (line["launches"] > 100 and line["kernels"][0]["ms"] > 0) if side == "peers" else line["launches"] == 0

@@ -37,7 +37,7 @@ class _LayerNorm(jt.Function):
         mean = x.mean(-1, keepdims=True)
         centred = x - mean
         variance = (centred * centred).mean(-1, keepdims=True)
-        self.saved = x, weight, eps, mean, variance
+        self.saved = x, weight, eps, mean.stop_grad(), variance.stop_grad()
         return centred / _root(variance, eps, x) * weight + bias
 
     def grad(self, upstream):
@@ -66,7 +66,7 @@ class _RMSNorm(jt.Function):
 
     def execute(self, x, weight, eps):
         square = (x * x).mean(-1, keepdims=True)
-        self.saved = x, weight, eps, square
+        self.saved = x, weight, eps, square.stop_grad()
         return x / _root(square, eps, x) * weight
 
     def grad(self, upstream):

@@ -1,8 +1,8 @@
 """Attention over a layout in stock Jittor: the definition, on any device. See `portable`.
 
-Query heads that share a key head, and the groups of a batch of the plan, padded to one size, are stacked into a batch
-of matrices, so that a layer takes a few calls to a GPU. Only the products of two matrices reach oneDNN on a CPU:
-there a batch is one group and one key head.
+Query heads that share a key head are stacked, and the groups of a batch of the plan are padded to one size, so that a
+layer takes a few calls to a GPU. Only products of two matrices reach oneDNN on a CPU: there a batch is one group and
+one key head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Iterator, NamedTuple, Sequence
 from jittor_lora.ops.plan import AttentionPlan, Batch
 from jittor_lora.system.runtime import jt
 
-SCORES_ON_CUDA = 1 << 25  # at most so many scores at a time, unless one group and key head alone have more
+SCORES_ON_CUDA = 1 << 25  # at most so many scores at a time, unless one group and head alone have more
+STACKED_ON_CPU = 1 << 22  # query heads are stacked up to so many scores, which a cache holds
 
 
 def attention(q, k, v, plan: AttentionPlan, scale: float | None = None):
@@ -79,65 +80,75 @@ class _Heads(NamedTuple):
 class _Attention(jt.Function):
     """Keeps its inputs, its output, and of each row and head the largest score and the sum of the softmax.
 
-    The gradient computes the weights again: they would be the largest arrays of all.
+    The gradient computes the weights again: they would be the largest arrays of all. Besides inputs, all that is kept
+    is cut off from its history, which Jittor would keep too.
     """
 
     def execute(self, q, k, v, plan, scale):
-        heads = [_Heads(x.reshape((x.shape[0], 1, *x.shape[1:]))) for x in (q, k, v)]
-        out, sums = _attended(*heads, plan, scale)
-        self.saved = *heads, plan, scale, out, sums
+        out, sums = _attended(*self._heads(q, k, v), plan, scale)
+        self.inputs, self.made = (q, k, v, plan, scale), (out.detach(), sums)
         return out
 
     def grad(self, upstream):
-        found = _gradients(*self.saved, upstream)
+        *arrays, plan, scale = self.inputs
+        found = _gradients(*self._heads(*arrays), plan, scale, *self.made, upstream)
         return (*(gradient.squeeze(1) for gradient in found), None, None)
+
+    @staticmethod
+    def _heads(*arrays):
+        return [_Heads(x.reshape((x.shape[0], 1, *x.shape[1:]))) for x in arrays]
 
 
 class _FusedAttention(jt.Function):
     """`_Attention` of one array (N, 3, heads, d)."""
 
     def execute(self, qkv, plan, scale):
-        heads = [_Heads(qkv, part) for part in range(3)]
-        out, sums = _attended(*heads, plan, scale)
-        self.saved = *heads, plan, scale, out, sums
+        out, sums = _attended(*self._heads(qkv), plan, scale)
+        self.inputs, self.made = (qkv, plan, scale), (out.detach(), sums)
         return out
 
     def grad(self, upstream):
-        dq, dk, dv = _gradients(*self.saved, upstream)
+        qkv, plan, scale = self.inputs
+        dq, dk, dv = _gradients(*self._heads(qkv), plan, scale, *self.made, upstream)
         return dq + dk + dv, None, None
+
+    @staticmethod
+    def _heads(qkv):
+        return [_Heads(qkv, part) for part in range(3)]
 
 
 def _attended(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: float):
     """The output (N, heads · d), and of each piece the largest score and the sum of the softmax by row."""
-    share, d = q.array.shape[2] // k.array.shape[2], q.array.shape[3]
+    heads, d = q.array.shape[2:]
     outputs, sums = [], []
     for batch in plan.batches(_scores_at_a_time()):
+        stacked = _stacked(batch, heads // k.array.shape[2])
         parts = []
-        for q_b, k_b, v_b in _pieces(batch, q.blocks(batch.queries, share) * scale, k.blocks(batch.keys),
-                                     v.blocks(batch.keys)):
+        for (q_b,), (k_b, v_b) in _pieces(batch, [q.blocks(batch.queries, stacked) * scale],
+                                          [k.blocks(batch.keys), v.blocks(batch.keys)]):
             scores = _product(q_b, k_b, transpose_b=True) + batch.mask
             top = scores.max(-1, keepdims=True)
             odds = jt.exp(scores - top)
             total = odds.sum(-1, keepdims=True)
             parts.append(_product(odds, v_b) / total)
-            sums.append((top, total))
-        like = _Heads(q.array.reshape((-1, 1, *q.array.shape[2:])))
-        outputs.append(like.like(joined(parts), batch.query_places).reshape((-1, share * k.array.shape[2] * d)))
+            sums.append((top.stop_grad(), total.stop_grad()))
+        rows = _Heads(q.array.reshape((-1, 1, heads, d)))
+        outputs.append(rows.like(joined(parts), batch.query_places).reshape((-1, heads * d)))
     return joined(outputs), sums
 
 
 def _gradients(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: float, out, sums, upstream):
     """Of queries, keys and values, each in the form of its array."""
-    share = q.array.shape[2] // k.array.shape[2]
+    heads, kv_heads, d = q.array.shape[2], *k.array.shape[2:]
     plan.check_keys(k.array.shape[0])
-    rows, sums = (out.shape[0], 1, *q.array.shape[2:]), iter(sums)
-    out, upstream = _Heads(out.reshape(rows)), _Heads(upstream.reshape(rows))
-    found: list[list] = [[], [], []]
+    out, upstream = (_Heads(x.reshape((-1, 1, heads, d))) for x in (out, upstream))
+    sums, found = iter(sums), ([], [], [])
     for batch in plan.batches(_scores_at_a_time()):
-        parts: list[list] = [[], [], []]
-        for q_b, k_b, v_b, y, dy in _pieces(
-                batch, q.blocks(batch.queries, share) * scale, k.blocks(batch.keys), v.blocks(batch.keys),
-                out.blocks(batch.queries, share), upstream.blocks(batch.queries, share)):
+        stacked = _stacked(batch, heads // kv_heads)
+        parts = [], [], []
+        queries = [q.blocks(batch.queries, stacked) * scale, out.blocks(batch.queries, stacked),
+                   upstream.blocks(batch.queries, stacked)]
+        for (q_b, y, dy), (k_b, v_b) in _pieces(batch, queries, [k.blocks(batch.keys), v.blocks(batch.keys)]):
             top, total = next(sums)
             weights = jt.exp(_product(q_b, k_b, transpose_b=True) + batch.mask - top) / total
             # Σ_j weights_j · (dy · v_j) is dy · y
@@ -145,9 +156,12 @@ def _gradients(q: _Heads, k: _Heads, v: _Heads, plan: AttentionPlan, scale: floa
             parts[0].append(_product(ds, k_b) * scale)
             parts[1].append(_product(ds, q_b, transpose_a=True))
             parts[2].append(_product(weights, dy, transpose_a=True))
-        for heads, part, places, gradient in zip((q, k, v), parts, (batch.query_places, *[batch.key_places] * 2),
-                                                 found):
-            gradient.append(heads.like(joined(part), places))
+        dq, dk, dv = map(joined, parts)
+        found[0].append(q.like(dq, batch.query_places))
+        for own, gradient, gradients in ((k, dk, found[1]), (v, dv, found[2])):
+            if gradient.shape[0] > kv_heads:
+                gradient = gradient.reshape((kv_heads, -1, *gradient.shape[1:])).sum(1)
+            gradients.append(own.like(gradient, batch.key_places))
     return map(joined, found)
 
 
@@ -155,12 +169,22 @@ def _scores_at_a_time() -> int:
     return SCORES_ON_CUDA if jt.flags.use_cuda else 0
 
 
-def _pieces(batch: Batch, *arrays) -> Iterator[Sequence[jt.Var]]:
-    """Arrays (heads, B, …) of a batch, so many key heads at a time that their scores have the size allowed."""
-    heads, share = arrays[1].shape[0], arrays[0].shape[2]
-    count = max(1, _scores_at_a_time() // (batch.scores * share))
-    for first in range(0, heads, count):
-        yield arrays if count >= heads else [array[first : first + count] for array in arrays]
+def _stacked(batch: Batch, share: int) -> int:
+    """How many of the `share` query heads that use a key head are stacked: all, or each is alone."""
+    most = SCORES_ON_CUDA if jt.flags.use_cuda else STACKED_ON_CPU
+    return share if batch.scores * share <= most else 1
+
+
+def _pieces(batch: Batch, queries: Sequence[jt.Var], keys: Sequence[jt.Var]) -> Iterator[tuple[Sequence, Sequence]]:
+    """Queries (stacks, B, …) and keys (key heads, B, …), so many at a time that their scores have the size allowed."""
+    stacks, kv_heads = queries[0].shape[0], keys[0].shape[0]
+    count = max(1, _scores_at_a_time() // (batch.scores * queries[0].shape[2])) if stacks == kv_heads else 1
+    if count >= stacks:
+        yield queries, keys
+        return
+    for first in range(0, stacks, count):
+        key = first * kv_heads // stacks
+        yield [x[first : first + count] for x in queries], [x[key : key + count] for x in keys]
 
 
 def _product(a, b, transpose_a: bool = False, transpose_b: bool = False):

@@ -113,3 +113,20 @@ def test_launches(precision, rank, expected):
     forward = launches() - before
     jt.grad((y * y).sum(), x).sync()
     assert (forward, launches() - before - forward) == expected
+
+
+@pytest.mark.parametrize("precision, rank", [("bf16", 0), ("bf16", 8), ("fp32", 8)])
+def test_arrays_that_begin_in_the_middle_of_others(precision, rank):
+    """Slices may share the memory of a larger array: such addresses are multiples of four bytes only."""
+    weight = Matrix.of(normal(30, 21, seed=1), precision)
+    whole = [normal(13, 21), normal(rank + 1, 21, seed=2), normal(31, max(rank, 1), seed=3)]
+    parts = [array[1:] for array in whole]
+
+    def results(variables):
+        pair = variables[1:] if rank else (None, None)
+        y = fused.lora_linear(variables[0], weight, None, *pair, 1.0)
+        return [y.numpy(), *(g.numpy() for g in jt.grad((y * y).sum(), variables[: 3 if rank else 1]))]
+
+    shared = [jt.array(array)[1:] for array in whole]
+    for found, expected in zip(results(shared), results([jt.array(part) for part in parts])):
+        np.testing.assert_array_equal(found, expected)

@@ -11,7 +11,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.ops.backend import kernels
 from jittor_lora.ops.cuda import packing
 from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
-from jittor_lora.ops.matrix import Matrix, TrainedMatrix
+from jittor_lora.ops.matrix import Matrix, TrainedMatrix, on_device
 from jittor_lora.ops.portable import score_scale
 from jittor_lora.system.runtime import jt
 
@@ -76,11 +76,12 @@ class Adapter:
         memory[: starts[0]] = header.view(np.int32).view(np.float32).ravel()
         for start, array in zip(starts, arrays):
             memory[start : start + array.size] = array.ravel()
-        self.memory, self.ranks = jt.array(memory).stop_grad(), header["ranks"].max(0).tolist()
+        self.memory, self.ranks = on_device(memory), header["ranks"].max(0).tolist()
 
 
 class Decoder:
-    """See `ops.decoding.Decoder`. The matrices are those that training multiplies, in the same memory."""
+    """See `ops.decoding.Decoder`. The matrices are those that training multiplies, in the same memory; where training
+    multiplies in TF32, decoding does in float32."""
 
     def __init__(self, weights: NetworkWeights):
         sizes = weights.sizes
@@ -100,7 +101,7 @@ class Decoder:
             len(layers), sizes.width, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.inner, sizes.rms_norm,
             ACTIVATIONS.index(sizes.activation), sizes.norm_eps, sizes.precision == "bf16",
             *(number for layer in layers for number in layer), *ends)]
-        self._arrays = [jt.array(np.concatenate(self._vectors)).stop_grad(), *self._matrices]
+        self._arrays = [on_device(np.concatenate(self._vectors)), *self._matrices]
         by_layer = [self._updates[i : i + _LINEARS] for i in range(0, len(self._updates), _LINEARS)]
         self.adapter = Adapter(by_layer, self._low_rank) if self._low_rank else None
         self.base = sizes, self._contents.digest()

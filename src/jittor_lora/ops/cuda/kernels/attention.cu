@@ -24,8 +24,8 @@ static Tiles tables(const Call& c, int i, int rows, int tiles) {
     return {table, table + tiles, tiles};
 }
 
-static Attention inputs(const Call& c, const float* q, int q_stride, const float* k, const float* v, int kv_stride, int layout,
-                        int rows, int key_rows, int heads, int kv_heads, int d, double scale) {
+static Attention inputs(const Call& c, const float* q, int q_stride, const float* k, const float* v, int kv_stride,
+                        int layout, int rows, int key_rows, int heads, int kv_heads, int d, double scale) {
     if (d > LARGEST_HEAD) throw std::logic_error("attention: the heads are too large");
     Attention a{};
     a.q = q, a.k = k, a.v = v, a.q_stride = q_stride, a.kv_stride = kv_stride;
@@ -37,7 +37,7 @@ static Attention inputs(const Call& c, const float* q, int q_stride, const float
 }
 
 static bool in_bf16(const Attention& a, double precision) {
-    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a.d);
+    return Precision(int(precision)) == Precision::BF16 && attention_takes_bf16(a);
 }
 
 static void forward(Attention a, const Call& c, double precision) {
@@ -67,8 +67,8 @@ static void backward(Attention a, const Call& c, int layout, int out, float* dq,
 
 static Attention separate(const Call& c, double scale) {
     int heads = c.size(0, 1), kv_heads = c.size(1, 1), d = c.size(0, 2);
-    return inputs(c, c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, 3, c.size(0, 0), c.size(1, 0), heads, kv_heads, d,
-                  scale);
+    return inputs(c, c.in(0), heads * d, c.in(1), c.in(2), kv_heads * d, 3, c.size(0, 0), c.size(1, 0), heads, kv_heads,
+                  d, scale);
 }
 
 // `rows`: the input with the rows that have a query, or -1 where all have one.
@@ -85,8 +85,8 @@ static Attention fused(const Call& c, double heads, int rows, double scale) {
 
 using namespace jl;
 
-// The arrays and numbers are those of ops/cpu/kernels/operators.cpp, with `query_tiles` and `key_tiles` (ops/tiles.py) in
-// place of segments and groups.
+// The arrays and numbers are those of ops/cpu/kernels/operators.cpp, with `query_tiles` and `key_tiles` (ops/tiles.py)
+// in place of segments and groups.
 
 JL_OPERATOR(attention_forward) {
     auto& [scale, precision] = c.numbers<2>();
@@ -108,7 +108,8 @@ JL_OPERATOR(fused_attention_backward) {
     int width = c.size(0, 1) / 3;
     float* gradient = c.out(0);
     if (chosen)  // rows without a query
-        check(cudaMemset2DAsync(gradient, 3 * width * sizeof(float), 0, width * sizeof(float), c.size(0, 0)), "memset");
+        check(cudaMemset2DAsync(gradient, 3 * width * sizeof(float), 0, width * sizeof(float), c.size(0, 0), stream()),
+              "memset");
     backward(fused(c, heads, chosen ? 3 : -1, scale), c, 2, 4, gradient, gradient + width, gradient + 2 * width,
              precision);
 }

@@ -3,16 +3,16 @@
 //     dS = P ∘ (dO Vᵀ - D),  dV = Pᵀ dO,  dQ = scale · dS K,  dK = scale · dSᵀ Q.
 //
 // The scheme is FlashAttention-2's (Dao 2023). A block of threads has 64 query rows of one head and goes through the
-// keys that these see, 64 at a time, with a running maximum m and sum of e^(S - m) of each row (algorithm 1): S is never
-// in memory. The backward pass computes it again, twice (algorithm 2 in two kernels): dQ in a block per 64 query rows,
-// dK and dV in one per 64 key rows. So each sum has one owner that adds in fixed order, without atomics: the same bits
-// each time. Query heads that share a key head sum by themselves, and a last kernel adds up their sums.
+// keys that these see, 64 at a time, with a running maximum m and sum of e^(S - m) of each row (algorithm 1): S is
+// never in memory. The backward pass computes it again, twice (algorithm 2 in two kernels): dQ in a block per 64 query
+// rows, dK and dV in one per 64 key rows. So each sum has one owner that adds in fixed order, without atomics: the same
+// bits each time. Query heads that share a key head sum by themselves, and a last kernel adds up their sums.
 //
 // Which pairs of tiles meet is computed once per layout for all layers and heads (ops/tiles.py). Blocks with most work
 // start first, so that a long text and many short ones keep the GPU busy to the end.
 //
-// A NaN in a row of q, k or v reaches each row that it has a weight in, and may reach others of the same tile, for which
-// its weight is zero.
+// A NaN in a row of q, k or v reaches each row that it has a weight in, and may reach others of the same tile, for
+// which its weight is zero.
 #pragma once
 #include "device.cuh"
 
@@ -46,8 +46,8 @@ struct Attention {
 
 void attention_forward_in_fp32(const Attention& a);
 void attention_backward_in_fp32(const Attention& a);
-// Products in bf16, where the GPU has them, for heads of up to 128.
-bool attention_takes_bf16(int d);
+// Products in bf16 where the GPU has them: for heads of up to 128, a multiple of 16 as on the CPU.
+bool attention_takes_bf16(const Attention& a);
 void attention_forward_in_bf16(const Attention& a);
 void attention_backward_in_bf16(const Attention& a);
 
@@ -66,7 +66,8 @@ struct RowsOfHead {
         if (i >= count || column >= d) return make_float4(0.f, 0.f, 0.f, 0.f);
         const float* at = data + (index ? index[i] : i) * stride + column;
         if (vectors) return *reinterpret_cast<const float4*>(at);
-        return make_float4(at[0], column + 1 < d ? at[1] : 0.f, column + 2 < d ? at[2] : 0.f, column + 3 < d ? at[3] : 0.f);
+        return make_float4(at[0], column + 1 < d ? at[1] : 0.f, column + 2 < d ? at[2] : 0.f,
+                           column + 3 < d ? at[3] : 0.f);
     }
 };
 
@@ -84,7 +85,8 @@ __device__ inline RowsOfHead outputs(const Attention& a, const float* array, int
 
 // Rows [first, end) of k or v, at most 64.
 __device__ inline RowsOfHead keys(const Attention& a, const float* array, int first, int end, int head) {
-    return {array + int64_t(first) * a.kv_stride + head / a.share * a.d, a.kv_stride, nullptr, end - first, a.d, a.vectors};
+    const float* data = array + int64_t(first) * a.kv_stride + head / a.share * a.d;
+    return {data, a.kv_stride, nullptr, end - first, a.d, a.vectors};
 }
 
 __device__ inline bool sees(int4 seen, int key) {
@@ -92,7 +94,9 @@ __device__ inline bool sees(int4 seen, int key) {
 }
 
 // What query row `row` sees; beyond the last row nothing.
-__device__ inline int4 seen_by(const Attention& a, int row) { return row < a.rows ? a.seen[row] : make_int4(0, 0, 0, 0); }
+__device__ inline int4 seen_by(const Attention& a, int row) {
+    return row < a.rows ? a.seen[row] : make_int4(0, 0, 0, 0);
+}
 
 // Over `lanes` lanes side by side, which each get the result.
 template <int LANES>
@@ -121,7 +125,8 @@ __device__ float dot(const RowsOfHead& x, const RowsOfHead& y, int i) {
 }
 
 // P and dS in place of q · k and dO · V. log_sum: L in powers of 2.
-__device__ inline void differentiate(float& weight, float& gradient, bool seen, float factor, float log_sum, float delta) {
+__device__ inline void differentiate(float& weight, float& gradient, bool seen, float factor, float log_sum,
+                                     float delta) {
     const float power = fmaf(weight, factor, -log_sum);
     // Of very large scores L has no digits behind the point: P is at most 1 all the same.
     weight = seen ? exp2f(power > 0.f ? 0.f : power) : 0.f;

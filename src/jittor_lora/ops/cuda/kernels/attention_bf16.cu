@@ -4,15 +4,15 @@
 // are rounded on their way into shared memory, where a row of d has 16 bytes more than it needs: the eight rows of a
 // matrix then lie in different banks.
 //
-// A pair of tiles takes 4 · 64 · 64 · d FLOPs forward, 6 for dQ and 8 for dK and dV, and reads 2 · 64 · d floats, mostly
-// from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products: of 32 clocks each on an
-// RTX 30 or 40, 8 on an A100. Beside them it takes 32 e^x per thread (256 clocks) and 32 loads of four matrices (512
-// clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100 shared memory is as
-// slow as they are. None of this was measured.
+// A pair of tiles takes 4 · 64 · 64 · d FLOPs forward, 6 for dQ and 8 for dK and dV, and reads 2 · 64 · d floats,
+// mostly from the L2 cache: 32 FLOPs and more per byte. For d = 64 a warp's forward step is 64 products: of 32 clocks
+// each on an RTX 30 or 40, 8 on an A100. Beside them it takes 32 e^x per thread (256 clocks) and 32 loads of four
+// matrices (512 clocks for the four warps of a processor). So tensor cores are the bound on the former; on an A100
+// shared memory is as slow as they are. None of this was measured.
 //
-// Blocks per processor, by registers (no spills, sm_80 to sm_120) and shared memory: for d ≤ 64 three forward (18 KiB; two
-// on sm_120), two backward (18 and 37 KiB); for d ≤ 128 two (34 KiB), but for dK and dV (69 KiB) one where a processor
-// has 100 KiB: RTX 30 to 50.
+// Blocks per processor, by registers (no spills, sm_80 to sm_120) and shared memory: for d ≤ 64 three forward (18 KiB;
+// two on sm_120), two backward (18 and 37 KiB); for d ≤ 128 two (34 KiB), but for dK and dV (69 KiB) one where a
+// processor has 100 KiB: RTX 30 to 50.
 #include "attention.cuh"
 #include "mma.cuh"
 
@@ -43,7 +43,8 @@ public:
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
             const float4& x = parts[i];
-            *reinterpret_cast<uint2*>(to + row(i) * STRIDE<D> + column(i)) = make_uint2(rounded(x.x, x.y), rounded(x.z, x.w));
+            uint2* at = reinterpret_cast<uint2*>(to + row(i) * STRIDE<D> + column(i));
+            *at = make_uint2(rounded(x.x, x.y), rounded(x.z, x.w));
         }
     }
 
@@ -150,7 +151,9 @@ __device__ void add_product(Sums<D>& sums, const Weights<N>& weights, const bf16
 }
 
 // A lane has two of its warp's rows, and of each eight columns two.
-__device__ inline int row_of_lane(int half) { return int(threadIdx.x) / WARP * 16 + int(threadIdx.x) % WARP / 4 + half * 8; }
+__device__ inline int row_of_lane(int half) {
+    return int(threadIdx.x) / WARP * 16 + int(threadIdx.x) % WARP / 4 + half * 8;
+}
 __device__ inline int column_of_lane(int n) { return n * 8 + int(threadIdx.x) % 4 * 2; }
 
 // Half of the sums · factor into a row of d.
@@ -161,13 +164,14 @@ __device__ void write(const Sums<D>& sums, int half, float factor, float* to, co
         const int column = column_of_lane(n);
         const float first = sums[n][2 * half] * factor, second = sums[n][2 * half + 1] * factor;
         if (column >= a.d) break;
-        if (a.vectors) {
-            *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
-        } else {
-            to[column] = first;
-            if (column + 1 < a.d) to[column + 1] = second;
-        }
+        *reinterpret_cast<float2*>(to + column) = make_float2(first, second);
     }
+}
+
+// Bits [first, end) of 64, where these are among them.
+__device__ inline uint64_t bits(int first, int end) {
+    first = max(first, 0), end = min(end, 64);
+    return first < end ? ~uint64_t(0) >> (64 - (end - first)) << first : 0;
 }
 
 __device__ inline bf16* rooms() { return reinterpret_cast<bf16*>(shared_memory()); }
@@ -282,8 +286,9 @@ __global__ void __launch_bounds__(THREADS, 2) backward_queries(Attention a) {
             for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++)
-                    differentiate(s[n][2 * half + i], g[n][2 * half + i], step.z || sees(seen, step.x + column_of_lane(n) + i),
-                                  factor, log_sum[half], delta[half]);
+                    differentiate(s[n][2 * half + i], g[n][2 * half + i],
+                                  step.z || sees(seen, step.x + column_of_lane(n) + i), factor, log_sum[half],
+                                  delta[half]);
         }
         Weights<TILE> weights;
         round<TILE>(weights, g);
@@ -297,12 +302,6 @@ __global__ void __launch_bounds__(THREADS, 2) backward_queries(Attention a) {
         write<D>(dq, half, a.scale, a.dq + at + head * a.d, a);
     }
 #endif
-}
-
-// Bits [first, end) of 64, where these are among them.
-__device__ inline uint64_t bits(int first, int end) {
-    first = max(first, 0), end = min(end, 64);
-    return first < end ? ~uint64_t(0) >> (64 - (end - first)) << first : 0;
 }
 
 // What the columns of a step have in shared memory: of each query row L, D, and which of the 64 keys it sees.
@@ -340,7 +339,8 @@ __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
             const uint64_t keys_seen = bits(seen.x - tile.x, seen.y - tile.x) | bits(seen.z - tile.x, seen.w - tile.x);
             columns.log_sums[threadIdx.x] = known ? a.lse[at] * LOG2_E : 0.f;
             columns.deltas[threadIdx.x] = known ? a.delta[at] : 0.f;
-            columns.seen[0][threadIdx.x] = uint32_t(keys_seen), columns.seen[1][threadIdx.x] = uint32_t(keys_seen >> 32);
+            columns.seen[0][threadIdx.x] = uint32_t(keys_seen);
+            columns.seen[1][threadIdx.x] = uint32_t(keys_seen >> 32);
         }
         __syncthreads();
 #pragma unroll 1
@@ -356,8 +356,8 @@ __global__ void __launch_bounds__(THREADS) backward_keys(Attention a) {
                     const uint32_t seen = columns.seen[row_of_lane(0) / 32][column];
 #pragma unroll
                     for (int half = 0; half < 2; half++)
-                        differentiate(s[n][2 * half + i], g[n][2 * half + i], seen >> row_of_lane(half) % 32 & 1, factor,
-                                      columns.log_sums[column], columns.deltas[column]);
+                        differentiate(s[n][2 * half + i], g[n][2 * half + i], seen >> row_of_lane(half) % 32 & 1,
+                                      factor, columns.log_sums[column], columns.deltas[column]);
                 }
             Weights<N> weights;
             round<N>(weights, s);
@@ -390,7 +390,7 @@ void run_backward(const Attention& a) {
 
 }  // namespace
 
-bool attention_takes_bf16(int d) { return d <= 128 && has_mma(); }
+bool attention_takes_bf16(const Attention& a) { return a.d % 16 == 0 && a.d <= 128 && a.vectors && has_mma(); }
 
 void attention_forward_in_bf16(const Attention& a) {
     if (a.d <= 64) return run<64>(a, forward<64>, a.by_queries, 2);

@@ -1,11 +1,12 @@
 // Attention in float32: products by FMA from shared memory, each thread with a tile of sums in registers.
 //
-// A pair of tiles takes 2 · 64 · 64 · d multiplications forward, 3 for dQ and 4 for dK and dV, and reads 3 · 64 · d floats
-// or more, mostly from the L2 cache, as Q is staged again for each pair: 10 multiplications per byte, so the FMA units are
-// the bound. Per four columns a thread reads 12 float4 for 128 FMA (d ≤ 64): 16 clocks of shared memory beside 32 of FMA.
+// A pair of tiles takes 2 · 64 · 64 · d multiplications forward, 3 for dQ and 4 for dK and dV, and reads 3 · 64 · d
+// floats or more, mostly from the L2 cache, as Q is staged again for each pair: 10 multiplications per byte, so the FMA
+// units are the bound. Per four columns a thread reads 12 float4 for 128 FMA (d ≤ 64): 16 clocks of shared memory
+// beside 32 of FMA.
 //
-// 26 KiB of shared memory and at most 255 registers without spills (sm_75 to sm_120): for d ≤ 64 two blocks of four warps
-// per processor, three forward on sm_80 to sm_90; above one block of eight warps, two forward for d ≤ 128.
+// 26 KiB of shared memory and at most 255 registers without spills (sm_75 to sm_120): for d ≤ 64 two blocks of four
+// warps per processor, three forward on sm_80 to sm_90; above one block of eight warps, two forward for d ≤ 128.
 #include "attention.cuh"
 
 namespace jl {
@@ -60,7 +61,8 @@ __device__ void clear(float (&sums)[R][4]) {
 
 // sums = left · rightᵀ, (64, 64) from rows of d.
 template <int D>
-__device__ void product(float (&sums)[Shape<D>::ROWS][4], const RowsOfHead& left, const RowsOfHead& right, const Room& room) {
+__device__ void product(float (&sums)[Shape<D>::ROWS][4], const RowsOfHead& left, const RowsOfHead& right,
+                        const Room& room) {
     using S = Shape<D>;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
     clear(sums);
@@ -90,7 +92,8 @@ __device__ void product(float (&sums)[Shape<D>::ROWS][4], const RowsOfHead& left
 
 // sums += weights · rows, (64, d): column 4 x + j of part p is sums[p][i][j]. The weights are written before.
 template <int D>
-__device__ void add_product(float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], const RowsOfHead& rows, const Room& room) {
+__device__ void add_product(float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], const RowsOfHead& rows,
+                            const Room& room) {
     using S = Shape<D>;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
 #pragma unroll
@@ -136,7 +139,8 @@ __device__ void keep_weights(const float (&weights)[Shape<D>::ROWS][4], const Ro
 
 // sums · factor into a row of d.
 template <int D>
-__device__ void write(const float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], int i, float factor, float* to, const Attention& a) {
+__device__ void write(const float (&sums)[Shape<D>::PARTS][Shape<D>::ROWS][4], int i, float factor, float* to,
+                      const Attention& a) {
 #pragma unroll
     for (int part = 0; part < Shape<D>::PARTS; part++) {
         int column = part * WIDE + threadIdx.x % 16 * 4;
@@ -236,7 +240,8 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) backward_
             const int4 seen = step.z ? make_int4(0, 0, 0, 0) : seen_by(a, tile.x + y + S::HEIGHT * i);
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                differentiate(s[i][j], g[i][j], step.z || sees(seen, step.x + x + 16 * j), factor, log_sum[i], delta[i]);
+                differentiate(s[i][j], g[i][j], step.z || sees(seen, step.x + x + 16 * j), factor, log_sum[i],
+                              delta[i]);
         }
         keep_weights<D>(g, memory);
         add_product<D>(dq, k, memory);
@@ -276,7 +281,8 @@ __global__ void __launch_bounds__(Shape<D>::THREADS, Shape<D>::BLOCKS) backward_
             const float log_sum = known ? a.lse[at] * LOG2_E : 0.f, delta = known ? a.delta[at] : 0.f;
 #pragma unroll
             for (int i = 0; i < S::ROWS; i++)
-                differentiate(s[i][j], g[i][j], step.z || sees(seen, tile.x + y + S::HEIGHT * i), factor, log_sum, delta);
+                differentiate(s[i][j], g[i][j], step.z || sees(seen, tile.x + y + S::HEIGHT * i), factor, log_sum,
+                              delta);
         }
         keep_weights<D>(s, memory);
         add_product<D>(dv, upstream, memory);

@@ -214,7 +214,8 @@ JL_OPERATOR(decode_copy_span) {
 
 // Two spans: the first becomes a copy of the second.
 JL_OPERATOR(decode_take_span) {
-    check(cudaMemcpyAsync(c.inputs[0].memory, c.in(1), c.inputs[0].count * sizeof(float), cudaMemcpyDeviceToDevice), "copy of a span");
+    check(cudaMemcpyAsync(c.inputs[0].memory, c.in(1), c.inputs[0].count * sizeof(float), cudaMemcpyDeviceToDevice),
+          "copy of a span");
 }
 
 // span (heads of all layers, 2, floats); number of a block → the block

@@ -58,13 +58,15 @@ struct Unit {
         const int before = tile.chunks_before();
         if (number < before) return;
         in_prefix = false, chunk -= before;
-        for (end = tile.end_of(0); chunk >= tile.chunks_of(end); end = tile.end_of(first)) chunk -= tile.chunks_of(end), first = end;
+        for (end = tile.end_of(0); chunk >= tile.chunks_of(end); end = tile.end_of(first))
+            chunk -= tile.chunks_of(end), first = end;
     }
 };
 
 // Pairs of one tile and head of keys: pair u is query u / share and head u % share of those that use it.
 template <int COUNT>
 __global__ void attention_kernel(Shape shape, Attention a, bool split) {
+    constexpr int LOADS = COUNT == 1 ? PANEL : 8;  // at a time: a single query waits for memory, not for its products
     __shared__ Rows tile;
     const int d = shape.head_dim, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int part = blockIdx.x % shape.parts, head = blockIdx.x / shape.parts % shape.kv_heads;
@@ -91,9 +93,10 @@ __global__ void attention_kernel(Shape shape, Attention a, bool split) {
     float* total = p + WARPS * COUNT * PANEL;              // (COUNT, d): so far
     Totals* totals = reinterpret_cast<Totals*>(total + COUNT * d);  // (WARPS, COUNT)
     Totals* so_far = totals + WARPS * COUNT;               // (COUNT)
+    const int64_t stride = (shape.heads + 2 * shape.kv_heads) * d;
     for (int i = threadIdx.x; i < COUNT * d; i += blockDim.x) {
         const int u = min(i / d, count - 1);
-        q[i] = a.qkv[int64_t(tile.queries[query(u)].row) * (shape.heads + 2 * shape.kv_heads) * d + column(u) + i % d] * shape.scale;
+        q[i] = a.qkv[tile.queries[query(u)].row * stride + column(u) + i % d] * shape.scale;
     }
     __syncthreads();
 
@@ -110,11 +113,15 @@ __global__ void attention_kernel(Shape shape, Attention a, bool split) {
         float scores[COUNT] = {};
         if (rows > 0) {
             const float* keys = span.keys + int64_t(first) * d + lane;
-#pragma unroll 8
-            for (int i = 0; i < d; i++) {
-                const float key = keys[i * PANEL];
+            for (int i = 0; i < d; i += LOADS) {
+                float some[LOADS];
 #pragma unroll
-                for (int u = 0; u < COUNT; u++) scores[u] = fmaf(q[u * d + i], key, scores[u]);
+                for (int j = 0; j < LOADS; j++) some[j] = __ldg(keys + min(i + j, d - 1) * PANEL);
+#pragma unroll
+                for (int j = 0; j < LOADS; j++)
+#pragma unroll
+                    for (int u = 0; u < COUNT; u++)
+                        if (i + j < d) scores[u] = fmaf(q[u * d + i + j], some[j], scores[u]);
             }
         }
 #pragma unroll
@@ -138,11 +145,15 @@ __global__ void attention_kernel(Shape shape, Attention a, bool split) {
         for (int i = lane; i < d; i += WARP) {
             float sums[COUNT] = {};
             const float* values = span.values + int64_t(first) * d + i;
-#pragma unroll 8
-            for (int key = 0; key < rows; key++) {
-                const float value = values[int64_t(key) * d];
+            for (int key = 0; key < rows; key += LOADS) {
+                float some[LOADS];
 #pragma unroll
-                for (int u = 0; u < COUNT; u++) sums[u] = fmaf(p[(warp * COUNT + u) * PANEL + key], value, sums[u]);
+                for (int j = 0; j < LOADS; j++) some[j] = __ldg(values + int64_t(min(key + j, rows - 1)) * d);
+#pragma unroll
+                for (int j = 0; j < LOADS; j++)  // beyond the last key p is 0
+#pragma unroll
+                    for (int u = 0; u < COUNT; u++)
+                        sums[u] = fmaf(p[(warp * COUNT + u) * PANEL + key + j], some[j], sums[u]);
             }
 #pragma unroll
             for (int u = 0; u < COUNT; u++) y[(warp * COUNT + u) * d + i] = sums[u];

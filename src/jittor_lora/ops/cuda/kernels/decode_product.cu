@@ -5,7 +5,6 @@
 // GROUP rows, its lanes 16 bytes each of a row of W at a time. For many rows bound by multiplications in float32. cuBLAS is
 // faster at prompts, but its sums depend on the number of rows: a text would depend on its company.
 #include "decode_product.cuh"
-#include "mma.cuh"
 
 namespace jl::decoding {
 namespace {
@@ -63,7 +62,7 @@ void multiply(const Product& product) {
     bool aligned = product.linear.inputs * element % 16 == 0;
     for (int m = 0; m < product.linear.count; m++)
         aligned &= reinterpret_cast<uintptr_t>(product.linear.matrices[m].weight) % 16 == 0;
-    if (product.x.half && aligned && has_mma()) return multiply_bf16(product);
+    if (takes_bf16(product)) return multiply_bf16(product);
     auto run = product.x.half ? (aligned ? start<bf16, true> : start<bf16, false>)
                               : (aligned ? start<float, true> : start<float, false>);
     run(product);

@@ -208,7 +208,8 @@ __device__ inline void put(const Product& p, int r, int at, float value) {
     if (p.half) p.half[int64_t(r) * p.width + at] = to_bf16(value);
 }
 
-// On tensor cores, decode_product_bf16.cu.
+// On tensor cores, decode_product_bf16.cu, where these take it.
+bool takes_bf16(const Product& product);
 void multiply_bf16(const Product& product);
 
 }  // namespace jl::decoding

@@ -19,30 +19,36 @@ constexpr int WIDE = 2 * OUTPUTS, TALL = 4 * ROWS, WIDE_WARPS = 2, TALL_WARPS = 
 
 #ifdef JL_HAS_MMA
 
-// sums += w · xᵀ over the inputs [first, end), a multiple of INPUTS but for the last part. A lane has inputs 8 t to 8 t + 7 of
-// each INPUTS: the first four for one mma, the others for another. Which inputs meet in a column of the fragments does not
-// matter, if they are the same on both sides.
-template <int M, int N>
-__device__ void accumulate(const bf16* const (&w)[M][2], const bf16* const (&x)[N], int first, int end, float (&sums)[M][N][4]) {
-#pragma unroll(M == 1 ? 4 : 1)  // few rows: four steps' loads at a time
-    for (int i = first + threadIdx.x % 4 * 8; i - int(threadIdx.x % 4) * 8 < end; i += INPUTS) {
-        uint4 left[M][2], right[N];
-        const bool is_in = i < end;
-        auto load = [&](const bf16* at) { return is_in ? *reinterpret_cast<const uint4*>(at + i) : make_uint4(0, 0, 0, 0); };
+// sums += w · xᵀ over the inputs [first, end), multiples of INPUTS, STEPS times as many at a time. A lane has inputs 8 t to
+// 8 t + 7 of each INPUTS: the first four for one mma, the others for another. Which inputs meet in a column of the fragments
+// does not matter, if they are the same on both sides.
+template <int STEPS, int M, int N>
+__device__ void accumulate(const bf16* const (&w)[M][2], const bf16* const (&x)[N], int& first, int end,
+                           float (&sums)[M][N][4]) {
+    for (; first + STEPS * INPUTS <= end; first += STEPS * INPUTS) {
+        uint4 left[STEPS][M][2], right[STEPS][N];
+        auto load = [&](const bf16* row, int step) {
+            return *reinterpret_cast<const uint4*>(row + first + step * INPUTS + threadIdx.x % 4 * 8);
+        };
 #pragma unroll
-        for (int m = 0; m < M; m++) left[m][0] = load(w[m][0]), left[m][1] = load(w[m][1]);
+        for (int s = 0; s < STEPS; s++) {
 #pragma unroll
-        for (int n = 0; n < N; n++) right[n] = load(x[n]);
+            for (int m = 0; m < M; m++) left[s][m][0] = load(w[m][0], s), left[s][m][1] = load(w[m][1], s);
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            const uint32_t one[4] = {left[m][0].x, left[m][1].x, left[m][0].y, left[m][1].y};
-            const uint32_t two[4] = {left[m][0].z, left[m][1].z, left[m][0].w, left[m][1].w};
-#pragma unroll
-            for (int n = 0; n < N; n++) {
-                multiply_add(sums[m][n], one, right[n].x, right[n].y);
-                multiply_add(sums[m][n], two, right[n].z, right[n].w);
-            }
+            for (int n = 0; n < N; n++) right[s][n] = load(x[n], s);
         }
+#pragma unroll
+        for (int s = 0; s < STEPS; s++)
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                const uint4(&l)[2] = left[s][m];
+                const uint32_t one[4] = {l[0].x, l[1].x, l[0].y, l[1].y}, two[4] = {l[0].z, l[1].z, l[0].w, l[1].w};
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    multiply_add(sums[m][n], one, right[s][n].x, right[s][n].y);
+                    multiply_add(sums[m][n], two, right[s][n].z, right[s][n].w);
+                }
+            }
     }
 }
 
@@ -95,7 +101,10 @@ __global__ void few_rows_kernel(Product p, Shares shares) {
 #pragma unroll
         for (int n = 0; n < N; n++) x[n] = p.x.half + int64_t(min(row + n * ROWS + lane / 4, p.rows - 1)) * p.linear.inputs;
         float sums[1][N][4] = {};
-        accumulate<1, N>(w, x, part * shares.part, min((part + 1) * shares.part, p.linear.inputs), sums);
+        int first = part * shares.part;
+        const int end = min(first + shares.part, p.linear.inputs);
+        accumulate<LEAST_PART / INPUTS, 1, N>(w, x, first, end, sums);  // loads of several steps on their way at once
+        accumulate<1, 1, N>(w, x, first, end, sums);
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
@@ -137,7 +146,8 @@ __global__ void many_rows_kernel(Product p, Shares shares) {
     float totals[M][N][4];
     for (int part = 0; part < shares.parts; part++) {
         float sums[M][N][4] = {};
-        accumulate<M, N>(w, x, part * shares.part, min((part + 1) * shares.part, p.linear.inputs), sums);
+        int first = part * shares.part;
+        accumulate<1, M, N>(w, x, first, min(first + shares.part, p.linear.inputs), sums);
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -159,11 +169,17 @@ __global__ void many_rows_kernel(Product p, Shares shares) {
 
 }  // namespace
 
+bool takes_bf16(const Product& p) {
+    bool aligned = p.linear.inputs % INPUTS == 0;
+    for (int m = 0; m < p.linear.count; m++) aligned &= reinterpret_cast<uintptr_t>(p.linear.matrices[m].weight) % 16 == 0;
+    return p.x.half && aligned && has_mma();
+}
+
 void multiply_bf16(const Product& p) {
     const bool gated = p.activation >= 0 && p.linear.count == 2;
     const int inputs = p.linear.inputs, tiles = tiles_of(p, gated, OUTPUTS);
-    const int parts = std::max(1, std::min({MOST_PARTS, inputs / LEAST_PART, BUSY_WARPS / tiles}));
-    const int part = int(blocks_for(inputs, parts * INPUTS)) * INPUTS;
+    const int parts = std::max(1, std::min(MOST_PARTS, BUSY_WARPS / tiles));
+    const int part = int(blocks_for(inputs, parts * LEAST_PART)) * LEAST_PART;
     auto begin = [&](int warps, int rows) {
         Shares shares = shares_of(p, warps, rows);
         shares.part = part, shares.parts = blocks_for(inputs, part);
@@ -176,7 +192,8 @@ void multiply_bf16(const Product& p) {
         return launch(many_rows_kernel, shares.projecting + blocks, WIDE_WARPS * TALL_WARPS * WARP, 0, p, shares);
     }
     const int n = p.rows <= ROWS ? 1 : p.rows <= 2 * ROWS ? 2 : 4;
-    const int parts_in_use = blocks_for(inputs, part), block_tiles = std::max(1, 4 / parts_in_use), warps = parts_in_use * block_tiles;
+    const int parts_in_use = blocks_for(inputs, part), block_tiles = std::max(1, 4 / parts_in_use);
+    const int warps = parts_in_use * block_tiles;
     const Shares shares = begin(warps, n * ROWS);
     launch(n == 1 ? few_rows_kernel<1> : n == 2 ? few_rows_kernel<2> : few_rows_kernel<4>,
            shares.projecting + blocks_for(tiles, block_tiles) * shares.groups, warps * WARP,

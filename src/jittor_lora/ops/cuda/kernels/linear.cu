@@ -20,14 +20,18 @@ constexpr int RANKS = 8;  // whose sums or factors a thread holds at a time; pro
 struct Factor {
     const float* memory;
     int rank, n;
-    bool transposed;
+    bool transposed, in_fours;
+
+    Factor(const float* memory, int rank, int n, bool transposed)
+        : memory(memory), rank(rank), n(n), transposed(transposed),
+          in_fours(transposed && rank % 4 == 0 && reinterpret_cast<uintptr_t>(memory) % sizeof(float4) == 0) {}
 
     // Column c of ranks [g, g + N), zeros beyond the last rank. N and g are multiples of 4.
     template <int N>
     __device__ void get(int g, int c, float (&w)[N]) const {
 #pragma unroll
         for (int j = 0; j < N; j += 4) {
-            if (transposed && rank % 4 == 0) {
+            if (in_fours) {
                 float4 four = make_float4(0.f, 0.f, 0.f, 0.f);
                 if (g + j < rank) four = *reinterpret_cast<const float4*>(memory + int64_t(c) * rank + g + j);
                 w[j] = four.x, w[j + 1] = four.y, w[j + 2] = four.z, w[j + 3] = four.w;
@@ -46,7 +50,8 @@ struct Factor {
 
 constexpr int ROUND_THREADS = 256;
 
-__global__ void round_to_bf16(const float4* x, uint2* to, int64_t fours, const float* tail_from, bf16* tail_to, int tail) {
+__global__ void round_to_bf16(const float4* x, uint2* to, int64_t fours, const float* tail_from, bf16* tail_to,
+                              int64_t tail) {
     int64_t i = int64_t(blockIdx.x) * ROUND_THREADS + threadIdx.x;
     if (i < fours) {
         float4 v = x[i];
@@ -279,9 +284,8 @@ struct Layer {
 
     void rounded(const float* x, bf16* to, int n) const {
         if (!to) return;
-        const int64_t count = int64_t(rows) * n, fours = reinterpret_cast<uintptr_t>(x) % 16 ? 0 : count / 4;
-        if (count - fours * 4 > ROUND_THREADS) throw std::logic_error("an array that is not aligned to 16 bytes");
-        const int tail = int(count - fours * 4);
+        const int64_t count = int64_t(rows) * n, fours = reinterpret_cast<uintptr_t>(x) % sizeof(float4) ? 0 : count / 4;
+        const int64_t tail = count - fours * 4;
         launch(round_to_bf16, blocks_for(fours + tail, ROUND_THREADS), ROUND_THREADS, 0, reinterpret_cast<const float4*>(x),
                reinterpret_cast<uint2*>(to), fours, x + fours * 4, to + fours * 4, tail);
     }

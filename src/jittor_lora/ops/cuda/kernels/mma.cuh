@@ -4,7 +4,7 @@
 // half. Which ones is in PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type". With
 // g = lane / 4 and t = lane % 4:
 //
-//     left, (16, 16)   registers 0 to 3: row g, g + 8, g, g + 8; columns 2 t + {0, 1}, the same, and 8 more in the last two
+//     left, (16, 16)   registers 0 to 3: row g, g + 8, g, g + 8; columns 2 t + {0, 1}, and 8 more in the last two
 //     right, (16, 8)   registers 0, 1: rows 2 t + {0, 1}, and 8 more; column g
 //     sums, (16, 8)    elements 0 to 3: row g, g, g + 8, g + 8; columns 2 t, 2 t + 1, 2 t, 2 t + 1
 //
@@ -40,7 +40,8 @@ inline bool has_mma() {
 // sums += left · right
 __device__ inline void multiply_add(float (&sums)[4], const uint32_t (&left)[4], uint32_t right0, uint32_t right1) {
 #ifdef __CUDACC__
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
 #else
@@ -48,8 +49,8 @@ __device__ inline void multiply_add(float (&sums)[4], const uint32_t (&left)[4],
 #endif
 }
 
-// Four matrices of (8, 8) from shared memory, one per register. Lane l gives the address of row l % 8, 16 aligned bytes,
-// of matrix l / 8, and gets of each matrix row g, columns 2 t + {0, 1}; transposed: column g, rows 2 t + {0, 1}.
+// Four matrices of (8, 8) from shared memory, one per register. Lane l gives the address of row l % 8, 16 aligned
+// bytes, of matrix l / 8, and gets of each matrix row g, columns 2 t + {0, 1}; transposed: column g, rows 2 t + {0, 1}.
 template <bool TRANSPOSED>
 __device__ inline void load_matrices(uint32_t (&to)[4], const bf16* row) {
 #ifdef __CUDACC__

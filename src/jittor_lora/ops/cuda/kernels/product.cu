@@ -17,7 +17,8 @@ constexpr size_t ALIGNMENT = 16;
 constexpr size_t MOST_PLANS = 4096;  // streams have many lengths
 
 static void check(cublasStatus_t status, const char* what) {
-    if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(std::string("cuBLASLt, ") + what + ": " + cublasLtGetStatusName(status));
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    throw std::runtime_error(std::string("cuBLASLt, ") + what + ": " + cublasLtGetStatusName(status));
 }
 
 // The largest power of two up to ALIGNMENT that divides an address and the bytes from one row to the next.
@@ -75,8 +76,8 @@ public:
              void* workspace) {
         if (bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
         launches()++;
-        check(cublasLtMatmul(handle, operation, &alpha, b, first, a, second, &beta, c, result, c, result, &algorithm, workspace,
-                             WORKSPACE, 0),
+        check(cublasLtMatmul(handle, operation, &alpha, b, first, a, second, &beta, c, result, c, result, &algorithm,
+                             workspace, WORKSPACE, 0),
               "product");
     }
 
