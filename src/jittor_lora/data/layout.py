@@ -113,6 +113,13 @@ class Layout:
             made.append(Group(q0, q1, group.k0, group.k1, tuple(segments)))
         return Layout(made)
 
+    def seen(self) -> np.ndarray:
+        """(N, 4) int32: for each query row p0, p1, k0, k1: it sees key rows [p0, p1) and [k0, k1)."""
+        q0, q1, p0, p1, k0, k1 = self.segments().T
+        of_row = np.repeat(np.arange(len(q0)), q1 - q0)
+        dropped = q1[of_row] - 1 - np.arange(len(of_row), dtype=np.int32)
+        return np.stack([p0[of_row], p1[of_row], k0[of_row], np.maximum(k1[of_row] - dropped, k0[of_row])], 1)
+
     def segments(self) -> np.ndarray:
         """(S, 6) int32: q0, q1, p0, p1, k0, k1 of every segment."""
         return np.array([s for g in self.groups for s in g.segments], np.int32).reshape(-1, 6)

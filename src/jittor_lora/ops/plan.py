@@ -11,7 +11,7 @@ from jittor_lora.ops import tiles
 from jittor_lora.system.runtime import jt
 
 if TYPE_CHECKING:
-    from jittor_lora.data.layout import Group, Layout, Segment
+    from jittor_lora.data.layout import Group, Layout
 
 
 class AttentionPlan:
@@ -58,7 +58,8 @@ class AttentionPlan:
             scores: what a batch of several groups with queries has at most.
         """
         if scores not in self._batches:
-            self._batches[scores] = [Batch(groups) for groups in _runs(self.layout.groups, scores)]
+            seen = self.layout.seen()
+            self._batches[scores] = [Batch(groups, seen) for groups in _runs(self.layout.groups, scores)]
         return self._batches[scores]
 
     def check_keys(self, count: int) -> None:
@@ -77,6 +78,10 @@ class Batch:
 
     Each group is a block, padded to the longest; or all of them together are one, if that gives fewer scores.
 
+    Args:
+        groups: these groups.
+        seen: what the rows of the layout see, `Layout.seen`.
+
     Attributes:
         scores: B · R · C, for B blocks of R queries and C keys.
         queries: (B, R) int32, the query row at each place; -1 for padding.
@@ -86,8 +91,8 @@ class Batch:
             keys that no query sees.
     """
 
-    def __init__(self, groups: Sequence[Group]):
-        self._groups = groups
+    def __init__(self, groups: Sequence[Group], seen: np.ndarray):
+        self._groups, self._seen = groups, seen
         queried = [group for group in groups if group.q1 > group.q0]
         self._blocks = [queried] if _scores(queried, together=True) < _scores(queried) else [[g] for g in queried]
         self._queries = _padded([[np.arange(g.q0, g.q1) for g in block] for block in self._blocks])
@@ -105,8 +110,9 @@ class Batch:
     @cached_property
     def mask(self):
         key = self.keys.unsqueeze(1)
-        p0, p1, k0, k1 = (jt.array(_padded([[np.concatenate([_seen(s)[i] for s in g.segments]) for g in block]
-                                            for block in self._blocks])).unsqueeze(2) for i in range(4))
+        p0, p1, k0, k1 = (
+            jt.array(_padded([[column[g.q0 : g.q1] for g in block] for block in self._blocks])).unsqueeze(2)
+            for column in self._seen.T)
         seen = (key >= p0) & (key < p1) | (key >= k0) & (key < k1)
         return ((1.0 - seen.float32()) * -1e30).unsqueeze(0).unsqueeze(2).stop_grad()
 
@@ -146,13 +152,6 @@ def _padded(blocks: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     for row, block in zip(found, whole):
         row[: len(block)] = block
     return found
-
-
-def _seen(segment: Segment) -> np.ndarray:
-    """(4, queries): the keys that each query of a segment sees, from p0 to p1 and from k0 to its own end."""
-    q0, q1, p0, p1, k0, k1 = segment
-    end = k1 - np.arange(q1 - q0)[::-1]
-    return np.stack([np.full_like(end, p0), np.full_like(end, p1), np.full_like(end, k0), end])
 
 
 def _places(rows: np.ndarray, first: int, end: int):

@@ -23,7 +23,7 @@ def query_tiles(layout: Layout) -> np.ndarray:
         for each tile first query row, first step, end of its steps, 0, tiles of many steps first;
         for each step first key row, end of key rows, 1 if all rows of the tile see all of TILE key rows, 0.
     """
-    seen = _seen(layout)
+    seen = layout.seen()
     sees: list[set[tuple[int, int]]] = [set() for _ in range(0, layout.rows, TILE)]
     for s in _segments(layout):
         for tile in _touched(s.q0, s.q1):
@@ -53,18 +53,9 @@ def key_tiles(layout: Layout) -> np.ndarray:
     tiles = [(tile * TILE, _steps(rows)) for tile, rows in enumerate(sees)]
     steps = _flat(tiles)
     rows = np.minimum(steps[:, 1, None] + np.arange(TILE), max(layout.rows - 1, 0))
-    whole = _sees_all(_seen(layout)[rows], steps[:, 0, None], steps[:, 0, None] + TILE).all(1)
+    whole = _sees_all(layout.seen()[rows], steps[:, 0, None], steps[:, 0, None] + TILE).all(1)
     whole &= (steps[:, 0] + TILE <= count) & (steps[:, 2] - steps[:, 1] == TILE)
     return _tables(np.zeros((0, 4), np.int32), tiles, steps, whole)
-
-
-def _seen(layout: Layout) -> np.ndarray:
-    """(N, 4) int32: the two intervals of key rows that each query row sees."""
-    q0, q1, p0, p1, k0, k1 = layout.segments().T
-    of_row = np.repeat(np.arange(len(q0)), q1 - q0)
-    dropped = q1[of_row] - 1 - np.arange(len(of_row), dtype=np.int32)
-    k0, k1 = k0[of_row], k1[of_row]
-    return np.stack([p0[of_row], p1[of_row], k0, np.maximum(k1 - dropped, k0)], 1)
 
 
 def _segments(layout: Layout) -> Iterator[Segment]:
