@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import jittor_lora
 from fake_cuda import toolkit
 from jittor_lora.system.locks import alone
 from needs import needs_nvcc
@@ -31,7 +32,8 @@ def gpu(tmp_path_factory):
         if not (folder / "made").exists():
             toolkit.make(folder / "cuda")
             (folder / "made").touch()
-        path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+        # Not this process's sys.path: once Jittor is imported, the compiled Jittor of the CPU is in it.
+        path = os.pathsep.join([str(TESTS), str(Path(jittor_lora.__file__).parents[1])])
         environ = {**os.environ, **toolkit.variables(nvcc), "JITTOR_HOME": str(folder), "PYTHONPATH": path}
         yield folder, environ
 
