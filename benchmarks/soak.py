@@ -68,7 +68,8 @@ def look(process: int, folder: Path) -> dict | None:
 
 
 def verdict(samples: list[dict], rows: list[dict]) -> dict:
-    """What grows: memory by least squares over the second half, files and threads from the first half to the second.
+    """What grows: memory by least squares over the second half, files and threads from the first half to the second,
+    without the time before the first step.
 
     Args:
         samples: of `watched`.
@@ -78,6 +79,7 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
     steps, memory, files, threads = (np.array([s[name] for s in samples], float) for name in
                                      ("step", "rss_mib", "files", "threads"))
     later = steps >= total / 2
+    earlier = (steps > 0) & ~later if (steps[steps > 0] < total / 2).any() else ~later  # not while it starts
     slope = np.polyfit(steps[later], memory[later], 1)[0]
     growth = slope * total / 2 / memory[later].mean()
     read, spent = so_far(samples, rows)
@@ -89,9 +91,9 @@ def verdict(samples: list[dict], rows: list[dict]) -> dict:
         return tokens / sum(row["seconds"] for row in rows[a:b]), 1000 * (spent[b] - spent[a]) / tokens
 
     first, last = speeds(BEGINNING), speeds(END)
-    counts = {name: {"usual_in_the_first_half": float(np.median(values[~later])),  # not while a file is written
+    counts = {name: {"usual_in_the_first_half": float(np.median(values[earlier])),  # not while a file is written
                      "usual_in_the_second": float(np.median(values[later])),
-                     "flat": bool(np.median(values[later]) <= np.median(values[~later]))}
+                     "flat": bool(np.median(values[later]) <= np.median(values[earlier]))}
               for name, values in (("files", files), ("threads", threads))}
     return {
         "steps": total,

@@ -39,6 +39,12 @@ def test_growth_is_found(soak, grows, changes):
     assert growing(soak.verdict(*run(**changes))) == grows
 
 
+def test_a_long_start_is_not_growth(soak):
+    samples, rows = run()
+    starting = {**samples[0], "step": 0, "files": 3, "threads": 1}
+    assert growing(soak.verdict([starting] * 500 + samples[1:], rows)) == set()
+
+
 def test_figures(soak):
     found = soak.verdict(*run(memory=lambda step: 500 + 0.1 * step))
     assert found["memory"]["mib_per_1000_steps"] == pytest.approx(100, rel=1e-6)
