@@ -15,7 +15,13 @@ from typing import Sequence
 
 import numpy as np
 
-from jittor_lora.ops.portable_attention import attention, fused_attention, joined, score_scale, transposed_product  # noqa: F401
+from jittor_lora.ops.portable_attention import (  # noqa: F401, attention is a definition too
+    attention,
+    fused_attention,
+    joined,
+    score_scale,
+    transposed_product,
+)
 from jittor_lora.system.runtime import jt
 
 CROSS_ENTROPY_ROWS = 256  # `token_cross_entropy` holds the logits of this many rows at a time
