@@ -15,7 +15,7 @@ from fake_cuda import toolkit
 from jittor_lora.system.locks import alone
 from needs import needs_nvcc
 
-pytestmark = [needs_nvcc, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [needs_nvcc, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 NEW_TOKENS = 4  # by which the longer texts of networks.py are longer
 TESTS = Path(__file__).parents[1]
