@@ -15,6 +15,7 @@ def kernels():
     from jittor_lora.ops import fused
     return fused
 
+
 def normal(*shape, seed=0, scale=1.0):
     return (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Hashable, Iterable, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Any, Hashable, Iterable, Iterator, NamedTuple, Optional, Protocol, Sequence, Union
 
 import numpy as np
 
@@ -137,3 +137,19 @@ class Decoder(Protocol):
 
     def logits(self, embedded: np.ndarray, positions: np.ndarray, readings: Sequence[Reading]) -> np.ndarray:
         """As `likeliest`, all logits: (wanted readings, V) float32."""
+
+
+def in_parts(readings: Sequence[Reading], most: int) -> Iterator[list[Reading]]:
+    """The readings in parts of at most `most` rows; a longer reading is split."""
+    part, room = [], most
+    for reading in readings:
+        left = reading.rows
+        while left:
+            rows = min(left, room)
+            left, room = left - rows, room - rows
+            part.append(reading._replace(rows=rows, wanted=reading.wanted and not left))
+            if not room:
+                yield part
+                part, room = [], most
+    if part:
+        yield part

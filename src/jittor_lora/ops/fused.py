@@ -335,3 +335,9 @@ def _pieces(parameters: Sequence[jt.Var]) -> Iterator[slice]:
         size += parameter.numel()
     if size:
         yield slice(first, len(parameters))
+
+
+# Those of every backend that has the kernels.
+OPERATIONS = {operation.__name__: operation for operation in (
+    linear, lora_linear, attention, fused_attention, layer_norm, rms_norm, gelu_tanh, swiglu, rotary,
+    token_cross_entropy, add, shared, rows, loss_per, embedding, squared_norms, adamw)}

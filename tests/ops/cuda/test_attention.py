@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cuda_emulator import DESCENDING, SHUFFLED, emulated, launches, thread_order
+from cuda_emulator import DESCENDING, SHUFFLED, launches, thread_order
 from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, fused, portable
 from jittor_lora.ops.cuda import attention
@@ -15,18 +15,13 @@ from jittor_lora.system.runtime import jt
 from kernel_comparison import BF16, both, normal
 from layouts import attention_case, chosen_rows, layout_of, lengths
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 few = settings(max_examples=12, deadline=None)
 # Of two rows that see two keys the gradient is what is left of numbers of size 1.
 TOLERANCES = {"fp32": {}, "bf16": {"value": BF16, "gradient": BF16, "least": 1.0}}
 precisions = pytest.mark.parametrize("precision", TOLERANCES)
 MANY = [(5, [1] * 40)]
 MIXED = [(0, [3, 70, 1]), (130, []), (64, [64, 1])]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 @few

@@ -7,18 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cuda_emulator import DESCENDING, SHUFFLED, emulated, launches, thread_order
+from cuda_emulator import DESCENDING, SHUFFLED, launches, thread_order
 from jittor_lora.ops import Matrix, as_var, fused, portable
 from jittor_lora.system.runtime import jt
 from kernel_comparison import BF16, GRADIENT, VALUE, compare, normal
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 few = settings(max_examples=8, deadline=None)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 def check(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT, smoothing=0.0, weights=None):

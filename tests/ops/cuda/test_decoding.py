@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
-from cuda_emulator import DESCENDING, SHUFFLED, emulated, launches, thread_order
+from cuda_emulator import DESCENDING, SHUFFLED, launches, thread_order
 from decoding import ALIGNED, ODD_HEADS, VARIANTS, adapted, check_close, ids, network, operators, read
 from inference import test_beam, test_generate, test_prefix_cache, test_span_search
 from jittor_lora.errors import UserError
@@ -18,13 +18,8 @@ from jittor_lora.lora.config import LoraConfig
 from jittor_lora.lora.inject import adapters_of
 from jittor_lora.model.load import build_model
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 LONG = {**tiny.GPT2, "n_positions": 300}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "gpt2-erf-untied", "llama-biased", "qwen3", "odd-heads"])

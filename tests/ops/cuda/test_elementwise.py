@@ -9,19 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cuda_emulator import emulated
 from jittor_lora.ops import fused
 from jittor_lora.system.runtime import jt
 from kernel_comparison import both, normal
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 few = settings(max_examples=10, deadline=None)
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 70))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 @few

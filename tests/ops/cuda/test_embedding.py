@@ -5,19 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cuda_emulator import emulated, launches
+from cuda_emulator import launches
 from jittor_lora import ops
 from jittor_lora.ops import Matrix, TrainedMatrix
 from jittor_lora.ops.blocks import Blocks
 from jittor_lora.system.runtime import jt
 from kernel_comparison import normal
 
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 
 def stored(kind, rows, width):
     """A matrix in 16-bit floats, as in a file, and its numbers."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
-from cuda_emulator import emulated, launches
+from cuda_emulator import launches
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.load import build_model
@@ -19,12 +19,7 @@ from jittor_lora.training.optimizer import AdamW, clip_scale, gradient_norm
 GPT2_LAYERS = 12
 BOUND = 500  # for a step of GPT-2 124M
 
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 
 def step_launches(layers: int, precision: str) -> int:
     """Of a step with clipping, every linear layer adapted, as by default."""

@@ -7,19 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cuda_emulator import DESCENDING, SHUFFLED, emulated, thread_order
+from cuda_emulator import DESCENDING, SHUFFLED, thread_order
 from jittor_lora.ops import fused
 from jittor_lora.system.runtime import jt
 from kernel_comparison import both, normal
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 few = settings(max_examples=10, deadline=None)
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 200) | st.integers(1, 50).map(lambda n: 4 * n))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 @few

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import tiny
-from cuda_emulator import emulated
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import inject
 from jittor_lora.model.config import tensor_shapes
@@ -19,14 +18,9 @@ from jittor_lora.training.batches import streams_of
 from jittor_lora.training.gradients import batch_gradients
 from kernel_comparison import normal
 
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 XL = {**tiny.GPT2, "vocab_size": 50257, "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024}
 GIB = 1 << 30
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
 
 
 def as_float(bits: np.ndarray) -> np.ndarray:

@@ -7,17 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cuda_emulator import emulated
 from jittor_lora.ops import fused
 from jittor_lora.system.runtime import jt
 from kernel_comparison import both, normal
 
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_emulator():
-    with emulated():
-        yield
-
+pytestmark = pytest.mark.usefixtures("on_the_emulator")
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 20))

@@ -13,26 +13,7 @@ from jittor_lora.ops.operator.kernel_op import Caller
 from jittor_lora.system import machine
 from jittor_lora.system.runtime import uses_onednn
 
-OPERATIONS = {
-    "linear": fused.linear,
-    "lora_linear": fused.lora_linear,
-    "attention": fused.attention,
-    "fused_attention": fused.fused_attention,
-    "layer_norm": fused.layer_norm,
-    "rms_norm": fused.rms_norm,
-    "gelu_tanh": fused.gelu_tanh,
-    "swiglu": fused.swiglu,
-    "rotary": fused.rotary,
-    "token_cross_entropy": fused.token_cross_entropy,
-    "add": fused.add,
-    "shared": fused.shared,
-    "rows": fused.rows,
-    "loss_per": fused.loss_per,
-    "embedding": fused.embedding,
-    "squared_norms": fused.squared_norms,
-    "adamw": fused.adamw,
-    "decoder": Decoder,
-}
+OPERATIONS = {**fused.OPERATIONS, "decoder": Decoder}
 
 KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms,
                   lambda plan, by_keys: plan.groups if by_keys else plan.segments, lambda weight: None,

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import hashlib
 import weakref
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.ops.cpu import packing
 from jittor_lora.ops.cpu.interface import ENUMERATIONS, STRUCTURES
 from jittor_lora.ops.cpu.library import library
-from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
+from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes, in_parts
 from jittor_lora.ops.portable import score_scale
 
 ACTIVATIONS = tuple(map(str.lower, ENUMERATIONS["Activation"]))
@@ -134,7 +134,7 @@ class Decoder:
         if full or any(reading.rows < 1 for reading in readings):
             raise ValueError("a reading without rows, or without room for them")
         row = wanted = 0
-        for part in _parts(readings):
+        for part in in_parts(readings, ROWS_PER_CALL):
             end, found = row + sum(r.rows for r in part), slice(wanted, wanted + sum(r.wanted for r in part))
             self._call(embedded[row:end], positions[row:end], part, None if logits is None else logits[found],
                        None if tokens is None else tokens[found])
@@ -211,22 +211,6 @@ class Decoder:
 def _row_floats(sizes: Sizes, panel: int) -> int:
     """Of the keys and values of a row, in all layers."""
     return sizes.layers * sizes.kv_heads * (sizes.head_dim + -(-sizes.head_dim // panel) * panel)
-
-
-def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
-    """The readings in parts of at most ROWS_PER_CALL rows; a longer reading is split."""
-    part, room = [], ROWS_PER_CALL
-    for reading in readings:
-        left = reading.rows
-        while left:
-            rows = min(left, room)
-            left, room = left - rows, room - rows
-            part.append(reading._replace(rows=rows, wanted=reading.wanted and not left))
-            if not room:
-                yield part
-                part, room = [], ROWS_PER_CALL
-    if part:
-        yield part
 
 
 def _at(array: Optional[np.ndarray]) -> Optional[int]:

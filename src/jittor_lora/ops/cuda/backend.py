@@ -14,26 +14,8 @@ from jittor_lora.ops.precision import PRECISIONS
 FIRST_WITH_BF16 = 80  # compute capability
 RANKS_AT_A_TIME = 8  # of linear.cu: projections onto A are padded to a multiple
 
-OPERATIONS = {
-    "linear": fused.linear,
-    "lora_linear": fused.lora_linear,
-    "layer_norm": fused.layer_norm,
-    "rms_norm": fused.rms_norm,
-    "attention": attention.attention,
-    "fused_attention": attention.fused_attention,
-    "gelu_tanh": fused.gelu_tanh,
-    "swiglu": fused.swiglu,
-    "rotary": fused.rotary,
-    "token_cross_entropy": fused.token_cross_entropy,
-    "add": fused.add,
-    "shared": fused.shared,
-    "rows": fused.rows,
-    "loss_per": fused.loss_per,
-    "embedding": fused.embedding,
-    "squared_norms": fused.squared_norms,
-    "adamw": fused.adamw,
-    "decoder": Decoder,
-}
+OPERATIONS = {**fused.OPERATIONS, "attention": attention.attention, "fused_attention": attention.fused_attention,
+              "decoder": Decoder}
 
 
 def kernels_of(call: Caller) -> Kernels:

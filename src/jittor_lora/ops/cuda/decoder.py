@@ -10,7 +10,7 @@ import numpy as np
 from jittor_lora.errors import UserError
 from jittor_lora.ops.backend import kernels
 from jittor_lora.ops.cuda import packing
-from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes
+from jittor_lora.ops.decoding import NOT_FINITE, LinearWeights, NetworkWeights, NormWeights, Reading, Sizes, in_parts
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, on_device
 from jittor_lora.ops.portable import score_scale
 from jittor_lora.system.runtime import jt
@@ -129,7 +129,7 @@ class Decoder:
             states += [table[positions] for table in self._rotation]
         states = np.ascontiguousarray(np.concatenate(states, 1), np.float32)
         row = 0
-        for part in _parts(readings):
+        for part in in_parts(readings, ROWS_PER_CALL):
             end = row + sum(reading.rows for reading in part)
             yield self._read(states[row:end], part, likeliest)
             row = end
@@ -203,19 +203,3 @@ class Decoder:
 def _now(weight: Union[Matrix, TrainedMatrix]) -> Matrix:
     """A weight as it is now."""
     return Matrix.of(weight.numpy(), weight.precision) if weight.trained else weight
-
-
-def _parts(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
-    """The readings in parts of at most ROWS_PER_CALL rows; a longer reading is split."""
-    part, room = [], ROWS_PER_CALL
-    for reading in readings:
-        left = reading.rows
-        while left:
-            rows = min(left, room)
-            left, room = left - rows, room - rows
-            part.append(reading._replace(rows=rows, wanted=reading.wanted and not left))
-            if not room:
-                yield part
-                part, room = [], ROWS_PER_CALL
-    if part:
-        yield part
