@@ -29,6 +29,7 @@ if __name__ == "__main__":
         "machine", system=system(), cards=[str(card) for card in found.cards],
         card=found.cards[0].name if found.cards else "", driver=".".join(map(str, found.driver.cuda)),
         nvcc=found.version, problem=found.problem, free_gb=shutil.disk_usage(given.folder).free / 1e9)
-    print(f"{', '.join(map(str, found.cards)) or 'no card'}; driver for CUDA {'.'.join(map(str, found.driver.cuda))}; "
-          f"nvcc {found.version}{'; ' + found.problem if found.problem else ''}")
+    driver = f"driver for CUDA {'.'.join(map(str, found.driver.cuda))}" if found.cards else "no card"
+    nvcc = f"nvcc {found.version or 'not found'}"
+    print("; ".join(filter(None, [*map(str, found.cards), driver, nvcc, found.problem])))
     sys.exit(given.device == "cuda" and not found.usable)

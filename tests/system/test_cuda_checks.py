@@ -68,3 +68,8 @@ def test_without_a_driver(wanted, wsl, status, part):
     check = check_driver(NO_DRIVER, wanted, wsl)
     assert check.status == status
     assert part in check.mend
+
+
+def test_a_wrong_path_of_nvcc():
+    said = check_cuda(Cuda(problem="no nvcc found", driver=NO_DRIVER), True)
+    assert said.status == MISSING and "nvcc's file, such as /usr/local/cuda/bin/nvcc; or set it empty" in said.mend

@@ -29,8 +29,9 @@ def check_cuda(found: Cuda, asked: bool) -> Check:
                         f"other networks' convolutions need cuDNN 8{_found_cudnn(found)}")
         return Check("CUDA", OK, f"{found.version}, {found.nvcc}; {convolutions}")
     if asked:
+        how = mend(found) if found.nvcc else "set it to nvcc's file, such as /usr/local/cuda/bin/nvcc"
         return Check("CUDA", MISSING, f"nvcc_path: {found.problem}",
-                     f"{mend(found)}; or set it empty to compute on the CPU: export nvcc_path=")
+                     f"{how}; or set it empty to compute on the CPU: export nvcc_path=")
     if not found.nvcc:
         if found.driver.problem:
             return Check("CUDA", OK, "none, computing on the CPU")
