@@ -19,6 +19,9 @@ TEMPLATES = (
     "{context}\n\n\n{question} = {answer}",
     "<{context}> Q:  {question}\tA:\n\n{answer}",
     "{question} Of: {context} Answer:",
+    "Context: {context}\nContext: {context}\nQuestion: {question}\nAnswer:",
+    "Question: {question}\nContext: {context}\nQuestion: {question}\nAnswer:",
+    "Context: {context}\nQuestion: {question}\nContext: {context}\nQuestion: {question}\nAnswer:",
 )
 
 
@@ -91,13 +94,26 @@ def test_a_context_after_the_question_is_not_shared():
 
 
 @pytest.mark.parametrize(
+    ("text", "prefix", "branch"),
+    [
+        ("C: {context}\nC: {context}\nQ: {question}\nA:", "C: c\nC: c\nQ:", " q\nA:"),
+        ("C: {context}\nQ: {question}\nC: {context}\nQ: {question}\nA:", "C: c\nQ:", " q\nC: c\nQ: q\nA:"),
+        ("Q: {question}\nC: {context}\nQ: {question}\nA:", "", "Q: q\nC: c\nQ: q\nA:"),
+    ],
+)
+def test_repeated_fields_are_shared_up_to_the_first_question(text, prefix, branch):
+    assert Template(text).prompt_pieces("c", "q") == (prefix, branch)
+    assert Template(text).shares_context == bool(prefix)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", ["{context} is missing", "{question} is missing"]),
         ("{context} {answer}", ["{question} is missing"]),
         ("{context}{question}{answer}.", ["nothing may follow {answer}"]),
         ("{answer}{context}{question}", ["nothing may follow {answer}"]),
-        ("{context}{context}{question}", ["{context} occurs twice"]),
+        ("{context}{answer}{question}{answer}", ["nothing may follow {answer}"]),
         ("{context}{question}{passage}{}", ["found {passage}", "found {}"]),
         ("{context:>9}{question!r}", ["{context} cannot be formatted", "{question} cannot"]),
         ("{context}{question}}", ["Single '}'", "{{ and }}"]),

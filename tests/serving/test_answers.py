@@ -7,6 +7,7 @@ import math
 import pytest
 
 from jittor_lora.inference.asking import Question, answers
+from jittor_lora.inference.extraction import Candidates, most_expected
 from jittor_lora.inference.generator import Decoding
 from jittor_lora.inference.sampling import Sampling
 from serving import served
@@ -68,6 +69,29 @@ def test_spans(server, model):
         assert (span["text"], span["start"], span["end"]) == best[:3]
         assert span["log_probability"] == best.log_probability
         assert span["probability"] == pytest.approx(math.exp(best.log_probability))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_spans_by_their_expected_f1(server, temperature):
+    answer = server.answer(PATH, context=CONTEXT, questions=QUESTIONS, model="two", methods=["span"], spans=3, aim="f1",
+                           **({} if temperature == 2.0 else {"span_temperature": temperature}))
+    how = Candidates(20, "squad", temperature)
+
+    def ranked(one):
+        prompts = [one.extractor.encoder.prompt(CONTEXT, question) for question in QUESTIONS]
+        groups = [(prefix, [branch], CONTEXT) for prefix, branch in prompts]
+        found = one.extractor.extract_several(groups, how.count, least_share=how.least_share)
+        return [most_expected(several, how)[:3] for several in found]
+
+    for one, best in zip(answer["answers"], alone(server, "two", ranked)):
+        assert [(span["text"], span["start"], span["end"]) for span in one["spans"]] == [span[:3] for span in best]
+        assert [span["expected_f1"] for span in one["spans"]] == pytest.approx([span.expected_f1 for span in best])
+        assert best[0].expected_f1 == max(span.expected_f1 for span in best)
+
+
+def test_the_likeliest_spans_have_no_expected_f1(server):
+    answer = server.answer(PATH, context=CONTEXT, question=QUESTIONS[0], methods=["span"], aim=None)
+    assert "expected_f1" not in answer["answers"][0]["spans"][0]
 
 
 def test_several_spans(server):

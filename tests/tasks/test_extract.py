@@ -18,7 +18,7 @@ from jittor_lora.data.sources import load_data
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.squad import f1
-from jittor_lora.inference.extraction import Candidates, Extract, Extractor, best_expected, ending_tokens
+from jittor_lora.inference.extraction import Candidates, Extract, Extractor, ending_tokens, most_expected
 from jittor_lora.inference.generator import Decoding, Generator
 from jittor_lora.inference.sampling import Sampling
 from jittor_lora.inference.span_tree import spans_of
@@ -130,17 +130,18 @@ def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
 def test_a_span_of_which_most_is_right_goes_before_the_likeliest():
     spans = [Extract(text, 0, len(text), float(np.log(p)), float(np.log(0.4)))
              for text, p in (("Rome", 0.2), ("old city of Rome", 0.15), ("old city of Rome, 753", 0.15))]
-    found = best_expected(spans, Candidates(3, "squad", 1.0))
+    found = most_expected(spans, Candidates(3, "squad", 1.0))[0]
     assert (found.text, found.start, found.end, found.log_probability) == (*spans[1][:3], spans[1].log_probability)
     assert found.expected_f1 == pytest.approx((0.2 * 2 / 5 + 0.15 + 0.15 * 8 / 9) / 0.5)
     assert found.candidates_log_probability == pytest.approx(np.log(0.5))
     assert found.null_odds == pytest.approx(np.log(0.4 / (found.expected_f1 * 0.5)))
     assert spans[1].null_odds == pytest.approx(np.log(0.4 / 0.15))
     nothing = Extract("", 0, 0, -np.inf, -1.0)
-    assert best_expected([nothing], Candidates(3, "squad", 1.0)) == nothing
-    assert best_expected([spans[0]._replace(text="the")], Candidates(3, "squad", 1.0)).null_odds == sys.float_info.max
+    assert most_expected([nothing], Candidates(3, "squad", 1.0))[0] == nothing
+    empty = most_expected([spans[0]._replace(text="the")], Candidates(3, "squad", 1.0))[0]
+    assert empty.null_odds == sys.float_info.max
     sure = [spans[0]._replace(log_probability=float(np.log(0.5))), *spans[1:]]
-    assert [best_expected(sure, Candidates(3, "squad", t)).text for t in (1.0, 2.0)] == ["Rome", "old city of Rome"]
+    assert [most_expected(sure, Candidates(3, "squad", t))[0].text for t in (1.0, 2.0)] == ["Rome", "old city of Rome"]
 
 
 def test_the_highest_expected_f1_of_samples(folder, session, capsys):

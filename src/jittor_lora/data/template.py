@@ -27,51 +27,55 @@ class Template:
 
     `{answer}` at the end replaces that space by the text before it. Literal braces are doubled. With the context before
     the question, the questions of one context share the text up to the question; the other order works too, but shares
-    nothing.
+    nothing. Both fields may be repeated: a causal model reads a repeated context with the first one, or the question,
+    in view (Springer et al. 2024, "Repetition improves language model embeddings"; Arora et al. 2024, "Just read
+    twice").
 
     Raises:
-        UserError: a field is missing, unknown, repeated or formatted, or something follows the answer.
+        UserError: a field is missing, unknown or formatted, or something follows the answer.
     """
 
     text: str = DEFAULT_TEMPLATE
 
     def __post_init__(self):
-        self._literals()
+        self._parts()
 
     @property
     def shares_context(self) -> bool:
         """Whether questions of one context share a prefix."""
-        return self._literals()[1][0] == "context"
+        return self._parts()[0][1] == "context"
 
     def prompt_pieces(self, context: str, question: str) -> tuple[str, str]:
         """(prefix, branch): their concatenation is the prompt, without the template's trailing whitespace."""
-        (first, between, before_answer), (name, _) = self._literals()
-        end = before_answer.rstrip()
-        if name == "question":
-            return "", first + question + between + context + end
-        cut = _border(between)
-        return first + context + between[:cut], between[cut:] + question + end
+        (*fields, (last, _)) = self._parts()
+        values = {"context": context, "question": question}
+        first = next(i for i, (_, name) in enumerate(fields) if name == "question")
+        between = fields[first][0]
+        cut = _border(between) if first else 0
+        prefix = "".join(literal + values[name] for literal, name in fields[:first]) + between[:cut]
+        rest = "".join(literal + values[name] for literal, name in [(between[cut:], "question"), *fields[first + 1 :]])
+        return prefix, rest + last.rstrip()
 
     @property
     def end_of_prompt(self) -> str:
         """The template's own words at the end of a prompt."""
-        return self._literals()[0][2].rstrip()
+        return self._parts()[-1][0].rstrip()
 
     def completion_text(self, answer: str) -> str:
         """The text after the prompt, without end of text; whitespace around the answer is stripped.
 
         Empty without an answer: the text then ends at the prompt.
         """
-        before_answer, answer = self._literals()[0][2], answer.strip()
+        before_answer, answer = self._parts()[-1][0], answer.strip()
         return before_answer[len(before_answer.rstrip()) :] + answer if answer else ""
 
     def whole(self, context: str, question: str, answer: str) -> str:
         """The text that the pieces make up."""
         return "".join((*self.prompt_pieces(context, question), self.completion_text(answer)))
 
-    def _literals(self) -> tuple[tuple[str, str, str], tuple[str, str]]:
-        """The texts before the two fields and before the answer; the names of the two fields."""
-        literals, names, problems = [], [], []
+    def _parts(self) -> list[tuple[str, str]]:
+        """The fields' names in order, each with the text before it; the answer is the last."""
+        parts, problems = [], []
         literal = ""
         try:
             for text, name, form, conversion in string.Formatter().parse(self.text):
@@ -80,27 +84,24 @@ class Template:
                     continue
                 if name not in FIELDS:
                     problems.append(f"expected the fields {{context}}, {{question}} and {{answer}}, found {{{name}}}")
-                elif name in names:
-                    problems.append(f"{{{name}}} occurs twice")
                 if form or conversion:
                     problems.append(f"{{{name}}} cannot be formatted: write it without ! and :")
-                literals.append(literal)
-                names.append(name)
+                parts.append((literal, name))
                 literal = ""
         except ValueError as error:
             problems.append(f"{error}; write {{{{ and }}}} for literal braces")
+        names = [name for _, name in parts]
         if "answer" not in names and not problems:
-            literals.append(literal if literal.endswith(tuple(string.whitespace)) else literal + " ")
-            names.append("answer")
+            parts.append((literal if literal.endswith(tuple(string.whitespace)) else literal + " ", "answer"))
             literal = ""
         problems += [f"{{{name}}} is missing" for name in FIELDS[:2] if name not in names]
-        if not problems and (names[-1] != "answer" or literal):
+        if not problems and (literal or "answer" in names[:-1]):
             problems.append("nothing may follow {answer}")
         if problems:
             raise UserError(
                 f"template {self.text!r}: {'; '.join(problems)}. The default is {DEFAULT_TEMPLATE!r}."
             )
-        return (literals[0], literals[1], literals[2]), (names[0], names[1])
+        return parts
 
 
 def _border(between: str) -> int:

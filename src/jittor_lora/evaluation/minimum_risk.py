@@ -13,7 +13,7 @@ import numpy as np
 
 from jittor_lora.evaluation.scoring import RULES
 
-_SAME = 1e-9  # expected scores that differ by less are equal but for rounding
+_DIGITS = 9  # of expected scores; further ones are rounding errors
 
 
 class Choice(NamedTuple):
@@ -32,8 +32,12 @@ def highest_expected_f1(texts: Sequence[str], weights: Sequence[float], scoring:
         weights: of each, in proportion to its probability; not all 0.
         scoring: the rule of F1, see `scoring.RULES`.
     """
+    return by_expected_f1(texts, weights, scoring)[0]
+
+
+def by_expected_f1(texts: Sequence[str], weights: Sequence[float], scoring: str) -> list[Choice]:
+    """All of `texts` in the order by which `highest_expected_f1`, with the same arguments, chooses the first."""
     weights = np.asarray(weights, np.float64)
     expected = RULES[scoring].pairwise_f1(texts, texts) @ (weights / weights.sum())
-    best = np.flatnonzero(expected >= expected.max() - _SAME)
-    index = int(best[weights[best].argmax()])
-    return Choice(index, float(expected[index]))
+    order = sorted(range(len(texts)), key=lambda i: (-round(float(expected[i]), _DIGITS), -weights[i], i))
+    return [Choice(i, float(expected[i])) for i in order]

@@ -86,6 +86,11 @@ def rule_for(data: Data) -> str:
     return "squad-v2" if isinstance(data, SquadData) and data.no_answers else "squad"
 
 
+def rule_of_text(context: str) -> str:
+    """The name of the rule for answers about one text."""
+    return "cmrc" if is_chinese([context]) else "squad"
+
+
 def chosen_rule(scoring: str, data: Data) -> str:
     """The name of the rule for a setting, "auto" or a name.
 

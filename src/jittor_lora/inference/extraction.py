@@ -12,7 +12,7 @@ import numpy as np
 from jittor_lora.data.encoding import Encoder
 from jittor_lora.data.template import Template
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.minimum_risk import highest_expected_f1
+from jittor_lora.evaluation.minimum_risk import by_expected_f1
 from jittor_lora.inference.span_tree import span_tree
 from jittor_lora.inference.token_tree import Node
 
@@ -43,8 +43,7 @@ class Extract(NamedTuple):
     A context without spans gives "" at (0, 0) with -inf.
 
     Attributes:
-        expected_f1: of a span chosen by it, given that one of the candidates is the answer, at their temperature; 0 to
-            1.
+        expected_f1: of a candidate, given that one of the candidates is the answer, at their temperature; 0 to 1.
         candidates_log_probability: that one of the candidates is.
     """
 
@@ -110,7 +109,7 @@ class Extractor:
         """
         count, share = (1, 0.0) if candidates is None else (candidates.count, candidates.least_share)
         found = self.extract_several(groups, count, max_tokens, max_words, batch_size, on_end, share)
-        return [several[0] if candidates is None else best_expected(several, candidates) for several in found]
+        return [several[0] if candidates is None else most_expected(several, candidates)[0] for several in found]
 
     def extract_several(self, groups: Iterable[Group], count: int, max_tokens: int = 32, max_words: int | None = None,
                         batch_size: int | None = None, on_end: Callable[[int], None] = lambda index: None,
@@ -156,14 +155,15 @@ def finite(odds: float) -> float:
     return max(min(odds, sys.float_info.max), -sys.float_info.max)
 
 
-def best_expected(spans: Sequence[Extract], how: Candidates) -> Extract:
-    """Of the candidates among the spans of a context, likeliest first, the one with the highest expected F1."""
+def most_expected(spans: Sequence[Extract], how: Candidates) -> list[Extract]:
+    """The candidates, given likeliest first, by their expected F1, highest first; equal ones likeliest first."""
     logs = np.array([span.log_probability for span in spans])
     if not np.isfinite(logs[0]):
-        return spans[0]
+        return list(spans)
     weights = np.exp((logs - logs[0]) / how.temperature)
-    chosen, expected = highest_expected_f1([span.text for span in spans], weights, how.scoring)
-    return spans[chosen]._replace(expected_f1=expected, candidates_log_probability=float(np.logaddexp.reduce(logs)))
+    total = float(np.logaddexp.reduce(logs))
+    return [spans[index]._replace(expected_f1=expected, candidates_log_probability=total)
+            for index, expected in by_expected_f1([span.text for span in spans], weights, how.scoring)]
 
 
 def ending_tokens(tokenizer, stops: Sequence[str], vocab_size: int) -> list[int]:

@@ -15,9 +15,11 @@ from typing import Any, Optional
 
 from fastapi import APIRouter, Request, Response
 
+from jittor_lora.evaluation.scoring import rule_of_text
+from jittor_lora.inference.extraction import Candidates
 from jittor_lora.inference.generator import Decoding
 from jittor_lora.inference.sampling import Sampling
-from jittor_lora.serving.api.answers_schema import Answers, AnswersRequest
+from jittor_lora.serving.api.answers_schema import MOST_SPANS, Answers, AnswersRequest
 from jittor_lora.serving.api.fields import stop_of
 from jittor_lora.serving.api.json_body import JsonRoute
 from jittor_lora.serving.api.openai_errors import RESPONSES, ApiError
@@ -98,8 +100,15 @@ class _Answers:
             jobs[GENERATION] = Generation(served.generator, None, groups, decoding, trim=True)
         if SPAN in body.methods:
             placed = [(prefix, prompts, body.context) for prefix, prompts in groups]
-            jobs[SPAN] = Extraction.of(served.extractor, None, placed, body.spans, body.max_span_tokens)
+            jobs[SPAN] = Extraction.of(served.extractor, None, placed, body.spans, body.max_span_tokens,
+                                       candidates=self._candidates(len(placed)))
         return jobs
+
+    def _candidates(self, groups: int) -> Optional[list[Candidates]]:
+        """For each group, as all have the one context."""
+        if self.body.aim != "f1":
+            return None
+        return [Candidates(MOST_SPANS, rule_of_text(self.body.context), self.body.span_temperature)] * groups
 
     async def _chunks(self, run: Run) -> AsyncIterator[dict[str, Any]]:
         head = {**self.head, "object": "answers.chunk"}
@@ -132,7 +141,8 @@ class _Answer:
             return {**self._head, "delta": "", **self._rest}
         self._rest = {"spans": [{"text": span.text, "start": span.start, "end": span.end,
                                  "probability": min(1.0, math.exp(span.log_probability)),
-                                 "log_probability": span.log_probability}
+                                 "log_probability": span.log_probability,
+                                 **({} if span.expected_f1 is None else {"expected_f1": span.expected_f1})}
                                 for span in event.spans if span.log_probability > -math.inf]}
         return {**self._head, **self._rest}
 

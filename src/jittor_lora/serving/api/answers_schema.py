@@ -8,8 +8,10 @@ from pydantic import BaseModel, Field
 
 from jittor_lora.serving.api.completion_schema import MOST_TEXTS, Usage
 from jittor_lora.serving.api.fields import LARGEST, SEEDS, Body, Stop
+from jittor_lora.settings.shared import SPAN_TEMPERATURE
 
 Method = Literal["generation", "span"]
+Aim = Literal["likeliest", "f1"]
 MOST_SPANS = 20
 
 
@@ -27,7 +29,11 @@ class AnswersRequest(Body):
     top_p: Optional[float] = Field(1.0, gt=0, le=1)
     seed: Optional[int] = Field(0, ge=0, lt=SEEDS)
     stop: Stop = Field(("\n",), description="[] to stop at the end of text alone")
-    spans: Optional[int] = Field(1, ge=1, le=MOST_SPANS, description="likeliest spans per question")
+    spans: Optional[int] = Field(1, ge=1, le=MOST_SPANS, description="best spans per question")
+    aim: Optional[Aim] = Field("likeliest", description="spans by their probability, or by their expected F1 over the "
+                                                        f"{MOST_SPANS} likeliest")
+    span_temperature: Optional[float] = Field(SPAN_TEMPERATURE, gt=0, le=100, description="expected F1 takes spans' "
+                                              "probabilities to the power of 1 / this")
     stream: Optional[bool] = False
     max_span_tokens: Optional[int] = Field(32, ge=1, le=LARGEST, description="longer spans are skipped")
 
@@ -40,6 +46,7 @@ class Span(BaseModel):
     end: int
     probability: float
     log_probability: float
+    expected_f1: Optional[float] = Field(None, description="with aim f1, 0 to 1")
 
 
 class GeneratedAnswer(BaseModel):
@@ -52,7 +59,7 @@ class GeneratedAnswer(BaseModel):
 
 
 class SpanAnswer(BaseModel):
-    """The likeliest spans, likeliest first; none where the context has none."""
+    """The best spans, best first; none where the context has none."""
 
     question: int
     model: str

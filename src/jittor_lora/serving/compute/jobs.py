@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Union
 
-from jittor_lora.inference.extraction import Extract, Extractor
+from jittor_lora.inference.extraction import Candidates, Extract, Extractor
 from jittor_lora.inference.generator import Decoding, Generator, Group
 from jittor_lora.inference.span_search import SpanGroup
 
@@ -44,14 +44,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class Extraction:
-    """Questions to answer with the likeliest spans of a context, numbered across all groups.
+    """Questions to answer with the best spans of a context, numbered across all groups.
 
     Args:
         adapter: name; None for the base alone.
         contexts: of each group.
         groups: prompts with the tree of a context's spans.
         ends: tokens that end an answer.
-        count: spans per question, likeliest first.
+        count: spans per question, best first.
+        candidates: of each group, the best being those with the highest expected F1; None for the likeliest.
     """
 
     adapter: Optional[str]
@@ -59,11 +60,12 @@ class Extraction:
     groups: Sequence[SpanGroup]
     ends: Sequence[int]
     count: int = 1
+    candidates: Optional[Sequence[Candidates]] = None
 
     @classmethod
     def of(cls, extractor: Extractor, adapter: Optional[str],
            groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], str]], count: int = 1, max_tokens: int = 32,
-           max_words: Optional[int] = None) -> Extraction:
+           max_words: Optional[int] = None, candidates: Optional[Sequence[Candidates]] = None) -> Extraction:
         """From token ids, (prefix, prompts, context) with the first two as from `Generator.groups`. Encodes all spans
         of each context, which takes a while.
 
@@ -76,7 +78,7 @@ class Extraction:
         trees = {context: extractor.tree(context, max_tokens, max_words) for _, _, context in groups}
         return cls(adapter, [context for _, _, context in groups],
                    [SpanGroup(prefix, prompts, trees[context]) for prefix, prompts, context in groups],
-                   extractor.ends, count)
+                   extractor.ends, count, candidates)
 
     @property
     def texts(self) -> int:
@@ -130,7 +132,7 @@ class End(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """The answer to question `index` of an `Extraction`: its likeliest spans, fewer where the context has fewer."""
+    """The answer to question `index` of an `Extraction`: its best spans, fewer where the context has fewer."""
 
     index: int
     spans: tuple[Extract, ...]
