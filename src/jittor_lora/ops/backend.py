@@ -53,7 +53,7 @@ class Kernels(NamedTuple):
             backward pass alone.
         table: frozen weight → what `embedding` reads of it, float32 or, in int16, bf16; None if the host looks rows up.
         rank_multiple: the columns of a projection onto A are padded to a multiple of this.
-        trains_weights: are there kernels for gradients of weights, and do the others read weights that train, float32?
+        trains_weights: are there kernels for gradients of weights, and do the others read float32 weights that train?
     """
 
     call: Callable[..., Any]

@@ -37,8 +37,8 @@ def _lacks_kernels(*weights) -> bool:
 
 
 def _is_portable(x, weight: Matrix) -> bool:
-    """Is the weight one that trains, and has the backend no kernels for it? They read float32 alone, and a module of any
-    Jittor network may have other weights."""
+    """Is the weight one that trains, and has the backend no kernels for it? They read float32 alone, and a module of
+    any Jittor network may have other weights."""
     return weight.trained and not (kernels().trains_weights and x.dtype == weight.var.dtype == "float32")
 
 
@@ -48,8 +48,8 @@ def _own_array(weight: Matrix):
 
 
 def _trained(*weights) -> list:
-    """Shapes of the gradients of weights, None for those that take none. To be asked in the forward pass: in the backward
-    pass Jittor says of all arrays that they take none."""
+    """Shapes of the gradients of weights, None for those that take none. To be asked in the forward pass: in the
+    backward pass Jittor says of all arrays that they take none."""
     return [weight.shape if _takes_gradient(weight) else None for weight in weights]
 
 
@@ -174,7 +174,8 @@ class _LoraLinear(jt.Function):
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // kernels().rank_multiple) * kernels().rank_multiple
-        inputs = [x, kernels().product(weight, True) if array is None else array, nothing if bias is None else bias, *pair]
+        w = kernels().product(weight, True) if array is None else array
+        inputs = [x, w, nothing if bias is None else bias, *pair]
         y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)], inputs, *numbers,
                             bias is not None)
         wanted = not x.is_stop_grad()

@@ -107,8 +107,8 @@ class TrainedMatrix(jt.Module):
 
     Args:
         var: the array, float32.
-        precision: of products with it, and of its forms, where there are kernels for gradients of weights; else products
-            are in float32.
+        precision: of its forms, and of products with it where there are kernels for gradients of weights; elsewhere
+            they are in float32.
     """
 
     trained, storage = True, FLOAT32

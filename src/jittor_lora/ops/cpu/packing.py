@@ -40,8 +40,8 @@ def product(weight: Matrix, transposed: bool):
 
 
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
-    """What the loss reads of a frozen output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
-    for their gradient. Those that are not read are None."""
+    """What the loss reads of a frozen output head (V, D): blocks or the array; or in bf16 panels of rows for the logits
+    and for their gradient. Those that are not read are None."""
     if _is_decoded(weight) or weight.precision != "bf16":
         return product(weight, True), None, None
     return None, head(weight, False), head(weight, True) if with_gradient else None
