@@ -65,7 +65,7 @@ def bits(results) -> list[bytes]:
 
 
 def test_codes_are_those_of_the_kernels():
-    assert ENUMERATIONS["Storage"] == ("FLOAT32", *STORED) and packing.storage(Matrix.of(normal(2, 2))) == 0
+    assert ENUMERATIONS["Storage"] == ("FLOAT32", *STORED, "PACKED") and packing.storage(Matrix.of(normal(2, 2))) == 0
 
 
 @settings(max_examples=30, deadline=None)

@@ -19,7 +19,7 @@ from jittor_lora.data.layout import Layout  # noqa: E402
 from jittor_lora.inference.fused_reader import FusedReader  # noqa: E402
 from jittor_lora.inference.reader import Turn  # noqa: E402
 from jittor_lora.model.load import build_model  # noqa: E402
-from jittor_lora.ops import AttentionPlan, Matrix, fused  # noqa: E402
+from jittor_lora.ops import AttentionPlan, Matrix, TrainedMatrix, fused  # noqa: E402
 from jittor_lora.ops.blocks import Blocks  # noqa: E402
 from jittor_lora.ops.cpu import library, packing  # noqa: E402
 from jittor_lora.ops.matrix import PRECISIONS  # noqa: E402
@@ -85,6 +85,19 @@ def cross_entropy(kind: str):
     return run
 
 
+def trained(precision: str):
+    """Weights that train, with more rows than a transposed product sums at a time."""
+    def run():
+        x, w, norm = (jt.array(normal(*shape, seed=i)) for i, shape in enumerate(((1100, 48), (300, 48), (48,))))
+        weight = TrainedMatrix(w, precision)
+        y = fused.linear(fused.layer_norm(x, norm, norm, 1e-5), weight)
+        hidden = fused.linear(y[:70], TrainedMatrix(w.transpose(), precision))
+        loss = fused.token_cross_entropy(hidden, weight, jt.array(np.arange(70, dtype=np.int32)), jt.ones(70))
+        return loss, *jt.grad(loss, [x, w, norm])
+
+    return run
+
+
 def small():
     """The kernels that hold no memory of their own."""
     x, w = jt.array(normal(90, 48)), jt.array(normal(48, seed=1)).stop_grad()
@@ -141,6 +154,7 @@ def cases(precisions: list[str]) -> dict:
             made[f"linear {kind} {rows}"] = lambda k=kind, n=rows: linear(k, n)
         made[f"cross entropy {kind}"] = lambda k=kind: cross_entropy(k)
     for precision in precisions:
+        made[f"trained {precision}"] = lambda p=precision: trained(p)
         for kv_heads in (4, 2):
             made[f"attention {precision} {kv_heads}"] = lambda p=precision, h=kv_heads: attention(p, h)
     if "bf16" in precisions:

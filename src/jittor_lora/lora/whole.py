@@ -7,6 +7,7 @@ from typing import Iterator, Mapping
 
 import numpy as np
 
+from jittor_lora import ops
 from jittor_lora.lora.adapted import TrainableCopy
 from jittor_lora.lora.adapter import set_arrays
 from jittor_lora.lora.merge import TOKEN_EMBEDDINGS
@@ -21,7 +22,8 @@ class WholeModel:
 
     Every frozen weight is replaced by a float32 copy that takes a gradient, one at a time, so that the memory of the
     base's is released along the way. A head tied to the embedding stays tied: the two are one array with one gradient.
-    Matrix products and attention are in float32.
+    Matrix products and attention are in the network's precision where its device has kernels for that, see
+    `ops.training_precision`; weights and gradients are float32.
 
     Args:
         model: is changed in place; afterwards it is no longer the base.
@@ -41,7 +43,7 @@ class WholeModel:
             if leaf.name in TOKEN_EMBEDDINGS:
                 embedding = module.weight
             setattr(leaf.parent, leaf.attribute, module)
-        model.precision = "fp32"
+        model.precision = ops.training_precision(model.precision)
 
     def parameters(self) -> dict[str, jt.Var]:
         """Tensor name → array, matrices as (out, in), in the network's order; without a tied head."""

@@ -15,7 +15,7 @@ from jittor_lora.ops.backend import chosen, has_kernel, portable_operations
 from jittor_lora.ops.matrix import Matrix, TrainedMatrix, as_var, frozen
 from jittor_lora.ops.plan import AttentionPlan
 from jittor_lora.ops.portable import dropout_mask, gelu_erf, low_rank, quick_gelu, relu, rotary_tables, silu, tanh
-from jittor_lora.ops.precision import bf16_works, stock_products, tf32_works
+from jittor_lora.ops.precision import bf16_works, stock_products, tf32_works, training_precision
 from jittor_lora.system.runtime import jt
 
 
@@ -149,4 +149,5 @@ __all__ = [
     "tanh",
     "tf32_works",
     "token_cross_entropy",
+    "training_precision",
 ]

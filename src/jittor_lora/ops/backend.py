@@ -46,13 +46,14 @@ class Kernels(NamedTuple):
 
     Attributes:
         call: run a kernel, see `operator.kernel_op.Caller`.
-        product: (weight, transposed) → what the product x · Wᵀ (`transposed`) or dy · W reads.
+        product: (frozen weight, transposed) → what the product x · Wᵀ (`transposed`) or dy · W reads.
         storage: weight → number of the format in which kernels get it.
-        head_forms: (head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
+        head_forms: (frozen head, with gradient) → what the loss reads of it: three arrays, or None for those not read.
         layout: (plan of attention, by keys) → what its kernels read of the layout in both passes; `by_keys`: in the
             backward pass alone.
-        table: weight → what `embedding` reads of it, float32 or, in int16, bf16; None if the host looks rows up.
+        table: frozen weight → what `embedding` reads of it, float32 or, in int16, bf16; None if the host looks rows up.
         rank_multiple: the columns of a projection onto A are padded to a multiple of this.
+        trains_weights: are there kernels for gradients of weights, and do the others read float32 weights that train?
     """
 
     call: Callable[..., Any]
@@ -62,6 +63,7 @@ class Kernels(NamedTuple):
     layout: Callable[[AttentionPlan, bool], Any]
     table: Callable[[Matrix], Any]
     rank_multiple: int
+    trains_weights: bool
 
 
 class _Choices(dict):
@@ -114,6 +116,11 @@ def kernels() -> Kernels:
 def kernels_work() -> bool:
     """Does the current device have fused kernels? Compiles them at the first call."""
     return _backend(_device()) is not None
+
+
+def trains_weights() -> bool:
+    """Do the current device's fused kernels compute gradients of weights?"""
+    return kernels_work() and kernels().trains_weights
 
 
 def speeds_up(precision: str) -> bool:

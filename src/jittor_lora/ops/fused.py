@@ -1,8 +1,8 @@
 """The operations of `portable` as fused kernels: the same arguments, values and gradients.
 
 The kernels are those of the current device's backend, `backend.kernels()`. Jittor schedules each call like one of its
-own operators (operator/kernel_op.py); the backend's `operators` source unpacks its arguments. The kernels compute no
-gradients of weights: with weights that take one, an operation is the portable one.
+own operators (operator/kernel_op.py); the backend's `operators` source unpacks its arguments. Where a backend has no
+kernels for gradients of weights, an operation with weights that take one is the portable one.
 """
 
 from __future__ import annotations
@@ -31,36 +31,67 @@ def _takes_gradient(*variables) -> bool:
     return any(v is not None and not v.is_stop_grad() for v in variables)
 
 
+def _lacks_kernels(*weights) -> bool:
+    """Would a gradient of these weights need kernels that the backend does not have?"""
+    return not kernels().trains_weights and _takes_gradient(*weights)
+
+
+def _is_portable(x, weight: Matrix) -> bool:
+    """Is the weight one that trains, and has the backend no kernels for it? They read float32 alone, and a module of
+    any Jittor network may have other weights."""
+    return weight.trained and not (kernels().trains_weights and x.dtype == weight.var.dtype == "float32")
+
+
+def _own_array(weight: Matrix):
+    """The array of a matrix that trains, for a `jt.Function` to return its gradient; else None."""
+    return weight.var if weight.trained else None
+
+
+def _trained(*weights) -> list:
+    """Shapes of the gradients of weights, None for those that take none. To be asked in the forward pass: in the
+    backward pass Jittor says of all arrays that they take none."""
+    return [weight.shape if _takes_gradient(weight) else None for weight in weights]
+
+
+def _gradient(kernel: str, shape: Sequence[int] | None, inputs: Sequence[jt.Var], *numbers: float):
+    """The output of a kernel of this shape; None without one."""
+    return None if shape is None else call(kernel, [shape], inputs, *numbers)[0]
+
+
 def layer_norm(x, weight, bias, eps: float):
-    if _takes_gradient(weight, bias):
+    if _lacks_kernels(weight, bias):
         return portable.layer_norm(x, weight, bias, eps)
     return _LayerNorm.apply(x, weight, bias, eps)
 
 
 class _LayerNorm(jt.Function):
     def execute(self, x, weight, bias, eps):
-        self.inputs = x, weight, eps
+        self.inputs, self.trained = (x, weight, eps), _trained(weight, bias)
         return call("layer_norm_forward", [x.shape], [x, weight, bias], eps)[0]
 
     def grad(self, upstream):
         x, weight, eps = self.inputs
-        return call("layer_norm_backward", [x.shape], [x, weight, upstream], eps)[0], None, None, None
+        for_weight, for_bias = self.trained
+        return (call("layer_norm_backward", [x.shape], [x, weight, upstream], eps)[0],
+                _gradient("layer_norm_weight", for_weight, [x, upstream], eps),
+                _gradient("sum_rows", for_bias, [upstream]), None)
 
 
 def rms_norm(x, weight, eps: float):
-    if _takes_gradient(weight):
+    if _lacks_kernels(weight):
         return portable.rms_norm(x, weight, eps)
     return _RMSNorm.apply(x, weight, eps)
 
 
 class _RMSNorm(jt.Function):
     def execute(self, x, weight, eps):
-        self.inputs = x, weight, eps
+        self.inputs, self.trained = (x, weight, eps), _trained(weight)
         return call("rms_norm_forward", [x.shape], [x, weight], eps)[0]
 
     def grad(self, upstream):
         x, weight, eps = self.inputs
-        return call("rms_norm_backward", [x.shape], [x, weight, upstream], eps)[0], None, None
+        return (call("rms_norm_backward", [x.shape], [x, weight, upstream], eps)[0],
+                _gradient("rms_norm_weight", *self.trained, [x, upstream], eps), None)
 
 
 def gelu_tanh(x):
@@ -107,14 +138,14 @@ class _Rotary(jt.Function):
 
 
 def linear(x, weight: Matrix, bias=None):
-    if weight.trained:
+    if _is_portable(x, weight):
         return portable.linear(x, weight, bias)
     return _lora_linear(x, weight, bias, None, None, (0.0, 0.0, 0, 0, 0))
 
 
 def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout: float = 0.0,
                 dropout_seed: int | None = None, dropout_row: int = 0):
-    if weight.trained:
+    if _is_portable(x, weight):
         return portable.lora_linear(x, weight, bias, lora_a, lora_b, scaling, dropout, dropout_seed, dropout_row)
     keys = 0, 0
     if dropout_seed is None or dropout <= 0.0:
@@ -125,9 +156,10 @@ def lora_linear(x, weight: Matrix, bias, lora_a, lora_b, scaling: float, dropout
 
 
 def _lora_linear(x, weight: Matrix, bias, lora_a, lora_b, settings: tuple):
-    if _takes_gradient(bias):
-        return _LoraLinear.apply(x, weight, None, lora_a, lora_b, settings) + bias
-    return _LoraLinear.apply(x, weight, bias, lora_a, lora_b, settings)
+    array = _own_array(weight)
+    if _lacks_kernels(bias):
+        return _LoraLinear.apply(x, weight, array, None, lora_a, lora_b, settings) + bias
+    return _LoraLinear.apply(x, weight, array, bias, lora_a, lora_b, settings)
 
 
 class _LoraLinear(jt.Function):
@@ -136,28 +168,35 @@ class _LoraLinear(jt.Function):
     settings: scaling, dropout, the two keys of its mask, the mask's row for the first row of x.
     """
 
-    def execute(self, x, weight, bias, lora_a, lora_b, settings):
+    def execute(self, x, weight, array, bias, lora_a, lora_b, settings):
         rows, out, rank = x.shape[0], weight.shape[0], 0 if lora_a is None else lora_a.shape[0]
         numbers = *settings, out, rank, kernels().storage(weight), _code(weight.precision)
         nothing = _nothing()
         pair = [nothing, nothing] if lora_a is None else [lora_a, lora_b]
         width = -(-rank // kernels().rank_multiple) * kernels().rank_multiple
-        inputs = [x, kernels().product(weight, True), nothing if bias is None else bias, *pair]
+        w = kernels().product(weight, True) if array is None else array
+        inputs = [x, w, nothing if bias is None else bias, *pair]
         y, projected = call("linear_forward", [(rows, out), (rows, width) if width else (1,)], inputs, *numbers,
                             bias is not None)
         wanted = not x.is_stop_grad()
-        if wanted:
+        if wanted and array is None:
             # Packed now: within the backward pass it would make Jittor compute, and keep, all of that pass so far.
             kernels().product(weight, False)
-        self.saved = x, weight, pair, projected, numbers, rank > 0, wanted
+        self.trained = _trained(array, bias)
+        self.saved = x, weight, array, pair, projected, numbers, rank > 0, wanted
         return y
 
     def grad(self, upstream):
-        x, weight, pair, projected, numbers, adapted, wanted = self.saved
-        w = kernels().product(weight, False) if wanted else _nothing()
+        x, weight, array, pair, projected, numbers, adapted, wanted = self.saved
+        w = _nothing()
+        if wanted:
+            w = kernels().product(weight, False) if array is None else array
         dx, da, db = call("linear_backward", [x.shape if wanted else (1,), pair[0].shape, pair[1].shape],
                           [x, projected, upstream, w, *pair], *numbers, wanted)
-        return dx if wanted else None, None, None, da if adapted else None, db if adapted else None, None
+        for_weight, for_bias = self.trained
+        return (dx if wanted else None, None,
+                _gradient("transposed_product", for_weight, [upstream, x], _code(weight.precision)),
+                _gradient("sum_rows", for_bias, [upstream]), da if adapted else None, db if adapted else None, None)
 
 
 def _code(precision: str) -> int:
@@ -221,23 +260,25 @@ class _FusedAttention(jt.Function):
 
 
 def token_cross_entropy(hidden, head: Matrix, labels, weights, smoothing: float = 0.0):
-    if head.trained:
+    if _is_portable(hidden, head):
         return portable.token_cross_entropy(hidden, head, labels, weights, smoothing)
-    return _TokenCrossEntropy.apply(hidden, head, labels, weights, smoothing)
+    return _TokenCrossEntropy.apply(hidden, head, _own_array(head), labels, weights, smoothing)
 
 
 class _TokenCrossEntropy(jt.Function):
-    def execute(self, hidden, head, labels, weights, smoothing):
-        wanted = not hidden.is_stop_grad()
-        forms = [_nothing() if form is None else form for form in kernels().head_forms(head, wanted)]
+    def execute(self, hidden, head, array, labels, weights, smoothing):
+        trains = _takes_gradient(array) and not jt.flags.no_grad
+        wanted = trains or not hidden.is_stop_grad()
+        forms = kernels().head_forms(head, wanted) if array is None else (array, None, None)
         numbers = wanted, kernels().storage(head), _code(head.precision), head.shape[0], smoothing
-        loss, gradient = call("cross_entropy", [(1,), hidden.shape if wanted else (1,)],
-                              [hidden, *forms, labels, weights], *numbers)
-        self.gradient = gradient
+        shapes = [(1,), hidden.shape if wanted else (1,), *([array.shape] if trains else [])]
+        inputs = [hidden, *(_nothing() if form is None else form for form in forms), labels, weights]
+        loss, *self.gradients = call("cross_entropy", shapes, inputs, *numbers)
         return loss
 
     def grad(self, upstream):
-        return call("scale", [self.gradient.shape], [self.gradient, upstream])[0], None, None, None, None
+        hidden, *head = (call("scale", [gradient.shape], [gradient, upstream])[0] for gradient in self.gradients)
+        return hidden, None, head[0] if head else None, None, None, None
 
 
 def add(x, y):
@@ -284,6 +325,8 @@ class _Rows(jt.Function):
 
 
 def embedding(weight: Matrix, ids: np.ndarray):
+    if weight.trained and kernels().trains_weights:
+        return rows(weight.var, as_var(np.asarray(ids, np.int32)).stop_grad())
     table = None if weight.trained else kernels().table(weight)
     if table is None:
         return portable.embedding(weight, ids)

@@ -106,8 +106,9 @@ class TrainedMatrix(jt.Module):
     """A matrix (out, in) that takes a gradient, with the methods of `Matrix`.
 
     Args:
-        var: the array, float32; products with it are in float32.
-        precision: of its forms.
+        var: the array, float32.
+        precision: of its forms, and of products with it where there are kernels for gradients of weights; elsewhere
+            they are in float32.
     """
 
     trained, storage = True, FLOAT32

@@ -20,6 +20,11 @@ def bf16_works() -> bool:
     return _ampere() or backend.speeds_up("bf16")
 
 
+def training_precision(precision: str) -> str:
+    """What products with weights that train are in, on the current device, where those with frozen ones are in this."""
+    return precision if backend.trains_weights() else "fp32"
+
+
 def tf32_works() -> bool:
     """Does the current device multiply in TF32?"""
     return _ampere() or backend.speeds_up("tf32")

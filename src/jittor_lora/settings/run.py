@@ -84,8 +84,8 @@ class RunConfig(Settings):
     max_tokens: Optional[int] = setting(None, DATA, "maximum length of an example in tokens; by default the model's",
                                         ge=8)
 
-    method: Literal["lora", "full"] = setting("lora", TRAINING, "train an adapter (lora), or all weights of the base "
-                                              "in float32 (full)")
+    method: Literal["lora", "full"] = setting("lora", TRAINING, "train an adapter (lora), or all weights of the base, "
+                                              "kept in float32 (full)")
     lora_r: int = _lora("r")
     lora_alpha: float = _lora("alpha")
     lora_dropout: float = _lora("dropout", 0.1)
@@ -245,10 +245,9 @@ class RunConfig(Settings):
                 group = field.json_schema_extra["group"]
                 if (group == LORA or name.startswith("loraplus")) and self.origin(name) == flag(name):
                     yield Problem((name, "method"), "applies to adapters, but full trains all weights; leave it out")
-            if self.precision != "fp32" and self.origin("precision") == flag("precision"):
-                yield Problem(("precision", "method"), "full trains in float32; leave this out")
             if self.base_precision not in ("auto", "fp32"):
-                yield Problem(("base_precision", "method"), "full trains the weights, in float32; leave this out")
+                yield Problem(("base_precision", "method"),
+                              "full trains the weights, which it keeps in float32; leave this out")
         if self.dev is None:
             # A recipe may hold more than a run without validation data uses; a flag must have an effect.
             for name in ("max_dev", "eval_every", "eval_questions", "patience"):

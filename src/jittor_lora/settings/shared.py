@@ -106,8 +106,9 @@ def text_scores_setting(group: str) -> Any:
 
 
 def precision_setting(group: str) -> Any:
-    return setting("bf16", group, "dtype of matrix products with frozen weights; bf16 is nearly twice as fast, and "
-                   "falls back to fp32 where the processor lacks it; tf32 is for GPUs alone")
+    return setting("bf16", group, "dtype of matrix products with the base's weights; bf16 is nearly twice as fast, and "
+                   "falls back to fp32 where the processor lacks it, and in full fine-tuning on GPUs; tf32 is for GPUs "
+                   "alone")
 
 
 def base_precision_setting(group: str) -> Any:

@@ -17,6 +17,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.formats.bases import ResolvedBase, load_base, resolve_base
 from jittor_lora.formats.quantised_base import bytes_in
 from jittor_lora.formats.quantised_file import FORMATS
+from jittor_lora.ops import training_precision
 from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system import memory
 from jittor_lora.system.runtime import threads
@@ -130,7 +131,8 @@ def plan(config: RunConfig, available: Optional[int] = None) -> Plan:
     return Plan(
         examples=ready.report.kept, longest_example=work.longest_example, steps=work.steps, tokens=work.rows,
         scored_tokens=work.labels, longest_stream=work.longest.rows, precision=ready.session.model.precision,
-        precision_wanted="fp32" if config.method == "full" else config.precision, threads=threads(),
+        precision_wanted=training_precision(config.precision) if config.method == "full" else config.precision,
+        threads=threads(),
         seconds=sum(seconds.values()), seconds_by=seconds, tokens_per_second=1 / speed.seconds_per_row,
         steps_measured=speed.steps, validations=validations, checkpoints=checkpoints, memory=peak,
         memory_by={"base": resting - trained, "trained": trained, "activations": activations}, memory_measured=measured,

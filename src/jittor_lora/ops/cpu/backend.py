@@ -17,7 +17,7 @@ OPERATIONS = {**fused.OPERATIONS, "decoder": Decoder}
 
 KERNELS = Kernels(Caller(library), packing.product, packing.storage, packing.head_forms,
                   lambda plan, by_keys: plan.groups if by_keys else plan.segments, lambda weight: None,
-                  CONSTANTS["RANKS_AT_A_TIME"])
+                  CONSTANTS["RANKS_AT_A_TIME"], trains_weights=True)
 
 
 def works() -> bool:

@@ -12,12 +12,15 @@ from jittor_lora.ops.cpu.library import library
 from jittor_lora.ops.matrix import Matrix
 from jittor_lora.system.runtime import jt
 
-_CODES = dict(zip((FLOAT32, *STORED), range(len(ENUMERATIONS["Storage"]))))
+_PACKED = "packed"
+_CODES = dict(zip((FLOAT32, *STORED, _PACKED), range(len(ENUMERATIONS["Storage"]))))
 
 
 def storage(weight: Matrix) -> int:
     """The number in kernels/interface.h of the format that training's kernels read."""
-    return _CODES[weight.storage if _is_decoded(weight) else FLOAT32]
+    if _is_decoded(weight):
+        return _CODES[weight.storage]
+    return _CODES[_PACKED if weight.precision == "bf16" and not weight.trained else FLOAT32]
 
 
 def stored(weight: Matrix):
@@ -27,7 +30,8 @@ def stored(weight: Matrix):
 
 
 def product(weight: Matrix, transposed: bool):
-    """What the product x · Wᵀ (`transposed`) or dy · W reads: blocks, the array, or in bf16 a layout of oneDNN's."""
+    """What the product x · Wᵀ (`transposed`) or dy · W reads of a frozen weight: blocks, the array, or in bf16 a layout
+    of oneDNN's."""
     if _is_decoded(weight):
         return stored(weight)
     if weight.precision != "bf16":
@@ -36,8 +40,8 @@ def product(weight: Matrix, transposed: bool):
 
 
 def head_forms(weight: Matrix, with_gradient: bool) -> tuple:
-    """What the loss reads of an output head (V, D): blocks or the array; or in bf16 panels of rows for the logits and
-    for their gradient. Those that are not read are None."""
+    """What the loss reads of a frozen output head (V, D): blocks or the array; or in bf16 panels of rows for the logits
+    and for their gradient. Those that are not read are None."""
     if _is_decoded(weight) or weight.precision != "bf16":
         return product(weight, True), None, None
     return None, head(weight, False), head(weight, True) if with_gradient else None

@@ -22,7 +22,7 @@ def kernels_of(call: Caller) -> Kernels:
     """The kernels of a library, as `fused` calls them."""
     return Kernels(call, packing.product, packing.storage, packing.head_forms,
                    lambda plan, by_keys: plan.key_tiles if by_keys else plan.query_tiles, packing.table,
-                   RANKS_AT_A_TIME)
+                   RANKS_AT_A_TIME, trains_weights=False)
 
 
 KERNELS = kernels_of(Caller(library, on_device=True))

@@ -5,7 +5,7 @@
 // which is 1 - ε of the label's negative log-likelihood plus ε of its mean over the vocabulary. Since ∂lse/∂z =
 // softmax(z),
 //     dz_j = w · (e^{z_j - lse} - ε / V - (1 - ε) [j = y])
-//     dhidden = dz · head
+//     dhidden = dz · head,  dhead = dzᵀ · hidden
 //
 // A batch of rows at a time; the vocabulary is cut into slices, and slices into parts. Each part's sum for the gradient
 // is taken slice by slice in one thread, and the parts are added in order: the result is independent of the number of
@@ -35,34 +35,34 @@ constexpr int BF16_COLUMN_UNIT = 64;
 
 struct Vocabulary {
     int size, width;
-    Stored head;            // (size, width), or
+    Stored head;            // (size, width), or if PACKED
     const char *up, *down;  // its slices in bf16, packed for the logits and for the gradient
-    std::vector<size_t> up_at, down_at;
+    bool bf16 = false;      // are products in bf16?
+    std::vector<size_t> up_at = {}, down_at = {};
 
-    // Is a slice decoded before it is used? Then a task has all rows, where tiles of rows are tasks else.
-    bool in_blocks() const { return head.storage != FLOAT32; }
+    // Is a slice decoded or packed before it is used? Then a task has all rows, where tiles of rows are tasks else.
+    bool is_prepared() const { return head.storage != (bf16 ? PACKED : FLOAT32); }
     int slices() const { return ceil_div(size, SLICE); }
     int begin(int slice) const { return slice * SLICE; }
     int count(int slice) const { return std::min(SLICE, size - slice * SLICE); }
     // Columns of a slice's logits, and of the packed slice, whose missing columns are zeros.
     int padded(int slice) const { return round_up(count(slice), BF16_COLUMN_UNIT); }
 
-    // Slice p in float32; one in blocks is decoded into `memory`.
-    const float* rows(int p, Buffer& memory) const {
-        if (!in_blocks()) return static_cast<const float*>(head.data) + size_t(begin(p)) * width;
-        float* to = memory.get<float>(size_t(padded(p)) * width);
+    // Slice p in float32, of `high` rows, those missing zeros; one in blocks, or of fewer rows, is made in `memory`.
+    const float* rows(int p, int high, Buffer& memory) const {
+        if (head.storage == FLOAT32 && high == count(p)) return static_cast<const float*>(head.data) + size_t(begin(p)) * width;
+        float* to = memory.get<float>(size_t(high) * width);
+        memset(to + size_t(count(p)) * width, 0, size_t(high - count(p)) * width * sizeof(float));
         stored_rows(head, begin(p), begin(p) + count(p), 0, width, to, width);
         return to;
     }
 
-    // Slice p in bf16, packed for the logits or, `for_gradient`, for that; one in blocks is packed into `memory`.
+    // Slice p in bf16, packed for the logits or, `for_gradient`, for that; if it is not yet, it is packed into `memory`.
     const char* packed(int p, bool for_gradient, Buffer& memory, Buffer& decoded) const {
-        if (!in_blocks()) return for_gradient ? down + down_at[p] : up + up_at[p];
-        float* w = const_cast<float*>(rows(p, decoded));
-        memset(w + size_t(count(p)) * width, 0, size_t(padded(p) - count(p)) * width * sizeof(float));
+        if (!is_prepared()) return for_gradient ? down + down_at[p] : up + up_at[p];
         const int k = for_gradient ? padded(p) : width, n = for_gradient ? width : padded(p);
         char* to = memory.get<char>(packed_size(k, n));
-        pack(w, to, k, n, !for_gradient);
+        pack(rows(p, padded(p), decoded), to, k, n, !for_gradient);
         return to;
     }
 };
@@ -80,7 +80,7 @@ static int64_t slice_bytes(const Vocabulary& v, int p, int down) {
 
 JL_API int64_t jl_packed_head_size(int size, int width, int down) {
     return status_of([&] {
-        Vocabulary v{size, width, {}, nullptr, nullptr, {}, {}};
+        Vocabulary v{size, width, {}, nullptr, nullptr};
         int64_t total = 0;
         for (int p = 0; p < v.slices(); p++) total += slice_bytes(v, p, down);
         return total;
@@ -90,7 +90,7 @@ JL_API int64_t jl_packed_head_size(int size, int width, int down) {
 // Packs a head (size, width) slice by slice.
 JL_API int jl_pack_head(const float* head, char* packed, int size, int width, int down) {
     return status_of([&] {
-        Vocabulary v{size, width, {}, nullptr, nullptr, {}, {}};
+        Vocabulary v{size, width, {}, nullptr, nullptr};
         std::vector<float> padded(size_t(SLICE) * width);
         for (int p = 0; p < v.slices(); p++) {
             std::fill(padded.begin(), padded.end(), 0.f);
@@ -102,15 +102,15 @@ JL_API int jl_pack_head(const float* head, char* packed, int size, int width, in
     });
 }
 
-// loss (1); gradient (rows, width) unless null. Of a head in float32 `up` and, for the gradient, `down` are read in its
-// place in bf16.
+// loss (1); gradient (rows, width) unless null, head_gradient (size, width) unless either is null. In place of a head that
+// is PACKED, `up` and, for the gradient, `down` are read.
 JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage, int bf16_head, const char* up,
                              const char* down, const int* labels, const float* weights, double smoothing, float* loss,
-                             float* gradient, int rows, int width, int size) {
+                             float* gradient, float* head_gradient, int rows, int width, int size) {
     static Buffer for_logits, for_sums, for_hidden;
-    Vocabulary v{size, width, {head, storage, size, width}, up, down, {}, {}};
+    Vocabulary v{size, width, {head, storage, size, width}, up, down, bool(bf16_head)};
     size_t up_at = 0, down_at = 0;
-    for (int p = 0; bf16_head && !v.in_blocks() && p < v.slices(); p++) {
+    for (int p = 0; storage == PACKED && p < v.slices(); p++) {
         v.up_at.push_back(up_at), v.down_at.push_back(down_at);
         up_at += slice_bytes(v, p, 0), down_at += slice_bytes(v, p, 1);
     }
@@ -118,7 +118,7 @@ JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage,
     for (int start = 0; start < rows; start += BATCH_ROWS) {
         int count = std::min(BATCH_ROWS, rows - start), whole = bf16_head ? round_up(count, BF16_ROW_UNIT) : count;
         const float* h = hidden + size_t(start) * width;
-        const int tiles = ceil_div(whole, TASK_ROWS), tasks = v.in_blocks() ? 1 : tiles;  // of rows
+        const int tiles = ceil_div(whole, TASK_ROWS), tasks = v.is_prepared() ? 1 : tiles;  // of rows
         bf16* hs = bf16_head ? for_hidden.get<bf16>(size_t(whole) * width) : nullptr;
         if (bf16_head)
             parallel_evenly(whole, [&](int r) {
@@ -137,7 +137,7 @@ JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage,
             static thread_local Buffer for_head, for_packed;
             const int p = task / tasks, n = v.count(p), wide = v.padded(p);
             const char* packed = bf16_head ? v.packed(p, false, for_packed, for_head) : nullptr;
-            const float* head_rows = bf16_head ? nullptr : v.rows(p, for_head);
+            const float* head_rows = bf16_head ? nullptr : v.rows(p, v.count(p), for_head);
             for (int r0 = task % tasks * TASK_ROWS; r0 < whole; r0 += tasks * TASK_ROWS) {
                 const int whole_end = std::min(whole, r0 + TASK_ROWS), end = std::min(count, r0 + TASK_ROWS);
                 float* l = logits + slice_size * p + size_t(r0) * wide;
@@ -189,7 +189,7 @@ JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage,
             for (int p = first; p < end; p++) {
                 int n = v.count(p), wide = v.padded(p);
                 const char* packed = bf16_head ? v.packed(p, true, for_packed, for_head) : nullptr;
-                const float* head_rows = bf16_head ? nullptr : v.rows(p, for_head);
+                const float* head_rows = bf16_head ? nullptr : v.rows(p, v.count(p), for_head);
                 for (int r0 = task % tasks * TASK_ROWS; r0 < whole; r0 += tasks * TASK_ROWS) {
                     const int high = std::min(whole, r0 + TASK_ROWS) - r0;
                     float* to = sums + part_size * part + size_t(r0) * width;
@@ -222,6 +222,9 @@ JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage,
                 }
             }
         });
+        for (int p = 0; head_gradient && p < v.slices(); p++)
+            transposed_product(logits + slice_size * p, v.padded(p), h, count, v.count(p), width, bf16_head, start > 0,
+                               head_gradient + size_t(v.begin(p)) * width);
         parallel_evenly(count, [&](int r) {
             each(width, [&](int64_t i, int n) {
                 size_t at = size_t(r) * width + i;

@@ -16,8 +16,9 @@ constexpr int RANKS_AT_A_TIME = 8;  // projections onto A are padded to a multip
 constexpr int NO_MEMORY = -1;
 constexpr int FAILED = -2;  // oneDNN failed
 
-// What a frozen matrix is kept in: float32, or a number format of GGUF files, see storage.h.
-enum Storage { FLOAT32, BF16, F16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K };
+// What a matrix is kept in: float32; a number format of GGUF files, see storage.h; or one direction of it in bf16, packed
+// for products, see product.h.
+enum Storage { FLOAT32, BF16, F16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K, PACKED };
 
 }  // namespace jl
 
@@ -107,6 +108,8 @@ void jl_layer_norm_forward(const float* x, const float* weight, const float* bia
 void jl_layer_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps);
 void jl_rms_norm_forward(const float* x, const float* weight, float* y, int rows, int d, double eps);
 void jl_rms_norm_backward(const float* x, const float* weight, const float* dy, float* dx, int rows, int d, double eps);
+void jl_norm_weight(const float* x, const float* dy, float* dweight, int rows, int d, double eps, int centred);
+void jl_sum_rows(const float* x, float* sums, int rows, int d);
 void jl_gelu_forward(const float* x, float* y, int64_t count);
 void jl_gelu_backward(const float* x, const float* dy, float* dx, int64_t count);
 void jl_swiglu_forward(const float* gate, const float* up, float* y, int64_t count);
@@ -118,6 +121,7 @@ void jl_linear_forward(const float* x, const void* w, int storage, int bf16, con
 void jl_linear_backward(const float* x, const float* t, const float* dy, const void* w, int storage, int bf16, const float* a,
                         const float* b, int rank, double scaling, double p, double key1, double key2, double row,
                         float* dx, float* da, float* db, int rows, int in, int out);
+void jl_transposed_product(const float* a, const float* b, int bf16, float* c, int rows, int m, int n);
 void jl_attention_forward(const float* q, int q_stride, const float* k, const float* v, int kv_stride,
                           const int* query_rows, const int* segments, int segment_count, float* out, float* lse,
                           int heads, int kv_heads, int d, double scale, int bf16);
@@ -126,8 +130,8 @@ void jl_attention_backward(const float* q, int q_stride, const float* k, const f
                            const float* out, const float* lse, const float* dout, float* dq, float* dk, float* dv,
                            int key_rows, int heads, int kv_heads, int d, double scale, int bf16);
 void jl_cross_entropy(const float* hidden, const void* head, int storage, int bf16, const char* up, const char* down,
-                      const int* labels, const float* weights, double smoothing, float* loss, float* gradient, int rows,
-                      int width, int size);
+                      const int* labels, const float* weights, double smoothing, float* loss, float* gradient,
+                      float* head_gradient, int rows, int width, int size);
 
 // --- called by Python ---
 

@@ -29,6 +29,21 @@ JL_OPERATOR(rms_norm_backward) {
     jl_rms_norm_backward(c.in(0), c.in(1), c.in(2), c.out(0), c.size(0, 0), c.size(0, 1), eps);
 }
 
+// x, upstream gradient → gradient of the weight
+
+JL_OPERATOR(layer_norm_weight) {
+    auto& [eps] = c.numbers<1>();
+    jl_norm_weight(c.in(0), c.in(1), c.out(0), c.size(0, 0), c.size(0, 1), eps, true);
+}
+
+JL_OPERATOR(rms_norm_weight) {
+    auto& [eps] = c.numbers<1>();
+    jl_norm_weight(c.in(0), c.in(1), c.out(0), c.size(0, 0), c.size(0, 1), eps, false);
+}
+
+// upstream gradient → gradient of a bias
+JL_OPERATOR(sum_rows) { jl_sum_rows(c.in(0), c.out(0), c.size(0, 0), c.size(0, 1)); }
+
 // --- elementwise ---
 
 JL_OPERATOR(gelu_forward) { jl_gelu_forward(c.in(0), c.out(0), c.inputs[0].count); }
@@ -60,6 +75,12 @@ JL_OPERATOR(linear_backward) {
     jl_linear_backward(c.in(0), c.in(1), c.in(2), c.bytes(3), int(storage), int(bf16), c.in(4), c.in(5), int(rank),
                        scaling, p, key1, key2, row, wanted ? c.out(0) : nullptr, c.out(1), c.out(2), c.size(0, 0),
                        c.size(0, 1), int(out));
+}
+
+// upstream gradient, x → gradient of the weight
+JL_OPERATOR(transposed_product) {
+    auto& [bf16] = c.numbers<1>();
+    jl_transposed_product(c.in(0), c.in(1), int(bf16), c.out(0), c.size(0, 0), c.size(0, 1), c.size(1, 1));
 }
 
 // --- attention: q, k, v, segments; fused: q, k and v side by side in one array, segments, rows that have a query ---
@@ -101,10 +122,11 @@ JL_OPERATOR(fused_attention_backward) {
 }
 
 // --- loss: hidden states; the head as it is stored, or packed in bf16 for logits and for their gradient; labels,
-// weights ---
+// weights → loss, and gradients of the hidden states and, if there is a third output, of the head ---
 
 JL_OPERATOR(cross_entropy) {
     auto& [wanted, storage, bf16, size, smoothing] = c.numbers<5>();
     jl_cross_entropy(c.in(0), c.bytes(1), int(storage), int(bf16), c.bytes(2), c.bytes(3), c.indices(4), c.in(5),
-                     smoothing, c.out(0), wanted ? c.out(1) : nullptr, c.size(0, 0), c.size(0, 1), int(size));
+                     smoothing, c.out(0), wanted ? c.out(1) : nullptr, c.output_count > 2 ? c.out(2) : nullptr, c.size(0, 0),
+                     c.size(0, 1), int(size));
 }

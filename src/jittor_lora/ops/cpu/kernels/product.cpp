@@ -161,9 +161,30 @@ void jl::pack(const float* w, void* packed, int k, int n, bool transposed) {
     });
 }
 
+void jl::pack_rows(const float* w, int rows, void* packed, int k, int n) {
+    static Buffer for_rest;
+    checked([&] {
+        dnnl::stream stream(engine());
+        auto part = [&](const float* rows_from, int first, int count) {
+            if (!count) return;
+            memory from(memory::desc({count, n}, type::f32, tag::ab), engine(), const_cast<float*>(rows_from));
+            memory to(packed_layout(k, n).submemory_desc({count, n}, {first, 0}), engine(), packed);
+            dnnl::reorder(from, to).execute(stream, from, to);
+            stream.wait();
+        };
+        const int whole = rows / BF16_DEPTH_UNIT * BF16_DEPTH_UNIT;
+        part(w, 0, whole);
+        if (whole == k) return;
+        float* rest = for_rest.get<float>(size_t(BF16_DEPTH_UNIT) * n);
+        memset(rest, 0, size_t(BF16_DEPTH_UNIT) * n * sizeof(float));
+        memcpy(rest, w + size_t(whole) * n, size_t(rows - whole) * n * sizeof(float));
+        part(rest, whole, BF16_DEPTH_UNIT);
+    });
+}
+
 const void* jl::packed(const Frozen& m) {
     static Buffer memory;
-    if (m.w.storage == FLOAT32) return m.w.data;
+    if (m.w.storage == PACKED) return m.w.data;
     char* to = memory.get<char>(packed_size(m.k, m.n));
     pack(decoded(m.w), to, m.k, m.n, m.transposed);
     return to;

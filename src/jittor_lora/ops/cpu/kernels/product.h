@@ -1,4 +1,4 @@
-// Products of a stream with a frozen matrix W (out, in): x Wᵀ, or dy W for a gradient.
+// Products of a stream with a matrix W (out, in): x Wᵀ, dy W for a gradient, and dyᵀ x, the gradient of W.
 #pragma once
 #include "parallel.h"
 #include "rows.h"
@@ -7,9 +7,9 @@
 
 namespace jl {
 
-// One direction of a frozen matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
+// One direction of a matrix: y (rows, n) = x (rows, k) · M, where M is Wᵀ (k = in) or W (k = out).
 struct Frozen {
-    Stored w;         // in bf16, of a W in float32, `data` is M as `jl_pack` wrote it
+    Stored w;         // if PACKED, `data` is M as `jl_pack` wrote it
     bool bf16;        // of the product
     bool transposed;  // M is Wᵀ
     int k, n;
@@ -32,13 +32,25 @@ void gemm_tile(const void* weights, int k, int n, const bf16* x, float* y, int r
 int64_t packed_size(int k, int n);
 void pack(const float* w, void* packed, int k, int n, bool transposed);
 
-// M packed in bf16. One in blocks is decoded and packed at each call, into memory that holds the result until the next
-// one: no bf16 copies are kept beside the blocks. That is a pass over the decoded and over the packed matrix per
-// product: with 1,024 rows about a thousandth of its multiplications, but each of them reads or writes memory.
+// The same, not transposed, of a w that has only the first `rows` rows; those missing are zeros. `rows` is at least k -
+// BF16_DEPTH_UNIT, and k a multiple of that.
+void pack_rows(const float* w, int rows, void* packed, int k, int n);
+
+// M packed in bf16. One in blocks, or of a W in float32 that trains, is decoded and packed at each call, into memory that
+// holds the result until the next one: no bf16 copies are kept beside it. That is a pass over the decoded and over the
+// packed matrix per product: with 1,024 rows about a thousandth of its multiplications, but each of them reads or writes
+// memory.
 const void* packed(const Frozen& m);
+
+// c (m, n) = aᵀ · b or, with `add`, c + aᵀ · b, for a (rows, m), whose rows are lda apart, and b (rows, n); with all
+// threads. In bf16 both are rounded.
+void transposed_product(const float* a, int lda, const float* b, int rows, int m, int n, bool bf16, bool add, float* c);
 
 // oneDNN's bf16 products take rows in multiples of this: the height of AMX's tiles.
 constexpr int BF16_ROW_UNIT = 16;
+
+// The rows that a transposed product sums over are filled up to multiples of this: oneDNN generates code for each size.
+constexpr int BF16_DEPTH_UNIT = 64;
 
 // Rows per tile of a bf16 product: all steps of a linear layer are done on a tile while its rows are in the cache. 64
 // rows of 768 inputs are 96 KiB in bf16, and as many outputs 192 KiB in float32: together within an L2 of 1 MiB or
