@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jittor_lora.evaluation.cmrc import longest_common_run
-from jittor_lora.evaluation.minimum_risk import highest_expected_f1
+from jittor_lora.evaluation.minimum_risk import by_expected_f1, highest_expected_f1
 from jittor_lora.evaluation.scoring import RULES
 
 WORDS = ["the", "a", "old", "Old", "city", "city's", "of", "Rome", "753", "?!", "10-12", "in"]
@@ -54,6 +54,14 @@ def test_the_likeliest_text_is_not_always_the_best():
     assert highest_expected_f1(["Rome", "a Rome"], [0.4, 0.4], "squad") == (0, 1.0)  # equal: the first
     assert highest_expected_f1(["the Rome", "Rome"], [0.3, 0.4], "squad") == (1, 1.0)  # equal: the likelier
     assert highest_expected_f1(["the"], [1e-300], "squad") == (0, 0.0)
+
+
+def test_all_texts_by_their_expected_f1():
+    texts = ["Rome", "old city of Rome", "Paris", "a Rome"]
+    found = by_expected_f1(texts, [0.4, 0.3, 0.1, 0.2], "squad")
+    assert [choice.index for choice in found] == [0, 3, 1, 2]  # of equal ones the likelier first
+    rome = 0.6 + 0.3 * 0.4
+    assert [choice.expected_f1 for choice in found] == pytest.approx([rome, rome, 0.3 + 0.6 * 0.4, 0.1])
 
 
 def test_rows_of_a_table_of_runs():
