@@ -163,4 +163,5 @@ def test_recipes_of_the_lora_paper(name, smoothing, dropout, decay):
 
 
 def test_names_of_shipped_recipes():
-    assert recipe.names() == ["dart-gpt2", "e2e-gpt2", "quickstart", "reference", "squad-gpt2", "webnlg-gpt2"]
+    assert recipe.names() == ["dart-gpt2", "e2e-gpt2", "quickstart", "reference", "squad-best", "squad-gpt2",
+                              "webnlg-gpt2"]

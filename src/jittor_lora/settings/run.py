@@ -71,7 +71,8 @@ class RunConfig(Settings):
     columns: Columns = columns_setting()
     max_train: Optional[int] = setting(None, DATA, "train on a seeded subset of N examples; by default all", ge=1)
     max_dev: Optional[int] = setting(None, DATA, "validate on a seeded subset of N examples; by default all", ge=1)
-    template: TemplateText = template_setting(DATA, "text with {context}, {question} and, at its end, {answer}")
+    template: TemplateText = template_setting(DATA, "text with {context} and {question}, each at least once, "
+                                            "and, at its end, {answer}")
     chat_template: Optional[str] = chat_template_setting(DATA, "the base's own")
     chat_arguments: ChatArguments = chat_arguments_setting(DATA)
     special_tokens: SpecialTokens = special_tokens_setting(DATA)
