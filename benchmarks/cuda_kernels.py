@@ -184,7 +184,7 @@ def linear(s: Sizes, precision: str) -> list[Timed]:
     weight, x, bias = Matrix.of(numbers(out, s.width), precision), trained(s.rows, s.width), normal(out)
     pair = trained(s.rank, s.width, scale=s.width**-0.5), trained(out, s.rank)
     whole, update = product(s.rows, s.width, out), product(s.rows, s.rank, s.width + out)
-    return passes("linear with LoRA", fused._LoraLinear(), (x, weight, bias, *pair, (2.0, 0.0, 0, 0, 0)),
+    return passes("linear with LoRA", fused._LoraLinear(), (x, weight, None, bias, *pair, (2.0, 0.0, 0, 0, 0)),
                   lambda: portable.lora_linear(x, weight, bias, *pair, 2.0), [x, *pair], 4 * s.rows * out,
                   whole + update, whole + 2 * update, BYTES[precision] * s.width * out)
 
@@ -203,7 +203,7 @@ def cross_entropy(s: Sizes, precision: str) -> list[Timed]:
 
     def run() -> Sequence[jt.Var]:
         function = fused._TokenCrossEntropy()
-        return function.execute(hidden, head, labels, weights, 0.0), function.gradient
+        return function.execute(hidden, head, None, labels, weights, 0.0), *function.gradients
 
     def stock() -> Sequence[jt.Var]:
         with jt.enable_grad():

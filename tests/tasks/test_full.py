@@ -49,6 +49,17 @@ def test_a_run_that_is_resumed_ends_with_the_same_model(folder, whole, monkeypat
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_another_number_of_threads_gives_the_same_model(folder, precision):
+    """Rows and widths for several tasks each: 8 questions per step, in batches with paragraphs cut or not."""
+    for threads in ("1", "2", "3"):
+        assert train(folder, f"{precision}-{threads}", "--max-steps", "4", "--batch-size", "8", "--threads", threads,
+                     "--precision", precision) == 0
+    one, *others = ((folder / f"{precision}-{threads}" / "model" / "model.safetensors").read_bytes()
+                    for threads in ("1", "2", "3"))
+    assert all(other == one for other in others)
+
+
 def interrupted_after(steps, inner):
     """An optimiser's step, with Ctrl-C during one of them."""
     def step(self, *arguments):

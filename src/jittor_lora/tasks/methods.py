@@ -13,7 +13,7 @@ from jittor_lora.lora.layer import Update
 from jittor_lora.lora.targets import OUTPUT_HEAD
 from jittor_lora.lora.whole import TrainedTensors, WholeModel
 from jittor_lora.model.config import tensor_shapes
-from jittor_lora.ops.backend import OPERATIONS, has_kernel
+from jittor_lora.ops.backend import OPERATIONS, has_kernel, trains_weights
 from jittor_lora.session import Session
 from jittor_lora.tasks.lora_settings import adapter_line
 from jittor_lora.training.trainable import Trainable
@@ -82,7 +82,7 @@ class Full:
         return None
 
     def depends_on_threads(self) -> bool:
-        return True
+        return not (trains_weights() and all(map(has_kernel, OPERATIONS)))
 
     def save(self, folder: Path) -> None:
         base = self.session.checkpoint
