@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,6 +64,13 @@ def test_all_texts_by_their_expected_f1():
     assert [choice.index for choice in found] == [0, 3, 1, 2]  # of equal ones the likelier first
     rome = 0.6 + 0.3 * 0.4
     assert [choice.expected_f1 for choice in found] == pytest.approx([rome, rome, 0.3 + 0.6 * 0.4, 0.1])
+
+
+def test_rounding_errors_decide_nothing(monkeypatch):
+    """Two scores that are equal but for rounding, on either side of half a unit in the ninth decimal."""
+    scores = np.array([[0.5000000005 - 5e-13] * 3, [0.5000000005 + 5e-13] * 3, [0.7] * 3])
+    monkeypatch.setitem(RULES, "squad", replace(RULES["squad"], pairwise_f1=lambda texts, references: scores))
+    assert [choice.index for choice in by_expected_f1(["a", "b", "c"], [0.5, 0.3, 0.2], "squad")] == [2, 0, 1]
 
 
 def test_rows_of_a_table_of_runs():

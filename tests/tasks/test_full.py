@@ -11,7 +11,9 @@ import pytest
 import small_run
 from jittor_lora.cli.main import main
 from jittor_lora.formats.hugging_face import read_checkpoint
+from jittor_lora.system.runtime import set_threads, threads
 from jittor_lora.training.optimizer import AdamW
+from needs import PRECISIONS, needs_kernels
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +51,22 @@ def test_a_run_that_is_resumed_ends_with_the_same_model(folder, whole, monkeypat
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_another_number_of_threads_gives_the_same_model(folder, precision):
-    """Rows and widths for several tasks each: 8 questions per step, in batches with paragraphs cut or not."""
-    for threads in ("1", "2", "3"):
-        assert train(folder, f"{precision}-{threads}", "--max-steps", "4", "--batch-size", "8", "--threads", threads,
-                     "--precision", precision) == 0
-    one, *others = ((folder / f"{precision}-{threads}" / "model" / "model.safetensors").read_bytes()
-                    for threads in ("1", "2", "3"))
-    assert all(other == one for other in others)
+@needs_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_run_may_be_resumed_on_another_number_of_threads(folder, monkeypatch, precision):
+    before, how = threads(), ("--max-steps", "6", "--precision", precision)
+    try:
+        assert train(folder, f"{precision}-whole", *how, "--threads", "1") == 0
+        monkeypatch.setattr(AdamW, "step", interrupted_after(3, AdamW.step))
+        assert train(folder, f"{precision}-parts", *how, "--threads", "1") == 130
+        monkeypatch.undo()
+        assert main(["train", "--output", str(folder / f"{precision}-parts"), "--resume", "--threads", "3"]) == 0
+        assert threads() == 3
+    finally:
+        set_threads(before)
+    one, other = ((folder / f"{precision}-{name}" / "model" / "model.safetensors").read_bytes()
+                  for name in ("whole", "parts"))
+    assert one == other
 
 
 def interrupted_after(steps, inner):

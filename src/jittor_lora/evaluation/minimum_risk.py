@@ -13,7 +13,7 @@ import numpy as np
 
 from jittor_lora.evaluation.scoring import RULES
 
-_DIGITS = 9  # of expected scores; further ones are rounding errors
+_SAME = 1e-9  # expected scores that differ by less are equal but for rounding
 
 
 class Choice(NamedTuple):
@@ -39,5 +39,7 @@ def by_expected_f1(texts: Sequence[str], weights: Sequence[float], scoring: str)
     """All of `texts` in the order by which `highest_expected_f1`, with the same arguments, chooses the first."""
     weights = np.asarray(weights, np.float64)
     expected = RULES[scoring].pairwise_f1(texts, texts) @ (weights / weights.sum())
-    order = sorted(range(len(texts)), key=lambda i: (-round(float(expected[i]), _DIGITS), -weights[i], i))
-    return [Choice(i, float(expected[i])) for i in order]
+    order = np.argsort(-expected, kind="stable")
+    lower = np.cumsum(np.diff(expected[order], prepend=expected[order[0]]) < -_SAME)  # the same number for equal ones
+    order = order[np.lexsort((order, -weights[order], lower))]
+    return [Choice(int(i), float(expected[i])) for i in order]

@@ -101,14 +101,13 @@ class _Answers:
         if SPAN in body.methods:
             placed = [(prefix, prompts, body.context) for prefix, prompts in groups]
             jobs[SPAN] = Extraction.of(served.extractor, None, placed, body.spans, body.max_span_tokens,
-                                       candidates=self._candidates(len(placed)))
+                                       candidates=self._candidates())
         return jobs
 
-    def _candidates(self, groups: int) -> Optional[list[Candidates]]:
-        """For each group, as all have the one context."""
+    def _candidates(self) -> Optional[Candidates]:
         if self.body.aim != "f1":
             return None
-        return [Candidates(MOST_SPANS, rule_of_text(self.body.context), self.body.span_temperature)] * groups
+        return Candidates(MOST_SPANS, rule_of_text(self.body.context), self.body.span_temperature)
 
     async def _chunks(self, run: Run) -> AsyncIterator[dict[str, Any]]:
         head = {**self.head, "object": "answers.chunk"}

@@ -30,10 +30,10 @@ class AnswersRequest(Body):
     seed: Optional[int] = Field(0, ge=0, lt=SEEDS)
     stop: Stop = Field(("\n",), description="[] to stop at the end of text alone")
     spans: Optional[int] = Field(1, ge=1, le=MOST_SPANS, description="best spans per question")
-    aim: Optional[Aim] = Field("likeliest", description="spans by their probability, or by their expected F1 over the "
-                                                        f"{MOST_SPANS} likeliest")
-    span_temperature: Optional[float] = Field(SPAN_TEMPERATURE, gt=0, le=100, description="expected F1 takes spans' "
-                                              "probabilities to the power of 1 / this")
+    aim: Optional[Aim] = Field("likeliest", description="order spans by probability, or the "
+                                                        f"{MOST_SPANS} likeliest by expected F1")
+    span_temperature: Optional[float] = Field(SPAN_TEMPERATURE, gt=0, le=100, description="with aim f1: weigh spans by "
+                                              "their probability to the power of 1 / this")
     stream: Optional[bool] = False
     max_span_tokens: Optional[int] = Field(32, ge=1, le=LARGEST, description="longer spans are skipped")
 

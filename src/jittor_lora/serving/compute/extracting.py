@@ -20,8 +20,7 @@ class Extracting:
     def __init__(self, job: Extraction, reader: Reader, config: ModelConfig, events: list[Event]):
         self._emit, self._prompt_tokens, self._cached_tokens = events.append, 0, 0
         self.works: list[SpanSearch] = []
-        for number, (context, group) in enumerate(zip(job.contexts, job.groups)):
-            candidates = job.candidates and job.candidates[number]
+        for context, group in zip(job.contexts, job.groups):
             deepest = group.tree.deepest()
             for prompt in group.prompts:
                 if limit_of(config, group.prefix, prompt, deepest + 1) <= deepest:
@@ -30,7 +29,7 @@ class Extracting:
                 whole = [*group.prefix, *prompt]
                 self._prompt_tokens += len(whole)
                 self.works.append(_Answering(reader, len(self.works), whole, group.tree, job.ends, job.count, context,
-                                             candidates, self._answered))
+                                             job.candidates, self._answered))
         self.left = len(self.works)
 
     def opened(self, work: SpanSearch, known: int) -> None:

@@ -52,7 +52,7 @@ class Extraction:
         groups: prompts with the tree of a context's spans.
         ends: tokens that end an answer.
         count: spans per question, best first.
-        candidates: of each group, the best being those with the highest expected F1; None for the likeliest.
+        candidates: of which the best are those with the highest expected F1; None for the likeliest spans.
     """
 
     adapter: Optional[str]
@@ -60,12 +60,12 @@ class Extraction:
     groups: Sequence[SpanGroup]
     ends: Sequence[int]
     count: int = 1
-    candidates: Optional[Sequence[Candidates]] = None
+    candidates: Optional[Candidates] = None
 
     @classmethod
     def of(cls, extractor: Extractor, adapter: Optional[str],
            groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], str]], count: int = 1, max_tokens: int = 32,
-           max_words: Optional[int] = None, candidates: Optional[Sequence[Candidates]] = None) -> Extraction:
+           max_words: Optional[int] = None, candidates: Optional[Candidates] = None) -> Extraction:
         """From token ids, (prefix, prompts, context) with the first two as from `Generator.groups`. Encodes all spans
         of each context, which takes a while.
 

@@ -40,15 +40,15 @@ struct Vocabulary {
     bool bf16 = false;      // are products in bf16?
     std::vector<size_t> up_at = {}, down_at = {};
 
-    // Is a slice decoded or packed before it is used? Then a task has all rows, where tiles of rows are tasks else.
-    bool is_prepared() const { return head.storage != (bf16 ? PACKED : FLOAT32); }
+    // Must a slice be decoded or packed before each use? Then one task takes all rows; otherwise each tile of rows is a task.
+    bool needs_preparing() const { return head.storage != (bf16 ? PACKED : FLOAT32); }
     int slices() const { return ceil_div(size, SLICE); }
     int begin(int slice) const { return slice * SLICE; }
     int count(int slice) const { return std::min(SLICE, size - slice * SLICE); }
     // Columns of a slice's logits, and of the packed slice, whose missing columns are zeros.
     int padded(int slice) const { return round_up(count(slice), BF16_COLUMN_UNIT); }
 
-    // Slice p in float32, of `high` rows, those missing zeros; one in blocks, or of fewer rows, is made in `memory`.
+    // Slice p in float32, filled up with zeros to `high` rows; in `memory` if it is in blocks or has fewer.
     const float* rows(int p, int high, Buffer& memory) const {
         if (head.storage == FLOAT32 && high == count(p)) return static_cast<const float*>(head.data) + size_t(begin(p)) * width;
         float* to = memory.get<float>(size_t(high) * width);
@@ -57,9 +57,9 @@ struct Vocabulary {
         return to;
     }
 
-    // Slice p in bf16, packed for the logits or, `for_gradient`, for that; if it is not yet, it is packed into `memory`.
+    // Slice p in bf16, packed for the logits or, `for_gradient`, for their gradient; packed into `memory` if it is not yet.
     const char* packed(int p, bool for_gradient, Buffer& memory, Buffer& decoded) const {
-        if (!is_prepared()) return for_gradient ? down + down_at[p] : up + up_at[p];
+        if (!needs_preparing()) return for_gradient ? down + down_at[p] : up + up_at[p];
         const int k = for_gradient ? padded(p) : width, n = for_gradient ? width : padded(p);
         char* to = memory.get<char>(packed_size(k, n));
         pack(rows(p, padded(p), decoded), to, k, n, !for_gradient);
@@ -118,7 +118,7 @@ JL_API void jl_cross_entropy(const float* hidden, const void* head, int storage,
     for (int start = 0; start < rows; start += BATCH_ROWS) {
         int count = std::min(BATCH_ROWS, rows - start), whole = bf16_head ? round_up(count, BF16_ROW_UNIT) : count;
         const float* h = hidden + size_t(start) * width;
-        const int tiles = ceil_div(whole, TASK_ROWS), tasks = v.is_prepared() ? 1 : tiles;  // of rows
+        const int tiles = ceil_div(whole, TASK_ROWS), tasks = v.needs_preparing() ? 1 : tiles;  // of rows
         bf16* hs = bf16_head ? for_hidden.get<bf16>(size_t(whole) * width) : nullptr;
         if (bf16_head)
             parallel_evenly(whole, [&](int r) {

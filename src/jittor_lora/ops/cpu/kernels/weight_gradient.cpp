@@ -6,12 +6,11 @@
 
 namespace jl {
 
-// Tiles of c in float32: of their sides' halvings see `Tiling` in product.cpp.
+// Side of a tile of c in float32.
 constexpr int TILE = 256;
 
 static void in_float32(const float* a, int lda, const float* b, int rows, int m, int n, bool add, float* c) {
     const int across = ceil_div(n, TILE);
-    // Collapses tiles down and across.
     parallel(ceil_div(m, TILE) * across, [&](int tile) {
         const int i = tile / across * TILE, j = tile % across * TILE;
         sgemm('T', 'N', std::min(TILE, m - i), std::min(TILE, n - j), rows, 1.f, a + i, lda, b + j, n, add ? 1.f : 0.f,
@@ -49,8 +48,10 @@ static void in_bf16(const float* a, int lda, const float* b, int rows, int m, in
             float* to = c + size_t(i) * n;
             float* made = add || whole > high ? for_product.get<float>(size_t(whole) * n) : to;
             gemm_tile(packed, deep, n, turned, made, whole);
-            if (made != to)
-                each(int64_t(high) * n, [&](int64_t k, int w) { put(to + k, add ? get(to + k, w) + get(made + k, w) : get(made + k, w), w); });
+            if (made == to) return;
+            each(int64_t(high) * n, [&](int64_t k, int w) {
+                put(to + k, add ? get(to + k, w) + get(made + k, w) : get(made + k, w), w);
+            });
         });
     }
 }
