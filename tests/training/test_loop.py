@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,7 @@ def test_no_step_leaves_anything_behind(tmp_path, checkpointing):
     config = settings(max_steps=12, batch_size=2, max_tokens_per_stream=16, lora_dropout=0.3)
     model, adapter = adapted(config)
     model.activation_checkpointing = checkpointing
+    gc.collect()  # what earlier tests left in cycles
     run = Run(tmp_path, config, tiny.groups(6), (), model, adapter, Census(adapter.parameters()))
     alive = run.optimizer.alive
     assert len(alive) == 12 and max(alive[6:]) == max(alive[:6])
