@@ -178,6 +178,7 @@ def test_attention_of_a_long_text():
 @settings(max_examples=15, deadline=None)
 @given(lengths, st.integers(1, 3), st.integers(1, 3), st.sampled_from([16, 24, 48, 64, 80]), chosen_rows)
 @example([(1, [])], 1, 1, 16, None)
+@example([(1, [])], 1, 2, 16, None)
 @example([(5, [1] * 40)], 2, 1, 16, [2, 3, 44])
 @example([(0, [3, 70, 1]), (130, []), (64, [64, 1])], 1, 3, 64, None)
 @example([(1024, [])], 2, 1, 64, None)
