@@ -17,7 +17,7 @@ from jittor_lora.errors import UserError
 from jittor_lora.settings.run import RunConfig
 from jittor_lora.tasks.plan import Change, Plan, plan
 from jittor_lora.tasks.plan_report import table
-from jittor_lora.tasks.plan_trial import Trial
+from jittor_lora.tasks.plan_trial import Line, Trial
 from jittor_lora.tasks.plan_work import work_of
 from jittor_lora.tasks.train import prepare, train
 
@@ -114,6 +114,18 @@ def test_the_steps_leave_the_adapter_as_it_is(made):
     before = {name: p.numpy().copy() for name, p in ready.method.trainable.parameters().items()}
     Trial(ready, work_of(ready.groups, [], ready.config)).steps()
     assert all((before[name] == p.numpy()).all() for name, p in ready.method.trainable.parameters().items())
+
+
+@pytest.mark.parametrize(("small", "larger", "rows", "expected"), [
+    ((100, 2000), (300, 4000), 600, 7000), ((100, 2000), (300, 4000), 0, 1000),  # a slope of 10 from 1,000
+    ((1053, 72 * MIB), (1064, 74 * MIB), 1064, 74 * MIB),  # 2 MiB of noise in 11 rows are no slope
+    ((1053, 72 * MIB), (1064, 74 * MIB), 2128, 148 * MIB), ((1053, 74 * MIB), (1064, 72 * MIB), 2128, 144 * MIB),
+    ((100, 500), (200, 2000), 400, 4000),  # never less than nothing for no rows
+    ((100, 2000), (200, 1000), 400, 1000), ((80, 800), (80, 800), 160, 1600)])
+def test_memory_by_rows_from_two_streams(small, larger, rows, expected):
+    line = Line.through(small, larger)
+    assert line.at(rows) == pytest.approx(expected, abs=1) and line.at(larger[0]) == pytest.approx(larger[1], abs=1)
+    assert line.start >= 0 and line.per_row >= 0
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from jittor_lora.training.optimizer import clip_scale
 from jittor_lora.training.step import Computation
 
 LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 2, 8, 10.0
+APART = 1.5  # how many times as long as the other a stream must be for the two to show a slope
 SAMPLE_BYTES = 64 << 20  # of a checkpoint that is written to measure how fast that is
 Value = TypeVar("Value")
 
@@ -40,6 +41,19 @@ class Line(NamedTuple):
 
     start: float
     per_row: float
+
+    @classmethod
+    def through(cls, small: tuple[int, int], larger: tuple[int, int]) -> Line:
+        """The line through two measurements, each (rows, bytes), that starts at no fewer than 0 bytes.
+
+        Where the streams are about as long as each other, the noise of a measurement would be all that a slope shows:
+        then bytes are taken to be proportional to rows. The line always passes through the larger measurement.
+        """
+        (rows, taken), (more_rows, more_taken) = small, larger
+        per_row = more_taken / more_rows
+        if more_rows >= APART * rows:
+            per_row = min(per_row, max(0, more_taken - taken) / (more_rows - rows))
+        return cls(more_taken - per_row * more_rows, per_row)
 
     def at(self, rows: int) -> int:
         return round(self.start + self.per_row * rows)
@@ -83,11 +97,7 @@ class Trial:
             if checkpointing != before:
                 self._step(0, self._small.groups)  # compiles
             short, seconds = self._taken(self._small)
-            if self._middle.rows <= self._small.rows:
-                line = Line(0.0, short / self._small.rows)
-            else:
-                per_row = max(0, self._taken(self._middle)[0] - short) / (self._middle.rows - self._small.rows)
-                line = Line(max(0.0, short - per_row * self._small.rows), per_row)
+            line = Line.through((self._small.rows, short), (self._middle.rows, self._taken(self._middle)[0]))
             return line, seconds / usual if checkpointing != before else 1.0
         finally:
             model.activation_checkpointing = before
