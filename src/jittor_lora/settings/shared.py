@@ -16,7 +16,7 @@ from jittor_lora.settings.base import PATH, TEXT, setting
 DATA = "Data"  # the group
 LARGEST_SEED = 2**63 - 1
 CANDIDATES = 20  # for the highest expected F1
-SPAN_TEMPERATURE = 2.0  # chosen on held-out training articles, see docs/results.md
+SPAN_TEMPERATURE = 2.0  # chosen on held-out training articles, see docs/ablations.md
 LINE_BREAKS = r"\n is a line break, \\ a backslash"  # in the help of texts
 
 
