@@ -23,7 +23,7 @@ from jittor_lora.training.optimizer import clip_scale
 from jittor_lora.training.step import Computation
 
 LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 2, 8, 10.0
-APART = 1.5  # how many times as long as the other a stream must be for the two to show a slope
+APART = 1.5  # the least ratio of the lengths of two streams that show a slope
 SAMPLE_BYTES = 64 << 20  # of a checkpoint that is written to measure how fast that is
 Value = TypeVar("Value")
 
@@ -44,10 +44,10 @@ class Line(NamedTuple):
 
     @classmethod
     def through(cls, small: tuple[int, int], larger: tuple[int, int]) -> Line:
-        """The line through two measurements, each (rows, bytes), that starts at no fewer than 0 bytes.
+        """The line through two measurements, each (rows, bytes), with an intercept of at least 0 bytes.
 
-        Where the streams are about as long as each other, the noise of a measurement would be all that a slope shows:
-        then bytes are taken to be proportional to rows. The line always passes through the larger measurement.
+        Between streams of similar length a slope would show little but noise, so bytes are then taken to be
+        proportional to rows. The line always passes through the measurement of the longer stream.
         """
         (rows, taken), (more_rows, more_taken) = small, larger
         per_row = more_taken / more_rows
