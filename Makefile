@@ -3,7 +3,7 @@
 # make test         the tests, without torch          make parity   comparison with torch, transformers and PEFT
 # make slow         the tests that take minutes       make large    comparison at the size of real models: 8 GiB
 # make lint         ruff
-# make audit        known vulnerabilities in the packages of requirements/lock.txt
+# make audit        known vulnerabilities in the packages of requirements/lock-serve.txt
 # Another interpreter: make PYTHON=/path/to/python3.12 ...; more pytest options: make test PYTEST="-x --durations 20"
 
 SUPPORTED := import sys, venv, ensurepip; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 12))
@@ -43,7 +43,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 
 audit: $(VENV)/installed-audit
-	$(VENV)/audit/bin/python requirements/audit.py requirements/lock.txt
+	$(VENV)/audit/bin/python requirements/audit.py requirements/lock-serve.txt
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .schemathesis

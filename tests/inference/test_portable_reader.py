@@ -12,6 +12,7 @@ from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.inference.portable_reader import PortableReader
 from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.readers import first_texts
 from jittor_lora.model.load import build_model
 
 
@@ -86,3 +87,10 @@ def test_what_was_read_is_put_into_a_group_further_down_the_cache(model):
     longer = reader.open(len(text) + 3, [])
     reader.restore(longer, [reader.block(group, number) for number in range(2)], len(text))
     np.testing.assert_allclose(reader.every_row(longer, ids(3, 5)), expected[-3:], atol=1e-5 * np.abs(expected).max())
+
+
+def test_compiling_is_announced_only_where_it_happens():
+    with ops.portable_operations():
+        assert "compiles operators" in first_texts()
+    if ops.has_kernel("decoding"):
+        assert first_texts() == "Still working on the first texts."

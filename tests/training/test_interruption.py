@@ -143,6 +143,43 @@ def test_a_finished_run_stays_as_it_is(files, whole, tmp_path):
     assert {**after, "seconds": 0, "peak_memory_mib": 0} == {**before, "seconds": 0, "peak_memory_mib": 0}
 
 
+def with_cost(folder: Path, cost: object) -> None:
+    """Make the newest checkpoint say what the run has cost; nothing if `cost` is None, as in earlier versions."""
+    path = max((folder / "checkpoints").iterdir())
+    state = read_state(path)
+    values = {name: value for name, value in state.values.items() if name != "cost"}
+    step = values["progress"]["step"]
+    write_state(path.parent, step, TrainingState(state.arrays, values if cost is None else {**values, "cost": cost}), 9)
+
+
+def test_the_summary_counts_the_parts_before_an_interruption(files, copy, whole):
+    with_cost(copy, {"seconds": 5000.0, "peak_memory_mib": 10**7})
+    assert main([*command(files, copy), "--resume"]) == 0
+    summary = json.loads((copy / "summary.json").read_text())
+    assert 5000 < summary["seconds"] < 5600 and summary["peak_memory_mib"] == 10**7
+    cost = read_state(max((copy / "checkpoints").iterdir())).values["cost"]
+    assert 5000 < cost["seconds"] <= summary["seconds"] and cost["peak_memory_mib"] == 10**7
+    cost = read_state(max((whole / "checkpoints").iterdir())).values["cost"]
+    summary = json.loads((whole / "summary.json").read_text())
+    assert 0 < cost["seconds"] <= summary["seconds"] and 0 < cost["peak_memory_mib"] <= summary["peak_memory_mib"]
+
+
+def test_a_checkpoint_without_its_cost_is_resumed(files, copy, capsys):
+    with_cost(copy, None)
+    assert main([*command(files, copy), "--resume"]) == 0
+    assert "seconds and peak memory in the summary count from here" in capsys.readouterr().err
+    assert 0 < json.loads((copy / "summary.json").read_text())["seconds"] < 600
+
+
+@pytest.mark.parametrize("cost", [3, {}, {"seconds": 1.0}, {"seconds": -1, "peak_memory_mib": 1},
+                                  {"seconds": 1e13, "peak_memory_mib": 1}, {"seconds": 1, "peak_memory_mib": "1"},
+                                  {"seconds": True, "peak_memory_mib": 1}])
+def test_a_malformed_cost_is_refused(files, copy, cost, capsys):
+    with_cost(copy, cost)
+    assert main([*command(files, copy), "--resume"]) == 2
+    assert "cost: expected seconds and peak_memory_mib, numbers from 0" in capsys.readouterr().err
+
+
 def test_another_setting_is_refused(files, copy, capsys):
     changed = ["--lora-r", "4", "--seed", "7", "--precision", "fp32", "--threads", "1"]
     assert main([*command(files, copy), "--resume", *changed]) == 2

@@ -181,9 +181,10 @@ def _print_one(generator: Generator, options: GenerateOptions, asked: Asked) -> 
     """Print the answer to what is asked, and return it: token by token on a terminal, as lines of JSON if there are
     several."""
     from jittor_lora.inference.asking import answers
+    from jittor_lora.inference.readers import first_texts
     pieces = sys.stdout.isatty() and options.samples == 1
 
-    with silence_explained() as first_piece:
+    with silence_explained(first_texts()) as first_piece:
 
         def show(_: int, piece: str) -> None:
             first_piece()

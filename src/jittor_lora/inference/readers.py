@@ -24,6 +24,12 @@ def reader_of(model: CausalLM, acting: Callable[[], ContextManager] = nullcontex
         return FusedReader(model) if ops.has_kernel("decoding") else PortableReader(model, acting)
 
 
+def first_texts() -> str:
+    """What to tell someone who waits for the first texts."""
+    compiling = "" if ops.has_kernel("decoding") else " Jittor also compiles operators now, once."
+    return f"Still working on the first texts.{compiling}"
+
+
 def readers_of(model: CausalLM, names: Sequence[str | None]) -> list[Reader]:
     """A reader per group, given the name of the group's adapter, None for the base alone, whatever is active otherwise.
     Groups with the same adapter share a reader, and all readers share the packed base.

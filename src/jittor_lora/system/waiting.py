@@ -7,13 +7,10 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional, TextIO
 
-FIRST_TEXTS = ("Still working on the first texts. Without the CPU kernels, as on a GPU, Jittor also compiles operators "
-               "now, once.")
-
 
 @contextmanager
-def silence_explained(text: str = FIRST_TEXTS, seconds: float = 6.0,
-                      stream: Optional[TextIO] = None, wanted: bool = True) -> Iterator[Callable[[], None]]:
+def silence_explained(text: str, seconds: float = 6.0, stream: Optional[TextIO] = None,
+                      wanted: bool = True) -> Iterator[Callable[[], None]]:
     """Print `text` on standard error after `seconds`, unless the block ends or calls the yielded function before.
 
     Prints nothing if not `wanted`.

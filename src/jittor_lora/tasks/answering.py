@@ -217,7 +217,8 @@ def counting(total: int, name: str | None, together: int) -> Iterator[Callable[[
             say(f"{name}: {done:,} of {total:,} questions, {figures}")
 
     hidden = name is None or not terminal
-    with silence_explained(wanted=name is not None) as first_one, \
+    from jittor_lora.inference.readers import first_texts  # imports Jittor
+    with silence_explained(first_texts(), wanted=name is not None) as first_one, \
             tqdm(total=total, desc=name, file=sys.stderr, disable=hidden, dynamic_ncols=True,
                  bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]") as bar:
         yield answered

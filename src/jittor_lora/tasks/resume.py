@@ -13,6 +13,7 @@ from jittor_lora.settings.run import RunConfig, flag
 from jittor_lora.system.runtime import set_threads, threads
 from jittor_lora.tasks.fingerprints import Sources, is_identity_of_data
 from jittor_lora.tasks.methods import Method
+from jittor_lora.tasks.run_cost import Cost, cost_of
 from jittor_lora.tasks.run_values import check_values, progress_of, settings_of
 from jittor_lora.training.optimizer import AdamW
 from jittor_lora.training.progress import Progress
@@ -21,9 +22,9 @@ SAME_BITS = ("jittor_lora", "jittor", "onednn", "cpu", "compiler", "cuda")  # of
 
 
 def restore(checkpoints: Path, method: Method, optimizer: AdamW, config: RunConfig, sources: Sources,
-            system: Mapping[str, Any]) -> tuple[Progress, list[str]]:
+            system: Mapping[str, Any]) -> tuple[Progress, Cost, list[str]]:
     """Load the newest readable checkpoint into what is trained and the optimiser; where bits depend on the number of
-    threads, set that too. Returns where the run stands, and notes for the log.
+    threads, set that too. Returns where the run stands, what it has cost, and notes for the log.
 
     Args:
         config: must agree with the checkpoint's settings as far as they matter.
@@ -35,7 +36,7 @@ def restore(checkpoints: Path, method: Method, optimizer: AdamW, config: RunConf
     """
     found = newest_state(checkpoints)
     if found is None:
-        return Progress(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
+        return Progress(), Cost(), [f"{checkpoints}: no checkpoint yet; starting from the beginning."]
     path, state, skipped = found
     check_values(path, state.values)
     needed = state.values["threads"] if method.depends_on_threads() else None
@@ -47,15 +48,19 @@ def restore(checkpoints: Path, method: Method, optimizer: AdamW, config: RunConf
         optimizer.load_state(state.arrays, progress.updates)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    cost = cost_of(state.values.get("cost"))
     notes = [f"Skipped: {reason}" for reason in skipped]
     if needed is not None and needed != threads():
         set_threads(needed)
         notes.append(f"Threads: {needed}, as at the start of this run, since its numbers depend on them.")
+    if cost is None:
+        notes.append("The checkpoint does not say what the run has cost so far; seconds and peak memory in the summary "
+                     "count from here.")
     changed = [f"{name} {state.values['system'].get(name)} in the run, now {system[name]}" for name in SAME_BITS
                if state.values["system"].get(name) != system[name]]
     if changed:
         notes.append(f"The last digits may differ from those of an uninterrupted run: {'; '.join(changed)}.")
-    return progress, [*notes, f"Resuming from {path}."]
+    return progress, cost or Cost(), [*notes, f"Resuming from {path}."]
 
 
 def refuse_another_run(path: Path, state: TrainingState, config: RunConfig, sources: Sources,

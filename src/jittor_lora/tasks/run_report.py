@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from jittor_lora.data.length_report import LengthReport
 from jittor_lora.data.report import describe_data, turn_ends
 from jittor_lora.session import Session
 from jittor_lora.tasks.methods import Method
+from jittor_lora.tasks.run_cost import Cost
 from jittor_lora.tasks.run_folder import BEST
 from jittor_lora.training.progress import Outcome
 
@@ -42,7 +42,7 @@ def introduction(session: Session, method: Method, train: tuple[Data, LengthRepo
 
 
 def summarize(outcome: Outcome, session: Session, method: Method, report: LengthReport,
-              seconds: float) -> dict[str, Any]:
+              cost: Cost) -> dict[str, Any]:
     """The values of summary.json; an interrupted run also has its signal."""
     progress = outcome.progress
     validated = math.isfinite(progress.best_loss)
@@ -59,8 +59,7 @@ def summarize(outcome: Outcome, session: Session, method: Method, report: Length
         "trainable_parameters": method.trainable.count(),
         "adapter": method.summary(),
         "training_examples": report.kept,
-        "seconds": round(seconds, 3),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **cost.values(),
         **({"signal": outcome.signal} if outcome.reason == "interrupted" else {}),
     }
 

@@ -10,6 +10,7 @@ from typing import Any, Mapping
 
 from jittor_lora.errors import UserError
 from jittor_lora.settings.run import RunConfig
+from jittor_lora.tasks.run_cost import cost_of
 from jittor_lora.training.progress import Progress
 
 _COUNTS = ("step", "best_step", "validations_since_best", "skipped", "skipped_in_a_row")
@@ -53,6 +54,8 @@ def check_values(path: Path, values: Mapping[str, Any]) -> None:
                   if not _is_count(progress.get(name, 0), MOST_STEPS)]
         wrong += [f"progress: {name}: expected a number or null" for name in _LOSSES
                   if progress.get(name) is not None and type(progress[name]) not in (int, float)]
+    if "cost" in values and cost_of(values["cost"]) is None:
+        wrong.append("cost: expected seconds and peak_memory_mib, numbers from 0")
     if wrong:
         raise UserError("\n  ".join([f"{path}: not the checkpoint of a training run:", *wrong]) +
                         "\nRemove it to resume from the one before.")

@@ -40,6 +40,7 @@ from jittor_lora.tasks.lora_settings import described, lora_config
 from jittor_lora.tasks.methods import Full, Lora, Method
 from jittor_lora.tasks.questions import Questions
 from jittor_lora.tasks.resume import restore
+from jittor_lora.tasks.run_cost import Cost
 from jittor_lora.tasks.run_folder import BEST, CHECKPOINTS, PRODUCTS, refuse_a_run, refuse_links
 from jittor_lora.tasks.run_report import conclusion, introduction, summarize
 from jittor_lora.tasks.run_values import state_of
@@ -158,9 +159,9 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
     trainable = method.trainable
     identities, system = sources.identities(), system_info()
     ranks.check_same({"version": __version__, **identities, **config.model_dump(exclude={"threads"})})
-    progress, notes = Progress(), []
+    progress, before, notes = Progress(), Cost(), []
     if resume and ranks.first:
-        progress, notes = restore(folder / CHECKPOINTS, method, optimizer, config, sources, system)
+        progress, before, notes = restore(folder / CHECKPOINTS, method, optimizer, config, sources, system)
     progress = start_alike(ranks, progress, trainable, optimizer)
 
     def save(progress: Progress) -> None:
@@ -171,7 +172,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
                          **{f"initial.{name}": array for name, array in trainable.initial().items()},
                          **optimizer.moments()})
         values = {"progress": state_of(progress), "settings": config.model_dump(), **identities, "threads": threads(),
-                  "system": system}
+                  "system": system, "cost": before.after(time.perf_counter() - started).values()}
         write_state(folder / CHECKPOINTS, progress.step, TrainingState(arrays, values), config.keep_checkpoints)
 
     def save_best(progress: Progress) -> None:
@@ -202,7 +203,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, ranks: Ranks, session:
                              save_best, answer_dev, ranks)
         if ranks.first:
             method.save(product)
-        summary = summarize(outcome, session, method, report, time.perf_counter() - started)
+        summary = summarize(outcome, session, method, report, before.after(time.perf_counter() - started))
         if outcome.reason != "interrupted":
             log.summary(summary)
         log.message(conclusion(outcome, folder, product))
