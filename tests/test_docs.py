@@ -185,6 +185,13 @@ def test_a_chinese_page_has_the_parts_of_its_english_one(one, other):
     assert blocks(one) == blocks(other)  # commands, code, transcripts
 
 
+@pytest.mark.parametrize(("one", "other"), TWINS, ids=name)
+def test_a_page_links_to_pages_in_its_language(one, other):
+    for page, foreign in ((one, [chinese for _, chinese in TWINS]), (other, [english for english, _ in TWINS])):
+        links = [(page.parent / link).resolve() for link in re.findall(r"\]\(([^)#\s:]+)", prose(page))]
+        assert [name(link) for link in links if link in foreign] == [name(other if page == one else one)]
+
+
 @pytest.mark.parametrize("index", [ROOT / "docs" / "README.md", ROOT / "docs" / "zh" / "README.md"], ids=name)
 def test_the_index_lists_every_page(index):
     listed = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", text(index))}
