@@ -17,7 +17,7 @@ from jittor_lora.errors import UserError
 class Echo:
     """Stands for the generator: answers with what it was asked."""
 
-    def __init__(self, model, tokenizer, template, chat):
+    def __init__(self, model, tokenizer, template, chat, ensemble):
         self.template, self.chat = template, chat
 
     def groups(self, texts):

@@ -166,6 +166,7 @@ PATH_ARGUMENTS = [
     ("plot PATH", "run_folder"), ("plot --train-loss PATH", "train_loss"), ("plot --val-loss PATH", "val_loss"),
     ("plot --metrics PATH", "metrics"), ("plot --font PATH", "font"), ("plot --output PATH", "output"),
     ("compare PATH", "predictions"), ("compare --adapters PATH", "adapters"),
+    ("evaluate --ensemble PATH", "ensemble"), ("generate --ensemble PATH", "ensemble"),
     ("serve --adapter PATH", "adapter"), ("serve --adapters-from PATH", "adapters_from"),
     ("adapter list PATH", "folder"), ("adapter info PATH", "adapter"), ("adapter info a --heat-map PATH", "heat_map"),
     ("adapter diff PATH b", "first"), ("adapter diff a PATH", "second"), ("adapter combine PATH", "adapters"),

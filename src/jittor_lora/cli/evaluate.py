@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Optional
 
+from jittor_lora.cli.ensemble import add_ensemble, ensemble_of
 from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions
 from jittor_lora.errors import UserError
@@ -105,6 +106,7 @@ def add_parser(subparsers) -> None:
         usage="jittor-lora evaluate --base B [--adapter DIR] --data FILE [--limit N] --output DIR [any flag below]",
         description="Answer the questions of a SQuAD file (v1.1, v2, CMRC 2018, DRCD) and score the answers with its "
                     "official exact match and F1, with 95 % intervals.")
+    add_ensemble(parser)
     add_flags(parser, EvaluateOptions, required=("data", "output"))
 
 
@@ -114,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_and_adapter()
+    ensemble = ensemble_of(args, options)
+    if ensemble and options.perplexity:
+        raise UserError("--ensemble, --perplexity: the perplexity is that of one adapter; leave one of the two out.")
     from jittor_lora.tasks.answering import Answering
     from jittor_lora.tasks.evaluate import evaluate
     options.set_threads()
@@ -124,6 +129,6 @@ def run(args: argparse.Namespace) -> int:
                     (options.candidates or CANDIDATES) if options.aim == "f1" else None,
                     options.span_temperature or SPAN_TEMPERATURE)
     with locked(options.output):
-        evaluate(base=base, adapter=adapter, how=how,
+        evaluate(base=base, adapter=adapter, ensemble=ensemble, how=how,
                  **options.model_dump(exclude={*others, *DecodingOptions.model_fields}))
     return 0

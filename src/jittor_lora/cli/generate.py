@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Optional
 
+from jittor_lora.cli.ensemble import add_ensemble, ensemble_of
 from jittor_lora.cli.flags import add_flags, from_flags
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions
 from jittor_lora.cli.output import json_text
@@ -110,6 +111,7 @@ def add_parser(subparsers) -> None:
                     "output, everything else to standard error.")
     parser.add_argument("--no-adapter", action="store_true",
                         help="leave the adapter out, to see the base's own continuation")
+    add_ensemble(parser)
     add_flags(parser, GenerateOptions)
 
 
@@ -121,18 +123,23 @@ def run(args: argparse.Namespace) -> int:
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
     records = read_records(options.file) if options.file else []
     base, adapter = options.base_and_adapter()
+    ensemble = ensemble_of(args, options)
+    if ensemble and args.no_adapter:
+        raise UserError("--ensemble, --no-adapter: leave one of the two out.")
     from jittor_lora.formats.hugging_face import sampling_lines
     from jittor_lora.inference.generator import Generator
     from jittor_lora.session import load
+    from jittor_lora.tasks.ensemble import load_ensemble
     options.set_threads()
     session = load(base, None if args.no_adapter else adapter, options.precision, options.base_precision)
+    names = load_ensemble(session, ensemble)
     prompting = session.choose_prompting(Choices.of(options))
     talks = prompting.conversations if options.chat is None else options.chat
     if options.system is not None and not talks:
         raise UserError("--system has no effect, as prompts are continued as they are; add --chat, or leave it out.")
     asked = [_asked(record, talks, options.system) for record in records or [options.asked()] if record]
     chat = session.chat_encoder(prompting) if talks or any("messages" in record for record in records) else None
-    generator = Generator(session.model, session.tokenizer, prompting.template, chat)
+    generator = Generator(session.model, session.tokenizer, prompting.template, chat, names)
     texts = [[text for text in record.values() if isinstance(text, str)] for record in records or [options.asked()]]
     for line in (*special_token_lines(texts, session.tokenizer.special, prompting.special_tokens, "prompts"),
                  *sampling_lines(session.checkpoint)):

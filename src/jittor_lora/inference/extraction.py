@@ -74,10 +74,12 @@ class Extractor:
     Args:
         model: a `CausalLM`, with or without an adapter.
         tokenizer: a `Tokenizer`.
+        template: of questions about a context.
+        ensemble: names of adapters that answer together, see `EnsembleReader`; by default the active adapters answer.
     """
 
-    def __init__(self, model, tokenizer, template: Template | None = None):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model, tokenizer, template: Template | None = None, ensemble: Sequence[str] = ()):
+        self.model, self.tokenizer, self.ensemble = model, tokenizer, tuple(ensemble)
         self.encoder = Encoder(tokenizer, template)
         self.ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
 
@@ -116,7 +118,9 @@ class Extractor:
                         least_share: float = 0.0) -> list[list[Extract]]:
         """The `count` likeliest spans for each prompt, likeliest first, as for `extract`; fewer where the context has
         fewer, or fewer above `least_share` (see `best_spans`), but at least one."""
-        from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans  # imports Jittor
+        from jittor_lora.inference.readers import ensemble_of, reader_of  # these import Jittor
+        from jittor_lora.inference.span_search import BATCH_SIZE, SpanGroup, best_spans
+        reader = ensemble_of(self.model, self.ensemble) if self.ensemble else reader_of(self.model)
         contexts: list[str] = []
 
         def trees() -> Iterator[SpanGroup]:
@@ -124,7 +128,8 @@ class Extractor:
                 contexts.extend([context] * len(prompts))
                 yield SpanGroup(prefix, prompts, self.tree(context, max_tokens, max_words))
 
-        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count, least_share)
+        found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count, least_share,
+                           reader)
         return [extracts(context, one.spans, one.empty) for context, one in zip(contexts, found)]
 
     def tree(self, context: str, max_tokens: int = 32, max_words: int | None = None) -> Node:

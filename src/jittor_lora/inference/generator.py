@@ -18,6 +18,7 @@ from jittor_lora.data.template import Template
 from jittor_lora.inference.beam_settings import Beams
 from jittor_lora.inference.continuation import CONTEXT_TOKENS, Continuation
 from jittor_lora.inference.extraction import ending_tokens
+from jittor_lora.inference.reader import Reader
 from jittor_lora.inference.sampling import Sampling
 
 Group = Tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -52,10 +53,12 @@ class Generator:
         tokenizer: a `Tokenizer`.
         template: of questions about a context.
         chat: encodes conversations; without it there are none.
+        ensemble: names of adapters that answer together, see `EnsembleReader`; by default the active adapters answer.
     """
 
-    def __init__(self, model, tokenizer, template: Template | None = None, chat: ChatEncoder | None = None):
-        self.model, self.tokenizer, self.chat = model, tokenizer, chat
+    def __init__(self, model, tokenizer, template: Template | None = None, chat: ChatEncoder | None = None,
+                 ensemble: Sequence[str] = ()):
+        self.model, self.tokenizer, self.chat, self.ensemble = model, tokenizer, chat, tuple(ensemble)
         self.encoder = Encoder(tokenizer, template)
 
     @cached_property
@@ -119,7 +122,8 @@ class Generator:
             on_text: called as on_text(prompt number, piece) when a piece becomes certain.
             on_end: called with the number of a prompt whose continuation is complete.
             batch_size: most prompts that advance together; 64 if None.
-            adapters: the adapter name of each group, None for the base alone; by default the active adapters.
+            adapters: the adapter name of each group, None for the base alone; by default the ensemble or, without one,
+                the active adapters.
             on_null_odds: called as on_null_odds(prompt number, log-odds that the text ends at once); no text does then.
                 Not with beams.
 
@@ -131,8 +135,7 @@ class Generator:
             for index, several in enumerate(found):
                 on_text(index, several[0])
             return [several[0] for several in found]
-        from jittor_lora.inference.generate import BATCH_SIZE, generate_groups  # these import Jittor
-        from jittor_lora.inference.readers import readers_of
+        from jittor_lora.inference.generate import BATCH_SIZE, generate_groups  # imports Jittor
         first = None
         if on_null_odds is not None:
             first_ends = self.ending_tokens(decoding)
@@ -152,7 +155,7 @@ class Generator:
                         finished=lambda index, _: texts[index].done,
                         on_token=lambda index, token: on_text(index, texts[index].add(token)),
                         on_end=end, batch_size=batch_size or BATCH_SIZE,
-                        readers=None if adapters is None else readers_of(self.model, adapters),
+                        readers=self._readers(len(groups), adapters),
                         ends=self.ending_tokens(decoding) if decoding.sampling.min_new_tokens else (), on_first=first)
         return [text.text for text in texts]
 
@@ -177,9 +180,8 @@ class Generator:
         Raises:
             UserError: as there, or the tokenizer has no end-of-text token.
         """
-        from jittor_lora.inference.beam import BATCH_SIZE, search_groups  # these import Jittor
-        from jittor_lora.inference.readers import readers_of
-        readers = [None] * len(groups) if adapters is None else readers_of(self.model, adapters)
+        from jittor_lora.inference.beam import BATCH_SIZE, search_groups  # imports Jittor
+        readers = self._readers(len(groups), adapters)
         starts = [0, *accumulate(len(prompts) for _, prompts in groups)]
         found: dict[int, list[str]] = {}
         for reader in {id(reader): reader for reader in readers}.values():
@@ -207,6 +209,13 @@ class Generator:
         """What turns the tokens after a prompt into text."""
         before = [*prefix[-CONTEXT_TOKENS:], *prompt]
         return Continuation(self.tokenizer.decode, self.ends, decoding.stops, trim, before)
+
+    def _readers(self, count: int, adapters: Sequence[str | None] | None) -> list[Reader]:
+        """The reader of each of `count` groups."""
+        from jittor_lora.inference.readers import ensemble_of, reader_of, readers_of  # imports Jittor
+        if adapters is not None:
+            return readers_of(self.model, adapters)
+        return [ensemble_of(self.model, self.ensemble) if self.ensemble else reader_of(self.model)] * count
 
     def _text(self, tokens: Sequence[int], decoding: Decoding, trim: bool, prefix: Sequence[int],
               prompt: Sequence[int]) -> str:

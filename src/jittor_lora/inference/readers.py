@@ -7,6 +7,7 @@ from functools import partial
 from typing import Callable, ContextManager, Sequence
 
 from jittor_lora import ops
+from jittor_lora.inference.ensemble_reader import EnsembleReader
 from jittor_lora.inference.fused_reader import FusedReader
 from jittor_lora.inference.portable_reader import PortableReader
 from jittor_lora.inference.reader import Reader
@@ -22,6 +23,18 @@ def reader_of(model: CausalLM, acting: Callable[[], ContextManager] = nullcontex
     """
     with acting():
         return FusedReader(model) if ops.has_kernel("decoding") else PortableReader(model, acting)
+
+
+def ensemble_of(model: CausalLM, names: Sequence[str | None]) -> Reader:
+    """A reader that answers with several adapters together, see `EnsembleReader`.
+
+    Args:
+        names: of the adapters; None for the base alone.
+
+    Raises:
+        UserError: no such adapter.
+    """
+    return EnsembleReader(readers_of(model, names))
 
 
 def first_texts() -> str:

@@ -56,7 +56,7 @@ class SpanGroup(NamedTuple):
 
 def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], batch_size: int = BATCH_SIZE,
                on_end: Callable[[int], None] = lambda index: None, count: int = 1,
-               least_share: float = 0.0) -> list[Found]:
+               least_share: float = 0.0, reader: Reader | None = None) -> list[Found]:
     """The spans with the highest scores for each prompt.
 
     Args:
@@ -66,12 +66,13 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
         on_end: called with the number of a prompt, counted across all groups, when its spans are found.
         count: spans per prompt.
         least_share: only spans whose probability is more than this share of the best one's, 0 to less than 1.
+        reader: see `reader_of`, the default.
 
     Raises:
         UserError: a prompt that leaves no room for its spans within the model's positions, a token outside the
             vocabulary, or damaged weights.
     """
-    reader = reader_of(model)
+    reader = reader or reader_of(model)
     given = (Prompts(group.prefix, group.prompts, group.tree.deepest(), group.tree) for group in groups)
     queue, most = Queue(model, reader, given, SLOTS), max(1, batch_size // NODES_PER_PROMPT)
     results: dict[int, Found] = {}

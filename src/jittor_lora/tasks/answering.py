@@ -180,7 +180,7 @@ def extract(generator: Generator, questions: Questions, max_words: int | None = 
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
               for group in questions.groups]
-    extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template)
+    extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template, generator.ensemble)
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(),
                                   candidates)

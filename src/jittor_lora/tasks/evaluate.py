@@ -34,6 +34,7 @@ from jittor_lora.inference.generator import Generator
 from jittor_lora.session import load
 from jittor_lora.system.ranks import ALONE, Ranks, join
 from jittor_lora.tasks.answering import BATCH_SIZE, GREEDY, Answering, answer, answer_from_samples, extract, say
+from jittor_lora.tasks.ensemble import load_ensemble
 from jittor_lora.tasks.questions import Questions
 
 TOKENS_AT_A_TIME = 1024  # of reference answers with their prompts
@@ -66,12 +67,16 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
              max_tokens: int | None = None, seed: int = 42, batch_size: int = BATCH_SIZE, how: Answering = GREEDY,
              precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
              chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None,
-             scoring: str = AUTO, text_scores: str = AUTO, base_precision: str = "auto") -> dict[str, SquadScore]:
+             scoring: str = AUTO, text_scores: str = AUTO, base_precision: str = "auto",
+             ensemble: Sequence[AdapterSource] = ()) -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
     `with_base` those of the base are in `output/base`. Where questions may have no answer, see `score_and_write`. Under
     mpirun all ranks call this together and share the questions; only the first writes.
+
+    Args:
+        ensemble: further adapters, which answer together with `adapter`.
 
     Returns: the scores of "adapter" and "base", as requested.
     """
@@ -84,6 +89,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     if limit is not None:
         questions_data = questions_data.subset(limit, seed)
     session = load(base, adapter, precision, base_precision)
+    names = load_ensemble(session, ensemble)
     prompting = session.choose_prompting(Choices(template, chat_template, chat_arguments, special_tokens))
     chat, text = session.chat_encoder(prompting, questions_data), prompting.template
     longest = min(session.model.config.max_positions, max_tokens or sys.maxsize)
@@ -99,17 +105,18 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     say(f"{questions_data.path}: {describe_data(questions_data)}")
     say(f"Base: {session.base.description}")
     if adapter:
-        say(f"Adapter: {adapter}")
+        say(f"{'Adapters, together' if ensemble else 'Adapter'}: {', '.join(map(str, (adapter, *ensemble)))}")
     for line in (rule_line(scoring, questions.scoring), *questions.report.lines(), *sampling_lines(session.checkpoint),
                  *special_token_lines(texts_of(questions_data), session.tokenizer.special, prompting.special_tokens)):
         say(line)
-    generator, scores = Generator(session.model, session.tokenizer, text, chat), {}
+    generator, scores = Generator(session.model, session.tokenizer, text, chat, names), {}
     too_short = too_short_line(questions.references, generator, questions.max_new_tokens)
     if too_short:
         say(too_short)
     if session.adapter and with_base:
         with session.adapters_off():
-            scores["base"] = score_and_write(generator, questions, Path(output, "base"), "base", seed, batch_size, how,
+            alone = Generator(session.model, session.tokenizer, text, chat)
+            scores["base"] = score_and_write(alone, questions, Path(output, "base"), "base", seed, batch_size, how,
                                              truths, ranks)
     name = "adapter" if session.adapter else "base"
     scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths,
