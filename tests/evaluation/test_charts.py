@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -60,6 +61,14 @@ def test_loss_chart_shows_both_losses_and_marks_the_lowest(tmp_path):
     assert star.get_xydata().tolist() == [[300, 1.21]]
 
 
+def test_smoothed_labels_are_named():
+    """Training losses with them lie above validation losses, which have none."""
+    smoothed = dataclasses.replace(CURVES, label_smoothing=0.1)
+    assert "training, label smoothing 0.1" in texts(loss_chart(smoothed))
+    assert "training, label smoothing 0.1" in texts(loss_chart(smoothed, smoothing=1))
+    assert "training" in texts(loss_chart(CURVES))
+
+
 def test_png_is_1200_pixels_wide_and_shows_both_lines(tmp_path):
     png = save_chart(loss_chart(CURVES), tmp_path / "loss", ["png"])[0]
     image = Image.open(png).convert("RGB")
@@ -70,7 +79,8 @@ def test_png_is_1200_pixels_wide_and_shows_both_lines(tmp_path):
 
 
 def test_all_text_is_inside_and_large_enough():
-    for figure in (loss_chart(CURVES), score_chart(SYSTEMS)):
+    smoothed = dataclasses.replace(CURVES, label_smoothing=0.1)
+    for figure in (loss_chart(CURVES), loss_chart(smoothed), score_chart(SYSTEMS)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         box = figure.axes[0].get_tightbbox(canvas.get_renderer())  # of everything drawn, labels too

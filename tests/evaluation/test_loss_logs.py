@@ -434,6 +434,20 @@ def test_run_folder_without_metrics_takes_the_text_logs(tmp_path):
     assert read_run_losses(tmp_path).validation.steps.tolist() == [2]
 
 
+@pytest.mark.parametrize("settings, share", [
+    (None, 0), ("label_smoothing: 0.1\n", 0.1), ("label_smoothing: 0.0\n", 0), ("epochs: 1\n", 0), ("", 0),
+    ("label_smoothing: null\n", 0), ("label_smoothing: [1]\n", 0), ("label_smoothing: 7\n", 0),
+    ("label_smoothing: nan\n", 0), ("label_smoothing: x\n", 0), ("\xff: {", 0)])
+@pytest.mark.parametrize("log, line", [
+    ("metrics.jsonl", '{"step": 1, "train_loss": 3.5}\n'), ("train_loss.txt", "3.5\n")])
+def test_run_folder_tells_of_smoothed_labels(settings, share, log, line, tmp_path):
+    (tmp_path / log).write_text(line)
+    if settings is not None:
+        (tmp_path / "config.yaml").write_text(settings, encoding="latin-1")
+    curves = read_run_losses(tmp_path)
+    assert (curves.label_smoothing, points(curves.train)) == (share, [(1, 3.5)])
+
+
 def test_damaged_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected a run folder"):
         read_run_losses(tmp_path)

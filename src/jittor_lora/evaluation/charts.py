@@ -51,6 +51,7 @@ _LABELS = {
         "at order": "at loss {at}",
         "loss": "Loss (nats per token)",
         "raw": "training",
+        "raw, smoothed labels": "training, label smoothing {share:g}",
         "smoothed": "training, mean of {count}",
         "validation": "validation",
         "best": "lowest: {loss} {place}",
@@ -86,6 +87,7 @@ _LABELS = {
         "at order": "第 {at} 个",
         "loss": "损失（奈特/词元）",
         "raw": "训练",
+        "raw, smoothed labels": "训练，标签平滑 {share:g}",
         "smoothed": "训练，{count} 个值的移动平均",
         "validation": "验证",
         "best": "最低：{loss}（{place}）",
@@ -148,13 +150,15 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
                         "lines from the log.")
     title = labels["loss title"] if title is None else title
     smoothing = min(max(1, len(train.losses) // 10), 50) if smoothing is None else min(smoothing, len(train.losses))
+    share = curves.label_smoothing
+    raw = labels["raw, smoothed labels"].format(share=share) if share else labels["raw"]
     figure, axes, face = _canvas(language, font, title)
     if smoothing > 1:
-        _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=labels["raw"])
+        _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=raw)
         _line(axes, LossSeries(train.steps, moving_average(train.losses, smoothing)), color=_BLUE, linewidth=2.2,
               label=labels["smoothed"].format(count=smoothing))
     else:
-        _line(axes, train, color=_BLUE, linewidth=1.8, label=labels["raw"])
+        _line(axes, train, color=_BLUE, linewidth=1.8, label=raw)
     if validation is not None:
         _line(axes, validation, color=_VERMILION, linewidth=1.8, marker="o", markersize=5, label=labels["validation"])
         best = int(np.argmin(validation.losses))
@@ -169,7 +173,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     axes.xaxis.set_major_locator(MaxNLocator(integer=curves.unit != "epoch", nbins=8, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: _place(place)))
     axes.yaxis.set_major_formatter(_loss_ticks(axes.get_ylim()[1]))
-    _finish(axes, face, title, columns=4)
+    _finish(axes, face, title, columns=2 if share else 4)  # as many as fit
     return figure
 
 

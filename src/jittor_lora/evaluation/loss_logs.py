@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from jittor_lora.evaluation.logs.curves import Log, read_log
 from jittor_lora.evaluation.logs.names import TRAIN, VALIDATION
 from jittor_lora.evaluation.logs.series import LossCurves, LossSeries
 from jittor_lora.files.untrusted import load_json, read_input
+from jittor_lora.settings import recipe
 
 _SHOWN_OFFENDERS = 10
 
@@ -27,12 +29,22 @@ def read_run_losses(folder: str | os.PathLike) -> LossCurves:
     """
     folder = Path(folder)
     if (folder / "metrics.jsonl").is_file():
-        return _read_metrics_lines(folder / "metrics.jsonl")
+        return replace(_read_metrics_lines(folder / "metrics.jsonl"), label_smoothing=_label_smoothing(folder))
     if not (folder / "train_loss.txt").is_file():
         raise UserError(f"{folder}: expected a run folder with metrics.jsonl or train_loss.txt, found neither. "
                         "Name the output folder of `jittor-lora train`, or a log with --train-loss FILE.")
     validation = folder / "val_loss.txt"
-    return read_loss_files(folder / "train_loss.txt", validation if validation.is_file() else None)
+    curves = read_loss_files(folder / "train_loss.txt", validation if validation.is_file() else None)
+    return replace(curves, label_smoothing=_label_smoothing(folder))
+
+
+def _label_smoothing(folder: Path) -> float:
+    """That of a run, 0 where its settings do not say."""
+    try:
+        value = float(recipe.read(folder / "config.yaml")[0]["label_smoothing"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0.0
+    return value if 0 <= value < 1 else 0.0
 
 
 def read_loss_files(train: str | os.PathLike, validation: str | os.PathLike | None = None) -> LossCurves:

@@ -22,9 +22,10 @@ class LossCurves:
     """The losses of one run; `validation` is None for a run without.
 
     `unit` is what the steps count: "optimizer step" in our runs, in other logs whatever `logs.axis` found. `notes` say
-    what was left out or assumed."""
+    what was left out or assumed. `label_smoothing` is that of the training losses; validation losses have none."""
 
     train: LossSeries
     validation: LossSeries | None
     unit: str = "optimizer step"
     notes: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
