@@ -210,6 +210,21 @@ def test_quantities_and_the_scale(opened, address):
     assert page.locator(".chart-legend").inner_text().split() == ["F1", "20.000", "EM", "10.000"]
 
 
+def test_smoothed_labels_are_said_beside_the_losses(opened, address, root):
+    settings = root / "first" / "config.yaml"
+    settings.write_text(settings.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    page = open_runs(opened, address, "first")
+    page.wait_for_selector(".chart-picture .training path")
+    about = page.locator(".chart-about")
+    assert about.inner_text() == ("first: training losses are those of labels smoothed by 0.1, validation losses are "
+                                  "not.")
+    page.select_option(".chart-controls select", "learning_rate")
+    assert about.inner_text().strip() == ""
+    page = open_runs(opened, address, "sub%2Fsecond")
+    page.wait_for_selector(".chart-picture .training path")
+    assert page.locator(".chart-about").inner_text().strip() == ""
+
+
 @pytest.mark.parametrize("low, high, count", [
     (0, 1, 4), (3.1, 9.7, 6), (1e-5, 3e-4, 5), (-2, 2, 5), (0, 80_000, 7), (5, 5, 3)])
 def test_ticks_are_round_and_within(opened, address, low, high, count):

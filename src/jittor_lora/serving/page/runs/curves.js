@@ -38,12 +38,14 @@ export function curvesCard(app, kept) {
       steps: store.curves[part].step, values: store.curves[part][name],
     }))).filter((curve) => curve.values.some((value) => value !== null) || curve.look.includes("training"));
     chart.draw({ curves, end: Math.max(1, ...stores.map(endOf)), log: kept.log, label: stores.every(({ curves: { unit } }) => unit === "optimizer step") ? "chart.step" : "chart.place" });
-    about.textContent = stores.map(said).filter(Boolean).join(" ") || " ";
+    about.textContent = stores.flatMap((store) => said(store, shown)).join(" ") || " ";
   }
 
-  function said({ id, curves: { stride, bytes_left: left } }) {
-    if (left) return t("runs.reading", { id });
-    return stride > 1 ? t("runs.thinned", { id, n: stride }) : "";
+  function said({ id, settings, curves: { stride, bytes_left: left } }, quantity) {
+    if (left) return [t("runs.reading", { id })];
+    const share = Number(settings && settings.label_smoothing);
+    return [stride > 1 && t("runs.thinned", { id, n: stride }),
+      quantity === "loss" && share > 0 && t("runs.smoothed", { id, share: app.numbers.significant(share) })].filter(Boolean);
   }
 
   return { node, draw };
