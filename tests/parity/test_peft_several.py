@@ -11,6 +11,8 @@ import tiny
 from jittor_lora.data.layout import Layout
 from jittor_lora.formats.peft import load_adapter
 from jittor_lora.formats.peft_config import peft_settings
+from jittor_lora.inference.reader import Turn
+from jittor_lora.inference.readers import ensemble_of
 from jittor_lora.lora.config import DEFAULT_TARGETS, LoraConfig
 from jittor_lora.lora.inject import adapters_of, inject
 from jittor_lora.model.load import build_model
@@ -92,6 +94,20 @@ def test_a_mixed_batch_over_three_adapters_is_three_runs(family):
         alone = logits(ours, tokens.reshape(4, 9)[text], Layout.plain(9))
         np.testing.assert_allclose(mixed[text], alone, atol=1e-5)
     assert min(np.abs(mixed[i] - mixed[j]).max() for i in range(4) for j in range(i)) > 0.1
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("three", "one", "two"), (None, "two")])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_ensemble_has_the_mean_of_the_probabilities(family, names):
+    ours, theirs = pair(family)
+    tokens = tiny.tokens(9, 4)
+    rows = torch.from_numpy(tokens.astype(np.int64)).repeat(len(names), 1)
+    with torch.no_grad():
+        found = theirs(input_ids=rows, adapter_names=[name or "__base__" for name in names]).logits
+        expected = found.double().softmax(-1).mean(0).log()[-1].numpy()
+    reader = ensemble_of(ours, names)
+    logs = reader.logits([Turn(reader.open(5, [4]), tokens[:5].tolist(), [(0, tokens[5:].tolist())])])[0]
+    np.testing.assert_allclose(logs, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
