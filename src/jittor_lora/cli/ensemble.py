@@ -15,7 +15,7 @@ def add_ensemble(parser: argparse.ArgumentParser) -> None:
                         "token by the mean of their probabilities")
 
 
-def ensemble_of(args: argparse.Namespace, options: ModelOptions) -> list:
+def further_adapters(args: argparse.Namespace, options: ModelOptions) -> list:
     """The further adapters, each an `AdapterSource`.
 
     Raises:

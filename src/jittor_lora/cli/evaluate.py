@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Optional
 
-from jittor_lora.cli.ensemble import add_ensemble, ensemble_of
+from jittor_lora.cli.ensemble import add_ensemble, further_adapters
 from jittor_lora.cli.flags import add_flags, from_flags, require
 from jittor_lora.cli.options import ComputeOptions, DecodingOptions, ModelOptions
 from jittor_lora.errors import UserError
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: expected a folder, found a file. Name another path.")
     base, adapter = options.base_and_adapter()
-    ensemble = ensemble_of(args, options)
+    ensemble = further_adapters(args, options)
     if ensemble and options.perplexity:
         raise UserError("--ensemble, --perplexity: the perplexity is that of one adapter; leave one of the two out.")
     from jittor_lora.tasks.answering import Answering

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Optional
 
-from jittor_lora.cli.ensemble import add_ensemble, ensemble_of
+from jittor_lora.cli.ensemble import add_ensemble, further_adapters
 from jittor_lora.cli.flags import add_flags, from_flags
 from jittor_lora.cli.options import ComputeOptions, ModelOptions, SamplingOptions
 from jittor_lora.cli.output import json_text
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
                   rf"{flag(name)} $'…\n…' in the shell, or use --file.", file=sys.stderr)
     records = read_records(options.file) if options.file else []
     base, adapter = options.base_and_adapter()
-    ensemble = ensemble_of(args, options)
+    ensemble = further_adapters(args, options)
     if ensemble and args.no_adapter:
         raise UserError("--ensemble, --no-adapter: leave one of the two out.")
     from jittor_lora.formats.hugging_face import sampling_lines
