@@ -216,8 +216,7 @@ def test_smoothed_labels_are_said_beside_the_losses(opened, address, root):
     page = open_runs(opened, address, "first")
     page.wait_for_selector(".chart-picture .training path")
     about = page.locator(".chart-about")
-    assert about.inner_text() == ("first: training losses are those of labels smoothed by 0.1, validation losses are "
-                                  "not.")
+    assert about.inner_text() == "first: training losses include label smoothing of 0.1; validation losses do not."
     page.select_option(".chart-controls select", "learning_rate")
     assert about.inner_text().strip() == ""
     page = open_runs(opened, address, "sub%2Fsecond")

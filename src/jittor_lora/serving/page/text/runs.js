@@ -37,7 +37,7 @@ export default {
     "runs.curve.training.grad_norm": "gradient norm",
     "runs.reading": "Still reading the log of {id}.",
     "runs.thinned": "{id}: each point is the mean of {n} steps.",
-    "runs.smoothed": "{id}: training losses are those of labels smoothed by {share}, validation losses are not.",
+    "runs.smoothed": "{id}: training losses include label smoothing of {share}; validation losses do not.",
     "runs.train.loss": "Training loss",
     "runs.val.loss": "Validation loss",
     "runs.best.at": "Lowest, step {n}",
