@@ -55,6 +55,16 @@ def assert_legible(page, width=None):
         assert page.evaluate(SMALL, 44) == []
 
 
+def switch_language(page):
+    """Press the button and wait until the view has been drawn anew."""
+    view = page.query_selector("#view > .view")
+    page.click("#language")
+    page.wait_for_function("""(old) => {
+      const now = document.querySelector("#view > .view");
+      return now && now !== old && !now.classList.contains("settling");
+    }""", arg=view)
+
+
 def shift(page) -> float:
     """How far things have moved since the last call."""
     page.wait_for_timeout(100)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
 import pytest
 
 from alignment.synthetic import gelu_erf, make_record, replaced
@@ -51,6 +58,45 @@ def seen(chrome, address):
             assert sum(value for value, *_ in moved) < 0.01, moved
         assert page.complaints == []
         context.close()
+
+
+@contextlib.contextmanager
+def sent_slowly(content, size=4_000, seconds=0.005):
+    """A server that sends a page in pieces, as a busy machine reads a file."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            for start in range(0, len(content), size):
+                self.wfile.write(content[start:start + size])
+                time.sleep(seconds)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_moves_while_the_page_arrives(chrome, address, width):
+    content = Path(unquote(urlsplit(address).path)).read_bytes()
+    context = chrome.new_context(viewport={"width": width, "height": 900})
+    with contextlib.closing(context), sent_slowly(content) as slow:
+        page = context.new_page()
+        page.add_init_script(WATCH)
+        page.goto(slow)
+        assert page.locator("h1").is_visible()
+        page.wait_for_timeout(100)
+        assert page.evaluate("shifts") == []
 
 
 @pytest.mark.parametrize("locale, verdict, cause", [

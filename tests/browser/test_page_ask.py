@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from browser.measure import assert_legible, assert_still, shift
+from browser.measure import assert_legible, assert_still, shift, switch_language
 from browser.scripted import Script, scripted
 from needs import needs_browser
 
@@ -237,6 +237,6 @@ def test_answers_outlive_the_view(opened, address):
     page.go_back()
     page.wait_for_selector(".view-ask .answer-card")
     assert page.locator(".generated").all_inner_texts() == before
-    page.click("#language")
+    switch_language(page)
     assert page.locator(".generated").all_inner_texts() == before
     assert "回答" in page.inner_text(".output-head")

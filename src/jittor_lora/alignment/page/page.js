@@ -10,11 +10,12 @@
     root.lang = language === "zh" ? "zh-CN" : "en";
     document.title = document.querySelector("title").dataset[language];
   }
-  root.classList.add("scripted"); // shows the button, which does nothing without this script
+  root.classList.add("scripted", "arriving"); // shows the button, which does nothing without this script
   const known = remembered();
   const preferred = (navigator.languages || [navigator.language]).find((tag) => /^(en|zh)\b/i.test(tag)) || "en";
   show(known === "en" || known === "zh" ? known : preferred.slice(0, 2).toLowerCase());
   document.addEventListener("DOMContentLoaded", () => {
+    root.classList.remove("arriving");
     document.getElementById("language").addEventListener("click", () => {
       const next = root.lang === "en" ? "zh" : "en";
       show(next);
