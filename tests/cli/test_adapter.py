@@ -127,6 +127,15 @@ def test_combine(here, capsys):
                                    atol=1e-5)
 
 
+@pytest.mark.parametrize("weights", [[], ["--weights", "3", "3"]])
+def test_combine_to_the_mean(here, capsys, weights):
+    out = done(capsys, "combine", "one", "run", *weights, "--normalize", "--method", "cat", "--output", "mean")
+    assert out.startswith("mean: cat of 0.5 × one, 0.5 × run/adapter;")
+    made, *parts = [read_adapter_folder(here / folder).factors for folder in ("mean", "one", "run/adapter")]
+    for name, pair in made.items():
+        np.testing.assert_allclose(pair.delta(), (parts[0][name].delta() + parts[1][name].delta()) / 2, atol=1e-5)
+
+
 def test_combine_notes_other_bases(here, capsys):
     make(here / "other", base_model_name_or_path="gpt2-xl")
     assert main(["adapter", "combine", "one", "other", "--output", "both"]) == 0
@@ -144,6 +153,8 @@ def test_combined_names_are_whole_where_layers_were_chosen(here, capsys):
     (["combine", "one", "run"], "--output"),
     (["combine", "one", "run", "--output", "one"], "expected a new or empty folder"),
     (["combine", "one", "run", "--output", "x", "--weights", "1"], "--weights: expected 2, one per adapter"),
+    (["combine", "one", "run", "--output", "x", "--weights", "1", "-1", "--normalize"],
+     "--normalize: expected weights with a sum above 0, found 0"),
     (["combine", "one", "run", "--output", "x", "--weights", "1", "inf"], "expected a number, found 'inf'"),
     (["combine", "one", "run", "--output", "x", "--method", "ties"], "density: ties needs a number from 0 to 1"),
     (["combine", "one", "run", "--output", "x", "--method", "mean"], "invalid choice: 'mean'"),

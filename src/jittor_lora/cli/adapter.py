@@ -71,6 +71,8 @@ def add_parser(subparsers) -> None:
     combining.add_argument("--output", metavar="DIR", type=home_expanded, help="folder for the new adapter (required)")
     combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="one weight per adapter, possibly "
                            "negative (default: 1 each)")
+    combining.add_argument("--normalize", action="store_true", help="divide the weights by their sum; without "
+                           "--weights this gives the mean of the adapters")
     combining.add_argument("--method", choices=METHODS, default="svd", help="method (default: svd)")
     combining.add_argument("--density", metavar="X", type=_number, help="share of the values that pruning keeps; for "
                            "ties…, dare_… and magnitude_prune…")
@@ -195,6 +197,11 @@ def _combine(args: argparse.Namespace) -> int:
     weights = [1.0] * len(args.adapters) if args.weights is None else args.weights
     if len(weights) != len(args.adapters):
         raise UserError(f"--weights: expected {len(args.adapters)}, one per adapter, found {len(weights)}.")
+    if args.normalize:
+        total = math.fsum(weights)
+        if total <= 0:
+            raise UserError(f"--normalize: expected weights with a sum above 0, found {total:g}.")
+        weights = [weight / total for weight in weights]
     output = new_folder("--output", Path(args.output))
     from jittor_lora.tasks.adapter import combine_folders
     how = Combination(args.method, args.density, args.majority_sign, args.svd_rank, args.svd_clamp, args.seed)
