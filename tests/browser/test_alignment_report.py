@@ -86,7 +86,7 @@ def sent_slowly(content, size=4_000, seconds=0.005):
         thread.join()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [1280, 1440])
 def test_nothing_moves_while_the_page_arrives(chrome, address, width):
     content = Path(unquote(urlsplit(address).path)).read_bytes()
     context = chrome.new_context(viewport={"width": width, "height": 900})

@@ -71,8 +71,8 @@ def add_parser(subparsers) -> None:
     combining.add_argument("--output", metavar="DIR", type=home_expanded, help="folder for the new adapter (required)")
     combining.add_argument("--weights", metavar="W", nargs="+", type=_number, help="one weight per adapter, possibly "
                            "negative (default: 1 each)")
-    combining.add_argument("--normalize", action="store_true", help="divide the weights by their sum; without "
-                           "--weights this gives the mean of the adapters")
+    combining.add_argument("--normalize", action="store_true", help="divide the weights by their sum; with cat "
+                           "or svd and without --weights, this gives the mean of the updates")
     combining.add_argument("--method", choices=METHODS, default="svd", help="method (default: svd)")
     combining.add_argument("--density", metavar="X", type=_number, help="share of the values that pruning keeps; for "
                            "ties…, dare_… and magnitude_prune…")
