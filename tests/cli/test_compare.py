@@ -77,9 +77,10 @@ def test_a_name_given_several_times_is_one_system_with_several_seeds(made, tmp_p
     lora, full = comparison["runs"]
     assert (lora["name"], lora["systems"], lora["f1"]["mean"]) == ("lora", ["lora 1", "lora 2"], 37.5)
     assert (full["f1"]["mean"], full["f1_gain"]["mean"], lora["f1_gain"]) == (87.5, 50, None)
+    assert (full["f1_difference"]["mean"], lora["f1_difference"], full["unit"]) == (50, None, "paragraph")
     out = capsys.readouterr().out
-    assert "for new seeds on the same questions; gain: against lora" in out
-    assert "Means over runs" in report and "Gain: points above lora" in report
+    assert "gain: against lora, with 95 % intervals for new seeds on the same questions, and for new paragraphs" in out
+    assert "Means over runs" in report and "Gains of the means, in points above lora" in report
 
     comparison, _ = compare(made, tmp_path / "made", "--adapters", f"a={made / 'run'}", f"a={made / 'run'}", "--modes",
                             "greedy,extractive", "--max-new-tokens", 4, "--base", made / "base", "--limit", 4)

@@ -44,20 +44,49 @@ def test_the_interval_holds_the_mean_of_normal_runs_as_often_as_it_says():
     assert 0.935 < np.mean(held) < 0.965
 
 
-def test_runs_of_systems():
-    def run(name, right):
-        return System(name, score(REFERENCES, {f"q{i}": "x y" if i < right else "z" for i in range(100)}))
+def run(name, right):
+    return System(name, score(REFERENCES, {f"q{i}": "x y" if right(i) else "z" for i in range(100)}))
 
-    found = standings([run("full 1", 60), run("full 2", 62), run("other", 10), run("lora 1", 50), run("lora 2", 53)])
-    full, lora = runs_of(found, {"full": ["full 1", "full 2"], "lora": ["lora 1", "lora 2"]})
-    assert (full.f1.mean, full.f1.count, full.f1_gain) == (61, 2, None)
+
+def test_runs_of_systems():
+    systems = [run("full 1", lambda i: i < 60), run("full 2", lambda i: i < 62), run("other", lambda i: i < 10),
+               run("lora 1", lambda i: i < 50), run("lora 2", lambda i: i < 53)]
+    full, lora = runs_of(systems, {"full": ["full 1", "full 2"], "lora": ["lora 1", "lora 2"]})
+    assert (full.f1.mean, full.f1.count, full.f1_gain, full.f1_difference) == (61, 2, None, None)
     assert (lora.exact_match.mean, lora.exact_match_gain.mean) == (51.5, -9.5)
     assert lora.f1_gain == welch_difference(spread([60, 62]), spread([50, 53]))
     table = runs_table([full, lora]).splitlines()
-    assert table[2].split()[:4] == ["lora", "2", "51.50", "2.12"] and "-9.50" in table[2]
-    assert "for new seeds on the same questions; gain: against full" in table[3]
+    assert table[2].split()[:4] == ["lora", "2", "51.50", "2.12"]
+    assert table[3].endswith("for new seeds on the same questions")
+    assert [line.split()[0] for line in table[4:6]] == ["EM", "lora"] and table[5].count("-9.50") == 2
+    assert "against full" in table[6] and "new questions" in table[6]
     assert "gain" not in runs_table([full])
     assert json.loads(json.dumps(runs_json([full, lora])))[1]["f1"]["deviation"] == pytest.approx(1.5 * math.sqrt(2))
+    assert runs_of(systems, {}) == []
+
+
+def test_gains_on_new_questions_are_those_of_each_questions_mean_over_runs():
+    """Runs that agree in their means but not in their questions: seeds say that the gain is certain, questions that it
+    is not."""
+    before = [run("a 1", lambda i: i % 10 < 5), run("a 2", lambda i: i % 10 < 5)]
+    after = [run("b 1", lambda i: i % 10 > 3), run("b 2", lambda i: i % 10 > 3)]
+    _, gained = runs_of([*before, *after], {"a": ["a 1", "a 2"], "b": ["b 1", "b 2"]})
+    seeds, questions = gained.f1_gain, gained.f1_difference
+    assert seeds.mean == seeds.low == seeds.high == pytest.approx(10) and questions.mean == pytest.approx(10)
+    assert questions.low < 0 < 20 < questions.high and 0.1 < questions.p_value < 1
+    alone = standings([before[0], after[0]], seed=3)[1]
+    _, gained = runs_of([*before, *after], {"a": ["a 1", "a 2"], "b": ["b 1", "b 2"]}, seed=3)
+    assert gained.f1_difference == alone.f1 and gained.exact_match_difference == alone.exact_match
+
+
+def test_p_values_are_adjusted_for_the_number_of_systems():
+    rights = {"a": lambda i: i < 50, "b": lambda i: 10 <= i < 70, "c": lambda i: i < 51}
+    systems = [run(f"{name} {seed}", right) for name, right in rights.items() for seed in (1, 2)]
+    groups = {name: [f"{name} 1", f"{name} 2"] for name in rights}
+    _, alone = runs_of(systems, {name: groups[name] for name in "ab"})
+    _, together, _ = runs_of(systems, groups)
+    assert together.f1_difference.p_value == pytest.approx(2 * alone.f1_difference.p_value)
+    assert together.f1_gain == alone.f1_gain
 
 
 def test_the_chart_of_seeds_has_their_means_and_no_scale_of_numbers():

@@ -122,13 +122,20 @@ def _scores(report: Report) -> str:
 def _runs(found: Sequence[Runs]) -> str:
     if not found:
         return ""
-    heads = ["System", "Runs", "Exact match", "±", "F1", "±", "EM gain", "F1 gain"][: 8 if len(found) > 1 else 6]
     rows = [[_text(one.name), f"{one.f1.count}",
              *(cell for score in (one.exact_match, one.f1)
-               for cell in (_range(score.mean, (score.low, score.high)), f"{score.deviation:.2f}")),
-             *(_gain(gain) for gain in (one.exact_match_gain, one.f1_gain))][: len(heads)] for one in found]
-    gain = f" Gain: points above {found[0].name}." if len(found) > 1 else ""
-    return _table(f"Means over runs, in percent; ±: standard deviation of a run; {CLAIM}.{gain}", heads, rows)
+               for cell in (_range(score.mean, (score.low, score.high)), f"{score.deviation:.2f}"))] for one in found]
+    means = _table(f"Means over runs, in percent; ±: standard deviation of a run; {CLAIM}.",
+                   ["System", "Runs", "Exact match", "±", "F1", "±"], rows)
+    if len(found) == 1:
+        return means
+    units = f"new {found[0].unit}s"
+    rows = [[_text(one.name), *(cell for seeds, questions in ((one.exact_match_gain, one.exact_match_difference),
+                                                              (one.f1_gain, one.f1_difference))
+                                for cell in (_gain(seeds), *_difference(questions)))] for one in found[1:]]
+    return means + _table(f"Gains of the means, in points above {found[0].name}, with 95 % intervals for new seeds on "
+                          f"the same questions, and for {units} and these very runs; the p-values are of the latter.",
+                          ["System", "EM gain, new seeds", units, "p", "F1 gain, new seeds", units, "p"], rows)
 
 
 def _kinds(report: Report) -> str:

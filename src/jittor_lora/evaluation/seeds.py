@@ -2,7 +2,7 @@
 
 These intervals are about new seeds, with the same training data and the same questions. Those that resample
 paragraphs or articles (`bootstrap.py`) are about new questions for the very models that answered. Neither contains the
-other.
+other, so a difference between systems has both.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from jittor_lora.evaluation.bootstrap import CONFIDENCE, Estimate, student_quantile
+from jittor_lora.evaluation.bootstrap import CONFIDENCE, Difference, Estimate, student_quantile
 from jittor_lora.evaluation.compare import table
-from jittor_lora.evaluation.standings import Standing, interval
+from jittor_lora.evaluation.standings import interval, paired_differences, percentages, shown_difference
+from jittor_lora.evaluation.systems import System
 
 CLAIM = "95 % intervals by Student's t over the runs are for new seeds on the same questions"
 
@@ -54,41 +55,62 @@ class Runs:
 
     Attributes:
         systems: their names.
-        exact_match_gain, f1_gain: from the first system of several runs, in points; None for that one itself.
+        unit: what the intervals for new questions resample, see `units.py`.
+        exact_match_gain, f1_gain: from the first system of several runs, in points, with intervals for new seeds; None
+            for that one itself.
+        exact_match_difference, f1_difference: the same gains, of each question's mean over the runs, with intervals and
+            p-values for new units and these very runs; p-values are adjusted for the number of systems.
     """
 
     name: str
     systems: tuple[str, ...]
     exact_match: Spread
     f1: Spread
+    unit: str
     exact_match_gain: Estimate | None = None
     f1_gain: Estimate | None = None
+    exact_match_difference: Difference | None = None
+    f1_difference: Difference | None = None
 
 
-def runs_of(standings: Sequence[Standing], groups: Mapping[str, Sequence[str]]) -> list[Runs]:
-    """What the standings of single runs say about the systems they are runs of.
+def runs_of(systems: Sequence[System], groups: Mapping[str, Sequence[str]], seed: int = 0) -> list[Runs]:
+    """What single runs on the same questions say about the systems they are runs of.
 
     Args:
         groups: name of a system -> those of its runs, at least two.
+        seed: of the resamples.
     """
-    found: list[Runs] = []
-    metrics = {one.name: one.metrics for one in standings}
-    for name, members in groups.items():
-        scores = [spread([getattr(metrics[member], field) for member in members]) for field in ("exact_match", "f1")]
-        gains = [welch_difference(before, after) for before, after in zip((found[0].exact_match, found[0].f1), scores)
-                 ] if found else [None, None]
-        found.append(Runs(name, tuple(members), *scores, *gains))
+    if not groups:
+        return []
+    by_name = {system.name: system for system in systems}
+    members = {name: [by_name[run] for run in runs] for name, runs in groups.items()}
+    spreads = {name: [spread([getattr(run.score, field) for run in runs]) for field in ("exact_match", "f1")]
+               for name, runs in members.items()}
+    first, *others = members
+    units = members[first][0].score.units
+    differences = zip(*(paired_differences(percentages(members[first], field),
+                                           [percentages(members[name], field) for name in others], units, seed)
+                        for field in ("em", "f1")))
+    found = [Runs(first, tuple(groups[first]), *spreads[first], units.name)]
+    for name, both in zip(others, differences):
+        gains = map(welch_difference, spreads[first], spreads[name])
+        found.append(Runs(name, tuple(groups[name]), *spreads[name], units.name, *gains, *both))
     return found
 
 
 def runs_table(found: Sequence[Runs]) -> str:
     """As a table for the terminal."""
-    rows = [("", "runs", "EM", "±", "95 %", "F1", "±", "95 %", "EM gain", "95 %", "F1 gain", "95 %")]
-    rows += [(one.name, f"{one.f1.count}", *shown(one.exact_match), *shown(one.f1), *_gain(one.exact_match_gain),
-              *_gain(one.f1_gain)) for one in found]
-    rows = rows if len(found) > 1 else [row[:8] for row in rows]
-    against = f"; gain: against {found[0].name}" if len(found) > 1 else ""
-    return f"{table(rows)}\nmeans over runs ± standard deviation of a run, in percent; {CLAIM}{against}"
+    rows = [("", "runs", "EM", "±", "95 %", "F1", "±", "95 %")]
+    rows += [(one.name, f"{one.f1.count}", *shown(one.exact_match), *shown(one.f1)) for one in found]
+    lines = [table(rows), f"means over runs ± standard deviation of a run, in percent; {CLAIM}"]
+    if len(found) > 1:
+        seeds, units = "new seeds", f"new {found[0].unit}s"
+        rows = [("", "EM gain", seeds, units, "p", "F1 gain", seeds, units, "p")]
+        rows += [(one.name, *_gain(one.exact_match_gain, one.exact_match_difference),
+                  *_gain(one.f1_gain, one.f1_difference)) for one in found[1:]]
+        lines += [table(rows), f"gain: against {found[0].name}, with 95 % intervals for new seeds on the same "
+                  f"questions, and for {units} and these very runs; p is of the latter"]
+    return "\n".join(lines)
 
 
 def runs_json(found: Sequence[Runs]) -> list[dict[str, Any]]:
@@ -100,8 +122,8 @@ def shown(found: Spread) -> tuple[str, str, str]:
     return f"{found.mean:.2f}", f"{found.deviation:.2f}", interval(found.low, found.high)
 
 
-def _gain(found: Estimate | None) -> tuple[str, str]:
-    return ("", "") if found is None else (f"{found.mean:+.2f}", interval(found.low, found.high, "+"))
+def _gain(seeds: Estimate, questions: Difference) -> tuple[str, str, str, str]:
+    return f"{seeds.mean:+.2f}", interval(seeds.low, seeds.high, "+"), *shown_difference(questions)[1:]
 
 
 @functools.lru_cache(maxsize=256)

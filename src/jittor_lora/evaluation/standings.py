@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import Difference, holm, paired_difference
@@ -13,6 +15,7 @@ from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.scoring import QuestionScore, same_rule
 from jittor_lora.evaluation.systems import System
 from jittor_lora.evaluation.text import TextScore
+from jittor_lora.evaluation.units import Units
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,26 @@ def standings(systems: Sequence[System], seed: int = 0) -> list[Standing]:
         if [q.id for q in system.score.per_question] != [q.id for q in first.score.per_question]:
             raise UserError(f"{first.name} and {system.name} were scored on different questions.")
     same_rule({system.name: system.score.scoring for system in systems})
-    differences = {field: _differences(first, others, field, seed) for field in ("em", "f1")}
+    differences = {field: paired_differences(percentages([first], field), [percentages([one], field) for one in others],
+                                             first.score.units, seed) for field in ("em", "f1")}
     return [Standing(first.name, summarize(first.score, seed)),
             *(Standing(system.name, summarize(system.score, seed), exact_match, f1,
                        _won(first.score.per_question, system.score.per_question),
                        _won(system.score.per_question, first.score.per_question))
               for system, exact_match, f1 in zip(others, differences["em"], differences["f1"]))]
+
+
+def percentages(runs: Sequence[System], field: str) -> np.ndarray:
+    """(questions,): "em" or "f1" of each question in percent, the mean over `runs`, which answered the same ones."""
+    return 100 * np.mean([[getattr(question, field) for question in run.score.per_question] for run in runs], axis=0)
+
+
+def paired_differences(first: np.ndarray, others: Sequence[np.ndarray], units: Units | None,
+                       seed: int = 0) -> list[Difference]:
+    """Each of `others` less `first`, values (questions,) in percent; p-values are adjusted for their number."""
+    found = [paired_difference(first, other, units, largest=100, seed=seed) for other in others]
+    return [replace(difference, p_value=p)
+            for difference, p in zip(found, holm([difference.p_value for difference in found]))]
 
 
 def standings_table(found: Sequence[Standing]) -> str:
@@ -63,7 +80,7 @@ def standings_table(found: Sequence[Standing]) -> str:
     for one in found:
         rows.append((one.name, f"{one.metrics.exact_match:.2f}", interval(*one.metrics.exact_match_interval),
                      f"{one.metrics.f1:.2f}", interval(*one.metrics.f1_interval),
-                     *_shown(one.exact_match), *_shown(one.f1),
+                     *shown_difference(one.exact_match), *shown_difference(one.f1),
                      *((f"{one.gained:,}", f"{one.lost:,}") if one.f1 else ("", ""))))
     sample = found[0].metrics
     lines = [table(rows), f"{sample.sample}, scores in percent; {sample.claim}; gain, won and lost: against "
@@ -95,22 +112,14 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _differences(first: System, others: Sequence[System], field: str, seed: int) -> list[Difference]:
-    def values(system: System) -> list[float]:
-        return [100 * getattr(question, field) for question in system.score.per_question]
-
-    found = [paired_difference(values(first), values(system), first.score.units, largest=100, seed=seed)
-             for system in others]
-    adjusted = holm([difference.p_value for difference in found])
-    return [Difference(difference.mean, difference.low, difference.high, p)
-            for difference, p in zip(found, adjusted)]
 
 
 def _won(before: Sequence[QuestionScore], after: Sequence[QuestionScore]) -> int:
     return sum(new.em > old.em for old, new in zip(before, after))
 
 
-def _shown(difference: Difference | None) -> tuple[str, str, str]:
+def shown_difference(difference: Difference | None) -> tuple[str, str, str]:
+    """The difference, its interval, and its p-value."""
     if difference is None:
         return "", "", ""
     return f"{difference.mean:+.2f}", interval(difference.low, difference.high, "+"), p_value(difference.p_value)

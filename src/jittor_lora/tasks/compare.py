@@ -141,7 +141,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         print(left_out)
 
     items, found = items_of(questions), standings(systems, seed)
-    over_runs = runs_of(found, runs)
+    over_runs = runs_of(systems, runs, seed)
     kinds = {system.name: breakdowns(items, system.score, seed) for system in systems}
     texts = {} if isinstance(questions, SquadData) else {
         system.name: scores_by_group(references, _predictions(system), groups_of(questions), seed, evaluated_as)
