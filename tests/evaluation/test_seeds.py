@@ -58,8 +58,8 @@ def test_runs_of_systems():
     table = runs_table([full, lora]).splitlines()
     assert table[2].split()[:4] == ["lora", "2", "51.50", "2.12"]
     assert table[3].endswith("for new seeds on the same questions")
-    assert [line.split()[0] for line in table[4:6]] == ["EM", "lora"] and table[5].count("-9.50") == 2
-    assert "against full" in table[6] and "new questions" in table[6]
+    assert [line.split()[0] for line in table[5:7]] == ["EM", "lora"] and table[6].count("-9.50") == 2
+    assert "against full" in table[7] and "new questions" in table[7]
     assert "gain" not in runs_table([full])
     assert json.loads(json.dumps(runs_json([full, lora])))[1]["f1"]["deviation"] == pytest.approx(1.5 * math.sqrt(2))
     assert runs_of(systems, {}) == []

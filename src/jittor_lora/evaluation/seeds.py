@@ -108,7 +108,7 @@ def runs_table(found: Sequence[Runs]) -> str:
         rows = [("", "EM gain", seeds, units, "p", "F1 gain", seeds, units, "p")]
         rows += [(one.name, *_gain(one.exact_match_gain, one.exact_match_difference),
                   *_gain(one.f1_gain, one.f1_difference)) for one in found[1:]]
-        lines += [table(rows), f"gain: against {found[0].name}, with 95 % intervals for new seeds on the same "
+        lines += ["", table(rows), f"gain: against {found[0].name}, with 95 % intervals for new seeds on the same "
                   f"questions, and for {units} and these very runs; p is of the latter"]
     return "\n".join(lines)
 
