@@ -144,6 +144,26 @@ def test_texts_with_references_have_their_scores(tmp_path):
     assert "Text scores" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_text_scores_of_several_seeds_have_means_and_deviations(tmp_path, capsys):
+    lines = [json.dumps({"prompt": f"p{i}", "completion": "a b c d"}) for i in range(4)]
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines))
+    texts = ["a b c d", "a b x d", "a b c d"]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.json").write_text(json.dumps({str(i): text for i in range(1, 5)}))
+    assert main(["compare", f"low={tmp_path / '0.json'}", f"low={tmp_path / '1.json'}", f"high={tmp_path / '0.json'}",
+                 f"high={tmp_path / '2.json'}", str(tmp_path / "1.json"), "--data", str(tmp_path / "dev.jsonl"),
+                 "--output", str(tmp_path / "out")]) == 0
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    first, second = (comparison["text_scores"][f"low {number}"]["ROUGE-L (E2E)"]["value"] for number in (1, 2))
+    low, high = (comparison["text_scores_runs"][name]["all"]["ROUGE-L (E2E)"] for name in ("low", "high"))
+    assert first == 100 and low["mean"] == pytest.approx((first + second) / 2)
+    assert low["deviation"] == pytest.approx((first - second) / 2 ** 0.5) and low["count"] == 2
+    assert (high["mean"], high["deviation"]) == (100, 0)
+    said = "95 % intervals by Student's t over the runs are for new seeds on the same prompts"
+    assert "means over runs ± standard deviation of a run; " + said in capsys.readouterr().out
+    assert "new seeds on the same prompts." in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_texts_of_webnlg_are_scored_by_group(tmp_path, capsys):
     def entry(number, category, text):
         triple = {"subject": f"S{number}", "property": "p", "object": "o"}

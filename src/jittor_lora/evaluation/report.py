@@ -14,7 +14,7 @@ from jittor_lora.evaluation.breakdown import Group
 from jittor_lora.evaluation.duplicates import Duplicates
 from jittor_lora.evaluation.html_page import Chart, figure, filled, json_in_script
 from jittor_lora.evaluation.items import Item
-from jittor_lora.evaluation.seeds import CLAIM, Runs
+from jittor_lora.evaluation.seeds import CLAIM, TEXT_CLAIM, Runs, Spread, text_rows
 from jittor_lora.evaluation.standings import Standing, interval, p_value
 from jittor_lora.evaluation.systems import System
 from jittor_lora.evaluation.text import TextScore
@@ -36,6 +36,7 @@ class Report:
         charts: scores.
         curves: losses of the runs that trained the systems.
         runs: means over the systems that are runs of one.
+        text_runs: their text scores, see `seeds.text_spreads`.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Report:
     charts: Sequence[Chart] = ()
     curves: Sequence[Chart] = ()
     runs: Sequence[Runs] = ()
+    text_runs: Mapping[str, Mapping[str, Mapping[str, Spread]]] = field(default_factory=dict)
 
 
 def write_report(path: str | os.PathLike, report: Report) -> None:
@@ -123,8 +125,7 @@ def _runs(found: Sequence[Runs]) -> str:
     if not found:
         return ""
     rows = [[_text(one.name), f"{one.f1.count}",
-             *(cell for score in (one.exact_match, one.f1)
-               for cell in (_range(score.mean, (score.low, score.high)), f"{score.deviation:.2f}"))] for one in found]
+             *_spread(one.exact_match), *_spread(one.f1)] for one in found]
     means = _table(f"Means over runs, in percent; ±: standard deviation of a run; {CLAIM}.",
                    ["System", "Runs", "Exact match", "±", "F1", "±"], rows)
     if len(found) == 1:
@@ -168,7 +169,16 @@ def _texts(report: Report) -> str:
             rows.append([_text(name), *(one.shown for one in found), _text(found[0].note)])
     heads = ["Score", *(system.name for system in report.systems), "How"]
     return _table("BLEU, ROUGE, METEOR and TER in percent; CIDEr from 0 to 10. TER counts edits: lower is better. "
-                  "95 % intervals are for new prompts.", heads, rows, text_columns=(len(heads) - 1,))
+                  "95 % intervals are for new prompts.", heads, rows,
+                  text_columns=(len(heads) - 1,)) + _text_runs(report.text_runs)
+
+
+def _text_runs(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> str:
+    if not found:
+        return ""
+    rows = [[_text(label), *(cell for one in spreads for cell in _spread(one))] for label, spreads in text_rows(found)]
+    return _table(f"Means over runs; ±: standard deviation of a run; {TEXT_CLAIM}.",
+                  ["Score", *(head for name in found for head in (name, "±"))], rows)
 
 
 def _duplicates(found: Duplicates | None) -> str:
@@ -214,6 +224,12 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], te
 
 def _range(value: float, ends: tuple[float, float]) -> str:
     return f'{value:.2f} <span class="range">{interval(*ends)}</span>'
+
+
+def _spread(spread: Spread | None) -> tuple[str, str]:
+    if spread is None:
+        return "absent", ""
+    return _range(spread.mean, (spread.low, spread.high)), f"{spread.deviation:.2f}"
 
 
 def _gain(gain: Estimate | Difference | None) -> str:

@@ -18,8 +18,12 @@ from jittor_lora.evaluation.bootstrap import CONFIDENCE, Difference, Estimate, s
 from jittor_lora.evaluation.compare import table
 from jittor_lora.evaluation.standings import interval, paired_differences, percentages, shown_difference
 from jittor_lora.evaluation.systems import System
+from jittor_lora.evaluation.text import TextScore
+
+ScoredTexts = Mapping[str, Mapping[str, Mapping[str, TextScore]]]  # system -> group of prompts -> name
 
 CLAIM = "95 % intervals by Student's t over the runs are for new seeds on the same questions"
+TEXT_CLAIM = CLAIM.replace("questions", "prompts")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,38 @@ def runs_table(found: Sequence[Runs]) -> str:
         lines += ["", table(rows), f"gain: against {found[0].name}, with 95 % intervals for new seeds on the same "
                   f"questions, and for {units} and these very runs; p is of the latter"]
     return "\n".join(lines)
+
+
+def text_spreads(texts: ScoredTexts, groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, dict[str, Spread]]]:
+    """System -> group of prompts -> name of a text score -> its spread over the runs; without scores that a run lacks.
+
+    Args:
+        texts: of each run.
+        groups: name of a system -> those of its runs, at least two.
+    """
+    found: dict[str, dict[str, dict[str, Spread]]] = {}
+    for name, runs in groups.items():
+        found[name] = {}
+        for group, scores in texts[runs[0]].items():
+            values = {score: [texts[run][group][score].value for run in runs] for score in scores}
+            found[name][group] = {score: spread(own) for score, own in values.items() if None not in own}
+    return found
+
+
+def text_runs_table(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> str:
+    """As a table for the terminal."""
+    rows = [("", *(cell for name in found for cell in (name, "±", "95 %")))]
+    rows += [(label, *(cell for one in spreads for cell in (shown(one) if one else ("absent", "", ""))))
+             for label, spreads in text_rows(found)]
+    return f"{table(rows)}\nmeans over runs ± standard deviation of a run; {TEXT_CLAIM}"
+
+
+def text_rows(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> list[tuple[str, list[Spread | None]]]:
+    """(name of a score, with the group of prompts if there are several; its spread for each system, None if absent)."""
+    groups = next(iter(found.values()))
+    names = {(group, name): f"{name}, {group}" if len(groups) > 1 else name
+             for scores in found.values() for group, own in scores.items() for name in own}
+    return [(label, [scores[group].get(name) for scores in found.values()]) for (group, name), label in names.items()]
 
 
 def runs_json(found: Sequence[Runs]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
-from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table
+from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table, text_runs_table, text_spreads
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table, text_table
 from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
 from jittor_lora.evaluation.text import (
@@ -146,6 +146,7 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     texts = {} if isinstance(questions, SquadData) else {
         system.name: scores_by_group(references, _predictions(system), groups_of(questions), seed, evaluated_as)
         for system in systems}
+    text_runs = text_spreads(texts, runs) if texts else {}
     shared = duplicates(training, items) if training is not None else None
     write_json(folder / "comparison.json", {
         "data": questions.path, "questions": len(references), "left_out": asked - len(references), "seed": seed,
@@ -158,6 +159,8 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "text_scores_by_group": {name: {group: _listed(own) for group, own in scores.items() if group != ALL}
                                  for name, scores in texts.items()},
         "text_scores_interval": INTERVAL if texts else None,
+        "text_scores_runs": {name: {group: {score: asdict(one) for score, one in own.items()}
+                                    for group, own in scores.items()} for name, scores in text_runs.items()},
         "duplicates": vars(shared) if shared else None,
         "extremes": {system.name: _extremes(system) for system in systems}})
     look = {"language": language, "font": font}
@@ -175,11 +178,13 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
     title = title or f"Comparison: {', '.join(system.name for system in systems)}"
     summary = f"{Path(questions.path).name}: {describe_data(questions)}{'. ' if left_out else ''}{left_out}"
     write_report(report, Report(title, summary, items, systems, found, kinds, texts, shared, charts, curves,
-                                over_runs))
+                                over_runs, text_runs))
     print(rule_line(scoring, rule))
     print(standings_table(found))
     if texts:
         print(f"\n{text_table(texts)}")
+    if text_runs:
+        print(f"\n{text_runs_table(text_runs)}")
     if over_runs:
         print(f"\n{runs_table(over_runs)}")
     for system in systems:
