@@ -12,9 +12,18 @@ from evaluation.test_standings import REFERENCES
 from jittor_lora.evaluation.curve_chart import curve_chart
 from jittor_lora.evaluation.metrics import Metrics
 from jittor_lora.evaluation.scoring import score
-from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table, spread, welch_difference
+from jittor_lora.evaluation.seeds import (
+    runs_json,
+    runs_of,
+    runs_table,
+    spread,
+    text_runs_table,
+    text_spreads,
+    welch_difference,
+)
 from jittor_lora.evaluation.standings import standings
 from jittor_lora.evaluation.systems import System
+from jittor_lora.evaluation.text import TextScore
 
 
 def test_student_and_welch_by_tables():
@@ -87,6 +96,16 @@ def test_p_values_are_adjusted_for_the_number_of_systems():
     _, together, _ = runs_of(systems, groups)
     assert together.f1_difference.p_value == pytest.approx(2 * alone.f1_difference.p_value)
     assert together.f1_gain == alone.f1_gain
+
+
+def test_a_text_score_that_a_run_lacks_is_absent():
+    texts = {name: {"all": {"BLEU": TextScore(value, ""), "METEOR": TextScore(meteor, "")}}
+             for name, value, meteor in (("a 1", 50.0, None), ("a 2", 52.0, 30.0), ("b 1", 40.0, 31.0),
+                                         ("b 2", 40.0, 33.0))}
+    found = text_spreads(texts, {"a": ["a 1", "a 2"], "b": ["b 1", "b 2"]})
+    assert found["a"]["all"] == {"BLEU": spread([50, 52])} and found["b"]["all"]["METEOR"] == spread([31, 33])
+    bleu, meteor = (line.split() for line in text_runs_table(found).splitlines()[1:3])
+    assert bleu[:3] == ["BLEU", "51.00", "1.41"] and meteor[:3] == ["METEOR", "absent", "32.00"]
 
 
 def test_the_chart_of_seeds_has_their_means_and_no_scale_of_numbers():

@@ -14,7 +14,7 @@ from jittor_lora.evaluation.breakdown import Group
 from jittor_lora.evaluation.duplicates import Duplicates
 from jittor_lora.evaluation.html_page import Chart, figure, filled, json_in_script
 from jittor_lora.evaluation.items import Item
-from jittor_lora.evaluation.seeds import CLAIM, TEXT_CLAIM, Runs, Spread, text_rows
+from jittor_lora.evaluation.seeds import CLAIM, TEXT_CLAIM, Runs, Spread, TextSpreads, text_rows
 from jittor_lora.evaluation.standings import Standing, interval, p_value
 from jittor_lora.evaluation.systems import System
 from jittor_lora.evaluation.text import TextScore
@@ -50,7 +50,7 @@ class Report:
     charts: Sequence[Chart] = ()
     curves: Sequence[Chart] = ()
     runs: Sequence[Runs] = ()
-    text_runs: Mapping[str, Mapping[str, Mapping[str, Spread]]] = field(default_factory=dict)
+    text_runs: TextSpreads = field(default_factory=dict)
 
 
 def write_report(path: str | os.PathLike, report: Report) -> None:
@@ -173,7 +173,7 @@ def _texts(report: Report) -> str:
                   text_columns=(len(heads) - 1,)) + _text_runs(report.text_runs)
 
 
-def _text_runs(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> str:
+def _text_runs(found: TextSpreads) -> str:
     if not found:
         return ""
     rows = [[_text(label), *(cell for one in spreads for cell in _spread(one))] for label, spreads in text_rows(found)]

@@ -34,6 +34,10 @@ class Spread(Estimate):
     count: int
 
 
+# system -> group of prompts -> name of a text score
+TextSpreads = Mapping[str, Mapping[str, Mapping[str, Spread]]]
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and interval m ± t · s / √n of at least two runs, whose values are taken as normally distributed."""
     middle, deviation = mean(values), stdev(values)
@@ -117,7 +121,7 @@ def runs_table(found: Sequence[Runs]) -> str:
     return "\n".join(lines)
 
 
-def text_spreads(texts: ScoredTexts, groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, dict[str, Spread]]]:
+def text_spreads(texts: ScoredTexts, groups: Mapping[str, Sequence[str]]) -> TextSpreads:
     """System -> group of prompts -> name of a text score -> its spread over the runs; without scores that a run lacks.
 
     Args:
@@ -133,7 +137,7 @@ def text_spreads(texts: ScoredTexts, groups: Mapping[str, Sequence[str]]) -> dic
     return found
 
 
-def text_runs_table(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> str:
+def text_runs_table(found: TextSpreads) -> str:
     """As a table for the terminal."""
     rows = [("", *(cell for name in found for cell in (name, "±", "95 %")))]
     rows += [(label, *(cell for one in spreads for cell in (shown(one) if one else ("absent", "", ""))))
@@ -141,7 +145,7 @@ def text_runs_table(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> 
     return f"{table(rows)}\nmeans over runs ± standard deviation of a run; {TEXT_CLAIM}"
 
 
-def text_rows(found: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> list[tuple[str, list[Spread | None]]]:
+def text_rows(found: TextSpreads) -> list[tuple[str, list[Spread | None]]]:
     """(name of a score, with the group of prompts if there are several; its spread for each system, None if absent)."""
     groups = next(iter(found.values()))
     names = {(group, name): f"{name}, {group}" if len(groups) > 1 else name
