@@ -172,11 +172,12 @@ def test_a_signal_ends_both(files, tmp_path, number):
     assert (out / "jittor/facts.json").is_file() and not (out / "pytorch").exists()
 
 
-def test_our_side_is_interrupted(files, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("at", [1, 2])  # the second, and the last
+def test_our_side_is_interrupted(files, tmp_path, monkeypatch, capsys, at):
     from jittor_lora.training.schedule import learning_rate
 
     def interrupted(step, **others):
-        if step == 1:
+        if step == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return learning_rate(step, **others)
 

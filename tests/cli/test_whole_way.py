@@ -14,6 +14,7 @@ import tiny
 from jittor_lora.cli.main import main
 from jittor_lora.errors import UserError
 from jittor_lora.model import causal_lm
+from jittor_lora.training.optimizer import AdamW
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,58 @@ def test_ctrl_c(verb, seen, arguments, run, monkeypatch):
     assert process.returncode == 130 and out == "", rest
     goes_on = "To continue, run the same command again.\n" if verb == "quickstart" else ""
     assert rest.endswith("\nInterrupted.\n" + goes_on) and "Traceback" not in rest
+
+
+def interrupted_at(step: int, inner):
+    """An optimiser's step, with Ctrl-C during that one."""
+    def stepped(self, *arguments):
+        inner(self, *arguments)
+        if self.steps == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return stepped
+
+
+@pytest.mark.parametrize("step", [3, 5])  # one, and the last
+def test_quickstart_ends_at_ctrl_c_and_continues(step, run, tmp_path, monkeypatch, capsys):
+    def quickstart(name: str) -> tuple[int, str]:
+        code = main(["quickstart", "--base", str(run / "base"), "--data", str(run / "train.json"), "--dev",
+                     str(run / "dev.json"), "--max-steps", "5", "--output", str(tmp_path / name)])
+        return code, capsys.readouterr().err
+
+    assert quickstart("whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", interrupted_at(step, AdamW.step))
+        code, err = quickstart("parts")
+    assert code == 130 and "3/4" not in err
+    assert err.endswith("\nInterrupted.\nTo continue, run the same command again.\n")
+    assert quickstart("parts")[0] == 0 and not (tmp_path / "parts-2").exists()
+    one, other = (json.loads((tmp_path / name / "evaluation/adapter/predictions.json").read_text())
+                  for name in ("whole", "parts"))
+    assert one == other
+    assert quickstart("parts")[0] == 0 and (tmp_path / "parts-2/plots/scores.svg").is_file()
+
+
+def test_a_quickstart_interrupted_after_its_training_continues(run, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    arguments = ["quickstart", "--base", str(run / "base"), "--data", str(run / "train.json"), "--dev",
+                 str(run / "dev.json"), "--max-steps", "5", "--output", str(tmp_path / "quick")]
+    with monkeypatch.context() as patch:
+        patch.setattr("jittor_lora.tasks.quickstart.score_chart", interrupted)
+        assert main(arguments) == 130
+    assert main(arguments) == 0 and "resuming the interrupted run" in capsys.readouterr().err
+    assert not (tmp_path / "quick-2").exists() and (tmp_path / "quick/plots/scores.png").is_file()
+
+
+def test_a_curve_ends_at_ctrl_c_in_the_last_step_of_a_run(run, tmp_path, monkeypatch, capsys):
+    arguments = ["curve", "--base", str(run / "base"), "--data", str(run / "train.json"), "--dev",
+                 str(run / "dev.json"), "--over", "rank", "--points", "2,4", "--max-steps", "3", "--output",
+                 str(tmp_path / "curve")]
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", interrupted_at(3, AdamW.step))
+        assert main(arguments) == 130
+    assert len(list((tmp_path / "curve").rglob("summary.json"))) == 1
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "curve").rglob("summary.json"))) == 2

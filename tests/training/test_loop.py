@@ -352,7 +352,8 @@ def test_checkpoints_are_saved_at_intervals_and_at_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_the_step_and_saves(tmp_path, number):
+@pytest.mark.parametrize("steps, reason", [(9, "interrupted"), (2, "finished")])
+def test_an_interruption_ends_the_step_and_saves(tmp_path, number, steps, reason):
     before = signal.getsignal(number)
 
     class Interrupting(AdamW):
@@ -361,11 +362,16 @@ def test_an_interruption_ends_the_step_and_saves(tmp_path, number):
             if self.steps == 2:
                 signal.raise_signal(number)
 
-    config = settings(max_steps=9)
+    config = settings(max_steps=steps)
     model, adapter = adapted(config)
     run = Run(tmp_path, config, GROUPS, (), model, adapter, Interrupting(adapter.parameters()))
-    assert (run.outcome.reason, run.progress.step, run.saved, len(run.losses)) == ("interrupted", 2, [2], 2)
-    assert signal.getsignal(number) is before
+    assert (run.outcome.reason, run.progress.step, run.saved, len(run.losses)) == (reason, 2, [2], 2)
+    assert run.outcome.signal == number and signal.getsignal(number) is before
+
+
+def test_an_interruption_while_the_last_checkpoint_is_saved(tmp_path):
+    run = Run(tmp_path, settings(max_steps=2), GROUPS, save=lambda progress: signal.raise_signal(signal.SIGINT))
+    assert (run.outcome.reason, run.progress.step, run.outcome.signal) == ("finished", 2, signal.SIGINT)
 
 
 def test_a_second_interruption_does_not_wait():

@@ -124,7 +124,7 @@ def trained(run: RunConfig) -> Session:
         session.load_adapter(folder / PRODUCTS["lora"])
     else:
         ended = train(run, (folder / SETTINGS_FILE).is_file(), session)
-        if ended["ended"] == "interrupted":
+        if "signal" in ended:
             raise Stopped(ended["signal"])
     return session
 

@@ -29,6 +29,7 @@ from jittor_lora.tasks.run_folder import EVALUATION, SETTINGS_FILE, SUMMARY_FILE
 from jittor_lora.tasks.train import subset, train
 
 SHOWN_ANSWERS = 6
+LAST_WRITTEN = Path("plots", "scores.svg")
 
 
 def quickstart(config: RunConfig) -> None:
@@ -37,7 +38,7 @@ def quickstart(config: RunConfig) -> None:
     An interrupted quickstart continues when it is called again with the same settings.
 
     Raises:
-        Stopped: the training was interrupted, and has saved.
+        Stopped: a signal asked the training to end, and it has saved.
         UserError: another process is at work in the folder, or something that the user can fix.
     """
     missing = [name for name in ("data", "dev", "output") if getattr(config, name) is None]
@@ -68,7 +69,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     before = scored(session, questions, folder / EVALUATION / "base", config.seed)
     say(f"2/4  Training in {folder}")
     ended = train(config, resume, session)
-    if ended["ended"] == "interrupted":
+    if "signal" in ended:
         raise Stopped(ended["signal"])
     say("3/4  Answering the same questions with the adapter")
     after = score_and_write(Generator(session.model, session.tokenizer), questions, folder / EVALUATION / "adapter",
@@ -76,7 +77,7 @@ def _quickstart(config: RunConfig, folder: Path, resume: bool) -> None:
     say("4/4  Drawing")
     pictures = save_chart(loss_chart(read_run_losses(folder)), folder / "plots" / "loss")
     systems = [("base", summarize(before, config.seed)), ("adapter", summarize(after, config.seed))]
-    pictures += save_chart(score_chart(systems), folder / "plots" / "scores")
+    pictures += save_chart(score_chart(systems), folder / LAST_WRITTEN.with_suffix(""))
 
     print(answers_shown(data, before, after, config.seed))
     print(comparison_table(before, after, seed=config.seed))
@@ -93,7 +94,7 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
     """The folder to work in, and whether to resume an interrupted run in it."""
     number, folder = 1, Path(config.output)
     while folder.exists():
-        if (folder / SETTINGS_FILE).is_file() and not (folder / SUMMARY_FILE).is_file():
+        if (folder / SETTINGS_FILE).is_file() and not _finished(folder):
             earlier = RunConfig.resolve(str(folder / SETTINGS_FILE))
             same = earlier == config.model_copy(update={"output": str(folder), "threads": earlier.threads})
         else:
@@ -108,6 +109,12 @@ def run_folder(config: RunConfig) -> tuple[Path, bool]:
     if number > 1:
         say(f"{config.output} holds another run; this one goes to {folder}.")
     return folder, False
+
+
+def _finished(folder: Path) -> bool:
+    """Whether nothing is left to do in `folder`: all of a quickstart is there, or a run of another command."""
+    trained = (folder / SUMMARY_FILE).is_file()
+    return trained and (not (folder / EVALUATION / "base").is_dir() or (folder / LAST_WRITTEN).is_file())
 
 
 def scored(session: Session, questions: Questions, folder: Path, seed: int) -> SquadScore:

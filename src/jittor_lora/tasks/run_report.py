@@ -43,7 +43,7 @@ def introduction(session: Session, method: Method, train: tuple[Data, LengthRepo
 
 def summarize(outcome: Outcome, session: Session, method: Method, report: LengthReport,
               cost: Cost) -> dict[str, Any]:
-    """The values of summary.json; an interrupted run also has its signal."""
+    """The values of summary.json; a run that a signal asked to end also has that signal."""
     progress = outcome.progress
     validated = math.isfinite(progress.best_loss)
     return {
@@ -60,7 +60,7 @@ def summarize(outcome: Outcome, session: Session, method: Method, report: Length
         "adapter": method.summary(),
         "training_examples": report.kept,
         **cost.values(),
-        **({"signal": outcome.signal} if outcome.reason == "interrupted" else {}),
+        **({"signal": outcome.signal} if outcome.signal is not None else {}),
     }
 
 

@@ -68,7 +68,7 @@ def train(
     if progress.stalled(config.patience):  # a run that stopped early is resumed
         return Outcome(progress, "early stop", total)
 
-    reason, signal = "finished", None
+    reason = "finished"
     with interruption_noticed(ranks) as interrupted:
         for number, batch in steps_from(progress.step, total, groups, config):
             started = time.perf_counter()
@@ -92,11 +92,11 @@ def train(
                 validate()
             if progress.stalled(config.patience):
                 reason = "early stop"
-            elif not last and (signal := interrupted()):
+            elif not last and interrupted():
                 reason = "interrupted"
             if last or reason != "finished" or due(progress.step, config.save_every):
                 log.sync()
                 save(progress)
             if reason != "finished":
                 break
-    return Outcome(progress, reason, total, signal)
+        return Outcome(progress, reason, total, interrupted())

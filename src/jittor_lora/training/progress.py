@@ -55,7 +55,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `reason` is "finished", "early stop" or "interrupted", the last by `signal`."""
+    """How a run ended: `reason` is "finished", "early stop" or "interrupted".
+
+    `signal` is the one that asked it to end, if any did. One that came in the last step changes nothing here, but
+    whoever called should not go on.
+    """
 
     progress: Progress
     reason: str
