@@ -25,7 +25,7 @@ from jittor_lora.settings.run import RunConfig
 from jittor_lora.system import runtime
 from jittor_lora.tasks.train import train
 
-STEPS, SAVE_EVERY = 60, 3
+STEPS, SAVE_EVERY = 100, 3
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 FILES = ("train_loss.txt", "val_loss.txt", "adapter/adapter_model.safetensors", "best/adapter_model.safetensors")
 
