@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jittor_lora.cli.main import main
+from jittor_lora.data.prompting import Prompting
+from jittor_lora.data.template import Template
 from jittor_lora.formats.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_folder, write_adapter_folder
+from jittor_lora.formats.prompting import read_prompting, write_prompting
 from jittor_lora.lora.combine import Factors
 
 SETTINGS = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "gpt2", "r": 3, "lora_alpha": 6,
@@ -134,6 +138,21 @@ def test_combine_to_the_mean(here, capsys, weights):
     made, *parts = [read_adapter_folder(here / folder).factors for folder in ("mean", "one", "run/adapter")]
     for name, pair in made.items():
         np.testing.assert_allclose(pair.delta(), (parts[0][name].delta() + parts[1][name].delta()) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("records, expected", [
+    (({}, {}), {}), (({"label_smoothing": 0.1}, {"label_smoothing": 0.1}), {"label_smoothing": 0.1}),
+    (({"label_smoothing": 0.2}, {}), {"label_smoothing": 0.1}), (({"template": "{context} {question}"}, {}), None),
+    ((None, {}), None), ((None, None), None)])
+def test_combine_keeps_what_the_adapters_have_learnt_alike(here, capsys, records, expected):
+    """Of label smoothing, the mean."""
+    for folder, record in zip(("one", "run/adapter"), records):
+        if record is not None:
+            write_prompting(here / folder, replace(Prompting(), **{
+                name: Template(value) if name == "template" else value for name, value in record.items()}))
+    assert main(["adapter", "combine", "one", "run", "--output", "both"]) == 0
+    assert read_prompting(here / "both") == (None if expected is None else replace(Prompting(), **expected))
+    assert ("different templates" in capsys.readouterr().err) == (expected is None and records != (None, None))
 
 
 def test_combine_notes_other_bases(here, capsys):

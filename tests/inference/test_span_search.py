@@ -7,6 +7,7 @@ import tiny
 from jittor_lora import ops
 from jittor_lora.data.layout import Layout
 from jittor_lora.errors import UserError
+from jittor_lora.inference.smoothed_labels import before_smoothing
 from jittor_lora.inference.span_search import SpanGroup, best_spans
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.load import build_model
@@ -28,14 +29,16 @@ def log_probabilities(model, tokens):
     return logits - np.logaddexp.reduce(logits, 1, keepdims=True)
 
 
-def brute_force(model, prompt, spans, ends):
+def brute_force(model, prompt, spans, ends, smoothing=0.0):
     """The score of every span: the definition."""
     scores = {}
     for span, tokens in spans.items():
         logs = log_probabilities(model, [*prompt, *tokens])
         at = len(prompt) - 1
-        scores[span] = sum(logs[at + i, token] for i, token in enumerate(tokens))
-        scores[span] += np.logaddexp.reduce(logs[at + len(tokens), list(ends)])
+        size = logs.shape[1]
+        scores[span] = sum(before_smoothing(logs[at + i, token], smoothing, size) for i, token in enumerate(tokens))
+        scores[span] += before_smoothing(np.logaddexp.reduce(logs[at + len(tokens), list(ends)]), smoothing, size,
+                                         len(ends))
     return scores
 
 
@@ -57,17 +60,17 @@ def some_spans(seed, words=12, longest=6):
     return spans
 
 
-def check(model, rows, count=1, share=0.0):
+def check(model, rows, count=1, share=0.0, smoothing=0.0):
     groups, expected, without, lengths = [], [], [], []
     for number, prompts in enumerate([(1, 4, 2), (3,), (2, 2)]):
         prefix = tiny.tokens(5 * (number % 2), 10 + number).tolist()
         prompts = [tiny.tokens(length, 20 + 7 * number + i).tolist() for i, length in enumerate(prompts)]
         spans = some_spans(30 + number)
         groups.append(SpanGroup(prefix, prompts, tree_of(spans)))
-        expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7)) for prompt in prompts]
-        without += [brute_force(model, [*prefix, *prompt], {(): []}, (3, 7))[()] for prompt in prompts]
+        expected += [brute_force(model, [*prefix, *prompt], spans, (3, 7), smoothing) for prompt in prompts]
+        without += [brute_force(model, [*prefix, *prompt], {(): []}, (3, 7), smoothing)[()] for prompt in prompts]
     ended = []
-    found = best_spans(model, groups, [7, 3], rows, ended.append, count, share)
+    found = best_spans(model, groups, [7, 3], rows, ended.append, count, share, smoothing=smoothing)
     assert sorted(ended) == list(range(6))
     for one, scores, empty in zip(found, expected, without):
         best = sorted(scores, key=scores.get, reverse=True)[:count]
@@ -91,6 +94,12 @@ def test_only_spans_about_as_probable_as_the_best(model, share):
     some, every = check(model, 6, 1000, share), check(model, 6, 1000)
     assert min(some) >= 1 and sum(some) < sum(every)
     assert check(model, 6, 3, share) == [min(count, 3) for count in some]
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.3])
+@pytest.mark.parametrize("count, share", [(1, 0.0), (5, 0.0), (1000, 0.05)])
+def test_the_best_of_all_spans_of_a_model_that_has_learnt_smoothed_labels(model, count, share, smoothing):
+    check(model, 6, count, share, smoothing)
 
 
 def test_the_best_of_all_spans_on_any_device(model):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -44,12 +44,14 @@ def make_base(folder: Path, chat: bool = True, config: dict = small_run.GPT2) ->
     return folder
 
 
-def make_adapter(folder: Path, base: Path, seed: int, rank: int = 4) -> Path:
-    """An adapter that changes texts."""
+def make_adapter(folder: Path, base: Path, seed: int, rank: int = 4, label_smoothing: float = 0.0) -> Path:
+    """An adapter that changes texts; one that has learnt smoothed labels says so."""
     session = load(str(base))
     adapter = session.add_adapter(LoraConfig(r=rank, target_modules=("c_attn", "c_fc")), seed=seed)
     shapes = {name: parameter.shape for name, parameter in adapter.parameters().items()}
     adapter.load(tiny.adapter_arrays({name: tuple(shape) for name, shape in shapes.items()}, seed))
+    if label_smoothing:
+        session.set_prompting(replace(session.base_prompting, label_smoothing=label_smoothing))
     session.save_adapter(folder)
     return folder
 
@@ -58,7 +60,7 @@ def make_files(folder: Path, adapters: int = 3, chat: bool = True, config: dict 
     """`base`, and `adapters/one`, `two` … to `folder`."""
     base = make_base(folder / "base", chat, config)
     for seed, name in enumerate(("one", "two", "three", "four")[:adapters], 1):
-        make_adapter(folder / "adapters" / name, base, seed)
+        make_adapter(folder / "adapters" / name, base, seed, label_smoothing=0.2 if name == "two" else 0.0)
     return folder
 
 

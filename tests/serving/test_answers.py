@@ -61,8 +61,9 @@ def test_sampled_answers(server):
     assert [one["text"] for one in answer["answers"]] == expected(server, "one", decoding)
 
 
-@pytest.mark.parametrize("model", [served.BASE, "one"])
+@pytest.mark.parametrize("model", [served.BASE, "one", "two"])
 def test_spans(server, model):
+    assert server.service.models[model].extractor.smoothing == (0.2 if model == "two" else 0.0)
     answer = server.answer(PATH, context=CONTEXT, questions=QUESTIONS, model=model, methods=["span"])
     for one, best in zip(answer["answers"], spans(server, model)):
         span, = one["spans"]

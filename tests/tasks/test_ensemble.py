@@ -22,7 +22,8 @@ def runs(tmp_path_factory):
     """A folder with base, data, and runs that differ in their seed, one of them in its template too."""
     folder = small_run.make_files(tmp_path_factory.mktemp("ensemble"), 12, 4)
     other = ("--template", "{context}\nQ: {question}\nA:")
-    for name, more in (("one", ()), ("two", ("--seed", "2")), ("other", other)):
+    smooth = ("--label-smoothing", "0.2")
+    for name, more in (("one", ()), ("two", ("--seed", "2")), ("other", other), ("smooth", smooth)):
         assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "train.json"), "--output",
                      str(folder / name), "--max-steps", "12", "--learning-rate", "0.02", *more]) == 0
     return folder
@@ -64,6 +65,13 @@ def test_answers_are_those_of_the_adapters_together(runs, tmp_path, capsys):
     assert main(["generate", "--adapter", str(runs / "one"), *both, "--context", context, "--question", question,
                  "--max-new-tokens", "32", "--precision", "fp32"]) == 0
     assert capsys.readouterr().out.strip() == generated[name]
+
+
+def test_the_label_smoothing_of_an_ensemble_is_the_mean(runs, tmp_path):
+    for others, expected in (((), 0.0), (("smooth",), 0.1), (("two", "smooth"), 0.2 / 3)):
+        folder, together = tmp_path / "-".join(("spans", *others)), [str(runs / other) for other in others]
+        evaluate(runs, folder, *(["--ensemble", *together] if others else []), "--extractive")
+        assert json.loads((folder / "metrics.json").read_text())["label_smoothing"] == pytest.approx(expected)
 
 
 def _base_alone(runs, tmp_path) -> dict[str, str]:

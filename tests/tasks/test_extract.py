@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +129,74 @@ def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
         assert metrics["expected_f1"] < 99
 
 
+@pytest.fixture(scope="module")
+def smoothed(folder):
+    """Runs with smoothed labels: of an adapter, and of all weights."""
+    for method in ("lora", "full"):
+        assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
+                     str(folder / f"smoothed-{method}"), "--method", method, "--label-smoothing", "0.3", "--max-steps",
+                     "3", "--learning-rate", "1e-3", "--precision", "fp32"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("method, model", [
+    ("lora", ("--adapter", "smoothed-lora")), ("full", ("--base", "smoothed-full/model"))])
+def test_spans_are_freed_from_the_label_smoothing_that_was_learnt(smoothed, method, model, monkeypatch):
+    def spans(name, *more):
+        assert main(["evaluate", *model, "--data", "dev.json", "--output", f"{method}-{name}", "--extractive",
+                     "--max-span-words", "4", "--precision", "fp32", *more]) == 0
+        metrics = json.loads((smoothed / f"{method}-{name}/metrics.json").read_text())
+        rows = map(json.loads, (smoothed / f"{method}-{name}/spans.jsonl").read_text().splitlines())
+        return metrics["label_smoothing"], {row["id"]: row for row in rows}
+
+    monkeypatch.chdir(smoothed)
+    told, found = spans("own")
+    assert told == 0.3 and (told, found) == spans("given", "--label-smoothing", "0.3")
+    untold, plain = spans("plain", "--label-smoothing", "0")
+    assert untold == 0.0
+    session = load(str(smoothed / "base"), smoothed / "smoothed-lora/adapter") if method == "lora" \
+        else load(str(smoothed / "smoothed-full/model"))
+    for smoothing, rows in ((0.3, found), (0.0, plain)):
+        extractor = Extractor(session.model, session.tokenizer, smoothing=smoothing)
+        for paragraph in load_data("dev.json").paragraphs:
+            for question in paragraph.questions:
+                expected, = extractor.answer(paragraph.context, [question.text], max_words=4)
+                row = rows[question.id]
+                assert (row["text"], row["start"], row["end"]) == expected[:3]
+                assert row["log_probability"] == pytest.approx(expected.log_probability, abs=1e-4)
+                assert row["empty_log_probability"] == pytest.approx(expected.empty_log_probability, abs=1e-4)
+    assert all(found[name]["log_probability"] != plain[name]["log_probability"] for name in found)
+
+
+def test_the_base_beside_an_adapter_has_learnt_no_smoothing(smoothed, monkeypatch):
+    monkeypatch.chdir(smoothed)
+    common = ["--data", "dev.json", "--extractive", "--max-span-words", "4", "--precision", "fp32"]
+    assert main(["evaluate", "--adapter", "smoothed-lora", "--with-base", *common, "--output", "beside"]) == 0
+    beside = json.loads(Path("beside/base/metrics.json").read_text())
+    assert beside["label_smoothing"] == 0.0
+    assert Path("beside/base/spans.jsonl").read_text() == Path("found/spans.jsonl").read_text()
+    assert main(["compare", "--adapters", "smooth=smoothed-lora", "--base", "base", "--data", "dev.json", "--modes",
+                 "extractive", "--precisions", "fp32", "--output", "comparison"]) == 0
+    told = {path.parent.name: json.loads(path.read_text())["label_smoothing"]
+            for path in Path("comparison/systems").glob("*/metrics.json")}
+    assert sorted(told.values()) == [0.0, 0.3]
+
+
+@pytest.mark.parametrize("value, message", [("1", "label_smoothing"), ("-0.1", "label_smoothing"), (None, None)])
+def test_the_record_of_label_smoothing(smoothed, tmp_path, value, message, capsys):
+    adapter = Path(shutil.copytree(smoothed / "smoothed-lora/adapter", tmp_path / "adapter"))
+    record = json.loads((adapter / "prompting.json").read_text())
+    assert record.pop("label_smoothing") == 0.3
+    (adapter / "prompting.json").write_text(json.dumps({**record, **({"label_smoothing": json.loads(value)} if value
+                                                                     else {})}))
+    code = main(["evaluate", "--adapter", str(adapter), "--data", str(smoothed / "dev.json"), "--extractive",
+                 "--output", str(tmp_path / "out")])
+    if message is None:  # as earlier versions wrote it
+        assert code == 0 and json.loads((tmp_path / "out/metrics.json").read_text())["label_smoothing"] == 0.0
+    else:
+        assert code == 2 and "label_smoothing: expected a number from 0 to less than 1" in capsys.readouterr().err
+
+
 def test_a_span_of_which_most_is_right_goes_before_the_likeliest():
     spans = [Extract(text, 0, len(text), float(np.log(p)), float(np.log(0.4)))
              for text, p in (("Rome", 0.2), ("old city of Rome", 0.15), ("old city of Rome, 753", 0.15))]
@@ -192,6 +262,8 @@ def test_ranks_do_not_sample(folder, monkeypatch):
     (["--aim", "f1", "--beams", "3"], "the candidates are samples"),
     (["--aim", "f1", "--candidates", "1"], "candidates"),
     (["--aim", "em"], "aim"),
+    (["--label-smoothing", "0.1"], "has no effect without extractive"),
+    (["--extractive", "--label-smoothing", "1"], "label_smoothing"),
 ])
 def test_settings_of_the_aim_that_contradict(folder, flags, message, capsys):
     assert main(["evaluate", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",

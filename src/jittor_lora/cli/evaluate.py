@@ -66,6 +66,9 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
                                         f"{CANDIDATES}", ge=2, le=1000)
     span_temperature: Optional[float] = setting(None, DECODING, "with --extractive --aim f1: take spans' probabilities "
                                                 f"to the power of 1 / this; by default {SPAN_TEMPERATURE:g}", gt=0)
+    label_smoothing: Optional[float] = setting(
+        None, DECODING, "with --extractive: label smoothing of the training, which is taken out of spans' "
+        "probabilities; by default as the adapter or the base records it", ge=0, lt=1)
     max_span_words: Optional[int] = setting(None, DECODING, "with --extractive: maximum length of a span in words, or "
                                             "characters of Chinese; by default 16, in Chinese contexts 40", ge=1)
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "
@@ -83,8 +86,10 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
             for name in DecodingOptions.model_fields:
                 if getattr(self, name) != DecodingOptions.model_fields[name].default:
                     yield Problem((name, "extractive"), "has no effect on spans; leave one of the two out")
-        elif self.max_span_words is not None:
-            yield Problem(("max_span_words", "extractive"), "has no effect without extractive")
+        else:
+            for name in ("max_span_words", "label_smoothing"):
+                if getattr(self, name) is not None:
+                    yield Problem((name, "extractive"), "has no effect without extractive")
         if self.aim == "f1" and self.beams > 1 and not self.extractive:
             yield Problem(("aim", "beams"), "the candidates are samples; leave one of the two out")
         if self.aim != "f1" and self.candidates is not None:

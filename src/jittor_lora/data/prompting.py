@@ -1,4 +1,4 @@
-"""How examples become texts: what training, evaluation and generation have to agree on."""
+"""How examples become texts and labels: what training, evaluation and generation have to agree on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ class Prompting:
         chat: the template of conversations; None if there is none.
         special_tokens: "text" or "token": how their spellings in texts are read.
         conversations: whether an adapter learnt conversations, so that a prompt to it is a user's turn.
+        label_smoothing: share of each label that training spread over the vocabulary.
     """
 
     template: Template = Template()
     chat: ChatTemplate | None = None
     special_tokens: str = "text"
     conversations: bool = False
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)

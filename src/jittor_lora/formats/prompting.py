@@ -1,4 +1,4 @@
-"""How the examples of an adapter's training became texts: `prompting.json`, our own file beside PEFT's two.
+"""How the examples of an adapter's training became texts and labels: `prompting.json`, our own file beside PEFT's two.
 
 A chat template is a second file, `chat_template.jinja`, where transformers and vLLM look for one.
 """
@@ -44,7 +44,8 @@ def write_prompting(folder: Path, prompting: Prompting | None, beside: Path | No
         "template": prompting.template.text, "special_tokens": prompting.special_tokens,
         "conversations": prompting.conversations, "chat_template": Path(chat.origin).name if chat else None,
         "chat_arguments": dict(chat.arguments) if chat else {},
-        "date": chat.now.isoformat() if chat and chat.uses_date else None})
+        "date": chat.now.isoformat() if chat and chat.uses_date else None,
+        "label_smoothing": prompting.label_smoothing})
 
 
 def read_prompting(folder: Path, tokenizer: Tokenizer | None = None) -> Prompting | None:
@@ -66,7 +67,8 @@ def read_prompting(folder: Path, tokenizer: Tokenizer | None = None) -> Promptin
         tokens = named_tokens(tokenizer.config) if tokenizer else {}
         chat = ChatTemplate(source, str(folder / CHAT_TEMPLATE_FILE), tokens, values["chat_arguments"],
                             _date(values["date"]))
-    return Prompting(Template(values["template"]), chat, values["special_tokens"], values["conversations"])
+    return Prompting(Template(values["template"]), chat, values["special_tokens"], values["conversations"],
+                     values.get("label_smoothing") or 0.0)
 
 
 def date_of(folder: Path) -> str | None:
@@ -91,6 +93,10 @@ def _is_date(value: Any) -> bool:
     return True
 
 
+def _is_smoothing(value: Any) -> bool:
+    return value is None or type(value) in (int, float) and 0 <= value < 1
+
+
 def _is_arguments(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, (str, bool, int, float)) for v in value.values())
 
@@ -110,4 +116,5 @@ _FIELDS = (
     Field("chat_template", "the file or name that the template came from, or null",
           lambda value: value is None or isinstance(value, str)),
     Field("chat_arguments", "an object of texts, numbers and booleans", _is_arguments),
-    Field("date", "a date that the chat template shows, or null", _is_date))
+    Field("date", "a date that the chat template shows, or null", _is_date),
+    Field("label_smoothing", "a number from 0 to less than 1, or nothing", _is_smoothing))

@@ -76,10 +76,12 @@ class Extractor:
         tokenizer: a `Tokenizer`.
         template: of questions about a context.
         ensemble: names of adapters that answer together, see `EnsembleReader`; by default the active adapters answer.
+        smoothing: of the labels that the model has learnt; probabilities are without it, see `before_smoothing`.
     """
 
-    def __init__(self, model, tokenizer, template: Template | None = None, ensemble: Sequence[str] = ()):
-        self.model, self.tokenizer, self.ensemble = model, tokenizer, tuple(ensemble)
+    def __init__(self, model, tokenizer, template: Template | None = None, ensemble: Sequence[str] = (),
+                 smoothing: float = 0.0):
+        self.model, self.tokenizer, self.ensemble, self.smoothing = model, tokenizer, tuple(ensemble), smoothing
         self.encoder = Encoder(tokenizer, template)
         self.ends = ending_tokens(tokenizer, ("\n",), model.config.vocab_size)
 
@@ -129,7 +131,7 @@ class Extractor:
                 yield SpanGroup(prefix, prompts, self.tree(context, max_tokens, max_words))
 
         found = best_spans(self.model, trees(), self.ends, batch_size or BATCH_SIZE, on_end, count, least_share,
-                           reader)
+                           reader, self.smoothing)
         return [extracts(context, one.spans, one.empty) for context, one in zip(contexts, found)]
 
     def tree(self, context: str, max_tokens: int = 32, max_words: int | None = None) -> Node:

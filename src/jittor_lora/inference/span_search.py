@@ -19,6 +19,7 @@ import numpy as np
 from jittor_lora.inference.reader import BATCH_SIZE, Reader, Turn
 from jittor_lora.inference.readers import reader_of
 from jittor_lora.inference.sharing import Prompts, Queue
+from jittor_lora.inference.smoothed_labels import before_smoothing
 from jittor_lora.inference.steps import LOGITS, advance
 from jittor_lora.inference.token_tree import Node
 from jittor_lora.model.causal_lm import CausalLM
@@ -56,7 +57,7 @@ class SpanGroup(NamedTuple):
 
 def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int], batch_size: int = BATCH_SIZE,
                on_end: Callable[[int], None] = lambda index: None, count: int = 1,
-               least_share: float = 0.0, reader: Reader | None = None) -> list[Found]:
+               least_share: float = 0.0, reader: Reader | None = None, smoothing: float = 0.0) -> list[Found]:
     """The spans with the highest scores for each prompt.
 
     Args:
@@ -67,6 +68,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
         count: spans per prompt.
         least_share: only spans whose probability is more than this share of the best one's, 0 to less than 1.
         reader: see `reader_of`, the default.
+        smoothing: of the labels that the model has learnt; scores are without it, see `before_smoothing`.
 
     Raises:
         UserError: a prompt that leaves no room for its spans within the model's positions, a token outside the
@@ -79,7 +81,7 @@ def best_spans(model: CausalLM, groups: Iterable[SpanGroup], ends: Sequence[int]
     active: list[SpanSearch] = []
     while True:
         for index, group, unread, prompt, tree in queue.take(most - len(active)):
-            search = SpanSearch(reader, index, prompt, tree, ends, count, least_share)
+            search = SpanSearch(reader, index, prompt, tree, ends, count, least_share, smoothing)
             search.open(group, len(prompt) - 1 - len(unread))
             active.append(search)
         if not active:
@@ -100,17 +102,17 @@ class SpanSearch:
         tree: the root.
         ends: end tokens.
         count: spans wanted.
-        least_share: see `best_spans`.
+        least_share, smoothing: see `best_spans`.
     """
 
     advancing = NODES_PER_PROMPT
     reads_all = False
 
     def __init__(self, reader: Reader, index: int, prompt: Sequence[int], tree: Node, ends: Sequence[int],
-                 count: int = 1, least_share: float = 0.0):
+                 count: int = 1, least_share: float = 0.0, smoothing: float = 0.0):
         self.reader, self.index, self.prefix, self._last = reader, index, prompt[:-1], prompt[-1]
         self._ends, self._count, self._tree = np.asarray(sorted(ends), np.int64), count, tree
-        self._least = math.log(least_share) if least_share else -math.inf
+        self._smoothing, self._least = smoothing, math.log(least_share) if least_share else -math.inf
         self.group, self.read = None, 0
         self._slots: list[list[int]] = [[] for _ in range(SLOTS)]  # the tokens that each has read
         self._heap: list[tuple[float, int, Node]] = []  # unread nodes as (-bound, counter, node)
@@ -178,7 +180,8 @@ class SpanSearch:
         top = logits.max()
         total = np.log(np.exp(logits - top).sum(dtype=np.float64)) + top
         if node.span is not None or node.parent is None:
-            whole = float(bound + np.logaddexp.reduce(logits[self._ends].astype(np.float64)) - total)
+            ending = np.logaddexp.reduce(logits[self._ends].astype(np.float64)) - total
+            whole = float(bound + before_smoothing(ending, self._smoothing, len(logits), len(self._ends)))
             if node.parent is None:
                 self._empty = whole
             elif whole > self._bar:
@@ -188,7 +191,7 @@ class SpanSearch:
                     del self._best[-1]
         if node.children:
             tokens = np.fromiter(node.children, np.int64, len(node.children))
-            bounds = bound + logits[tokens] - total
+            bounds = bound + before_smoothing(logits[tokens] - total, self._smoothing, len(logits))
             promising = bounds > self._bar
             for token, below in zip(tokens[promising].tolist(), bounds[promising].tolist()):
                 self._push(below, node.children[token])

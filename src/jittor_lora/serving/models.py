@@ -133,9 +133,9 @@ class Models(Mapping[str, Served]):
         chat = None
         if prompting.chat is not None:
             chat = Generator(model, tokenizer, prompting.template, ChatEncoder(tokenizer, prompting.chat))
-        return Served(name, adapter, Generator(model, tokenizer, prompting.template),
-                      Extractor(model, tokenizer, prompting.template), chat, self._texts, prompting, folder,
-                      int(time.time()))
+        extractor = Extractor(model, tokenizer, prompting.template, smoothing=prompting.label_smoothing)
+        return Served(name, adapter, Generator(model, tokenizer, prompting.template), extractor, chat, self._texts,
+                      prompting, folder, int(time.time()))
 
     def _tokenizer(self, special_tokens: str) -> Tokenizer:
         """One that reads special tokens so. Each meaning has its own: several threads use them, so none may change."""

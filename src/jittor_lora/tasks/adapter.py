@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from jittor_lora.errors import UserError
@@ -171,7 +172,13 @@ def combine_folders(folders: Sequence[Path], weights: Sequence[float], how: Comb
     more = {RECORD_FILE: asdict(records[0].moved(folders[0], output))} if records[0] and alike else {}
     write_adapter_folder(output, _combined_settings(adapters, combined), combined, embeddings, more)
     promptings = [read_prompting(folder) for folder in folders]
-    if all(prompting == promptings[0] for prompting in promptings):
+    if None in promptings:
+        alike = not any(promptings)
+    else:
+        smoothing = mean(prompting.label_smoothing for prompting in promptings)
+        promptings = [replace(prompting, label_smoothing=smoothing) for prompting in promptings]
+        alike = all(prompting == promptings[0] for prompting in promptings)
+    if alike:
         write_prompting(output, promptings[0])
     else:
         notes.append("the adapters were trained with different templates or special tokens, which the new one does not "

@@ -39,6 +39,7 @@ class Answering:
         candidates: the answer is the one with the highest expected F1 of this many: the likeliest spans, or else
             samples; None for the likeliest span, or the text as decoded.
         span_temperature: of these spans' probabilities, see `Candidates`.
+        label_smoothing: that the model has learnt, which spans' probabilities are freed from; see `before_smoothing`.
         max_span_words: of such a span, see `spans_of`.
         perplexity: also measure the likelihood of the reference answers.
         no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
@@ -51,6 +52,7 @@ class Answering:
     no_answer_threshold: float = 0.0
     candidates: int | None = None
     span_temperature: float = SPAN_TEMPERATURE
+    label_smoothing: float = 0.0
 
     @property
     def samples(self) -> bool:
@@ -166,9 +168,12 @@ def in_order(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[s
 
 def extract(generator: Generator, questions: Questions, max_words: int | None = None, batch_size: int = BATCH_SIZE,
             progress: str | None = None, ranks: Ranks = ALONE, threshold: float = 0.0,
-            candidates: Candidates | None = None) -> Answers:
+            candidates: Candidates | None = None, smoothing: float = 0.0) -> Answers:
     """Answers that are spans of the context, the likeliest or of candidates the one with the highest expected F1;
     further arguments as in `answer`.
+
+    Args:
+        smoothing: see `Extractor`.
 
     Raises:
         UserError: the data has no contexts.
@@ -180,7 +185,8 @@ def extract(generator: Generator, questions: Questions, max_words: int | None = 
     questions = dataclasses.replace(questions, groups=ranks.share(questions.groups))
     groups = [(group.prefix, [branch.prompt for branch in group.branches], questions.contexts[group.branches[0].id])
               for group in questions.groups]
-    extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template, generator.ensemble)
+    extractor = Extractor(generator.model, generator.tokenizer, generator.encoder.template, generator.ensemble,
+                          smoothing)
     with counting(len(questions.ids), progress, batch_size) as answered:
         found = extractor.extract(groups, questions.max_new_tokens, max_words, batch_size, lambda _: answered(),
                                   candidates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,8 +236,9 @@ def _answered(evaluation: Evaluation, data: Data, folder: Path, seed: int, rule:
             for mode in evaluation.modes:
                 system = evaluation.name(name, precision, mode)
                 target = folder / system.replace("/", "-")
+                how = replace(answering(mode), label_smoothing=prompting.label_smoothing)
                 score_and_write(Generator(session.model, session.tokenizer, template, chat), questions, target,
-                                system, seed, evaluation.batch_size, answering(mode))
+                                system, seed, evaluation.batch_size, how)
                 yield system, target, {
                     "base": session.base.description, "adapter": str(path) if path else "", **facts,
                     "precision": precision, "answers": mode, "template": template.text,

@@ -70,8 +70,9 @@ def curve(config: CurveConfig) -> None:
             if predictions.keys() == set(questions.ids):
                 return summarize(questions.score(predictions), config.seed)
         generator = Generator(session.model, session.tokenizer, prompting.template, chat)
+        how = Answering(extractive=config.extractive, label_smoothing=prompting.label_smoothing)
         return summarize(score_and_write(generator, questions, where, name, config.seed,
-                                         how=Answering(extractive=config.extractive)), config.seed)
+                                         how=how), config.seed)
 
     say(rule_line(config.scoring, chosen_rule(config.scoring, questions_data)))
     base = scored(load(config.base, precision=config.precision, base_precision=config.base_precision), folder / "base",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from jittor_lora.data.prompting import Prompting
@@ -35,6 +36,14 @@ def load_ensemble(session: Session, others: Sequence[AdapterSource]) -> tuple[st
                                      "prompts like the first one's:", *wrong]) +
                         "\nName adapters that were trained alike.")
     return tuple(names)
+
+
+def learnt_smoothing(session: Session, names: Sequence[str] = ()) -> float:
+    """The label smoothing that an ensemble has learnt, the mean of its adapters', as its probabilities are; without
+    `names` that of the active adapter, or of the base without one."""
+    if not names:
+        return session.prompting.label_smoothing
+    return mean(session.promptings.get(name, session.base_prompting).label_smoothing for name in names)
 
 
 def _learnt(prompting: Prompting | None) -> dict[str, Any]:

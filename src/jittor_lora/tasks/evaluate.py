@@ -34,7 +34,7 @@ from jittor_lora.inference.generator import Generator
 from jittor_lora.session import load
 from jittor_lora.system.ranks import ALONE, Ranks, join
 from jittor_lora.tasks.answering import BATCH_SIZE, GREEDY, Answering, answer, answer_from_samples, extract, say
-from jittor_lora.tasks.ensemble import load_ensemble
+from jittor_lora.tasks.ensemble import learnt_smoothing, load_ensemble
 from jittor_lora.tasks.questions import Questions
 
 TOKENS_AT_A_TIME = 1024  # of reference answers with their prompts
@@ -68,7 +68,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
              precision: str = "fp32", special_tokens: str | None = None, columns: Mapping[str, str] | None = None,
              chat_template: str | None = None, chat_arguments: Mapping[str, Any] | None = None,
              scoring: str = AUTO, text_scores: str = AUTO, base_precision: str = "auto",
-             ensemble: Sequence[AdapterSource] = ()) -> dict[str, SquadScore]:
+             ensemble: Sequence[AdapterSource] = (), label_smoothing: float | None = None) -> dict[str, SquadScore]:
     """Score a base, or a base with an adapter, or both side by side, on a data set.
 
     Leaves predictions.json, metrics.json and questions.jsonl in `output`, and spans.jsonl for extractive answers; with
@@ -77,6 +77,7 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
 
     Args:
         ensemble: further adapters, which answer together with `adapter`.
+        label_smoothing: see `Answering`; by default as the record of the adapter, or of the base, says.
 
     Returns: the scores of "adapter" and "base", as requested.
     """
@@ -109,6 +110,8 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     for line in (rule_line(scoring, questions.scoring), *questions.report.lines(), *sampling_lines(session.checkpoint),
                  *special_token_lines(texts_of(questions_data), session.tokenizer.special, prompting.special_tokens)):
         say(line)
+    how = dataclasses.replace(how, label_smoothing=learnt_smoothing(session, names)
+                              if label_smoothing is None else label_smoothing)
     generator, scores = Generator(session.model, session.tokenizer, text, chat, names), {}
     too_short = too_short_line(questions.references, generator, questions.max_new_tokens)
     if too_short:
@@ -116,7 +119,8 @@ def evaluate(base: str, data: str, output: str, adapter: Path | AdapterSource | 
     if session.adapter and with_base:
         with session.adapters_off():
             alone = Generator(session.model, session.tokenizer, text, chat)
-            scores["base"] = score_and_write(alone, questions, Path(output, "base"), "base", seed, batch_size, how,
+            plain = dataclasses.replace(how, label_smoothing=session.base_prompting.label_smoothing)
+            scores["base"] = score_and_write(alone, questions, Path(output, "base"), "base", seed, batch_size, plain,
                                              truths, ranks)
     name = "adapter" if session.adapter else "base"
     scores[name] = score_and_write(generator, questions, Path(output), name, seed, batch_size, how, truths,
@@ -149,7 +153,7 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
     if how.extractive:
         spans = how.candidates and Candidates(how.candidates, questions.scoring, how.span_temperature)
         answers = extract(generator, questions, how.max_span_words, batch_size, name, ranks, how.no_answer_threshold,
-                          spans)
+                          spans, how.label_smoothing)
     elif how.candidates:
         answers = answer_from_samples(generator, questions, how.candidates, batch_size, name, how.decoding,
                                       how.no_answer_threshold, seed)
@@ -169,6 +173,8 @@ def score_and_write(generator: Generator, questions: Questions, folder: Path, na
             f"F1; on average {more['expected_f1']:.2f}")
         if how.extractive:
             more["span_temperature"] = how.span_temperature
+    if how.extractive:
+        more["label_smoothing"] = how.label_smoothing
     if questions.no_answers:
         raw = questions.score(answers.raw) if answers.raw else None
         more["squad_v2"] = figures(found, raw, answers.null_odds)

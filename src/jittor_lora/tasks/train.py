@@ -129,7 +129,8 @@ def prepare(config: RunConfig, session: Session | None = None, base: Callable[[]
     session = session or load(base() if base else config.base, precision=config.precision,
                               base_precision=config.base_precision)
     prompting = session.choose_prompting(Choices.of(config), date)
-    prompting = replace(prompting, conversations=isinstance(train_data, ConversationData))
+    prompting = replace(prompting, conversations=isinstance(train_data, ConversationData),
+                        label_smoothing=config.label_smoothing)
     sets = [data for data in (train_data, dev_data) if data is not None]
     chat = next((encoder for encoder in (session.chat_encoder(prompting, data) for data in sets) if encoder), None)
     limit = min(session.model.config.max_positions, config.max_tokens or sys.maxsize, config.max_tokens_per_stream)

@@ -29,7 +29,7 @@ class Extracting:
                 whole = [*group.prefix, *prompt]
                 self._prompt_tokens += len(whole)
                 self.works.append(_Answering(reader, len(self.works), whole, group.tree, job.ends, job.count, context,
-                                             job.candidates, self._answered))
+                                             job.candidates, job.smoothing, self._answered))
         self.left = len(self.works)
 
     def opened(self, work: SpanSearch, known: int) -> None:
@@ -48,9 +48,9 @@ class _Answering(SpanSearch):
     """A search that says when it is done."""
 
     def __init__(self, reader, index, prompt, tree, ends, count, context: str, candidates: Optional[Candidates],
-                 answered: Callable[[_Answering], None]):
+                 smoothing: float, answered: Callable[[_Answering], None]):
         sought = (count, 0.0) if candidates is None else (candidates.count, candidates.least_share)
-        super().__init__(reader, index, prompt, tree, ends, *sought)
+        super().__init__(reader, index, prompt, tree, ends, *sought, smoothing)
         self._wanted, self._context, self._candidates, self._answered = count, context, candidates, answered
 
     @property

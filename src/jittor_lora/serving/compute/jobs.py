@@ -53,6 +53,7 @@ class Extraction:
         ends: tokens that end an answer.
         count: spans per question, best first.
         candidates: of which the best are those with the highest expected F1; None for the likeliest spans.
+        smoothing: see `Extractor`.
     """
 
     adapter: Optional[str]
@@ -61,6 +62,7 @@ class Extraction:
     ends: Sequence[int]
     count: int = 1
     candidates: Optional[Candidates] = None
+    smoothing: float = 0.0
 
     @classmethod
     def of(cls, extractor: Extractor, adapter: Optional[str],
@@ -78,7 +80,7 @@ class Extraction:
         trees = {context: extractor.tree(context, max_tokens, max_words) for _, _, context in groups}
         return cls(adapter, [context for _, _, context in groups],
                    [SpanGroup(prefix, prompts, trees[context]) for prefix, prompts, context in groups],
-                   extractor.ends, count, candidates)
+                   extractor.ends, count, candidates, extractor.smoothing)
 
     @property
     def texts(self) -> int:
