@@ -131,16 +131,18 @@ def test_the_highest_expected_f1_is_that_of_brute_force(folder, session):
 
 @pytest.fixture(scope="module")
 def smoothed(folder):
-    """Runs with smoothed labels: of an adapter, and of all weights."""
+    """Runs with smoothed labels: of an adapter, which is also merged, and of all weights."""
     for method in ("lora", "full"):
         assert main(["train", "--base", str(folder / "base"), "--data", str(folder / "dev.json"), "--output",
                      str(folder / f"smoothed-{method}"), "--method", method, "--label-smoothing", "0.3", "--max-steps",
                      "3", "--learning-rate", "1e-3", "--precision", "fp32"]) == 0
+    assert main(["merge", "--adapter", str(folder / "smoothed-lora"), "--output", str(folder / "smoothed-merged")]) == 0
     return folder
 
 
 @pytest.mark.parametrize("method, model", [
-    ("lora", ("--adapter", "smoothed-lora")), ("full", ("--base", "smoothed-full/model"))])
+    ("lora", ("--adapter", "smoothed-lora")), ("full", ("--base", "smoothed-full/model")),
+    ("merged", ("--base", "smoothed-merged"))])
 def test_spans_are_freed_from_the_label_smoothing_that_was_learnt(smoothed, method, model, monkeypatch):
     def spans(name, *more):
         assert main(["evaluate", *model, "--data", "dev.json", "--output", f"{method}-{name}", "--extractive",
@@ -154,8 +156,7 @@ def test_spans_are_freed_from_the_label_smoothing_that_was_learnt(smoothed, meth
     assert told == 0.3 and (told, found) == spans("given", "--label-smoothing", "0.3")
     untold, plain = spans("plain", "--label-smoothing", "0")
     assert untold == 0.0
-    session = load(str(smoothed / "base"), smoothed / "smoothed-lora/adapter") if method == "lora" \
-        else load(str(smoothed / "smoothed-full/model"))
+    session = load(str(smoothed / "base"), smoothed / "smoothed-lora/adapter") if method == "lora" else load(model[1])
     for smoothing, rows in ((0.3, found), (0.0, plain)):
         extractor = Extractor(session.model, session.tokenizer, smoothing=smoothing)
         for paragraph in load_data("dev.json").paragraphs:
