@@ -67,8 +67,8 @@ class EvaluateOptions(DecodingOptions, ComputeOptions, ModelOptions):
     span_temperature: Optional[float] = setting(None, DECODING, "with --extractive --aim f1: take spans' probabilities "
                                                 f"to the power of 1 / this; by default {SPAN_TEMPERATURE:g}", gt=0)
     label_smoothing: Optional[float] = setting(
-        None, DECODING, "with --extractive: label smoothing of the training, which is taken out of spans' "
-        "probabilities; by default as the adapter or the base records it", ge=0, lt=1)
+        None, DECODING, "with --extractive: label smoothing of the training, for which spans' probabilities "
+        "are corrected; by default as the adapter or the base records it", ge=0, lt=1)
     max_span_words: Optional[int] = setting(None, DECODING, "with --extractive: maximum length of a span in words, or "
                                             "characters of Chinese; by default 16, in Chinese contexts 40", ge=1)
     no_answer_threshold: float = setting(0.0, DECODING, "where questions may have no answer: give none if the odds of "

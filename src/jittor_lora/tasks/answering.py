@@ -39,7 +39,8 @@ class Answering:
         candidates: the answer is the one with the highest expected F1 of this many: the likeliest spans, or else
             samples; None for the likeliest span, or the text as decoded.
         span_temperature: of these spans' probabilities, see `Candidates`.
-        label_smoothing: that the model has learnt, which spans' probabilities are freed from; see `before_smoothing`.
+        label_smoothing: that the model was trained with; spans' probabilities are corrected for it, see
+            `before_smoothing`.
         max_span_words: of such a span, see `spans_of`.
         perplexity: also measure the likelihood of the reference answers.
         no_answer_threshold: where questions may have no answer, odds above it give the empty answer.
