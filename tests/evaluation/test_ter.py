@@ -43,11 +43,17 @@ def test_shifts_only_help(words, reference):
         assert words == reference
 
 
-@given(WORDS, WORDS.filter(bool).filter(lambda words: len(set(words)) == len(words)))
-def test_without_a_shift_it_is_the_edit_distance(words, reference):
-    """Words in the order of the reference, so that moving none helps."""
-    words = [word for word in reference if word in words] + ["x"] * (len(words) % 3)
-    assert ter(words, [reference]) == levenshtein(words, reference) / len(reference)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["keep", "replace", "change"])), min_size=1, max_size=7),
+       st.sampled_from(["drop", "insert"]))
+def test_without_a_shift_it_is_the_edit_distance(edits, change):
+    """Words in the order of the reference: each edit is of a word that the other text lacks, which no shift spares."""
+    reference = [word for word, _ in edits]
+    made = {"keep": lambda word: [word], "replace": lambda word: ["x"],
+            "change": lambda word: [] if change == "drop" else [word, "x"]}
+    words = [each for word, edit in edits for each in made[edit](word)]
+    distance = sum(edit != "keep" for _, edit in edits)
+    assert levenshtein(words, reference) == distance
+    assert ter(words, [reference]) == distance / len(reference)
 
 
 def test_degenerate_texts_take_no_time():
