@@ -45,6 +45,8 @@ def test_answers_are_made_in_every_precision_and_mode(made, tmp_path, capsys):
     assert (settings["rank"], settings["precision"], settings["answers"]) == (2, "bf16", "extractive")
     assert settings["training: learning_rate"] == "0.001"
     assert settings["questions"] == "6 drawn with seed 42"
+    assert settings["label smoothing taken out"] == 0 and ">label smoothing taken out<" in report
+    assert "label smoothing taken out" not in comparison["settings"]["run bf16 greedy"]
     assert 0 < len(comparison["duplicates"]["questions"]) <= 4
     assert (tmp_path / "out" / "plots" / "loss-1.svg").is_file()
     assert "Loss curves of the run of run fp32 greedy" in report
@@ -64,6 +66,20 @@ def test_answers_of_before_and_the_one_compared_with(made, tmp_path):
     best, wrong = comparison["systems"]
     assert (best["name"], best["metrics"]["exact_match"], best["f1"]) == ("best", 100, None)
     assert (wrong["name"], wrong["lost"], wrong["f1"]["mean"], wrong["metrics"]["missing"]) == ("wrong", 4, -100, 0)
+
+
+def test_the_report_says_how_answers_of_before_were_chosen(made, tmp_path):
+    for name, smoothing in (("own", 0.0), ("freed", 0.1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.json").write_text(json.dumps({f"{i}-river": f"R{i}" for i in range(4)}))
+        (tmp_path / name / "metrics.json").write_text(json.dumps({
+            "candidates": 20, "span_temperature": 2.0, "label_smoothing": smoothing, "no_answer_threshold": None}))
+    comparison, report = compare(made, tmp_path / "out", tmp_path / "own", tmp_path / "freed")
+    settings = {name: {key: value for key, value in own.items() if key != "predictions"}
+                for name, own in comparison["settings"].items()}
+    assert settings == {name: {"candidates": 20, "span temperature": 2.0, "label smoothing taken out": smoothing}
+                        for name, smoothing in (("own", 0.0), ("freed", 0.1))}
+    assert ">label smoothing taken out<" in report
 
 
 def test_a_name_given_several_times_is_one_system_with_several_seeds(made, tmp_path, capsys):

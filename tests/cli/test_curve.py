@@ -45,6 +45,22 @@ def test_examples(folder, capsys, monkeypatch):
     assert (folder / "examples/examples-6/evaluation/extractive/spans.jsonl").is_file()
 
 
+def test_spans_that_were_not_freed_from_smoothed_labels_are_found_again(folder):
+    arguments = folder, "smoothed", "--points", "2,4", "--extractive", "--label-smoothing", "0.1"
+    assert curve(*arguments) == 0
+    answers = [folder / f"smoothed/examples-{count}/evaluation/extractive" for count in (2, 4)]
+    for path in (*answers, folder / "smoothed/base/extractive"):
+        spans = json.loads((path / "predictions.json").read_text())
+        (path / "predictions.json").write_text(json.dumps(dict.fromkeys(spans, "kept")))
+    metrics = json.loads((answers[0] / "metrics.json").read_text())
+    assert metrics.pop("label_smoothing") == 0.1
+    (answers[0] / "metrics.json").write_text(json.dumps(metrics))
+    assert curve(*arguments) == 0
+    kept = ["kept" in json.loads((path / "predictions.json").read_text()).values()
+            for path in (*answers, folder / "smoothed/base/extractive")]
+    assert kept == [False, True, True]
+
+
 def test_one_model_at_a_time(folder, monkeypatch):
     """The numbers that are held when a point begins are not more for the points before it."""
     from jittor_lora.system.runtime import jt

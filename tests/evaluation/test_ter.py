@@ -43,8 +43,10 @@ def test_shifts_only_help(words, reference):
         assert words == reference
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["keep", "replace", "change"])), min_size=1, max_size=7),
-       st.sampled_from(["drop", "insert"]))
+EDITS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["keep", "replace", "change"]))
+
+
+@given(st.lists(EDITS, min_size=1, max_size=7), st.sampled_from(["drop", "insert"]))
 def test_without_a_shift_it_is_the_edit_distance(edits, change):
     """Words in the order of the reference: each edit is of a word that the other text lacks, which no shift spares."""
     reference = [word for word, _ in edits]

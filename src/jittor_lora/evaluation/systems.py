@@ -15,7 +15,10 @@ from jittor_lora.evaluation.scoring import SquadScore, score
 from jittor_lora.settings import recipe
 
 PREDICTIONS, METRICS, SETTINGS = "predictions.json", "metrics.json", "config.yaml"
+SMOOTHING = "label smoothing taken out"
 _RUN_LOGS = ("metrics.jsonl", "train_loss.txt")
+_ANSWER_SETTINGS = {"candidates": "candidates", "span_temperature": "span temperature", "label_smoothing": SMOOTHING,
+                    "no_answer_threshold": "no-answer threshold"}
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,28 @@ def read_system(name: str, path: Path, data: Data, scoring: str = "squad") -> Sy
     if not references.keys() & predictions.keys():
         raise UserError(f"{path}: answers none of the {len(references)} questions of the data. Name the data that it "
                         "was generated from.")
-    metrics = path.parent / METRICS
-    measured = read_json(metrics, "the metrics of an evaluation") if metrics.is_file() else {}
-    perplexity = measured.get("answer_perplexity") if isinstance(measured, dict) else None
-    run = run_of(path)
+    measured, run = _measured(path.parent), run_of(path)
+    perplexity = measured.get("answer_perplexity")
     return System(name, score(references, predictions, data.places(), scoring),
-                  {"predictions": str(path), **run_settings(run)}, run,
+                  {"predictions": str(path), **answer_settings(path.parent), **run_settings(run)}, run,
                   perplexity if isinstance(perplexity, float) else None)
+
+
+def answer_settings(folder: Path) -> dict[str, Any]:
+    """How an answer was chosen, as the metrics.json in a folder of answers says, for display; empty without one.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    measured = _measured(folder)
+    return {shown: measured[name] for name, shown in _ANSWER_SETTINGS.items()
+            if type(measured.get(name)) in (int, float)}
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """What the metrics.json in a folder of answers says; empty without one."""
+    found = read_json(folder / METRICS, "the metrics of an evaluation") if (folder / METRICS).is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def only_answered(systems: Sequence[System], data: Data) -> tuple[list[System], Data]:

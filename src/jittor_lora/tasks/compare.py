@@ -24,7 +24,15 @@ from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
 from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table, text_runs_table, text_spreads
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table, text_table
-from jittor_lora.evaluation.systems import PREDICTIONS, System, only_answered, read_system, run_of, run_settings
+from jittor_lora.evaluation.systems import (
+    PREDICTIONS,
+    System,
+    answer_settings,
+    only_answered,
+    read_system,
+    run_of,
+    run_settings,
+)
 from jittor_lora.evaluation.text import (
     ALL,
     INTERVAL,
@@ -204,7 +212,8 @@ def evaluated(evaluation: Evaluation, data: Data, folder: Path, limit: int | Non
         system = read_system(name, path / PREDICTIONS, data, rule)
         settings = {**settings, **({"questions": f"{limit} drawn with seed {seed}"} if limit else {})}
         run = run_of(settings["adapter"]) if settings["adapter"] else None
-        systems.append(System(name, system.score, {**settings, **run_settings(run)}, run, system.perplexity))
+        settings = {**settings, **answer_settings(path), **run_settings(run)}
+        systems.append(System(name, system.score, settings, run, system.perplexity))
     return systems
 
 

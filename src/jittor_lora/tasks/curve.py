@@ -17,6 +17,7 @@ from jittor_lora.evaluation.metrics import Metrics, summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.scoring import chosen_rule, rule_line
 from jittor_lora.evaluation.seeds import CLAIM, Spread, spread
+from jittor_lora.evaluation.systems import SMOOTHING, answer_settings
 from jittor_lora.files.atomic import atomic_write, make_writable, write_json
 from jittor_lora.formats.hugging_face import read_json
 from jittor_lora.inference.generator import Generator
@@ -65,14 +66,14 @@ def curve(config: CurveConfig) -> None:
         questions = Questions.of(questions_data, session.tokenizer, prompting.template, limit, chat=chat,
                                  scoring=config.scoring)
         where = where / ("extractive" if config.extractive else "generated")
-        if (where / "predictions.json").is_file():
+        how = Answering(extractive=config.extractive, label_smoothing=prompting.label_smoothing)
+        corrected = not how.extractive or how.label_smoothing == answer_settings(where).get(SMOOTHING, 0.0)
+        if (where / "predictions.json").is_file() and corrected:
             predictions = read_predictions(where / "predictions.json")
             if predictions.keys() == set(questions.ids):
                 return summarize(questions.score(predictions), config.seed)
         generator = Generator(session.model, session.tokenizer, prompting.template, chat)
-        how = Answering(extractive=config.extractive, label_smoothing=prompting.label_smoothing)
-        return summarize(score_and_write(generator, questions, where, name, config.seed,
-                                         how=how), config.seed)
+        return summarize(score_and_write(generator, questions, where, name, config.seed, how=how), config.seed)
 
     say(rule_line(config.scoring, chosen_rule(config.scoring, questions_data)))
     base = scored(load(config.base, precision=config.precision, base_precision=config.base_precision), folder / "base",
