@@ -15,16 +15,15 @@ from PIL import Image
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.bootstrap import Difference
 from jittor_lora.evaluation.charts import (
-    _LABELS,
+    LABELS,
     _thinned,
-    improvement_chart,
     loss_chart,
     moving_average,
     save_chart,
-    score_chart,
 )
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
+from jittor_lora.evaluation.system_charts import improvement_chart, score_chart
 
 pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of missing glyphs and of labels without room
 
@@ -132,8 +131,8 @@ def test_long_names_leave_room_for_the_bars():
 
 
 def test_chinese_labels_are_drawn_with_the_font_that_has_them(tmp_path, make_font):
-    font = make_font(set("".join(_LABELS["zh"].values()) + "0123456789.,/e+-"))
-    for figure, expected in ((loss_chart(CURVES, language="zh", font=font), _LABELS["zh"]["loss title"]),
+    font = make_font(set("".join(LABELS["zh"].values()) + "0123456789.,/e+-"))
+    for figure, expected in ((loss_chart(CURVES, language="zh", font=font), LABELS["zh"]["loss title"]),
                              (score_chart(SYSTEMS, language="zh", font=font), "\u52a0\u9002\u914d\u5668")):
         svg = save_chart(figure, tmp_path / "chart", ["svg"])[0]
         assert expected in texts_of_svg(svg)
@@ -143,7 +142,7 @@ def test_chinese_labels_are_drawn_with_the_font_that_has_them(tmp_path, make_fon
 
 
 def test_languages_have_the_same_labels():
-    assert _LABELS["en"].keys() == _LABELS["zh"].keys()
+    assert LABELS["en"].keys() == LABELS["zh"].keys()
 
 
 def test_dollars_and_underscores_in_names_are_not_formulas(tmp_path):
@@ -175,7 +174,7 @@ def test_any_name_is_in_the_legend_verbatim(name, tmp_path):
 def test_the_axis_label_names_its_unit(unit, axis, place, tmp_path):
     series = LossSeries(np.array([1.0, 2.0]), np.array([2.0, 1.5]))
     for language in ("en", "zh"):
-        assert {unit, f"at {unit}"} <= _LABELS[language].keys()
+        assert {unit, f"at {unit}"} <= LABELS[language].keys()
     figure = loss_chart(LossCurves(series, series, unit))
     assert {axis, place} <= set(texts_of_svg(save_chart(figure, tmp_path / "loss", ["svg"])[0]))
     series = LossSeries(np.array([0.05, 0.1]), np.array([2.0, 1.5]))
@@ -225,7 +224,7 @@ def test_thinning_keeps_ends_and_extremes():
 
 
 def test_pyplot_is_never_imported():
-    code = "import sys, jittor_lora.evaluation.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, jittor_lora.evaluation.system_charts; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

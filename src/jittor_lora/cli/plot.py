@@ -1,4 +1,4 @@
-"""`jittor-lora plot`: loss curves, and bar charts of EM and F1, as PNG and SVG."""
+"""`jittor-lora plot`: loss curves, and charts of EM and F1, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and args.run_folder is None:
         raise UserError("--output is needed: a .png or .svg file, or a folder.")
 
-    from jittor_lora.evaluation.charts import loss_chart, save_chart, score_chart
+    from jittor_lora.evaluation.charts import loss_chart, save_chart
     from jittor_lora.evaluation.loss_logs import read_loss_files, read_run_losses
+    from jittor_lora.evaluation.system_charts import score_chart
     look = {"title": args.title, "language": args.language, "font": args.font}
     charts = {}
     systems = _systems(args)

@@ -1,4 +1,4 @@
-"""Charts of a run: loss curves, and EM/F1 of several systems as bars.
+"""The chart of a run's losses, and what all charts share.
 
 The colours are Okabe and Ito's palette, which is safe for colour-blind readers. Only Matplotlib's objects are used,
 never pyplot: nothing here touches a display or another figure. Text is drawn as outlines, so that an SVG needs no font
@@ -25,14 +25,12 @@ from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from jittor_lora.errors import UserError
-from jittor_lora.evaluation.bootstrap import Difference
-from jittor_lora.evaluation.compare import display_width
 from jittor_lora.evaluation.fonts import find_font
 from jittor_lora.evaluation.loss_logs import LossCurves, LossSeries
 from jittor_lora.evaluation.metrics import Metrics
 from jittor_lora.files.atomic import atomic_write
 
-_LABELS = {
+LABELS = {
     "en": {
         "loss title": "Loss during training",
         "optimizer step": "Optimizer step",
@@ -107,12 +105,10 @@ _LABELS = {
     },
 }
 
-INK, _FAINT = "#222222", "#777777"
-_BLUE, _PALE_BLUE, _VERMILION, _GREY = "#0072B2", "#9CC9E3", "#D55E00", "#A6A6A6"
-_SYSTEM_COLOURS = (_GREY, _BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-_SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
+INK, FAINT = "#222222", "#777777"
+BLUE, _PALE_BLUE, _VERMILION = "#0072B2", "#9CC9E3", "#D55E00"
+SIZE, DPI = (8.0, 4.5), 150  # 1200 by 675 pixels
 TITLE, TEXT, SMALL = 14, 12, 10.5  # points; at least 22 pixels of the 1200
-_LEGEND_WIDTH, _LONGEST_NAME = 96, 40  # characters
 _LISTED = "legend: "
 LARGEST_LOSS = 1e300  # near the largest float, tick positions overflow
 _SHOWN_POINTS = 4000  # more than the image has pixel columns
@@ -142,7 +138,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     Raises:
         UserError: no font has the characters, or the losses are too large to draw.
     """
-    labels = _LABELS[language]
+    labels = LABELS[language]
     train, validation = curves.train, curves.validation
     largest = max(np.abs(series.losses).max() for series in (train, validation or train))
     if largest > LARGEST_LOSS:
@@ -152,13 +148,13 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     smoothing = min(max(1, len(train.losses) // 10), 50) if smoothing is None else min(smoothing, len(train.losses))
     share = curves.label_smoothing
     raw = labels["raw, smoothed labels"].format(share=share) if share else labels["raw"]
-    figure, axes, face = _canvas(language, font, title)
+    figure, axes, face = canvas(language, font, title)
     if smoothing > 1:
         _line(axes, train, color=_PALE_BLUE, linewidth=1.0, label=raw)
-        _line(axes, LossSeries(train.steps, moving_average(train.losses, smoothing)), color=_BLUE, linewidth=2.2,
+        _line(axes, LossSeries(train.steps, moving_average(train.losses, smoothing)), color=BLUE, linewidth=2.2,
               label=labels["smoothed"].format(count=smoothing))
     else:
-        _line(axes, train, color=_BLUE, linewidth=1.8, label=raw)
+        _line(axes, train, color=BLUE, linewidth=1.8, label=raw)
     if validation is not None:
         _line(axes, validation, color=_VERMILION, linewidth=1.8, marker="o", markersize=5, label=labels["validation"])
         best = int(np.argmin(validation.losses))
@@ -173,62 +169,7 @@ def loss_chart(curves: LossCurves, *, smoothing: int | None = None, title: str |
     axes.xaxis.set_major_locator(MaxNLocator(integer=curves.unit != "epoch", nbins=8, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: _place(place)))
     axes.yaxis.set_major_formatter(_loss_ticks(axes.get_ylim()[1]))
-    _finish(axes, face, title, columns=2 if share else 4)  # as many as fit
-    return figure
-
-
-@matplotlib_defaults()
-def score_chart(systems: Sequence[tuple[str, Metrics]], *, title: str | None = None, language: str = "en",
-                font: str | os.PathLike | None = None) -> Figure:
-    """EM and F1 of each of `systems` (name, metrics) as bars with values and 95 % intervals.
-
-    The names "base" and "adapter" are spelt out in `language`. Other arguments as in `loss_chart`.
-
-    Raises:
-        UserError: no font has the characters.
-    """
-    labels = _LABELS[language]
-    names = [_shown_name(labels, name) for name, _ in systems]
-    title = labels["score title"] if title is None else title
-    figure, axes, face = _canvas(language, font, title, *names)
-    values = np.array([[metrics.exact_match, metrics.f1] for _, metrics in systems])
-    intervals = np.array([[metrics.exact_match_interval, metrics.f1_interval] for _, metrics in systems])
-    _grouped_bars(axes, names, values, intervals, _SYSTEM_COLOURS, "{:.1f}")
-    axes.set_ylim(0, max(1.0, intervals.max()) * 1.14)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}" if score <= 100 else ""))
-    axes.set_ylabel(labels["score"])
-    _finish_bars(axes, face, title, labels, interval_label(language, [metrics for _, metrics in systems]), names)
-    return figure
-
-
-@matplotlib_defaults()
-def improvement_chart(first: str, systems: Sequence[tuple[str, Difference, Difference]], sample: Metrics, *,
-                      language: str = "en", font: str | os.PathLike | None = None) -> Figure:
-    """The gain over `first` of each of `systems` (name, difference in EM, difference in F1, in points) as bars.
-
-    Other arguments as in `loss_chart`.
-
-    Args:
-        sample: scores on the same questions.
-
-    Raises:
-        UserError: no font has the characters.
-    """
-    labels = _LABELS[language]
-    name_of_first, *names = (_shown_name(labels, name) for name in (first, *(name for name, *_ in systems)))
-    title = labels["improvement title"].format(name=name_of_first)
-    figure, axes, face = _canvas(language, font, title, *names)
-    values = np.array([[difference.mean for difference in differences] for _, *differences in systems])
-    intervals = np.array([[(difference.low, difference.high) for difference in differences]
-                          for _, *differences in systems])
-    _grouped_bars(axes, names, values, intervals, _SYSTEM_COLOURS[1:], "{:+.1f}")
-    axes.axhline(0, color=INK, linewidth=1.2)
-    low, high = min(0.0, intervals.min()), max(0.0, intervals.max())
-    room = 0.14 * max(1.0, high - low)
-    axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 or low == 0 else 0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:+g}" if points else "0"))
-    axes.set_ylabel(labels["improvement"])
-    _finish_bars(axes, face, title, labels, interval_label(language, [sample]), names)
+    finish(axes, face, title, columns=2 if share else 4)  # as many as fit
     return figure
 
 
@@ -269,12 +210,12 @@ def label_font(language: str, font: str | os.PathLike | None, *texts: str) -> Fo
     Raises:
         UserError: no font has the characters.
     """
-    return find_font([*_LABELS[language].values(), *texts, "0123456789.,/e+-"], language, font)
+    return find_font([*LABELS[language].values(), *texts, "0123456789.,/e+-"], language, font)
 
 
 def interval_label(language: str, scores: Sequence[Metrics]) -> str:
     """What was scored, and what the whiskers show."""
-    labels = _LABELS[language]
+    labels = LABELS[language]
     samples = sorted({(metrics.count, metrics.unit, metrics.units) for metrics in scores})
     shown = " / ".join(labels[unit].format(count=f"{count:,}", units=f"{units:,}") for count, unit, units in samples)
     return labels["interval"].format(samples=shown)
@@ -294,50 +235,13 @@ def add_legend(axes: Axes, columns: int, **look: Any) -> Legend:
     return legend
 
 
-def _canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
+def canvas(language: str, font: str | os.PathLike | None, *texts: str) -> tuple[Figure, Axes, FontProperties]:
     """An empty figure, and the font for its labels, numbers and `texts`."""
     face = label_font(language, font, *texts)
-    figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     return figure, axes, face
-
-
-def _shown_name(labels: dict[str, str], name: str) -> str:
-    """The name of a system, cut to fit the legend; "base" and "adapter" are spelt out."""
-    name = labels[name] if name in ("base", "adapter") else name
-    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME - 1] + "…"
-
-
-def _grouped_bars(axes: Axes, names: Sequence[str], values: np.ndarray, intervals: np.ndarray,
-                  colours: Sequence[str], number: str) -> None:
-    """Bars of EM and F1 side by side: `values` (systems, 2), `intervals` (systems, 2, 2), `number` formats a value."""
-    width = min(0.3, 0.84 / len(names))
-    for index, (name, heights, ends) in enumerate(zip(names, values, intervals)):
-        centres = np.arange(2) + (index - (len(names) - 1) / 2) * width
-        low, high = ends.T
-        axes.bar(centres, heights, width * 0.94, color=colours[index % len(colours)], label=listed(name))
-        axes.errorbar(centres, heights, yerr=np.clip([heights - low, high - heights], 0, None), fmt="none", ecolor=INK,
-                      elinewidth=1.4, capsize=5, capthick=1.4)
-        for centre, height, bottom, top in zip(centres, heights, low, high):
-            above = height >= 0
-            axes.annotate(number.format(height), (centre, max(top, height) if above else min(bottom, height)),
-                          xytext=(0, 4 if above else -4), textcoords="offset points", ha="center",
-                          va="bottom" if above else "top", size=TEXT if len(names) < 5 else SMALL)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlim(-0.62, 1.62)
-
-
-def _finish_bars(axes: Axes, face: FontProperties, title: str, labels: dict[str, str], intervals: str,
-                 names: Sequence[str]) -> None:
-    axes.set_xticks([0, 1], [labels["exact_match"], labels["f1"]])
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(intervals)
-    columns = _LEGEND_WIDTH // (max(map(display_width, names)) + 6)
-    _finish(axes, face, title, columns=max(1, min(columns, 3 if len(names) > 4 else 4)))
-    axes.xaxis.label.set(size=SMALL, color=_FAINT)
-    for label in axes.get_xticklabels():
-        label.set_size(TEXT)
 
 
 def _place(value: float) -> str:
@@ -371,10 +275,10 @@ def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndar
     return steps[order], losses[order]
 
 
-def _finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
+def finish(axes: Axes, face: FontProperties, title: str, columns: int) -> None:
     """Set grid, colours, legend (above the axes, where it hides no data), title and, on every text, `face`."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=SMALL)

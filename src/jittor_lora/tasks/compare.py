@@ -16,7 +16,7 @@ from jittor_lora.data.special_tokens import special_token_lines, texts_of
 from jittor_lora.data.squad import SquadData
 from jittor_lora.errors import UserError
 from jittor_lora.evaluation.breakdown import breakdown_json, breakdown_table, breakdowns, extremes
-from jittor_lora.evaluation.charts import improvement_chart, label_font, loss_chart, save_chart, score_chart
+from jittor_lora.evaluation.charts import label_font, loss_chart, save_chart
 from jittor_lora.evaluation.duplicates import duplicates
 from jittor_lora.evaluation.items import items_of
 from jittor_lora.evaluation.loss_logs import read_run_losses
@@ -24,6 +24,7 @@ from jittor_lora.evaluation.report import Chart, Report, write_report
 from jittor_lora.evaluation.scoring import AUTO, chosen_rule, rule_line
 from jittor_lora.evaluation.seeds import runs_json, runs_of, runs_table, text_runs_table, text_spreads
 from jittor_lora.evaluation.standings import standings, standings_json, standings_table, text_table
+from jittor_lora.evaluation.system_charts import improvement_chart, score_chart
 from jittor_lora.evaluation.systems import (
     PREDICTIONS,
     System,
@@ -173,12 +174,12 @@ def compare(data: str, output: str, predictions: Sequence[tuple[str, Path]] = ()
         "extremes": {system.name: _extremes(system) for system in systems}})
     look = {"language": language, "font": font}
     charts = [_drawn(score_chart([(one.name, one.metrics) for one in found], **look), folder / "plots" / "scores",
-                     "Bars of exact match and F1; the numbers are in the table above")]
+                     "Chart of exact match and F1; the numbers are in the table above")]
     if len(found) > 1:
         gains = [(one.name, one.exact_match, one.f1) for one in found[1:]]
         charts.append(_drawn(improvement_chart(found[0].name, gains, found[0].metrics, **look),
                              folder / "plots" / "improvement",
-                             f"Bars of the differences from {found[0].name}; the numbers are in the table above"))
+                             f"Chart of the differences from {found[0].name}; the numbers are in the table above"))
     curves = [_drawn(loss_chart(read_run_losses(run), title=name, **look), folder / "plots" / f"loss-{number}",
                      f"Loss curves of the run of {name}")
               for number, (run, name) in enumerate(_runs(systems).items(), 1)]

@@ -11,12 +11,13 @@ from jittor_lora.data.prompting import Choices
 from jittor_lora.data.sources import load_data
 from jittor_lora.data.squad import SquadData
 from jittor_lora.errors import Stopped, UserError
-from jittor_lora.evaluation.charts import loss_chart, save_chart, score_chart
+from jittor_lora.evaluation.charts import loss_chart, save_chart
 from jittor_lora.evaluation.compare import comparison_table
 from jittor_lora.evaluation.loss_logs import read_run_losses
 from jittor_lora.evaluation.metrics import summarize
 from jittor_lora.evaluation.predictions import read_predictions
 from jittor_lora.evaluation.scoring import SquadScore, rule_line
+from jittor_lora.evaluation.system_charts import score_chart
 from jittor_lora.inference.generator import Generator
 from jittor_lora.session import Session, load
 from jittor_lora.settings.run import RunConfig
