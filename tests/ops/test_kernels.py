@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
 from jittor_lora.system.runtime import jt, set_threads, threads
-from kernel_comparison import BF16, GRADIENT, VALUE, both, close, compare, kernels, normal
+from kernel_comparison import BF16, GRADIENT, VALUE, both, close, compare, kernels, least_of_loss, normal
 from layouts import attention_case, chosen_rows, lengths
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
@@ -193,19 +193,20 @@ def test_attention_is_sharp_where_scores_are_large():
 
 
 def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT, smoothing=0.0):
-    least = 1.0 if size < 10 else 0.01  # a small loss is a difference of large logits
-    head, labels = normal(size, width, seed=1), np.random.RandomState(2).randint(0, size, rows).astype(np.int32)
+    hidden, head = normal(rows, width), normal(size, width, seed=1)
+    labels = np.random.RandomState(2).randint(0, size, rows).astype(np.int32)
     weights = np.abs(normal(rows, seed=3)) + 0.1
     matrix = Matrix.of(head, precision)
     compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights), smoothing),
             lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights),
                                                    smoothing),
-            [normal(rows, width)], None, value, gradient, least)
+            [hidden], None, value, gradient, **least_of_loss(hidden, head, weights))
 
 
 @few
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2500))
 @example(1, 1, 1)
+@example(1, 1, 614)  # a gradient far smaller than what it is the difference of
 @example(300, 24, 1025)
 @example(257, 48, 20000)
 def test_cross_entropy(rows, width, size):

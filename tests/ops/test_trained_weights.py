@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jittor_lora.ops import TrainedMatrix, portable
 from jittor_lora.system.runtime import jt, set_threads, threads
-from kernel_comparison import BF16, GRADIENT, VALUE, both, compare, kernels, normal
+from kernel_comparison import BF16, GRADIENT, VALUE, both, compare, kernels, least_of_loss, normal
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
 pytestmark = needs_kernels
@@ -79,12 +79,12 @@ def test_products_in_bf16_are_those_of_rounded_numbers_added_in_float32(rows, wi
 
 def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT, smoothing=0.0,
                        differentiate=None):
-    labels = jt.array(np.random.RandomState(2).randint(0, size, rows).astype(np.int32))
-    weights = jt.array(np.abs(normal(rows, seed=3)) + 0.1)
+    hidden, head, weights = normal(rows, width), normal(size, width, seed=1), np.abs(normal(rows, seed=3)) + 0.1
+    least = least_of_loss(hidden, head, weights)
+    labels, weights = jt.array(np.random.RandomState(2).randint(0, size, rows).astype(np.int32)), jt.array(weights)
     compare(lambda h, w: kernels().token_cross_entropy(h, TrainedMatrix(w, precision), labels, weights, smoothing),
             lambda h, w: portable.token_cross_entropy(h, w, labels, weights, smoothing),
-            [normal(rows, width), normal(size, width, seed=1)], differentiate, value, gradient,
-            1.0 if size < 10 else 0.01)
+            [hidden, head], differentiate, value, gradient, **least)
 
 
 @few
