@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from jittor_lora.data.layout import Layout
 from jittor_lora.ops import AttentionPlan, Matrix, as_var, portable
 from jittor_lora.system.runtime import jt, set_threads, threads
-from kernel_comparison import BF16, GRADIENT, VALUE, both, close, compare, kernels, least_of_loss, normal
+from kernel_comparison import (
+    BF16,
+    GRADIENT,
+    VALUE,
+    both,
+    close,
+    compare,
+    kernels,
+    least_of_loss,
+    least_of_product,
+    normal,
+)
 from layouts import attention_case, chosen_rows, lengths
 from needs import PRECISIONS, needs_bf16, needs_kernels
 
@@ -92,7 +103,8 @@ def linear_case(rows, width, out, rank, bias, p, precision="fp32", value=VALUE, 
         return portable.lora_linear(x, jt.array(weight).stop_grad(), b, a, b_, 2.0, p, 7, row)
 
     differentiate = [i for i in range(len(arrays)) if i or not frozen_input]
-    compare(with_kernel, defined, arrays, differentiate, value, gradient)
+    compare(with_kernel, defined, arrays, differentiate, value, gradient,
+            **(least_of_product(arrays[0], weight) if precision == "bf16" else {}))
 
 
 @few
@@ -200,7 +212,7 @@ def cross_entropy_case(rows, width, size, precision="fp32", value=VALUE, gradien
     compare(lambda h: kernels().token_cross_entropy(h, matrix, jt.array(labels), jt.array(weights), smoothing),
             lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), jt.array(labels), jt.array(weights),
                                                    smoothing),
-            [hidden], None, value, gradient, **least_of_loss(hidden, head, weights))
+            [hidden], None, value, gradient, **least_of_loss(hidden, head, weights, precision))
 
 
 @few

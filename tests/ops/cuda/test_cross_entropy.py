@@ -24,7 +24,7 @@ def check(rows, width, size, precision="fp32", value=VALUE, gradient=GRADIENT, s
     compare(lambda h: fused.token_cross_entropy(h, matrix, as_var(labels), as_var(weights), smoothing),
             lambda h: portable.token_cross_entropy(h, jt.array(head).stop_grad(), as_var(labels), as_var(weights),
                                                    smoothing),
-            [hidden], None, value, gradient, **least_of_loss(hidden, head, weights))
+            [hidden], None, value, gradient, **least_of_loss(hidden, head, weights, precision))
 
 
 @few
