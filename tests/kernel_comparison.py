@@ -38,7 +38,7 @@ def least_of_product(x, weight):
 
 def least_of_loss(hidden, head, weights, precision):
     """For `compare`, of a cross-entropy: it is a difference of logits, and its gradients are differences of entries,
-    each times a weight; `compare` passes on 0.14 of these gradients. In bf16 the probabilities are off, too."""
+    each times a weight; `compare` multiplies these gradients by 0.14. In bf16 the probabilities are off, too."""
     heaviest, (of_logits, of_entries) = np.abs(weights).max(), (0.5, 0.3) if precision == "bf16" else (0.15, 0.02)
     return {"least": max(0.1, of_logits * heaviest * np.abs(hidden @ head.T).max()),
             "least_gradient": max(0.1, of_entries * heaviest * max(np.abs(hidden).max(), np.abs(head).max()))}

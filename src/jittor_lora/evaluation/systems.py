@@ -106,7 +106,7 @@ def read_system(name: str, path: Path, data: Data, scoring: str = "squad") -> Sy
 
 
 def answer_settings(folder: Path) -> dict[str, Any]:
-    """How an answer was chosen, as the metrics.json in a folder of answers says, for display; empty without one.
+    """How the answers in a folder were chosen, according to the metrics.json beside them; empty without one.
 
     Raises:
         UserError: the file cannot be used.
